@@ -1,0 +1,188 @@
+//! Who is at the other end: socket addresses of both families, and a Unix peer's credentials.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::net::{SocketAddrAny, SocketAddrUnix};
+
+/// The address of a peer or of a listener.
+///
+/// Displayed as it is usually written: `127.0.0.1:8888`, `[::1]:8888`, `/run/name.sock`,
+/// `@abstract`, and `unnamed` for a Unix socket that was never bound.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Address {
+    /// An IPv4 or IPv6 address and a port.
+    Inet(SocketAddr),
+    /// A Unix domain address.
+    Unix(UnixAddress),
+}
+
+impl Address {
+    /// The IP address and port, for TCP and UDP.
+    #[must_use]
+    pub fn as_inet(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Inet(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// The path, for a Unix socket that is bound to one.
+    #[must_use]
+    pub fn as_path(&self) -> Option<&Path> {
+        match self {
+            Self::Unix(UnixAddress::Path(path)) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Whether there is no address to answer to: a Unix socket that was never bound.
+    #[must_use]
+    pub fn is_unnamed(&self) -> bool {
+        matches!(self, Self::Unix(UnixAddress::Unnamed))
+    }
+
+    /// What the kernel reported; an address it left out is a Unix socket without a name.
+    pub(crate) fn from_any(any: Option<SocketAddrAny>) -> Self {
+        let Some(any) = any else {
+            return Self::Unix(UnixAddress::Unnamed);
+        };
+        if let Ok(inet) = SocketAddr::try_from(any.clone()) {
+            return Self::Inet(inet);
+        }
+        match SocketAddrUnix::try_from(any) {
+            Ok(unix) => Self::Unix(UnixAddress::from_raw(&unix)),
+            Err(_) => Self::Unix(UnixAddress::Unnamed),
+        }
+    }
+}
+
+impl PartialEq<SocketAddr> for Address {
+    fn eq(&self, other: &SocketAddr) -> bool {
+        self.as_inet() == Some(*other)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => address.fmt(f),
+            Self::Unix(address) => address.fmt(f),
+        }
+    }
+}
+
+/// The address of a Unix socket ([unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html)).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum UnixAddress {
+    /// Bound to a file.
+    Path(PathBuf),
+    /// Bound to a name outside of the file system (Linux): no file, and no file's permissions.
+    Abstract(Vec<u8>),
+    /// Never bound, as clients usually are.
+    Unnamed,
+}
+
+impl UnixAddress {
+    /// Reads an address as people write it: a leading `@` is an abstract name, all else a path.
+    /// A file whose name begins with `@` is written `./@name`.
+    #[must_use]
+    pub fn parse(text: &Path) -> Self {
+        match text.as_os_str().as_bytes() {
+            [b'@', name @ ..] => Self::Abstract(name.to_vec()),
+            path => Self::Path(PathBuf::from(OsStr::from_bytes(path))),
+        }
+    }
+
+    fn from_raw(raw: &SocketAddrUnix) -> Self {
+        if let Some(name) = raw.abstract_name() {
+            return Self::Abstract(name.to_vec());
+        }
+        match raw.path_bytes() {
+            // The kernel counts the terminating NUL of a path it was given in full.
+            Some(path) if !path.is_empty() => {
+                let path = path.strip_suffix(&[0]).unwrap_or(path);
+                Self::Path(PathBuf::from(OsStr::from_bytes(path)))
+            }
+            _ => Self::Unnamed,
+        }
+    }
+
+    pub(crate) fn to_raw(&self) -> rustix::io::Result<SocketAddrUnix> {
+        match self {
+            Self::Path(path) => SocketAddrUnix::new(path.as_path()),
+            Self::Abstract(name) => SocketAddrUnix::new_abstract_name(name),
+            Self::Unnamed => Ok(SocketAddrUnix::new_unnamed()),
+        }
+    }
+}
+
+impl fmt::Display for UnixAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Abstract(name) => write!(f, "@{}", name.escape_ascii()),
+            Self::Unnamed => f.write_str("unnamed"),
+        }
+    }
+}
+
+/// Who connected over a Unix stream socket, as the kernel recorded it at `connect`
+/// (`SO_PEERCRED`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Credentials {
+    /// Process id. It may have been reused by the time it is read: never a proof by itself.
+    pub pid: u32,
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+}
+
+impl Credentials {
+    pub(crate) fn of(socket: impl AsFd) -> std::io::Result<Self> {
+        let raw = rustix::net::sockopt::socket_peercred(socket)?;
+        Ok(Self {
+            pid: raw.pid.as_raw_pid().unsigned_abs(),
+            uid: raw.uid.as_raw(),
+            gid: raw.gid.as_raw(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_as_people_write_it() {
+        let inet = Address::Inet("[::1]:80".parse().unwrap());
+        assert_eq!(inet.to_string(), "[::1]:80");
+        for text in ["/run/a.sock", "@name", "./@file"] {
+            assert_eq!(
+                Address::Unix(UnixAddress::parse(Path::new(text))).to_string(),
+                text
+            );
+        }
+        assert_eq!(Address::from_any(None).to_string(), "unnamed");
+        assert!(Address::from_any(None).is_unnamed());
+    }
+
+    #[test]
+    fn survives_the_kernels_form() {
+        for text in ["/run/a.sock", "@name", "@with\\x00nul"] {
+            let address = UnixAddress::parse(Path::new(text));
+            let raw = address.to_raw().unwrap();
+            assert_eq!(UnixAddress::from_raw(&raw), address);
+        }
+        let long = UnixAddress::parse(Path::new(&"x".repeat(200)));
+        assert!(long.to_raw().is_err(), "sun_path holds 108 bytes");
+    }
+}

@@ -1,0 +1,203 @@
+//! A process per request.
+
+mod fork;
+
+pub(crate) use fork::exit;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, kill_process, pidfd_open,
+    pidfd_send_signal, waitid,
+};
+
+use super::{AtLimit, Concurrency, Dispatch};
+use crate::ServeError;
+use crate::event::EndReason;
+use crate::server::{ChildSource, Place, Task};
+
+/// Serves each request in a process of its own.
+///
+/// * The serving process must have one thread; otherwise forking is refused with
+///   [`ServeError::ThreadsRunning`]. The reason: a child gets a copy of every lock that other
+///   threads hold at that moment, and nobody to release it.
+/// * The child closes the listeners and what else belongs to the parent, runs the handler, and
+///   exits with 0, or with 1 after a failure. It ignores `SIGINT`, which a terminal sends to the
+///   whole group, as the parent decides when to stop; every other signal has its default action
+///   there, and a child whose parent dies is sent `SIGTERM`.
+/// * What handlers and the hook `handle_error` change in memory is lost with the child. The events
+///   between [`Started`](crate::Event::Started) and [`Closing`](crate::Event::Closing) are told in
+///   the child.
+/// * Only own children are collected; one that the application made stays waitable.
+///
+/// The default limit is 40 children. Linux 5.4 or later is needed, for pidfds.
+#[derive(Debug)]
+pub struct Forking {
+    max_children: usize,
+    at_limit: AtLimit,
+    /// By process id. A place holds the child's pidfd.
+    children: HashMap<u32, Place>,
+}
+
+impl Default for Forking {
+    fn default() -> Self {
+        Self {
+            max_children: 40,
+            at_limit: AtLimit::Wait,
+            children: HashMap::new(),
+        }
+    }
+}
+
+impl Forking {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many children there may be at once; 0 is taken as 1.
+    #[must_use]
+    pub fn max_children(mut self, max: usize) -> Self {
+        self.max_children = max.max(1);
+        self
+    }
+
+    /// What happens to the next request.
+    #[must_use]
+    pub fn at_limit(mut self, policy: AtLimit) -> Self {
+        self.at_limit = policy;
+        self
+    }
+
+    /// Reaps a child that has exited; `false` if it has not.
+    fn reap(&mut self, pid: u32) -> bool {
+        let Some(fd) = self.children.get(&pid).and_then(Place::child) else {
+            return true;
+        };
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let reason = match waitid(WaitId::PidFd(fd.as_fd()), options) {
+            Ok(None) | Err(rustix::io::Errno::INTR) => return false,
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(0), _) => EndReason::Completed,
+                (_, Some(signal)) => EndReason::Killed(signal),
+                _ => EndReason::Failed,
+            },
+            // Somebody else has collected it: that it ended is all there is to know.
+            Err(_) => EndReason::Completed,
+        };
+        if let Some(place) = self.children.remove(&pid) {
+            place.end(reason);
+        }
+        true
+    }
+}
+
+impl Concurrency for Forking {
+    const NAME: &'static str = "forking";
+
+    fn limit(&self) -> (usize, AtLimit) {
+        (self.max_children, self.at_limit)
+    }
+
+    fn process_request<J: Task>(&mut self, task: J, children: &ChildSource<'_>) -> Dispatch<J> {
+        // The descriptor that the pidfd will need, held open across the fork: with one thread,
+        // nobody can take its number between closing it and opening the pidfd.
+        let placeholder = match eventfd(0, EventfdFlags::CLOEXEC) {
+            Ok(fd) => fd,
+            Err(errno) => return Dispatch::NoRoom(task, errno.into()),
+        };
+        let pid = match fork::fork() {
+            Ok(fork::Side::Child) => return Dispatch::InChild(task),
+            Ok(fork::Side::Parent(pid)) => pid,
+            Err(error) => return Dispatch::NoRoom(task, error),
+        };
+        drop(placeholder);
+        let place = task.leave_to_child();
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) if children.watch(&pidfd, number(pid)).is_ok() => {
+                place.served_by(pidfd);
+                self.children.insert(number(pid), place);
+            }
+            _ => give_up(pid, place),
+        }
+        Dispatch::Taken
+    }
+
+    fn check(&self) -> Result<(), ServeError> {
+        let threads = fork::threads();
+        if threads != 1 {
+            return Err(ServeError::ThreadsRunning { threads });
+        }
+        pidfd_open(getpid(), PidfdFlags::empty())
+            .map(drop)
+            .map_err(|errno| ServeError::Resources {
+                step: "open a pidfd (Linux 5.4 has them)",
+                source: errno.into(),
+            })
+    }
+
+    fn watch_children(&mut self, children: &ChildSource<'_>) -> Result<(), ServeError> {
+        for (pid, child) in &self.children {
+            if let Some(fd) = child.child() {
+                children.watch(fd, *pid)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn collect_child(&mut self, child: u32, children: &ChildSource<'_>) {
+        if let Some(fd) = self.children.get(&child).and_then(Place::child) {
+            children.forget(fd);
+        }
+        if !self.reap(child)
+            && let Some(fd) = self.children.get(&child).and_then(Place::child)
+        {
+            let _ = children.watch(fd, child);
+        }
+    }
+
+    fn kill_children(&mut self) -> bool {
+        for pidfd in self.children.values().filter_map(Place::child) {
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        }
+        !self.children.is_empty()
+    }
+
+    fn abandon_in_child(&mut self) {
+        // Closes the descriptors of the other children. The books that this changes are a copy.
+        self.children.clear();
+    }
+}
+
+/// Collects what has already exited. The others go on without being waited for.
+impl Drop for Forking {
+    fn drop(&mut self) {
+        let pids: Vec<u32> = self.children.keys().copied().collect();
+        for pid in pids {
+            self.reap(pid);
+        }
+    }
+}
+
+/// A child whose end nobody would notice must not be: its place would never be free again.
+fn give_up(pid: Pid, place: Place) {
+    let _ = kill_process(pid, Signal::KILL);
+    let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+    place.end(EndReason::Killed(Signal::KILL.as_raw()));
+}
+
+fn number(pid: Pid) -> u32 {
+    pid.as_raw_nonzero().get().unsigned_abs()
+}
+
+/// Whether an error of [`fork::fork`] says that the process has other threads.
+pub(crate) fn threads_running(error: &io::Error) -> Option<usize> {
+    error
+        .get_ref()?
+        .downcast_ref::<fork::ThreadsRunning>()
+        .map(|running| running.0)
+}

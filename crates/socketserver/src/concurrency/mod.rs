@@ -1,0 +1,117 @@
+//! How requests are served: one at a time, on a thread each, on a pool, or in a process each.
+//!
+//! A model is given a [`Task`] and serves it; it knows nothing of sockets, limits on peers, or
+//! stops. One file each, with the same surface.
+
+mod forking;
+mod pooled;
+mod sequential;
+mod threading;
+
+use std::io;
+use std::sync::Arc;
+
+pub use forking::Forking;
+pub(crate) use forking::{exit, threads_running};
+pub use pooled::Pooled;
+pub use sequential::Sequential;
+pub use threading::Threading;
+
+use crate::ServeError;
+use crate::park::Parker;
+use crate::server::{ChildSource, Controller, Task};
+
+/// A way to serve requests: [`Sequential`], [`Threading`], [`Pooled`] or [`Forking`].
+pub trait Concurrency: sealed::Sealed + Default + Send + 'static {
+    /// The model's name: `sequential`, `threading`, `pooled`, `forking`.
+    const NAME: &'static str;
+
+    /// How many requests may be live at once, and what happens to the next one.
+    fn limit(&self) -> (usize, AtLimit);
+
+    /// Takes on a task, and serves it here or elsewhere.
+    #[doc(hidden)]
+    fn process_request<J: Task>(&mut self, task: J, children: &ChildSource<'_>) -> Dispatch<J>;
+
+    /// Whether a drain waits for the requests that this model serves.
+    #[doc(hidden)]
+    fn is_waited_for(&self) -> bool {
+        true
+    }
+
+    /// Checked before serving begins.
+    #[doc(hidden)]
+    fn check(&self) -> Result<(), ServeError> {
+        Ok(())
+    }
+
+    /// Watches the children that are still there, as serving begins.
+    #[doc(hidden)]
+    fn watch_children(&mut self, children: &ChildSource<'_>) -> Result<(), ServeError> {
+        let _ = children;
+        Ok(())
+    }
+
+    /// A child's descriptor became readable: it has exited.
+    #[doc(hidden)]
+    fn collect_child(&mut self, child: u32, children: &ChildSource<'_>) {
+        let _ = (child, children);
+    }
+
+    /// Kills the children whose time is over; `false` if there are none.
+    #[doc(hidden)]
+    fn kill_children(&mut self) -> bool {
+        false
+    }
+
+    /// In a forked child: lets go of what belongs to the parent.
+    #[doc(hidden)]
+    fn abandon_in_child(&mut self) {}
+
+    /// What parks a handler that waits for its connection, if it is not the kernel.
+    #[doc(hidden)]
+    fn parker(&self, server: &Controller) -> Option<Arc<dyn Parker>> {
+        let _ = server;
+        None
+    }
+
+    /// What parks the accept loop, if it is not the kernel.
+    #[doc(hidden)]
+    fn loop_parker(&self) -> Option<Arc<dyn Parker>> {
+        None
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Sequential {}
+    impl Sealed for super::Threading {}
+    impl Sealed for super::Pooled {}
+    impl Sealed for super::Forking {}
+    #[cfg(test)]
+    impl Sealed for crate::server::tests::Parked {}
+}
+
+/// What a server does with a request when as many are live as its model allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AtLimit {
+    /// Leave it in the kernel's queue until another one ends. A full queue makes further clients
+    /// wait in `connect`, and drops datagrams.
+    #[default]
+    Wait,
+    /// Accept it and close it at once; a datagram is thrown away.
+    Reject,
+}
+
+/// What became of a task.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Dispatch<J> {
+    /// It is being served, or has been.
+    Taken,
+    /// The system has no thread or process for it now: it comes back whole.
+    NoRoom(J, io::Error),
+    /// This is the child that is to serve it.
+    InChild(J),
+}

@@ -1,0 +1,90 @@
+//! One request at a time, on the serving thread.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::{AtLimit, Concurrency, Dispatch};
+use crate::park::{Interest, Park, Parker};
+use crate::server::{ChildSource, Controller, Task};
+use crate::socket::cancelled;
+use crate::timeouts::{earliest, timed_out};
+
+/// Serves one request at a time, on the thread that called `serve_forever`.
+///
+/// The next client waits until the present one is done: give connections a
+/// [request timeout](crate::Timeouts::request) where peers are not trusted. A drain reaches a
+/// handler that waits for its connection, but none that computes or sleeps.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sequential;
+
+impl Concurrency for Sequential {
+    const NAME: &'static str = "sequential";
+
+    fn limit(&self) -> (usize, AtLimit) {
+        (1, AtLimit::Wait)
+    }
+
+    fn process_request<J: Task>(&mut self, task: J, _: &ChildSource<'_>) -> Dispatch<J> {
+        task.run();
+        Dispatch::Taken
+    }
+
+    fn parker(&self, server: &Controller) -> Option<Arc<dyn Parker>> {
+        Some(Arc::new(Attentive(server.clone())))
+    }
+}
+
+/// Waits for the connection and for commands at once. The loop that would cut the connection at a
+/// drain's deadline is the very thread that waits here.
+#[derive(Clone)]
+struct Attentive(Controller);
+
+impl Parker for Attentive {
+    fn attach(&self, _: BorrowedFd<'_>) -> io::Result<Box<dyn Park>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Park for Attentive {
+    fn wait(
+        &self,
+        fd: BorrowedFd<'_>,
+        interest: Interest,
+        until: Option<Instant>,
+    ) -> io::Result<()> {
+        let lifecycle = &self.0.0.lifecycle;
+        let wanted = match interest {
+            Interest::Read => PollFlags::IN,
+            Interest::Write => PollFlags::OUT,
+        };
+        loop {
+            let now = Instant::now();
+            let drain = lifecycle.commands().drain;
+            if drain.is_some_and(|drain| drain <= now) {
+                return Err(cancelled());
+            }
+            if until.is_some_and(|until| until <= now) {
+                return Err(timed_out());
+            }
+            let timeout = earliest(until, drain)
+                .and_then(|end| Timespec::try_from(end.saturating_duration_since(now)).ok());
+            let mut fds = [
+                PollFd::from_borrowed_fd(fd, wanted),
+                PollFd::new(lifecycle, PollFlags::IN),
+            ];
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(_) if !fds[0].revents().is_empty() => return Ok(()),
+                Ok(_) if !fds[1].revents().is_empty() => lifecycle.woken(),
+                // A signal: the caller looks at its clock and comes back.
+                Err(Errno::INTR) => return Ok(()),
+                Ok(_) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}

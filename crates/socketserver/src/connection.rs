@@ -1,0 +1,350 @@
+//! What a stream handler is given: one connected peer, over TCP or a Unix stream socket.
+
+use std::fmt;
+use std::io::{self, BufRead, IoSlice, IoSliceMut, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt;
+
+use crate::address::{Address, Credentials};
+use crate::server::{Controller, RequestId};
+use crate::socket::Socket;
+use crate::timeouts::{Limits, Timeouts, nonzero};
+
+/// A connection to one peer, read and written in plain blocking style.
+///
+/// * [`Read`] takes what has arrived, straight into the caller's memory. [`BufRead`] (`read_line`,
+///   `lines`, ...) allocates its 8 KiB buffer with the first call that needs one; what it holds is
+///   what `read` returns next, so the two can be mixed. `read_line` and `read_until` have no limit
+///   of their own: put [`Read::take`] before them where the peer is not trusted.
+/// * [`Write`] is unbuffered: what `write` accepted is in the kernel's hands, and `flush` has
+///   nothing to do. Wrap it in [`std::io::BufWriter`] for many small pieces.
+/// * Every wait is bounded by the server's [`Timeouts`], or those set here, and fails with
+///   [`io::ErrorKind::TimedOut`]. Interruption by a signal never surfaces.
+/// * When the request ends, the server half-closes the connection and closes it, so that nothing
+///   that was written is lost. While it is served, the server can cut it: reads and writes then
+///   fail with [`io::ErrorKind::ConnectionAborted`].
+pub struct Connection {
+    socket: Arc<Socket>,
+    peer: Address,
+    server: Controller,
+    id: RequestId,
+    timeouts: Timeouts,
+    deadline: Option<Instant>,
+    buffer: Option<Box<Buffer>>,
+    ended: bool,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        socket: Socket,
+        peer: Address,
+        server: Controller,
+        id: RequestId,
+        timeouts: Timeouts,
+    ) -> Self {
+        let deadline = timeouts
+            .request
+            .and_then(|limit| Instant::now().checked_add(limit));
+        Self {
+            socket: Arc::new(socket),
+            peer,
+            server,
+            id,
+            timeouts,
+            deadline,
+            buffer: None,
+            ended: false,
+        }
+    }
+
+    /// The number of this request, unique in its server.
+    #[must_use]
+    pub fn id(&self) -> RequestId {
+        self.id
+    }
+
+    /// Who connected. A Unix peer is usually [unnamed](Address::is_unnamed).
+    #[must_use]
+    pub fn peer_addr(&self) -> &Address {
+        &self.peer
+    }
+
+    /// The address on this side.
+    ///
+    /// # Errors
+    /// Those of `getsockname(2)`.
+    pub fn local_addr(&self) -> io::Result<Address> {
+        Ok(Address::from_any(Some(rustix::net::getsockname(
+            &self.socket,
+        )?)))
+    }
+
+    /// Who the peer is, on a Unix socket: the kernel's word at the time of `connect`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] for TCP.
+    pub fn peer_credentials(&self) -> io::Result<Credentials> {
+        match self.peer {
+            Address::Unix(_) => Credentials::of(&self.socket),
+            Address::Inet(_) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "only Unix sockets carry the peer's credentials",
+            )),
+        }
+    }
+
+    /// The server's controller: a handler may ask for a shutdown, or look at the counters.
+    #[must_use]
+    pub fn server(&self) -> &Controller {
+        &self.server
+    }
+
+    /// The limits in force.
+    #[must_use]
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
+    /// Bounds the silence in both directions; see [`Timeouts`].
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for a limit of zero.
+    pub fn set_idle_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        self.timeouts.idle = nonzero(limit)?;
+        Ok(())
+    }
+
+    /// Bounds the wait of each read; see [`Timeouts`].
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for a limit of zero.
+    pub fn set_read_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        self.timeouts.read = nonzero(limit)?;
+        Ok(())
+    }
+
+    /// Bounds the wait of each write; see [`Timeouts`].
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for a limit of zero.
+    pub fn set_write_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        self.timeouts.write = nonzero(limit)?;
+        Ok(())
+    }
+
+    /// Sets the point in time after which every read and write fails, however many bytes trickle
+    /// in until then. The server sets it from [`Timeouts::request`].
+    pub fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    /// Sends small segments at once (the default), or lets the kernel gather them (Nagle's
+    /// algorithm). Without effect on a Unix socket.
+    ///
+    /// # Errors
+    /// Those of `setsockopt(2)`.
+    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
+        match self.peer {
+            Address::Inet(_) => Ok(sockopt::set_tcp_nodelay(&self.socket, nodelay)?),
+            Address::Unix(_) => Ok(()),
+        }
+    }
+
+    /// Half-closes: after `Shutdown::Write` the peer reads an end of input and can still send.
+    ///
+    /// # Errors
+    /// Those of `shutdown(2)`; a peer that is gone already is none.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.socket.shutdown(how)
+    }
+
+    /// A second handle that only writes, for another thread. It outlives the request harmlessly:
+    /// its writes then fail with [`io::ErrorKind::BrokenPipe`].
+    #[must_use]
+    pub fn writer(&self) -> Writer {
+        Writer {
+            socket: self.socket.clone(),
+            timeout: self.timeouts.write,
+            deadline: self.deadline,
+        }
+    }
+
+    /// Bytes received from the peer and sent to it so far.
+    #[must_use]
+    pub fn bytes_moved(&self) -> (u64, u64) {
+        self.socket.meters()
+    }
+
+    pub(crate) fn socket(&self) -> &Arc<Socket> {
+        &self.socket
+    }
+
+    /// Whether the handler has seen the end of the peer's input.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    fn receive(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let limits = Limits {
+            wait: self.timeouts.read,
+            idle: self.timeouts.idle,
+            deadline: self.deadline,
+        };
+        let n = self.socket.recv(buf, limits)?;
+        self.ended = n == 0;
+        Ok(n)
+    }
+}
+
+impl Read for Connection {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match &mut self.buffer {
+            Some(buffer) if !buffer.is_empty() => Ok(buffer.take(buf)),
+            _ => self.receive(buf),
+        }
+    }
+
+    /// Fills the first buffer that has room; scattering one read over several gains nothing here.
+    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        match bufs.iter_mut().find(|buf| !buf.is_empty()) {
+            Some(buf) => self.read(buf),
+            None => Ok(0),
+        }
+    }
+}
+
+impl BufRead for Connection {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let mut buffer = self.buffer.take().unwrap_or_default();
+        let filled = if buffer.is_empty() {
+            self.receive(&mut buffer.bytes).map(|n| buffer.filled(n))
+        } else {
+            Ok(())
+        };
+        let buffer = self.buffer.insert(buffer);
+        filled.map(|()| buffer.unread())
+    }
+
+    fn consume(&mut self, amount: usize) {
+        if let Some(buffer) = &mut self.buffer {
+            buffer.start = (buffer.start + amount).min(buffer.end);
+        }
+    }
+}
+
+impl Write for Connection {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(buf)])
+    }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let limits = Limits {
+            wait: self.timeouts.write,
+            idle: None,
+            deadline: self.deadline,
+        };
+        self.socket.send(bufs, limits)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("id", &self.id)
+            .field("peer", &self.peer)
+            .field("timeouts", &self.timeouts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The writing half of a [`Connection`], for another thread than the handler's.
+///
+/// Each `write` is bounded like the connection's own at the time it was made.
+#[derive(Clone)]
+pub struct Writer {
+    socket: Arc<Socket>,
+    timeout: Option<Duration>,
+    deadline: Option<Instant>,
+}
+
+impl Write for Writer {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(buf)])
+    }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let limits = Limits {
+            wait: self.timeout,
+            idle: None,
+            deadline: self.deadline,
+        };
+        self.socket.send(bufs, limits)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer")
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What has been received and not yet been read.
+struct Buffer {
+    bytes: [u8; 8192],
+    start: usize,
+    end: usize,
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self {
+            bytes: [0; 8192],
+            start: 0,
+            end: 0,
+        }
+    }
+}
+
+impl Buffer {
+    fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    fn unread(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    fn filled(&mut self, n: usize) {
+        (self.start, self.end) = (0, n);
+    }
+
+    fn take(&mut self, buf: &mut [u8]) -> usize {
+        let n = buf.len().min(self.end - self.start);
+        buf[..n].copy_from_slice(&self.bytes[self.start..self.start + n]);
+        self.start += n;
+        n
+    }
+}

@@ -1,0 +1,164 @@
+//! What a datagram handler is given: one packet, over UDP or a Unix datagram socket.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{SendFlags, SocketAddrAny};
+
+use crate::address::Address;
+use crate::server::{Controller, RequestId};
+use crate::timeouts::{Limits, Wait, timed_out};
+
+/// One datagram and the way back to its sender.
+///
+/// Nothing is sent unless the handler calls [`reply`](Self::reply), so a handler that fails sends
+/// nothing. An empty datagram is a request like any other.
+pub struct Datagram {
+    data: Vec<u8>,
+    full_len: usize,
+    peer: Address,
+    way_back: Option<SocketAddrAny>,
+    socket: Arc<OwnedFd>,
+    server: Controller,
+    id: RequestId,
+    write_timeout: Option<Duration>,
+    received: usize,
+    sent: AtomicU64,
+    lost: AtomicBool,
+}
+
+impl Datagram {
+    pub(crate) fn new(
+        packet: (&[u8], usize),
+        from: Option<SocketAddrAny>,
+        socket: Arc<OwnedFd>,
+        server: Controller,
+        id: RequestId,
+        write_timeout: Option<Duration>,
+    ) -> Self {
+        let (data, full_len) = packet;
+        Self {
+            data: data.to_vec(),
+            full_len,
+            peer: Address::from_any(from.clone()),
+            way_back: from,
+            socket,
+            server,
+            id,
+            write_timeout,
+            received: data.len(),
+            sent: AtomicU64::new(0),
+            lost: AtomicBool::new(false),
+        }
+    }
+
+    /// The number of this request, unique in its server.
+    #[must_use]
+    pub fn id(&self) -> RequestId {
+        self.id
+    }
+
+    /// What was received. If it [is truncated](Self::is_truncated), only its beginning.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// Takes the bytes out, without copying; [`bytes`](Self::bytes) is empty afterwards.
+    #[must_use]
+    pub fn take_bytes(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.data)
+    }
+
+    /// Whether the datagram was longer than the server's
+    /// [`max_packet_size`](crate::Builder::max_packet_size), and was cut.
+    #[must_use]
+    pub fn is_truncated(&self) -> bool {
+        self.full_len > self.received
+    }
+
+    /// How long the datagram was on the wire, in bytes.
+    #[must_use]
+    pub fn full_len(&self) -> usize {
+        self.full_len
+    }
+
+    /// Who sent it. A Unix client that did not bind its socket is
+    /// [unnamed](Address::is_unnamed).
+    #[must_use]
+    pub fn peer_addr(&self) -> &Address {
+        &self.peer
+    }
+
+    /// The server's controller: a handler may ask for a shutdown, or look at the counters.
+    #[must_use]
+    pub fn server(&self) -> &Controller {
+        &self.server
+    }
+
+    /// Sends one datagram back to the sender. May be called several times, or not at all.
+    ///
+    /// # Errors
+    /// * [`io::ErrorKind::NotConnected`]: the sender is unnamed and cannot be answered;
+    /// * [`io::ErrorKind::TimedOut`]: there was no room within the write timeout, as when a Unix
+    ///   client does not read;
+    /// * [`io::ErrorKind::ConnectionRefused`]: the sender's socket is gone;
+    /// * `EMSGSIZE`: `bytes` is more than one datagram can carry.
+    pub fn reply(&self, bytes: &[u8]) -> io::Result<()> {
+        let Some(to) = self.way_back.as_ref().filter(|_| !self.peer.is_unnamed()) else {
+            return Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "the sender has no address to answer to: a Unix datagram client must bind its \
+                 socket before it sends",
+            ));
+        };
+        let mut wait = Wait::begin(
+            Limits {
+                wait: self.write_timeout,
+                ..Limits::default()
+            },
+            0,
+        )?;
+        loop {
+            match rustix::net::sendto(&*self.socket, bytes, SendFlags::NOSIGNAL, to) {
+                Ok(n) => {
+                    self.sent.fetch_add(n as u64, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Err(Errno::INTR) => wait.expired(0)?,
+                // The socket is a blocking one with a send timeout: this is the timeout.
+                Err(Errno::AGAIN) => return Err(timed_out()),
+                Err(errno) => {
+                    if matches!(errno, Errno::CONNREFUSED | Errno::NOENT | Errno::CONNRESET) {
+                        self.lost.store(true, Ordering::Relaxed);
+                    }
+                    return Err(errno.into());
+                }
+            }
+        }
+    }
+
+    pub(crate) fn meters(&self) -> (u64, u64) {
+        (self.received as u64, self.sent.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Datagram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Datagram")
+            .field("id", &self.id)
+            .field("peer", &self.peer)
+            .field("len", &self.data.len())
+            .field("full_len", &self.full_len)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,154 @@
+//! How a request failed: the stage, and the error or panic.
+
+use std::any::Any;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::Error;
+
+/// The part of a request's service that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stage {
+    /// The factory that makes the handler.
+    Factory,
+    /// [`RequestHandler::setup`](crate::RequestHandler::setup).
+    Setup,
+    /// [`RequestHandler::handle`](crate::RequestHandler::handle).
+    Handle,
+    /// [`RequestHandler::finish`](crate::RequestHandler::finish).
+    Finish,
+    /// Dropping the handler.
+    Drop,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Factory => "factory",
+            Self::Setup => "setup",
+            Self::Handle => "handle",
+            Self::Finish => "finish",
+            Self::Drop => "drop",
+        })
+    }
+}
+
+/// What went wrong in a handler or a hook.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Cause {
+    /// It returned an error.
+    Error(Error),
+    /// It panicked, with this message.
+    Panic(String),
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Error(error) => write!(f, "{error:#}"),
+            Self::Panic(message) => write!(f, "panicked: {message}"),
+        }
+    }
+}
+
+/// A handler's failure, as `handle_error` receives it. `{}` shows the whole chain of causes.
+#[derive(Debug)]
+pub struct HandlerFailure {
+    stage: Stage,
+    cause: Cause,
+}
+
+impl HandlerFailure {
+    pub(crate) fn new(stage: Stage, cause: Cause) -> Self {
+        Self { stage, cause }
+    }
+
+    /// Where it happened.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn cause(&self) -> &Cause {
+        &self.cause
+    }
+
+    /// The error, unless it was a panic.
+    #[must_use]
+    pub fn error(&self) -> Option<&Error> {
+        match &self.cause {
+            Cause::Error(error) => Some(error),
+            Cause::Panic(_) => None,
+        }
+    }
+
+    /// Whether the handler panicked.
+    #[must_use]
+    pub fn is_panic(&self) -> bool {
+        matches!(self.cause, Cause::Panic(_))
+    }
+}
+
+impl fmt::Display for HandlerFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.stage, self.cause)
+    }
+}
+
+/// Runs application code; whatever it does comes back as a value.
+///
+/// Unwinding may leave what `run` borrows in any state. That is sound to use, and here it is only
+/// finished with: after a panic the server touches the request to close it, and nothing else.
+pub(crate) fn guarded<T>(run: impl FnOnce() -> Result<T, Error>) -> Result<T, Cause> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(Cause::Error(error)),
+        Err(payload) => Err(Cause::Panic(message(payload))),
+    }
+}
+
+fn message(payload: Box<dyn Any + Send>) -> String {
+    let text = match payload.downcast_ref::<&str>() {
+        Some(text) => (*text).to_owned(),
+        None => match payload.downcast_ref::<String>() {
+            Some(text) => text.clone(),
+            None => "(a payload that is no text)".to_owned(),
+        },
+    };
+    // A payload's own destructor may panic in turn; leaking that second payload ends the chain.
+    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(second);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_that_panics_in_drop_is_contained() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("again");
+            }
+        }
+        let cause = guarded::<()>(|| std::panic::panic_any(Bomb)).unwrap_err();
+        assert!(matches!(cause, Cause::Panic(text) if text.contains("no text")));
+    }
+
+    #[test]
+    fn both_forms_of_message_are_kept() {
+        let one = guarded::<()>(|| panic!("one")).unwrap_err();
+        let two = guarded::<()>(|| panic!("{}", 2)).unwrap_err();
+        assert_eq!(
+            (one.to_string(), two.to_string()),
+            ("panicked: one".into(), "panicked: 2".into())
+        );
+    }
+}

@@ -1,0 +1,124 @@
+//! Write a request handler once, in plain blocking style; choose the transport and the concurrency
+//! by type.
+//!
+//! ```no_run
+//! use socketserver::{Connection, RequestHandler, Result, ThreadingTcpServer};
+//! use std::io::{Read, Write};
+//!
+//! #[derive(Default)]
+//! struct Upper;
+//!
+//! impl RequestHandler<Connection> for Upper {
+//!     fn handle(&mut self, conn: &mut Connection) -> Result {
+//!         let mut buf = [0; 1024];
+//!         loop {
+//!             match conn.read(&mut buf)? {
+//!                 0 => return Ok(()),
+//!                 n => { buf[..n].make_ascii_uppercase(); conn.write_all(&buf[..n])?; }
+//!             }
+//!         }
+//!     }
+//! }
+//!
+//! fn main() -> Result {
+//!     ThreadingTcpServer::bind("127.0.0.1:8888", Upper::default)?.serve_forever()
+//! }
+//! ```
+//!
+//! Changing `ThreadingTcpServer` to [`TcpServer`], [`ForkingTcpServer`] or [`PooledTcpServer`]
+//! changes how it scales and nothing else.
+//!
+//! # Layout
+//!
+//! | Concern | Where |
+//! |---|---|
+//! | what you write | [`RequestHandler`], [`handler_fn`] |
+//! | what it is given | [`Connection`] (TCP, Unix stream), [`Datagram`] (UDP, Unix datagram) |
+//! | the server | [`Server`] and its aliases, [`Builder`] for options and hooks, [`ServerGroup`] |
+//! | stopping and looking | [`Controller`]: shutdown, drain, wait, live requests, counters |
+//! | limits on waiting | [`Timeouts`] |
+//! | limits on numbers | [`Threading`], [`Pooled`], [`Forking`], [`AtLimit`] |
+//! | what happened | [`Event`], [`HandlerFailure`], and `tracing` |
+//! | what went wrong | [`Error`], [`BindError`], [`ServeError`] |
+//!
+//! # Promises
+//!
+//! * Nothing polls: an idle server makes no system call, and a stop takes effect at once.
+//! * Every wait has an end, and nothing is unbounded: see [`Timeouts`] and [`AtLimit`].
+//! * Errors and panics of handlers and hooks stay with the request; the server goes on.
+//! * Running out of descriptors, threads or processes makes clients wait, and nothing worse.
+//! * What was written before a close arrives; what was accepted before a drain is served.
+//!
+//! # Platform
+//!
+//! Linux 5.11 or later (`epoll_pwait2`).
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("socketserver is built on epoll, eventfd and pidfd: it needs Linux");
+
+mod address;
+mod concurrency;
+mod connection;
+mod datagram;
+mod error;
+mod event;
+mod failure;
+mod handler;
+mod park;
+mod server;
+mod socket;
+mod timeouts;
+pub mod transport;
+
+pub use address::{Address, Credentials, UnixAddress};
+pub use concurrency::{AtLimit, Concurrency, Forking, Pooled, Sequential, Threading};
+pub use connection::{Connection, Writer};
+pub use datagram::Datagram;
+pub use error::{BindError, Error, Result, ServeError};
+pub use event::{Counters, EndReason, Ended, Event, Refusal};
+pub use failure::{Cause, HandlerFailure, Stage};
+pub use handler::{HandlerFn, RequestHandler, handler_fn};
+pub use server::{
+    Builder, Controller, DrainReport, GroupController, Handled, LiveRequest, Request, RequestId,
+    RequestInfo, Server, ServerGroup,
+};
+pub use timeouts::Timeouts;
+pub use transport::{DualStack, Transport};
+
+use transport::{Tcp, Udp, UnixDatagram, UnixStream};
+
+/// TCP, one request at a time.
+pub type TcpServer<F> = Server<Tcp, Sequential, F>;
+/// UDP, one request at a time.
+pub type UdpServer<F> = Server<Udp, Sequential, F>;
+/// Unix stream, one request at a time.
+pub type UnixStreamServer<F> = Server<UnixStream, Sequential, F>;
+/// Unix datagram, one request at a time.
+pub type UnixDatagramServer<F> = Server<UnixDatagram, Sequential, F>;
+
+/// TCP, a thread per connection.
+pub type ThreadingTcpServer<F> = Server<Tcp, Threading, F>;
+/// UDP, a thread per datagram.
+pub type ThreadingUdpServer<F> = Server<Udp, Threading, F>;
+/// Unix stream, a thread per connection.
+pub type ThreadingUnixStreamServer<F> = Server<UnixStream, Threading, F>;
+/// Unix datagram, a thread per datagram.
+pub type ThreadingUnixDatagramServer<F> = Server<UnixDatagram, Threading, F>;
+
+/// TCP, a process per connection.
+pub type ForkingTcpServer<F> = Server<Tcp, Forking, F>;
+/// UDP, a process per datagram.
+pub type ForkingUdpServer<F> = Server<Udp, Forking, F>;
+/// Unix stream, a process per connection.
+pub type ForkingUnixStreamServer<F> = Server<UnixStream, Forking, F>;
+/// Unix datagram, a process per datagram.
+pub type ForkingUnixDatagramServer<F> = Server<UnixDatagram, Forking, F>;
+
+/// TCP, on a bounded pool of threads.
+pub type PooledTcpServer<F> = Server<Tcp, Pooled, F>;
+/// UDP, on a bounded pool of threads.
+pub type PooledUdpServer<F> = Server<Udp, Pooled, F>;
+/// Unix stream, on a bounded pool of threads.
+pub type PooledUnixStreamServer<F> = Server<UnixStream, Pooled, F>;
+/// Unix datagram, on a bounded pool of threads.
+pub type PooledUnixDatagramServer<F> = Server<UnixDatagram, Pooled, F>;

@@ -1,0 +1,42 @@
+//! The seam between a wait and whatever is put to sleep meanwhile.
+//!
+//! A system call that would block is the only place where the way of a request depends on who runs
+//! it. Threads and processes let the kernel park them: their sockets are blocking, and `WouldBlock`
+//! means that the kernel's timer ran out. Everything else brings a [`Park`]: its sockets are
+//! non-blocking, and `WouldBlock` means "park me until this descriptor is ready". The loops in
+//! [`crate::socket`] and [`crate::server::poller`] serve both; there is no second code path.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Instant;
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Bytes to read, an end of input, or an error.
+    Read,
+    /// Room to write, or an error.
+    Write,
+}
+
+/// Parks the caller, on behalf of one descriptor, without blocking the thread under it.
+///
+/// Dropping it forgets the descriptor; that happens before the descriptor is closed.
+pub trait Park: Send + Sync {
+    /// Returns once `fd` is ready for `interest`, or reports `TimedOut` once `until` has passed,
+    /// or `ConnectionAborted` when the server wants the wait to end for good. Waking up early is
+    /// allowed: the caller tries its system call again.
+    fn wait(
+        &self,
+        fd: BorrowedFd<'_>,
+        interest: Interest,
+        until: Option<Instant>,
+    ) -> io::Result<()>;
+}
+
+/// Makes the [`Park`] of each descriptor; a concurrency model that has one is not parked by the
+/// kernel.
+pub trait Parker: Send + Sync {
+    /// Begins to watch a descriptor, which has been made non-blocking.
+    fn attach(&self, fd: BorrowedFd<'_>) -> io::Result<Box<dyn Park>>;
+}

@@ -1,0 +1,245 @@
+//! The loop that drives one server or several: it sleeps until something is ready, and gives each
+//! member a turn. It decides nothing itself.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::poller::Poller;
+use super::{Controller, Handled};
+use crate::failure::guarded;
+use crate::park::Parker;
+use crate::timeouts::earliest;
+use crate::{Result, ServeError, concurrency};
+
+/// What became ready: a descriptor of a member, or one that the application wants to have watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Waker { member: u32 },
+    Listener { member: u32, index: u32 },
+    Child { member: u32, pid: u32 },
+    Watch { index: u32 },
+}
+
+impl Source {
+    const KIND: u32 = 30;
+
+    /// Two bits of kind and thirty of member; then the index. A process id has at most 22 bits.
+    pub(crate) fn pack(self) -> u64 {
+        let (kind, member, index) = match self {
+            Self::Waker { member } => (0, member, 0),
+            Self::Listener { member, index } => (1, member, index),
+            Self::Child { member, pid } => (2, member, pid),
+            Self::Watch { index } => (3, 0, index),
+        };
+        u64::from(kind << Self::KIND | member) << 32 | u64::from(index)
+    }
+
+    pub(crate) fn unpack(data: u64) -> Self {
+        let (high, index) = (narrow(data >> 32), narrow(data & u64::from(u32::MAX)));
+        let member = high & ((1 << Self::KIND) - 1);
+        match high >> Self::KIND {
+            0 => Self::Waker { member },
+            1 => Self::Listener { member, index },
+            2 => Self::Child { member, pid: index },
+            _ => Self::Watch { index },
+        }
+    }
+}
+
+pub(crate) fn narrow(value: impl TryInto<u32>) -> u32 {
+    value.try_into().unwrap_or(u32::MAX)
+}
+
+/// Lets a concurrency model watch its children in the loop that it is served by.
+#[derive(Clone, Copy)]
+pub struct ChildSource<'a> {
+    pub(crate) poller: &'a Poller,
+    pub(crate) member: u32,
+}
+
+impl ChildSource<'_> {
+    pub(crate) fn watch(&self, fd: impl AsFd, pid: u32) -> Result<(), ServeError> {
+        self.poller.add(
+            fd,
+            Source::Child {
+                member: self.member,
+                pid,
+            },
+        )
+    }
+
+    pub(crate) fn forget(&self, fd: impl AsFd) {
+        self.poller.remove(fd);
+    }
+}
+
+impl std::fmt::Debug for ChildSource<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChildSource")
+            .field("member", &self.member)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How long to serve.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Until {
+    /// Until a stop or the end of a drain.
+    Stopped,
+    /// Until one request was taken on, or this point in time.
+    OneRequest(Option<Instant>),
+}
+
+/// What a turn came to.
+pub(crate) enum Turn {
+    /// Sleep, but not for longer than this.
+    Sleep(Option<Instant>),
+    /// This member is done.
+    Done(Handled),
+    /// This is a child now: leave the loop, let go of everything, run this, and exit.
+    InChild(Box<dyn FnOnce() -> i32>),
+}
+
+/// A server, as the loop sees it.
+pub(crate) trait Member {
+    fn controller(&self) -> Controller;
+    fn loop_parker(&self) -> Option<Arc<dyn Parker>>;
+    fn enter(&mut self, poller: &Poller, member: u32, until: Until) -> Result<(), ServeError>;
+    fn ready(&mut self, poller: &Poller, source: Source);
+    fn turn(&mut self, poller: &Poller, now: Instant) -> Result<Turn, ServeError>;
+    fn leave(&mut self, poller: &Poller);
+    fn abandon_in_child(&mut self);
+}
+
+/// A descriptor that the application wants to have watched, and what to do when it is readable.
+pub(crate) struct Watch {
+    pub(crate) fd: OwnedFd,
+    pub(crate) call: Box<dyn FnMut() -> Result + Send>,
+}
+
+/// Serves until every member is done; returns what the last one came to.
+pub(crate) fn run(
+    members: &mut [&mut dyn Member],
+    watches: &mut Vec<Watch>,
+    until: Until,
+) -> Result<Handled, ServeError> {
+    let parker = match members {
+        [one] => one.loop_parker(),
+        _ => None,
+    };
+    let poller = Poller::new(parker.as_deref())?;
+    let mut active = vec![false; members.len()];
+    let result = drive(&poller, members, &mut active, watches, until);
+    for (member, active) in members.iter_mut().zip(active) {
+        if active {
+            member.leave(&poller);
+        }
+    }
+    match result? {
+        Outcome::Served(handled) => Ok(handled),
+        Outcome::InChild(task) => {
+            drop(poller);
+            watches.clear();
+            for member in members {
+                member.abandon_in_child();
+            }
+            concurrency::exit(task());
+        }
+    }
+}
+
+enum Outcome {
+    Served(Handled),
+    InChild(Box<dyn FnOnce() -> i32>),
+}
+
+fn drive(
+    poller: &Poller,
+    members: &mut [&mut dyn Member],
+    active: &mut [bool],
+    watches: &mut [Watch],
+    until: Until,
+) -> Result<Outcome, ServeError> {
+    for (index, watch) in watches.iter().enumerate() {
+        poller.add(
+            &watch.fd,
+            Source::Watch {
+                index: narrow(index),
+            },
+        )?;
+    }
+    for (index, member) in members.iter_mut().enumerate() {
+        member.enter(poller, narrow(index), until)?;
+        active[index] = true;
+    }
+    let mut last = Handled::Stopped;
+    loop {
+        let now = Instant::now();
+        let mut wake_at = None;
+        for (member, active) in members
+            .iter_mut()
+            .zip(active.iter_mut())
+            .filter(|(_, a)| **a)
+        {
+            match member.turn(poller, now)? {
+                Turn::Sleep(at) => wake_at = earliest(wake_at, at),
+                Turn::Done(handled) => {
+                    member.leave(poller);
+                    *active = false;
+                    last = handled;
+                }
+                Turn::InChild(task) => {
+                    // The child leaves no member: what leaving does is the parent's.
+                    *active = false;
+                    return Ok(Outcome::InChild(task));
+                }
+            }
+        }
+        if !active.contains(&true) {
+            return Ok(Outcome::Served(last));
+        }
+        let mut called = Vec::new();
+        poller.wait(wake_at, |source| match source {
+            Source::Watch { index } => called.push(index as usize),
+            Source::Waker { member }
+            | Source::Listener { member, .. }
+            | Source::Child { member, .. } => {
+                if active.get(member as usize) == Some(&true) {
+                    members[member as usize].ready(poller, source);
+                }
+            }
+        })?;
+        for index in called {
+            let watch = &mut watches[index];
+            if let Err(cause) = guarded(|| (watch.call)()) {
+                // One that fails may not have read its descriptor, and would spin.
+                poller.remove(&watch.fd);
+                members[0].controller().0.hook_failed("watch", &cause);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_survive_packing() {
+        for source in [
+            Source::Waker { member: 7 },
+            Source::Listener {
+                member: 3,
+                index: 9,
+            },
+            Source::Child {
+                member: (1 << 30) - 1,
+                pid: 4_194_304,
+            },
+            Source::Watch { index: 1 },
+        ] {
+            assert_eq!(Source::unpack(source.pack()), source);
+        }
+    }
+}

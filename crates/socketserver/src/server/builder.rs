@@ -1,0 +1,351 @@
+//! The options of a server, set before it binds.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::controller::{HandleError, Shared};
+use super::lifecycle::DEFAULT_DRAIN;
+use super::service::{Gate, Progress};
+use super::{Controller, Hooks, RequestInfo, Server};
+use crate::concurrency::Concurrency;
+use crate::event::{Event, Reporter};
+use crate::failure::HandlerFailure;
+use crate::transport::{
+    DatagramTransport, DualStack, InetTransport, Intake, SocketOptions, Tcp, ToTargets, Transport,
+    UnixTransport, local_addr,
+};
+use crate::{BindError, RequestHandler, Result, Timeouts};
+
+/// The longest datagram there is over IP, header included.
+const MAX_PACKET: usize = 65_535;
+
+/// Options of a server that is about to be made; see [`Server::builder`].
+///
+/// Hooks run on the serving thread, except `handle_error` and `on_event`, which run wherever the
+/// thing happened. Each may fail or panic; that is told as
+/// [`Event::HookFailed`], and the server goes on.
+pub struct Builder<T: Transport, C> {
+    concurrency: C,
+    timeouts: Timeouts,
+    options: SocketOptions,
+    nodelay: bool,
+    max_packet_size: usize,
+    block_on_close: Option<Duration>,
+    hooks: Hooks<T::Request>,
+    handle_error: Option<HandleError>,
+    reporter: Reporter,
+    transport: PhantomData<fn() -> T>,
+}
+
+impl<T: Transport, C: Concurrency> Builder<T, C> {
+    pub(crate) fn new() -> Self {
+        Self {
+            concurrency: C::default(),
+            timeouts: T::default_timeouts(),
+            options: SocketOptions::default(),
+            nodelay: true,
+            max_packet_size: MAX_PACKET,
+            block_on_close: Some(DEFAULT_DRAIN),
+            hooks: Hooks {
+                verify_request: None,
+                handle_timeout: None,
+                service_actions: None,
+            },
+            handle_error: None,
+            reporter: Reporter::default(),
+            transport: PhantomData,
+        }
+    }
+
+    /// The concurrency model with options of its own.
+    #[must_use]
+    pub fn concurrency(mut self, model: C) -> Self {
+        self.concurrency = model;
+        self
+    }
+
+    /// The limits on waiting that every request starts with.
+    #[must_use]
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// How long [`server_close`](Server::server_close) waits for requests to end before it cuts
+    /// them: 30 s by default. With `None` it closes the listeners and waits for nothing.
+    #[must_use]
+    pub fn block_on_close(mut self, timeout: Option<Duration>) -> Self {
+        self.block_on_close = timeout;
+        self
+    }
+
+    /// Decides about each request before a handler is made for it. `Ok(false)` and a failure close
+    /// it. It must not wait: nothing else is accepted meanwhile.
+    #[must_use]
+    pub fn verify_request(
+        mut self,
+        hook: impl Fn(&T::Request) -> Result<bool> + Send + Sync + 'static,
+    ) -> Self {
+        self.hooks.verify_request = Some(Box::new(hook));
+        self
+    }
+
+    /// Replaces what is done with a handler's error or panic, once for each: by default it is
+    /// logged through `tracing`. A peer that went away and a connection that the server cut are
+    /// not errors. Under a forking server it runs in the child.
+    #[must_use]
+    pub fn handle_error(
+        mut self,
+        hook: impl Fn(&RequestInfo, &HandlerFailure) -> Result + Send + Sync + 'static,
+    ) -> Self {
+        self.handle_error = Some(Box::new(hook));
+        self
+    }
+
+    /// Called when [`handle_request`](Server::handle_request) has waited in vain.
+    #[must_use]
+    pub fn handle_timeout(mut self, hook: impl FnMut() -> Result + Send + 'static) -> Self {
+        self.hooks.handle_timeout = Some(Box::new(hook));
+        self
+    }
+
+    /// Called by `serve_forever`, between requests, once per `interval` (at least a millisecond).
+    #[must_use]
+    pub fn service_actions(
+        mut self,
+        interval: Duration,
+        hook: impl FnMut() -> Result + Send + 'static,
+    ) -> Self {
+        let interval = interval.max(Duration::from_millis(1));
+        self.hooks.service_actions = Some((interval, Box::new(hook)));
+        self
+    }
+
+    /// Called for everything that happens, where it happens. It must not wait.
+    #[must_use]
+    pub fn on_event(mut self, observer: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        self.reporter.observer = Some(Box::new(observer));
+        self
+    }
+
+    /// Binds and listens.
+    ///
+    /// If the address is a name with several addresses, the first that can be bound is taken.
+    ///
+    /// # Errors
+    /// See [`BindError`]; nothing stays open after one.
+    pub fn bind<F, H>(
+        self,
+        address: impl ToTargets<T>,
+        factory: F,
+    ) -> Result<Server<T, C, F>, BindError>
+    where
+        F: Fn() -> H + Send + Sync + 'static,
+        H: RequestHandler<T::Request>,
+    {
+        self.bind_all([address], factory)
+    }
+
+    /// Binds and listens on several addresses: one server, one limit, one stop.
+    ///
+    /// # Errors
+    /// See [`BindError`]; if one address fails, nothing stays open.
+    pub fn bind_all<F, H>(
+        self,
+        addresses: impl IntoIterator<Item = impl ToTargets<T>>,
+        factory: F,
+    ) -> Result<Server<T, C, F>, BindError>
+    where
+        F: Fn() -> H + Send + Sync + 'static,
+        H: RequestHandler<T::Request>,
+    {
+        let options = self.checked_options()?;
+        let listen = |address| bind_first::<T>(&address, &options);
+        let listeners = addresses
+            .into_iter()
+            .map(listen)
+            .collect::<Result<Vec<_>, _>>()?;
+        self.serve(listeners, factory)
+    }
+
+    /// Serves on a socket that exists already: a standard library listener, or a descriptor that
+    /// was inherited. A stream socket that does not listen yet is made to.
+    ///
+    /// The socket's options are left as they are, but for its blocking mode, which belongs to all
+    /// who share it. The file of an adopted Unix socket is not removed at the end: it is
+    /// somebody else's.
+    ///
+    /// # Errors
+    /// [`BindError::WrongSocket`] if it is of another kind.
+    pub fn adopt<F, H>(
+        self,
+        socket: impl Into<OwnedFd>,
+        factory: F,
+    ) -> Result<Server<T, C, F>, BindError>
+    where
+        F: Fn() -> H + Send + Sync + 'static,
+        H: RequestHandler<T::Request>,
+    {
+        let listener = T::adopt(socket.into(), &self.checked_options()?)?;
+        self.serve(vec![listener], factory)
+    }
+
+    fn checked_options(&self) -> Result<SocketOptions, BindError> {
+        if let Some(name) = self.timeouts.zero() {
+            return Err(BindError::BadOption {
+                option: "timeouts",
+                reason: format!("{name} is zero, which would fail every wait; None is no limit"),
+            });
+        }
+        let write_timeout = self.timeouts.write;
+        Ok(SocketOptions {
+            write_timeout,
+            ..self.options.clone()
+        })
+    }
+
+    fn serve<F>(
+        self,
+        listeners: Vec<T::Listener>,
+        factory: F,
+    ) -> Result<Server<T, C, F>, BindError> {
+        if listeners.is_empty() {
+            return Err(BindError::BadAddress {
+                address: "(none)".into(),
+                reason: "a server needs at least one address".into(),
+            });
+        }
+        let failed = |step| {
+            move |source| BindError::System {
+                step,
+                address: "a server".into(),
+                source,
+            }
+        };
+        let shared = Shared::new(self.reporter, self.handle_error)
+            .map_err(failed("make a wake-up descriptor for"))?;
+        let gates = listeners
+            .into_iter()
+            .map(|listener| local_addr(&listener).map(|address| Gate::new(listener, address)))
+            .collect::<std::io::Result<_>>()
+            .map_err(failed("look up the address of"))?;
+        let server = Controller(shared.clone());
+        let intake = Intake {
+            parker: self.concurrency.parker(&server),
+            server,
+            timeouts: self.timeouts,
+            nodelay: self.nodelay,
+            buffer: vec![
+                0;
+                if T::IS_DATAGRAM {
+                    self.max_packet_size
+                } else {
+                    0
+                }
+            ],
+        };
+        Ok(Server {
+            shared,
+            gates,
+            concurrency: self.concurrency,
+            factory: Arc::new(factory),
+            intake,
+            hooks: self.hooks,
+            block_on_close: self.block_on_close,
+            watches: Vec::new(),
+            progress: Progress::default(),
+        })
+    }
+}
+
+fn bind_first<T: Transport>(
+    address: &impl ToTargets<T>,
+    options: &SocketOptions,
+) -> Result<T::Listener, BindError> {
+    let mut last = None;
+    for target in address.to_targets()? {
+        match T::server_bind(&target, options) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| BindError::BadAddress {
+        address: "(none)".into(),
+        reason: "the name has no address".into(),
+    }))
+}
+
+impl<T: InetTransport, C: Concurrency> Builder<T, C> {
+    /// Lets several sockets share the port, if all of them ask for it (`SO_REUSEPORT`).
+    #[must_use]
+    pub fn reuse_port(mut self) -> Self {
+        self.options.reuse_port = true;
+        self
+    }
+
+    /// Whether a server on `[::]` takes IPv4 clients as well. It does by default.
+    #[must_use]
+    pub fn dual_stack(mut self, dual_stack: DualStack) -> Self {
+        self.options.dual_stack = dual_stack;
+        self
+    }
+}
+
+impl<C: Concurrency> Builder<Tcp, C> {
+    /// Meets "address in use" for a minute after a restart, as `SO_REUSEADDR` is left off.
+    #[must_use]
+    pub fn without_reuse_address(mut self) -> Self {
+        self.options.reuse_address = false;
+        self
+    }
+
+    /// Leaves Nagle's algorithm on: small segments are gathered, and may wait.
+    #[must_use]
+    pub fn without_nodelay(mut self) -> Self {
+        self.nodelay = false;
+        self
+    }
+}
+
+impl<T: crate::transport::StreamTransport, C: Concurrency> Builder<T, C> {
+    /// How many connections may wait to be accepted. The default, and the most, is the system's
+    /// `net.core.somaxconn`.
+    #[must_use]
+    pub fn backlog(mut self, connections: u16) -> Self {
+        self.options.backlog = connections.into();
+        self
+    }
+}
+
+impl<T: UnixTransport, C: Concurrency> Builder<T, C> {
+    /// The permissions of the socket's file: `0o600` by default, so that only this user connects.
+    #[must_use]
+    pub fn mode(mut self, mode: u32) -> Self {
+        self.options.mode = mode & 0o777;
+        self
+    }
+}
+
+impl<T: DatagramTransport, C: Concurrency> Builder<T, C> {
+    /// The longest datagram that is received whole, in bytes: 65,535 by default. Of a longer one
+    /// the beginning is kept, and [marked](crate::Datagram::is_truncated).
+    #[must_use]
+    pub fn max_packet_size(mut self, bytes: usize) -> Self {
+        self.max_packet_size = bytes;
+        self
+    }
+}
+
+impl<T: Transport, C: fmt::Debug> fmt::Debug for Builder<T, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("transport", &T::NAME)
+            .field("concurrency", &self.concurrency)
+            .field("timeouts", &self.timeouts)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,407 @@
+//! The handle on a running server: stop it, wait for it, look at it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, pidfd_send_signal};
+
+use super::lifecycle::Lifecycle;
+use crate::Result;
+use crate::address::Address;
+use crate::event::{Counters, Event, Reporter};
+use crate::failure::{Cause, HandlerFailure, guarded};
+use crate::socket::Socket;
+
+/// The number of a request, unique in its server and counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub(crate) u64);
+
+impl RequestId {
+    /// The number as such.
+    #[must_use]
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl From<u64> for RequestId {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What is known of a request besides its bytes.
+#[derive(Clone, Debug)]
+pub struct RequestInfo {
+    id: RequestId,
+    peer: Address,
+    listener: Arc<Address>,
+    accepted: Instant,
+}
+
+impl RequestInfo {
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> RequestId {
+        self.id
+    }
+
+    /// Who sent it.
+    #[must_use]
+    pub fn peer(&self) -> &Address {
+        &self.peer
+    }
+
+    /// The address of the listener that it came in by.
+    #[must_use]
+    pub fn listener(&self) -> &Address {
+        &self.listener
+    }
+
+    /// How long ago it was accepted.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.accepted.elapsed()
+    }
+}
+
+/// A request that is being served right now; see [`Controller::live`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LiveRequest {
+    /// Who it is.
+    pub info: RequestInfo,
+    /// Bytes received so far. Zero where a child process counts them.
+    pub received: u64,
+    /// Bytes sent so far. Zero where a child process counts them.
+    pub sent: u64,
+}
+
+/// What a drain did; see [`Controller::drain`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DrainReport {
+    /// Requests that waited in the backlog when the drain began and were accepted.
+    pub queued: u64,
+    /// Requests that came to their own end during the drain.
+    pub finished: u64,
+    /// Requests that were accepted only to be closed, as the time was over.
+    pub refused: u64,
+    /// Requests that were cut at the deadline.
+    pub cut: u64,
+    /// Of those: handlers that had not ended a second later, and were left behind.
+    pub abandoned: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+pub(crate) type HandleError = Box<dyn Fn(&RequestInfo, &HandlerFailure) -> Result + Send + Sync>;
+
+/// What a server shares with its controllers and its requests.
+pub(crate) struct Shared {
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) reporter: Reporter,
+    handle_error: Option<HandleError>,
+    table: Mutex<BTreeMap<RequestId, Arc<Entry>>>,
+    live: AtomicUsize,
+    next_id: AtomicU64,
+    /// The loop waits for a request to end, and wants to be woken up by the next one that does.
+    wants_end: AtomicBool,
+    drained: Mutex<Option<DrainReport>>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        reporter: Reporter,
+        handle_error: Option<HandleError>,
+    ) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            lifecycle: Lifecycle::new()?,
+            reporter,
+            handle_error,
+            table: Mutex::new(BTreeMap::new()),
+            live: AtomicUsize::new(0),
+            next_id: AtomicU64::new(1),
+            wants_end: AtomicBool::new(false),
+            drained: Mutex::new(None),
+        }))
+    }
+
+    pub(crate) fn next_id(&self) -> RequestId {
+        RequestId(self.next_id.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// How many requests have been accepted and have not ended.
+    pub(crate) fn live(&self) -> usize {
+        self.live.load(Ordering::SeqCst)
+    }
+
+    /// Asks for a wake-up when the next request ends. Look at [`live`](Self::live) once more after
+    /// this and before waiting.
+    pub(crate) fn want_end(&self) {
+        self.wants_end.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn emit(&self, event: &Event<'_>) {
+        self.reporter.emit(event);
+    }
+
+    pub(crate) fn hook_failed(&self, hook: &'static str, cause: &Cause) {
+        self.emit(&Event::HookFailed { hook, cause });
+    }
+
+    /// Hands a handler's failure to the application, or logs it.
+    pub(crate) fn handle_error(&self, info: &RequestInfo, failure: &HandlerFailure) {
+        self.emit(&Event::Failed(info, failure));
+        match &self.handle_error {
+            Some(hook) => {
+                if let Err(cause) = guarded(|| hook(info, failure)) {
+                    self.hook_failed("handle_error", &cause);
+                }
+            }
+            None => log_failure(info, failure),
+        }
+    }
+
+    pub(crate) fn drained(&self, report: DrainReport) {
+        self.emit(&Event::DrainEnded(&report));
+        *self.drained.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+    }
+
+    /// In a forked child: from now on nothing here wakes up the parent but a command to it.
+    pub(crate) fn abandon_in_child(&self) {
+        self.wants_end.store(false, Ordering::SeqCst);
+    }
+
+    pub(crate) fn cancel_all(&self) {
+        // Collected first: waking a handler up must not happen under the table's lock.
+        let all: Vec<_> = self.entries().values().cloned().collect();
+        for entry in all {
+            entry.cancel();
+        }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<RequestId, Arc<Entry>>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn log_failure(info: &RequestInfo, failure: &HandlerFailure) {
+    let (id, peer, stage) = (info.id, &info.peer, failure.stage());
+    if failure.error().and_then(crate::Error::io_kind) == Some(io::ErrorKind::TimedOut) {
+        tracing::info!(%id, %peer, %stage, error = %failure.cause(), "request timed out");
+    } else {
+        tracing::error!(%id, %peer, %stage, error = %failure.cause(), "request failed");
+    }
+}
+
+/// One live request, as the table knows it.
+struct Entry {
+    info: RequestInfo,
+    /// Weak: looking at a connection must not keep it open.
+    socket: Option<Weak<Socket>>,
+    /// The child that serves it, under the forking model.
+    child: OnceLock<OwnedFd>,
+}
+
+impl Entry {
+    fn cancel(&self) -> bool {
+        if let Some(child) = self.child.get() {
+            return pidfd_send_signal(child, Signal::TERM).is_ok();
+        }
+        let socket = self.socket.as_ref().and_then(Weak::upgrade);
+        socket.inspect(|socket| socket.cancel()).is_some()
+    }
+}
+
+/// A request's place in the table, given up when it is dropped.
+pub(crate) struct Record {
+    entry: Arc<Entry>,
+    shared: Arc<Shared>,
+}
+
+impl Record {
+    pub(crate) fn enter(
+        shared: &Arc<Shared>,
+        id: RequestId,
+        peer: Address,
+        listener: Arc<Address>,
+        socket: Option<Weak<Socket>>,
+    ) -> Self {
+        let info = RequestInfo {
+            id,
+            peer,
+            listener,
+            accepted: Instant::now(),
+        };
+        let entry = Arc::new(Entry {
+            info,
+            socket,
+            child: OnceLock::new(),
+        });
+        shared.live.fetch_add(1, Ordering::SeqCst);
+        shared.entries().insert(id, entry.clone());
+        Self {
+            entry,
+            shared: shared.clone(),
+        }
+    }
+
+    pub(crate) fn info(&self) -> &RequestInfo {
+        &self.entry.info
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// From now on the request is served by a child, and cancelled by a signal to it.
+    pub(crate) fn served_by(&self, child: OwnedFd) {
+        let _ = self.entry.child.set(child);
+    }
+
+    /// The descriptor of the child that serves the request.
+    pub(crate) fn child(&self) -> Option<&OwnedFd> {
+        self.entry.child.get()
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.shared.entries().remove(&self.entry.info.id);
+        self.shared.live.fetch_sub(1, Ordering::SeqCst);
+        if self.shared.wants_end.swap(false, Ordering::SeqCst) {
+            self.shared.lifecycle.wake();
+        }
+    }
+}
+
+/// A handle on a server, for any thread, handler, hook or signal handler. Cheap to clone.
+///
+/// ```
+/// use socketserver::{Connection, ThreadingTcpServer, handler_fn};
+///
+/// let mut server = ThreadingTcpServer::bind("127.0.0.1:0", handler_fn(|_: &mut Connection| Ok(())))?;
+/// let controller = server.controller();
+/// let serving = std::thread::spawn(move || server.serve_forever());
+/// controller.shutdown();
+/// assert!(controller.wait(Some(std::time::Duration::from_secs(5))));
+/// serving.join().unwrap()?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Controller(pub(crate) Arc<Shared>);
+
+impl Controller {
+    /// Asks the server to stop serving: `serve_forever` returns. The listener stays open, requests
+    /// on other threads go on, and `serve_forever` may be called again.
+    ///
+    /// Never blocks; use [`wait`](Self::wait) to wait. Before serving has begun, it makes
+    /// `serve_forever` return at once; after serving has ended, it does nothing. It makes no
+    /// allocation and takes no lock, so it may be called from a signal handler; called in a forked
+    /// child, it stops the parent.
+    pub fn shutdown(&self) {
+        self.0.lifecycle.stop();
+    }
+
+    /// Asks the server to close gracefully, and to be done within `timeout`.
+    ///
+    /// What waits in the backlog is served, the listener is closed, live requests come to their
+    /// end; those that have not when the time is over are cut, and clients still in the backlog
+    /// are refused. Then `serve_forever` returns, for good; [`drain_report`](Self::drain_report)
+    /// tells what happened. The earliest of several deadlines holds: `drain(Duration::ZERO)`
+    /// forces a drain that is under way.
+    ///
+    /// Never blocks, and is as safe in a signal handler as [`shutdown`](Self::shutdown). Called in
+    /// a forked child, it drains the parent within 30 seconds, whatever `timeout` says.
+    pub fn drain(&self, timeout: Duration) {
+        self.0.lifecycle.drain(timeout);
+    }
+
+    /// Waits until the server does not serve, and returns whether that is the case; `false` means
+    /// that `timeout` passed first. Called from a handler that the serving thread itself runs, it
+    /// can only time out.
+    #[must_use]
+    pub fn wait(&self, timeout: Option<Duration>) -> bool {
+        self.0.lifecycle.wait(timeout)
+    }
+
+    /// Whether `serve_forever` or `handle_request` is running.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.0.lifecycle.is_serving()
+    }
+
+    /// Whether a drain was asked for. A handler may look, and come to an end earlier.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.0.lifecycle.is_draining()
+    }
+
+    /// Totals since the server was made.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.0.reporter.counters()
+    }
+
+    /// How many requests have been accepted and have not ended.
+    #[must_use]
+    pub fn live_count(&self) -> usize {
+        self.0.live()
+    }
+
+    /// Those requests, oldest first.
+    #[must_use]
+    pub fn live(&self) -> Vec<LiveRequest> {
+        let entries = self.0.entries();
+        let look = |entry: &Arc<Entry>| {
+            let socket = entry.socket.as_ref().and_then(Weak::upgrade);
+            let (received, sent) = socket.map_or((0, 0), |socket| socket.meters());
+            LiveRequest {
+                info: entry.info.clone(),
+                received,
+                sent,
+            }
+        };
+        entries.values().map(look).collect()
+    }
+
+    /// Cuts one connection: its handler's reads and writes fail with
+    /// [`io::ErrorKind::ConnectionAborted`]; a child that serves it is sent `SIGTERM`. Returns
+    /// whether there was such a connection.
+    #[must_use = "the request may have ended meanwhile"]
+    pub fn cancel(&self, id: RequestId) -> bool {
+        let entry = self.0.entries().get(&id).cloned();
+        entry.is_some_and(|entry| entry.cancel())
+    }
+
+    /// What the drain did, once it is over.
+    #[must_use]
+    pub fn drain_report(&self) -> Option<DrainReport> {
+        *self
+            .0
+            .drained
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Controller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Controller")
+            .field("serving", &self.is_serving())
+            .field("live", &self.live_count())
+            .finish_non_exhaustive()
+    }
+}

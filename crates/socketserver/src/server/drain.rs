@@ -1,0 +1,153 @@
+//! The graceful end: serve what waits, let what runs finish, cut what does not.
+
+use std::time::{Duration, Instant};
+
+use super::accept_loop::Turn;
+use super::poller::Poller;
+use super::service::Accepted;
+use super::{DrainReport, Handled, Server};
+use crate::RequestHandler;
+use crate::concurrency::Concurrency;
+use crate::event::{Counters, Event, Refusal};
+use crate::transport::Transport;
+
+/// How long a handler that was cut has to come to its end before it is left behind or killed.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// No more than this is taken from the backlog: clients that keep coming must not keep a drain from
+/// closing the listener. It is what `net.core.somaxconn` has by default since Linux 5.4.
+const BACKLOG: u64 = 4096;
+
+pub(super) struct Drain {
+    started: Instant,
+    before: Counters,
+    step: Step,
+    report: DrainReport,
+}
+
+enum Step {
+    /// Serving what waits in the backlog.
+    Backlog,
+    /// The listeners are closed; requests come to their end.
+    Finishing,
+    /// The time is over and the rest was cut; until then it may notice.
+    Cutting(Instant),
+    /// Children that did not notice were killed; until then they can be collected.
+    Killing(Instant),
+}
+
+impl<T, C, F, H> Server<T, C, F>
+where
+    T: Transport,
+    C: Concurrency,
+    F: Fn() -> H + Send + Sync + 'static,
+    H: RequestHandler<T::Request>,
+{
+    pub(super) fn drain_turn(
+        &mut self,
+        poller: &Poller,
+        now: Instant,
+        until: Instant,
+    ) -> Result<Turn, crate::ServeError> {
+        let mut drain = self.progress.drain.take().unwrap_or_else(|| {
+            let live = self.shared.live();
+            let timeout = until.saturating_duration_since(now);
+            self.shared.emit(&Event::DrainStarted { live, timeout });
+            let before = self.shared.reporter.counters();
+            Drain {
+                started: now,
+                before,
+                step: Step::Backlog,
+                report: DrainReport::default(),
+            }
+        });
+        if matches!(drain.step, Step::Backlog) {
+            if now < until {
+                for gate in &mut self.gates {
+                    gate.knock();
+                }
+                match self.accept(poller, now)? {
+                    Accepted::InChild(task) => return Ok(Turn::InChild(task)),
+                    Accepted::Some(n) => drain.report.queued += n as u64,
+                }
+                let empty = self.gates.iter().all(|gate| gate.empty);
+                let all_taken = self.progress.pending.is_none() && empty;
+                if !all_taken && drain.report.queued < BACKLOG {
+                    let again = self.arm(poller, now)?;
+                    let wake_at = again.map_or(until, |again| again.min(until));
+                    self.progress.drain = Some(drain);
+                    return Ok(Turn::Sleep(Some(wake_at)));
+                }
+            } else {
+                drain.report.refused += self.refuse_backlog();
+            }
+            if let Some(job) = self.progress.pending.take() {
+                self.refuse(job, &Refusal::Draining);
+                drain.report.refused += 1;
+            }
+            for mut gate in self.gates.drain(..) {
+                gate.shut(poller);
+            }
+            drain.step = Step::Finishing;
+        }
+        let wake_at = self.settle(&mut drain, Instant::now(), until);
+        if wake_at.is_some() {
+            self.progress.drain = Some(drain);
+            return Ok(Turn::Sleep(wake_at));
+        }
+        drain.report.elapsed = drain.started.elapsed();
+        self.progress.closed = true;
+        self.shared.drained(drain.report);
+        Ok(Turn::Done(Handled::Stopped))
+    }
+
+    /// Waits for live requests and cuts them at the end; `None` once there is nothing left to do.
+    fn settle(&mut self, drain: &mut Drain, now: Instant, until: Instant) -> Option<Instant> {
+        self.shared.want_end();
+        let live = self.shared.live();
+        if live == 0 || !self.concurrency.is_waited_for() {
+            self.count(drain);
+            return None;
+        }
+        match drain.step {
+            Step::Backlog | Step::Finishing if now < until => Some(until),
+            Step::Backlog | Step::Finishing => {
+                self.count(drain);
+                drain.report.cut += live as u64;
+                drain.step = Step::Cutting(now + GRACE);
+                self.shared.cancel_all();
+                Some(now + GRACE)
+            }
+            Step::Cutting(end) | Step::Killing(end) if now < end => Some(end),
+            Step::Cutting(_) if self.concurrency.kill_children() => {
+                drain.step = Step::Killing(now + GRACE);
+                Some(now + GRACE)
+            }
+            Step::Cutting(_) | Step::Killing(_) => {
+                drain.report.abandoned = live as u64;
+                None
+            }
+        }
+    }
+
+    /// What ended on its own, counted at the moment when that is over.
+    fn count(&self, drain: &mut Drain) {
+        if matches!(drain.step, Step::Backlog | Step::Finishing) {
+            let now = self.shared.reporter.counters();
+            // A sequential server's handlers notice the deadline by themselves.
+            let cut = now.cancelled - drain.before.cancelled;
+            drain.report.cut += cut;
+            drain.report.finished = now.ended - drain.before.ended - cut;
+        }
+    }
+
+    fn refuse_backlog(&mut self) -> u64 {
+        let mut refused = 0;
+        for gate in 0..self.gates.len() {
+            while refused < BACKLOG && self.refuse_next(gate) {
+                refused += 1;
+            }
+        }
+        refused
+    }
+}

@@ -1,0 +1,143 @@
+//! Several servers, of whatever kinds, in one loop.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use super::accept_loop::{Member, Until, Watch, run};
+use super::{Controller, Server};
+use crate::concurrency::Concurrency;
+use crate::transport::Transport;
+use crate::{RequestHandler, Result};
+
+/// Servers of different transports and concurrency models under one call and one stop.
+///
+/// They share the thread that calls [`serve_forever`](Self::serve_forever). A sequential server's
+/// handler runs on it, and holds up the others meanwhile: give it a
+/// [pool](crate::Pooled) of one worker instead to serve one request at a time beside them.
+///
+/// ```
+/// use socketserver::{Connection, Datagram, ServerGroup, ThreadingTcpServer, ThreadingUdpServer};
+/// use socketserver::handler_fn;
+///
+/// let tcp = ThreadingTcpServer::bind("127.0.0.1:0", handler_fn(|_: &mut Connection| Ok(())))?;
+/// let udp = ThreadingUdpServer::bind("127.0.0.1:0", handler_fn(|_: &mut Datagram| Ok(())))?;
+/// let mut group = ServerGroup::new().with(tcp).with(udp);
+/// group.controller().shutdown();
+/// group.serve_forever()?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+#[derive(Default)]
+pub struct ServerGroup {
+    members: Vec<Box<dyn Member + Send>>,
+    watches: Vec<Watch>,
+}
+
+impl ServerGroup {
+    /// A group without servers.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a server into the group.
+    #[must_use]
+    pub fn with<T, C, F, H>(mut self, server: Server<T, C, F>) -> Self
+    where
+        T: Transport,
+        C: Concurrency,
+        F: Fn() -> H + Send + Sync + 'static,
+        H: RequestHandler<T::Request> + 'static,
+    {
+        self.add(server);
+        self
+    }
+
+    /// Takes a server into the group.
+    pub fn add<T, C, F, H>(&mut self, mut server: Server<T, C, F>)
+    where
+        T: Transport,
+        C: Concurrency,
+        F: Fn() -> H + Send + Sync + 'static,
+        H: RequestHandler<T::Request> + 'static,
+    {
+        self.watches.append(&mut server.watches);
+        self.members.push(Box::new(server));
+    }
+
+    /// Has the serving thread call `call` whenever `fd` is readable; see [`Server::watch`].
+    pub fn watch(&mut self, fd: impl Into<OwnedFd>, call: impl FnMut() -> Result + Send + 'static) {
+        self.watches.push(Watch {
+            fd: fd.into(),
+            call: Box::new(call),
+        });
+    }
+
+    /// The handle that stops the servers which are in the group now.
+    #[must_use]
+    pub fn controller(&self) -> GroupController {
+        GroupController(
+            self.members
+                .iter()
+                .map(|member| member.controller())
+                .collect(),
+        )
+    }
+
+    /// Serves until all of them have stopped. If one fails, the others are stopped.
+    ///
+    /// # Errors
+    /// As for [`Server::serve_forever`].
+    pub fn serve_forever(&mut self) -> Result {
+        if self.members.is_empty() {
+            return Ok(());
+        }
+        let mut members: Vec<&mut dyn Member> = Vec::with_capacity(self.members.len());
+        for member in &mut self.members {
+            members.push(&mut **member);
+        }
+        run(&mut members, &mut self.watches, Until::Stopped)?;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ServerGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerGroup")
+            .field("servers", &self.members.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The controllers of a group's servers, as one.
+#[derive(Clone, Debug)]
+pub struct GroupController(Vec<Controller>);
+
+impl GroupController {
+    /// Each server's own controller, in the order in which they were added.
+    #[must_use]
+    pub fn controllers(&self) -> &[Controller] {
+        &self.0
+    }
+
+    /// Asks all of them to stop; see [`Controller::shutdown`].
+    pub fn shutdown(&self) {
+        self.0.iter().for_each(Controller::shutdown);
+    }
+
+    /// Asks all of them to drain; see [`Controller::drain`].
+    pub fn drain(&self, timeout: Duration) {
+        for controller in &self.0 {
+            controller.drain(timeout);
+        }
+    }
+
+    /// Waits until none of them serves; see [`Controller::wait`].
+    #[must_use]
+    pub fn wait(&self, timeout: Option<Duration>) -> bool {
+        let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        self.0.iter().all(|controller| {
+            controller.wait(end.map(|end| end.saturating_duration_since(Instant::now())))
+        })
+    }
+}

@@ -1,0 +1,264 @@
+//! Commands to a serving loop, and the phase it is in. Giving a command is two atomic steps and a
+//! `write(2)`: it never blocks, works from a signal handler, and works from a forked child.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::{Pid, getpid};
+
+const PHASE: u32 = 0b11;
+const NEW: u32 = 0;
+const SERVING: u32 = 1;
+const STOPPED: u32 = 2;
+const CLOSED: u32 = 3;
+const STOP: u32 = 1 << 2;
+const DRAIN: u32 = 1 << 3;
+
+/// What a child asks of its parent: flags do not cross a fork, but the eventfd does.
+const WAKE_UNIT: u64 = 1;
+const CHILD_STOP_UNIT: u64 = 1 << 32;
+const CHILD_DRAIN_UNIT: u64 = 1 << 48;
+
+/// How long a drain may take that was asked for without a time.
+pub(crate) const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
+
+pub(crate) struct Lifecycle {
+    /// Phase and pending commands in one word, so that a stop and the end of the loop it stops
+    /// cannot pass each other.
+    word: AtomicU32,
+    waker: OwnedFd,
+    owner: Pid,
+    base: Instant,
+    /// When a drain must be over, in milliseconds since `base`.
+    drain_until: AtomicU64,
+    turnstile: Mutex<()>,
+    changed: Condvar,
+}
+
+/// What the loop is asked to do.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Commands {
+    pub(crate) stop: bool,
+    /// Close for good, and be done by then.
+    pub(crate) drain: Option<Instant>,
+}
+
+impl Lifecycle {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            word: AtomicU32::new(NEW),
+            waker: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            owner: getpid(),
+            base: Instant::now(),
+            drain_until: AtomicU64::new(u64::MAX),
+            turnstile: Mutex::new(()),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// Whether this is the process that made the server, and not a child of it.
+    pub(crate) fn is_owner(&self) -> bool {
+        getpid() == self.owner
+    }
+
+    /// Wakes the loop up, to look around.
+    pub(crate) fn wake(&self) {
+        self.write(WAKE_UNIT);
+    }
+
+    pub(crate) fn stop(&self) {
+        if !self.is_owner() {
+            return self.write(CHILD_STOP_UNIT);
+        }
+        // Asked of a server that was stopped, a stop is the case already: it must not stick and
+        // end the next `serve_forever`.
+        let set = self
+            .word
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |word| {
+                (word & PHASE != STOPPED && word & PHASE != CLOSED).then_some(word | STOP)
+            });
+        if set.is_ok() {
+            self.wake();
+        }
+    }
+
+    pub(crate) fn drain(&self, timeout: Duration) {
+        if !self.is_owner() {
+            return self.write(CHILD_DRAIN_UNIT);
+        }
+        let until = self.base.elapsed().saturating_add(timeout).as_millis();
+        // The earliest deadline holds: a second call can only hurry the first.
+        self.drain_until.fetch_min(
+            u64::try_from(until).unwrap_or(u64::MAX - 1),
+            Ordering::SeqCst,
+        );
+        self.word.fetch_or(DRAIN, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Begins to serve; `false` if the server is closed.
+    pub(crate) fn enter(&self) -> bool {
+        let entered = self
+            .word
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |word| {
+                (word & PHASE != CLOSED).then_some((word & !PHASE) | SERVING)
+            });
+        // What children asked of an earlier round is out of date.
+        let _ = self.read();
+        entered.is_ok()
+    }
+
+    /// Ends serving; the server can serve again unless it is `closed`.
+    pub(crate) fn leave(&self, closed: bool) {
+        self.settle(if closed { CLOSED } else { STOPPED });
+    }
+
+    fn settle(&self, phase: u32) {
+        let _ = self
+            .word
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |word| {
+                let phase = if word & PHASE == CLOSED {
+                    CLOSED
+                } else {
+                    phase
+                };
+                Some((word & !PHASE & !STOP) | phase)
+            });
+        drop(
+            self.turnstile
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        self.changed.notify_all();
+    }
+
+    /// The waker is ready: takes in what arrived.
+    pub(crate) fn woken(&self) {
+        let units = self.read();
+        if units >= CHILD_DRAIN_UNIT {
+            self.drain(DEFAULT_DRAIN);
+        }
+        if units % CHILD_DRAIN_UNIT >= CHILD_STOP_UNIT {
+            self.stop();
+        }
+    }
+
+    /// What is asked for.
+    pub(crate) fn commands(&self) -> Commands {
+        let word = self.word.load(Ordering::SeqCst);
+        let until = Duration::from_millis(self.drain_until.load(Ordering::SeqCst));
+        Commands {
+            stop: word & STOP != 0,
+            drain: (word & DRAIN != 0).then(|| {
+                self.base
+                    .checked_add(until)
+                    .unwrap_or_else(|| far(self.base))
+            }),
+        }
+    }
+
+    pub(crate) fn is_serving(&self) -> bool {
+        self.word.load(Ordering::SeqCst) & PHASE == SERVING
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.word.load(Ordering::SeqCst) & DRAIN != 0
+    }
+
+    /// Waits until nobody serves and no stop is pending.
+    pub(crate) fn wait(&self, timeout: Option<Duration>) -> bool {
+        let settled = || {
+            let word = self.word.load(Ordering::SeqCst);
+            match word & PHASE {
+                SERVING => false,
+                NEW => word & STOP == 0,
+                _ => true,
+            }
+        };
+        let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut turn = self
+            .turnstile
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        while !settled() {
+            turn = match end.map(|end| end.saturating_duration_since(Instant::now())) {
+                None => self
+                    .changed
+                    .wait(turn)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return false,
+                Some(left) => {
+                    let waited = self.changed.wait_timeout(turn, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        true
+    }
+
+    fn write(&self, units: u64) {
+        // The only failure is a full counter, and then the loop is being woken up already.
+        let _ = rustix::io::write(&self.waker, &units.to_ne_bytes());
+    }
+
+    fn read(&self) -> u64 {
+        let mut units = [0; 8];
+        match rustix::io::read(&self.waker, &mut units) {
+            Ok(_) => u64::from_ne_bytes(units),
+            Err(_) => 0,
+        }
+    }
+}
+
+fn far(from: Instant) -> Instant {
+    from + Duration::from_secs(365 * 86_400)
+}
+
+impl AsFd for Lifecycle {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.waker.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_before_serving_sticks_and_one_after_it_does_not() {
+        let life = Lifecycle::new().unwrap();
+        life.stop();
+        assert!(life.enter());
+        assert!(life.commands().stop);
+        life.leave(false);
+        life.stop();
+        life.stop();
+        assert!(life.enter());
+        assert!(!life.commands().stop);
+    }
+
+    #[test]
+    fn the_earliest_drain_deadline_holds_and_closing_is_final() {
+        let life = Lifecycle::new().unwrap();
+        life.drain(Duration::from_secs(1));
+        life.drain(Duration::MAX);
+        let until = life.commands().drain.unwrap();
+        assert!(until <= Instant::now() + Duration::from_secs(1));
+        life.leave(true);
+        life.leave(false);
+        assert!(!life.enter());
+        assert!(life.wait(None));
+    }
+
+    #[test]
+    fn wait_reports_a_timeout() {
+        let life = Lifecycle::new().unwrap();
+        assert!(life.wait(None), "nobody serves");
+        assert!(life.enter());
+        assert!(!life.wait(Some(Duration::from_millis(1))));
+    }
+}

@@ -1,0 +1,89 @@
+//! The one place where a serving loop sleeps.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+
+use super::accept_loop::Source;
+use crate::ServeError;
+use crate::park::{Interest, Park, Parker};
+
+/// An epoll set of listeners, wakers and children: level-triggered, so that a turn may leave work
+/// for the next one.
+pub(crate) struct Poller {
+    /// Present where the loop itself is not parked by the kernel: an epoll set is one descriptor,
+    /// and readable when any of its own is.
+    park: Option<Box<dyn Park>>,
+    epoll: OwnedFd,
+}
+
+impl Poller {
+    pub(crate) fn new(parker: Option<&dyn Parker>) -> Result<Self, ServeError> {
+        let failed = |source: io::Error| ServeError::Resources {
+            step: "create an epoll set",
+            source,
+        };
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
+        let park = parker
+            .map(|parker| parker.attach(epoll.as_fd()))
+            .transpose()
+            .map_err(failed)?;
+        Ok(Self { park, epoll })
+    }
+
+    pub(crate) fn add(&self, fd: impl AsFd, source: Source) -> Result<(), ServeError> {
+        let data = epoll::EventData::new_u64(source.pack());
+        epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN).map_err(|errno| {
+            ServeError::Resources {
+                step: "watch a descriptor",
+                source: errno.into(),
+            }
+        })
+    }
+
+    pub(crate) fn remove(&self, fd: impl AsFd) {
+        let _ = epoll::delete(&self.epoll, fd);
+    }
+
+    /// Sleeps until something is ready or `until` has passed; then says what is ready.
+    pub(crate) fn wait(
+        &self,
+        until: Option<Instant>,
+        mut ready: impl FnMut(Source),
+    ) -> Result<(), ServeError> {
+        let failed = |source| ServeError::Resources {
+            step: "wait for events",
+            source,
+        };
+        if let Some(park) = &self.park {
+            match park.wait(self.epoll.as_fd(), Interest::Read, until) {
+                Err(e) if e.kind() == io::ErrorKind::TimedOut => return Ok(()),
+                other => other.map_err(failed)?,
+            }
+        }
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let left = if self.park.is_some() {
+            Some(Duration::ZERO)
+        } else {
+            left
+        };
+        let timeout = left.map(|left| Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        });
+        let mut events = [const { std::mem::MaybeUninit::uninit() }; 64];
+        match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
+            Ok((events, _)) => {
+                for event in events {
+                    ready(Source::unpack(event.data.u64()));
+                }
+                Ok(())
+            }
+            Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(failed(errno.into())),
+        }
+    }
+}

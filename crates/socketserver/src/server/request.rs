@@ -1,0 +1,110 @@
+//! How the two kinds of request are closed.
+
+use std::net::Shutdown;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::controller::RequestId;
+use super::session::sealed;
+use crate::address::Address;
+use crate::socket::Socket;
+use crate::timeouts::Limits;
+use crate::{Connection, Datagram};
+
+/// How long, and for how many bytes, a close waits for a peer that is still sending.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 1 << 20;
+
+impl sealed::Request for Connection {
+    fn id(&self) -> RequestId {
+        self.id()
+    }
+
+    fn peer(&self) -> &Address {
+        self.peer_addr()
+    }
+
+    fn socket(&self) -> Option<Weak<Socket>> {
+        Some(Arc::downgrade(self.socket()))
+    }
+
+    fn meters(&self) -> (u64, u64) {
+        self.bytes_moved()
+    }
+
+    fn is_lost(&self) -> bool {
+        self.socket().is_lost()
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.socket().is_cancelled()
+    }
+
+    fn shutdown_request(&mut self) {
+        let _ = self.shutdown(Shutdown::Write);
+    }
+
+    fn refuse(self) {
+        drop(self);
+    }
+
+    fn close_request(self) {
+        let socket = self.socket();
+        if !self.has_ended() && !socket.is_lost() && !socket.is_cancelled() {
+            linger(socket);
+        }
+    }
+}
+
+/// Closing a TCP socket that has unread input resets the connection, and a reset may overtake what
+/// was written ([RFC 2525, 2.17](https://www.rfc-editor.org/rfc/rfc2525#section-2.17)). So input
+/// that the handler left is thrown away first, and a peer that is still sending gets some time.
+fn linger(socket: &Socket) {
+    let mut scratch = [0; 4096];
+    let mut discarded = match socket.discard(&mut scratch) {
+        Ok(Some(n)) if n > 0 => n,
+        _ => return,
+    };
+    let limits = Limits {
+        deadline: Some(Instant::now() + LINGER),
+        ..Limits::default()
+    };
+    while discarded < LINGER_BYTES {
+        match socket.recv(&mut scratch, limits) {
+            Ok(n) if n > 0 => discarded += n,
+            _ => return,
+        }
+    }
+}
+
+impl sealed::Request for Datagram {
+    fn id(&self) -> RequestId {
+        self.id()
+    }
+
+    fn peer(&self) -> &Address {
+        self.peer_addr()
+    }
+
+    fn socket(&self) -> Option<Weak<Socket>> {
+        None
+    }
+
+    fn meters(&self) -> (u64, u64) {
+        self.meters()
+    }
+
+    fn is_lost(&self) -> bool {
+        self.is_lost()
+    }
+
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+
+    fn shutdown_request(&mut self) {}
+
+    fn refuse(self) {}
+
+    fn close_request(self) {}
+}

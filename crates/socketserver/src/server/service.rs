@@ -1,0 +1,457 @@
+//! A server's turn in the loop: accept what waits, admit it, and hand it on.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::accept_loop::{ChildSource, Member, Source, Turn, Until};
+use super::admission::{BackOff, Class};
+use super::controller::{Controller, Record};
+use super::drain::Drain;
+use super::poller::Poller;
+use super::session::sealed::Request as _;
+use super::session::{Job, Task};
+use super::{Handled, Hooks, Server};
+use crate::concurrency::{AtLimit, Concurrency, Dispatch, threads_running};
+use crate::event::{Event, Refusal};
+use crate::failure::guarded;
+use crate::park::Parker;
+use crate::timeouts::earliest;
+use crate::transport::Transport;
+use crate::{Address, RequestHandler, ServeError};
+
+/// How many requests one listener may bring in before the others, and commands, get their turn.
+const BUDGET: usize = 64;
+
+/// A listening socket in the loop.
+pub(super) struct Gate<T: Transport> {
+    pub(super) listener: T::Listener,
+    pub(super) address: Arc<Address>,
+    /// In the epoll set. A gate that is shut is taken out, as errors would be reported even so.
+    armed: bool,
+    ready: bool,
+    /// Nothing waited at the last attempt.
+    pub(super) empty: bool,
+}
+
+impl<T: Transport> Gate<T> {
+    pub(super) fn new(listener: T::Listener, address: Address) -> Self {
+        Self {
+            listener,
+            address: Arc::new(address),
+            armed: false,
+            ready: false,
+            empty: false,
+        }
+    }
+
+    /// Has it looked at in the next attempt, whatever epoll says.
+    pub(super) fn knock(&mut self) {
+        self.ready = true;
+    }
+
+    pub(super) fn shut(&mut self, poller: &Poller) {
+        if std::mem::take(&mut self.armed) {
+            poller.remove(&self.listener);
+        }
+    }
+}
+
+/// What a serving loop knows about one server between two turns.
+pub(super) struct Progress<R, F> {
+    /// A request that no thread or process could be started for yet.
+    pub(super) pending: Option<Job<R, F>>,
+    pub(super) back_off: BackOff,
+    pub(super) drain: Option<Drain>,
+    pub(super) closed: bool,
+    until: Until,
+    member: u32,
+    next_action: Option<Instant>,
+}
+
+impl<R, F> Default for Progress<R, F> {
+    fn default() -> Self {
+        Self {
+            pending: None,
+            back_off: BackOff::default(),
+            drain: None,
+            closed: false,
+            until: Until::Stopped,
+            member: 0,
+            next_action: None,
+        }
+    }
+}
+
+/// What came of accepting.
+pub(super) enum Accepted {
+    /// So many requests were taken on.
+    Some(usize),
+    InChild(Box<dyn FnOnce() -> i32>),
+}
+
+impl<T, C, F, H> Member for Server<T, C, F>
+where
+    T: Transport,
+    C: Concurrency,
+    F: Fn() -> H + Send + Sync + 'static,
+    H: RequestHandler<T::Request>,
+{
+    fn controller(&self) -> Controller {
+        Controller(self.shared.clone())
+    }
+
+    fn loop_parker(&self) -> Option<Arc<dyn Parker>> {
+        self.concurrency.loop_parker()
+    }
+
+    fn enter(&mut self, poller: &Poller, member: u32, until: Until) -> Result<(), ServeError> {
+        self.concurrency.check()?;
+        if !self.shared.lifecycle.enter() {
+            return Err(ServeError::Closed);
+        }
+        let entered = poller
+            .add(&self.shared.lifecycle, Source::Waker { member })
+            .and_then(|()| {
+                self.concurrency
+                    .watch_children(&ChildSource { poller, member })
+            });
+        if let Err(error) = entered {
+            self.shared.lifecycle.leave(false);
+            return Err(error);
+        }
+        self.progress.until = until;
+        self.progress.member = member;
+        self.progress.next_action = match (&self.hooks.service_actions, until) {
+            (Some((interval, _)), Until::Stopped) => Instant::now().checked_add(*interval),
+            _ => None,
+        };
+        Ok(())
+    }
+
+    fn ready(&mut self, poller: &Poller, source: Source) {
+        match source {
+            Source::Waker { .. } => {
+                self.shared.lifecycle.woken();
+                // A request may have ended and freed what was missing.
+                self.progress.back_off.retry_now();
+            }
+            Source::Listener { index, .. } => {
+                if let Some(gate) = self.gates.get_mut(index as usize) {
+                    gate.ready = true;
+                }
+            }
+            Source::Child { member, pid } => {
+                self.concurrency
+                    .collect_child(pid, &ChildSource { poller, member });
+                self.progress.back_off.retry_now();
+            }
+            Source::Watch { .. } => {}
+        }
+    }
+
+    fn turn(&mut self, poller: &Poller, now: Instant) -> Result<Turn, ServeError> {
+        let commands = self.shared.lifecycle.commands();
+        if let Some(until) = commands.drain {
+            return self.drain_turn(poller, now, until);
+        }
+        if commands.stop {
+            return Ok(Turn::Done(Handled::Stopped));
+        }
+        self.service_actions(now);
+        match self.accept(poller, now)? {
+            Accepted::InChild(task) => return Ok(Turn::InChild(task)),
+            Accepted::Some(n) if n > 0 => {
+                if let Until::OneRequest(_) = self.progress.until {
+                    return Ok(Turn::Done(Handled::Request));
+                }
+            }
+            Accepted::Some(_) => {}
+        }
+        // Handlers of a sequential server have just run: what they asked for comes first.
+        let (commands, now) = (self.shared.lifecycle.commands(), Instant::now());
+        if commands.stop || commands.drain.is_some() {
+            return Ok(Turn::Sleep(Some(now)));
+        }
+        let mut wake_at = earliest(self.arm(poller, now)?, self.progress.next_action);
+        if let Until::OneRequest(Some(end)) = self.progress.until {
+            if end <= now {
+                self.handle_timeout();
+                return Ok(Turn::Done(Handled::TimedOut));
+            }
+            wake_at = earliest(wake_at, Some(end));
+        }
+        Ok(Turn::Sleep(wake_at))
+    }
+
+    fn leave(&mut self, poller: &Poller) {
+        poller.remove(&self.shared.lifecycle);
+        for gate in &mut self.gates {
+            gate.shut(poller);
+            gate.ready = false;
+        }
+        self.shared.lifecycle.leave(self.progress.closed);
+    }
+
+    fn abandon_in_child(&mut self) {
+        self.shared.abandon_in_child();
+        self.gates.clear();
+        self.watches.clear();
+        self.progress.pending = None;
+        self.concurrency.abandon_in_child();
+    }
+}
+
+impl<T, C, F, H> Server<T, C, F>
+where
+    T: Transport,
+    C: Concurrency,
+    F: Fn() -> H + Send + Sync + 'static,
+    H: RequestHandler<T::Request>,
+{
+    /// Takes on what waits at the gates that are ready, as far as there is room.
+    pub(super) fn accept(&mut self, poller: &Poller, now: Instant) -> Result<Accepted, ServeError> {
+        let mut taken = 0;
+        if self.progress.back_off.until(now).is_some() {
+            return Ok(Accepted::Some(0));
+        }
+        if let Some(job) = self.progress.pending.take() {
+            match self.dispatch(job, 0, poller, now)? {
+                Some(child) => return Ok(Accepted::InChild(child)),
+                None if self.progress.pending.is_some() => return Ok(Accepted::Some(0)),
+                None => taken += 1,
+            }
+        }
+        for index in 0..self.gates.len() {
+            if !std::mem::take(&mut self.gates[index].ready) {
+                continue;
+            }
+            for _ in 0..BUDGET {
+                let one = matches!(self.progress.until, Until::OneRequest(_)) && taken > 0;
+                if one || self.progress.pending.is_some() || self.must_wait() {
+                    return Ok(Accepted::Some(taken));
+                }
+                let has_room = self.has_room();
+                let gate = &mut self.gates[index];
+                gate.empty = false;
+                let request = match T::get_request(&gate.listener, &mut self.intake) {
+                    Ok(request) => request,
+                    Err(errno) => match self.accept_failed(index, errno, now)? {
+                        Class::Retry => continue,
+                        Class::Exhausted => return Ok(Accepted::Some(taken)),
+                        Class::Empty | Class::Fatal => break,
+                    },
+                };
+                taken += 1;
+                if let Some(job) = self.admit(request, index, has_room)
+                    && let Some(child) = self.dispatch(job, index, poller, now)?
+                {
+                    return Ok(Accepted::InChild(child));
+                }
+            }
+        }
+        Ok(Accepted::Some(taken))
+    }
+
+    /// Opens or shuts the gates; says when to look again without being woken up.
+    pub(super) fn arm(
+        &mut self,
+        poller: &Poller,
+        now: Instant,
+    ) -> Result<Option<Instant>, ServeError> {
+        let paused = self.progress.back_off.until(now);
+        if paused.is_some() {
+            self.shared.want_end();
+        }
+        let open = self.progress.pending.is_none() && paused.is_none() && !self.must_wait();
+        for (index, gate) in self.gates.iter_mut().enumerate() {
+            if !open {
+                gate.shut(poller);
+            } else if !gate.armed {
+                let index = super::accept_loop::narrow(index);
+                let source = Source::Listener {
+                    member: self.progress.member,
+                    index,
+                };
+                poller.add(&gate.listener, source)?;
+                gate.armed = true;
+            }
+        }
+        Ok(paused)
+    }
+
+    fn has_room(&self) -> bool {
+        self.shared.live() < self.concurrency.limit().0
+    }
+
+    /// Whether the next request has to wait for another one to end. If so, that end wakes the loop.
+    fn must_wait(&self) -> bool {
+        if self.concurrency.limit().1 == AtLimit::Reject || self.has_room() {
+            return false;
+        }
+        self.shared.want_end();
+        // Looked at again: the end may have come between the first look and the wish to be told.
+        !self.has_room()
+    }
+
+    /// Decides whether a request gets a handler.
+    fn admit(
+        &mut self,
+        mut request: T::Request,
+        gate: usize,
+        has_room: bool,
+    ) -> Option<Job<T::Request, F>> {
+        let address = self.gates[gate].address.clone();
+        let (id, peer, socket) = (request.id(), request.peer().clone(), request.socket());
+        let record = Record::enter(&self.shared, id, peer, address, socket);
+        self.shared.emit(&Event::Accepted(record.info()));
+        let refusal = if !has_room {
+            Refusal::AtLimit
+        } else if !self.verify_request(&request) {
+            Refusal::Verify
+        } else {
+            let factory = self.factory.clone();
+            self.shared.emit(&Event::Dispatched(record.info()));
+            return Some(Job {
+                request,
+                record,
+                factory,
+            });
+        };
+        self.shared.emit(&Event::Refused(record.info(), &refusal));
+        request.shutdown_request();
+        request.refuse();
+        None
+    }
+
+    /// Closes a request that no handler will see.
+    pub(super) fn refuse(&mut self, job: Job<T::Request, F>, refusal: &Refusal) {
+        self.shared.emit(&Event::Refused(job.info(), refusal));
+        job.request.refuse();
+    }
+
+    /// Refuses one request that waits at a gate; `false` if none does.
+    pub(super) fn refuse_next(&mut self, gate: usize) -> bool {
+        let Ok(request) = T::get_request(&self.gates[gate].listener, &mut self.intake) else {
+            return false;
+        };
+        let address = self.gates[gate].address.clone();
+        let (id, peer) = (request.id(), request.peer().clone());
+        let record = Record::enter(&self.shared, id, peer, address, None);
+        self.shared.emit(&Event::Accepted(record.info()));
+        self.shared
+            .emit(&Event::Refused(record.info(), &Refusal::Draining));
+        request.refuse();
+        true
+    }
+
+    /// Hands a request to the concurrency model.
+    fn dispatch(
+        &mut self,
+        job: Job<T::Request, F>,
+        gate: usize,
+        poller: &Poller,
+        now: Instant,
+    ) -> Result<Option<Box<dyn FnOnce() -> i32>>, ServeError> {
+        let children = ChildSource {
+            poller,
+            member: self.progress.member,
+        };
+        match self.concurrency.process_request(job, &children) {
+            Dispatch::Taken => Ok(None),
+            Dispatch::InChild(job) => Ok(Some(Box::new(move || job.run_in_child()))),
+            Dispatch::NoRoom(job, error) => {
+                if let Some(threads) = threads_running(&error) {
+                    self.refuse(job, &Refusal::AtLimit);
+                    return Err(ServeError::ThreadsRunning { threads });
+                }
+                self.progress.pending = Some(job);
+                self.exhausted(gate, &error, now);
+                Ok(None)
+            }
+        }
+    }
+
+    fn accept_failed(
+        &mut self,
+        gate: usize,
+        errno: rustix::io::Errno,
+        now: Instant,
+    ) -> Result<Class, ServeError> {
+        let class = Class::of(errno);
+        let address = self.gates[gate].address.clone();
+        let error = errno.into();
+        match class {
+            Class::Empty => {
+                self.gates[gate].empty = true;
+                if let Some(failures) = self.progress.back_off.recovered() {
+                    self.shared.emit(&Event::AcceptResumed {
+                        address: &address,
+                        failures,
+                    });
+                }
+            }
+            Class::Retry => {
+                self.shared.reporter.accept_failed();
+                self.shared.emit(&Event::AcceptFailed {
+                    address: &address,
+                    error: &error,
+                });
+            }
+            Class::Exhausted => self.exhausted(gate, &error, now),
+            Class::Fatal => {
+                return Err(ServeError::Accept {
+                    address: address.to_string(),
+                    source: error,
+                });
+            }
+        }
+        Ok(class)
+    }
+
+    fn exhausted(&mut self, gate: usize, error: &std::io::Error, now: Instant) {
+        self.shared.reporter.accept_failed();
+        if self.progress.back_off.failed(now) {
+            let address = self.gates[gate].address.clone();
+            self.shared.emit(&Event::AcceptPaused {
+                address: &address,
+                error,
+            });
+        }
+    }
+
+    fn verify_request(&self, request: &T::Request) -> bool {
+        let Some(verify) = &self.hooks.verify_request else {
+            return true;
+        };
+        guarded(|| verify(request)).unwrap_or_else(|cause| {
+            self.shared.hook_failed("verify_request", &cause);
+            false
+        })
+    }
+
+    fn handle_timeout(&mut self) {
+        if let Some(hook) = &mut self.hooks.handle_timeout
+            && let Err(cause) = guarded(hook)
+        {
+            self.shared.hook_failed("handle_timeout", &cause);
+        }
+    }
+
+    fn service_actions(&mut self, now: Instant) {
+        let Hooks {
+            service_actions: Some((interval, hook)),
+            ..
+        } = &mut self.hooks
+        else {
+            return;
+        };
+        if self.progress.next_action.is_none_or(|at| at > now) {
+            return;
+        }
+        let interval: Duration = *interval;
+        if let Err(cause) = guarded(hook) {
+            self.shared.hook_failed("service_actions", &cause);
+        }
+        self.progress.next_action = Instant::now().checked_add(interval);
+    }
+}

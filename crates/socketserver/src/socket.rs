@@ -1,0 +1,209 @@
+//! A connected stream socket and its waits: the loops around `recv` and `send` that every
+//! concurrency model shares.
+//!
+//! It knows nothing of handlers, and it does not buffer.
+
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
+
+use crate::park::{Interest, Park};
+use crate::timeouts::{Limits, Wait};
+
+/// Shared by the connection, its writers, and the table of live requests.
+pub struct Socket {
+    park: Option<Box<dyn Park>>, // dropped before the descriptor: see `Park`
+    fd: OwnedFd,
+    /// Set before the socket is shut down from outside, so that the handler sees an error, no EOF.
+    cancelled: AtomicBool,
+    /// The peer reset the connection or closed it under a write: not a fault of the handler.
+    lost: AtomicBool,
+    received: AtomicU64,
+    sent: AtomicU64,
+    /// The timeouts that the kernel was last told, in microseconds; 0 is none.
+    kernel_read: AtomicU64,
+    kernel_write: AtomicU64,
+}
+
+impl Socket {
+    /// Takes over a connected socket: a blocking one without a `park`, a non-blocking one with it.
+    pub(crate) fn new(fd: OwnedFd, park: Option<Box<dyn Park>>) -> Self {
+        Self {
+            park,
+            fd,
+            cancelled: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            kernel_read: AtomicU64::new(0),
+            kernel_write: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes received and sent so far.
+    pub(crate) fn meters(&self) -> (u64, u64) {
+        (
+            self.received.load(Ordering::Relaxed),
+            self.sent.load(Ordering::Relaxed),
+        )
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn recv(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
+        let mut wait = Wait::begin(limits, self.moved())?;
+        loop {
+            self.arm(Interest::Read, &wait)?;
+            match rustix::net::recv(&self.fd, &mut *buf, RecvFlags::empty()) {
+                Ok((0, _)) if self.is_cancelled() => return Err(cancelled()),
+                Ok((n, _)) => {
+                    self.received.fetch_add(n as u64, Ordering::Relaxed);
+                    return Ok(n);
+                }
+                Err(errno) => self.again(errno, Interest::Read, &mut wait)?,
+            }
+        }
+    }
+
+    /// Throws away what has arrived and was not read, without waiting. `None` is end of input.
+    pub(crate) fn discard(&self, scratch: &mut [u8]) -> io::Result<Option<usize>> {
+        loop {
+            match rustix::net::recv(&self.fd, &mut *scratch, RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Ok(None),
+                Ok((n, _)) => return Ok(Some(n)),
+                Err(Errno::AGAIN) => return Ok(Some(0)),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    pub(crate) fn send(&self, bufs: &[IoSlice<'_>], limits: Limits) -> io::Result<usize> {
+        let mut wait = Wait::begin(limits, self.moved())?;
+        loop {
+            if self.is_cancelled() {
+                return Err(cancelled());
+            }
+            self.arm(Interest::Write, &wait)?;
+            let sent = match bufs {
+                [one] => rustix::net::send(&self.fd, one, SendFlags::NOSIGNAL),
+                many => {
+                    let mut control = SendAncillaryBuffer::default();
+                    rustix::net::sendmsg(&self.fd, many, &mut control, SendFlags::NOSIGNAL)
+                }
+            };
+            match sent {
+                Ok(n) => {
+                    self.sent.fetch_add(n as u64, Ordering::Relaxed);
+                    return Ok(n);
+                }
+                Err(errno) => self.again(errno, Interest::Write, &mut wait)?,
+            }
+        }
+    }
+
+    pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        let how = match how {
+            Shutdown::Read => rustix::net::Shutdown::Read,
+            Shutdown::Write => rustix::net::Shutdown::Write,
+            Shutdown::Both => rustix::net::Shutdown::Both,
+        };
+        match rustix::net::shutdown(&self.fd, how) {
+            // The peer was faster: what was asked for is the case.
+            Ok(()) | Err(Errno::NOTCONN) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Ends the connection from outside: whoever waits in it wakes up with an error.
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        let _ = self.shutdown(Shutdown::Both);
+    }
+
+    fn moved(&self) -> u64 {
+        let (received, sent) = self.meters();
+        received + sent
+    }
+
+    /// Tells the kernel when to give up, where it is the kernel that parks us. A timer that is set
+    /// already and is not far too short is kept, so that the usual wait costs no system call;
+    /// waking up early is harmless, as [`Wait`] knows the real end.
+    fn arm(&self, interest: Interest, wait: &Wait) -> io::Result<()> {
+        if self.park.is_some() {
+            return Ok(());
+        }
+        let (known, option) = match interest {
+            Interest::Read => (&self.kernel_read, Timeout::Recv),
+            Interest::Write => (&self.kernel_write, Timeout::Send),
+        };
+        // The kernel counts in ticks, and zero would mean "for ever".
+        let wanted = wait.left().map(|left| left.max(Duration::from_millis(1)));
+        let micros = wanted.map_or(0, |w| u64::try_from(w.as_micros()).unwrap_or(u64::MAX));
+        let set = known.load(Ordering::Relaxed);
+        if set == micros || (set < micros && set > micros / 2) {
+            return Ok(());
+        }
+        set_socket_timeout(&self.fd, option, wanted)?;
+        known.store(micros, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Decides what a failed system call means: try again (`Ok`), or give up.
+    fn again(&self, errno: Errno, interest: Interest, wait: &mut Wait) -> io::Result<()> {
+        match errno {
+            Errno::INTR => wait.expired(self.moved()),
+            Errno::AGAIN => match &self.park {
+                Some(park) => match park.wait(self.fd.as_fd(), interest, wait.until()) {
+                    Err(e) if e.kind() == io::ErrorKind::TimedOut => wait.expired(self.moved()),
+                    Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {
+                        self.cancelled.store(true, Ordering::Release);
+                        Err(e)
+                    }
+                    other => other,
+                },
+                None => wait.expired(self.moved()),
+            },
+            _ if self.is_cancelled() => Err(cancelled()),
+            Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED | Errno::TIMEDOUT => {
+                self.lost.store(true, Ordering::Relaxed);
+                Err(errno.into())
+            }
+            _ => Err(errno.into()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Socket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Socket")
+            .field("fd", &self.fd)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The error of every read and write on a connection that was cut from this side.
+pub(crate) fn cancelled() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::ConnectionAborted,
+        "the connection was cut by this server",
+    )
+}

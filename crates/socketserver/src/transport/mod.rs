@@ -1,0 +1,160 @@
+//! Where requests come from: four transports with one surface.
+//!
+//! A transport binds, accepts or receives, and says what went wrong; it does not decide what to do
+//! about it, and it never runs application code.
+
+mod inet;
+mod packet;
+mod stream;
+mod tcp;
+mod udp;
+mod unix_datagram;
+mod unix_path;
+mod unix_stream;
+
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+
+pub use tcp::Tcp;
+pub use udp::Udp;
+pub use unix_datagram::UnixDatagram;
+pub use unix_stream::UnixStream;
+
+use crate::park::Parker;
+use crate::server::{Controller, Request};
+use crate::{Address, BindError, Timeouts};
+
+/// A way for requests to come in: [`Tcp`], [`Udp`], [`UnixStream`] or [`UnixDatagram`].
+pub trait Transport: sealed::Sealed + Sized + Send + Sync + 'static {
+    /// What a handler is given: a [`Connection`](crate::Connection) or a
+    /// [`Datagram`](crate::Datagram).
+    type Request: Request;
+
+    /// An address to bind, resolved.
+    type Target: fmt::Display + Clone + Send;
+
+    #[doc(hidden)]
+    type Listener: AsFd + Send + Sync + 'static;
+
+    /// The transport's name, as endpoints have it: `tcp`, `udp`, `unix`, `unixgram`.
+    const NAME: &'static str;
+
+    #[doc(hidden)]
+    const IS_DATAGRAM: bool;
+
+    /// The limits on waiting that a server has unless it is told otherwise.
+    fn default_timeouts() -> Timeouts;
+
+    #[doc(hidden)]
+    fn server_bind(
+        target: &Self::Target,
+        options: &SocketOptions,
+    ) -> Result<Self::Listener, BindError>;
+
+    #[doc(hidden)]
+    fn adopt(fd: OwnedFd, options: &SocketOptions) -> Result<Self::Listener, BindError>;
+
+    #[doc(hidden)]
+    fn get_request(
+        listener: &Self::Listener,
+        intake: &mut Intake,
+    ) -> rustix::io::Result<Self::Request>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Tcp {}
+    impl Sealed for super::Udp {}
+    impl Sealed for super::UnixStream {}
+    impl Sealed for super::UnixDatagram {}
+}
+
+/// The transports over IP: [`Tcp`] and [`Udp`].
+pub trait InetTransport: Transport {}
+impl InetTransport for Tcp {}
+impl InetTransport for Udp {}
+
+/// The transports over Unix sockets: [`UnixStream`] and [`UnixDatagram`].
+pub trait UnixTransport: Transport {}
+impl UnixTransport for UnixStream {}
+impl UnixTransport for UnixDatagram {}
+
+/// The transports that accept connections: [`Tcp`] and [`UnixStream`].
+pub trait StreamTransport: Transport {}
+impl StreamTransport for Tcp {}
+impl StreamTransport for UnixStream {}
+
+/// The transports that receive datagrams: [`Udp`] and [`UnixDatagram`].
+pub trait DatagramTransport: Transport {}
+impl DatagramTransport for Udp {}
+impl DatagramTransport for UnixDatagram {}
+
+/// What can be bound by a transport: anything with IP addresses for [`Tcp`] and [`Udp`], anything
+/// like a path for [`UnixStream`] and [`UnixDatagram`] (a leading `@` is an abstract name).
+pub trait ToTargets<T: Transport> {
+    /// The addresses meant, in the order to try them.
+    ///
+    /// # Errors
+    /// [`BindError::BadAddress`] if there are none.
+    fn to_targets(&self) -> Result<Vec<T::Target>, BindError>;
+}
+
+/// Whether a socket bound to `[::]` takes IPv4 clients as well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DualStack {
+    /// It does; they appear as `[::ffff:a.b.c.d]`.
+    #[default]
+    Enabled,
+    /// IPv6 only: another socket may have the same port for IPv4.
+    Disabled,
+}
+
+/// The options of a listening socket, for all transports; the builder shows to each what applies.
+#[doc(hidden)]
+#[derive(Clone, Debug)]
+pub struct SocketOptions {
+    pub(crate) reuse_address: bool,
+    pub(crate) reuse_port: bool,
+    pub(crate) dual_stack: DualStack,
+    pub(crate) backlog: i32,
+    pub(crate) mode: u32,
+    pub(crate) write_timeout: Option<std::time::Duration>,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self {
+            reuse_address: true,
+            reuse_port: false,
+            dual_stack: DualStack::Enabled,
+            // The kernel cuts it down to net.core.somaxconn.
+            backlog: i32::MAX,
+            mode: 0o600,
+            write_timeout: None,
+        }
+    }
+}
+
+/// What a new request is made with.
+#[doc(hidden)]
+pub struct Intake {
+    pub(crate) server: Controller,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) nodelay: bool,
+    /// For datagrams: as long as the longest one that is wanted.
+    pub(crate) buffer: Vec<u8>,
+    pub(crate) parker: Option<std::sync::Arc<dyn Parker>>,
+}
+
+impl fmt::Debug for Intake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Intake")
+            .field("timeouts", &self.timeouts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The address a listener is bound to.
+pub(crate) fn local_addr(listener: &impl AsFd) -> std::io::Result<Address> {
+    Ok(Address::from_any(Some(rustix::net::getsockname(listener)?)))
+}

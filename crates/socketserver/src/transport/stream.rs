@@ -1,0 +1,118 @@
+//! What TCP and Unix stream share: listening, accepting, adopting.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, sockopt};
+
+use super::unix_path::PathGuard;
+use super::{Intake, SocketOptions};
+use crate::socket::Socket;
+use crate::{Address, BindError, Connection};
+
+/// A listening socket, and the file that goes with it.
+#[derive(Debug)]
+pub struct StreamListener {
+    // Before the socket: while it is open, nobody takes the file for a stale one.
+    _path: Option<PathGuard>,
+    fd: OwnedFd,
+}
+
+impl AsFd for StreamListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Makes a bound socket a listening one that never blocks in `accept`: a client may be gone again
+/// between the wake-up and the call.
+pub(super) fn activate(
+    fd: OwnedFd,
+    path: Option<PathGuard>,
+    options: &SocketOptions,
+) -> Result<StreamListener, Errno> {
+    rustix::net::listen(&fd, options.backlog)?;
+    rustix::io::ioctl_fionbio(&fd, true)?;
+    Ok(StreamListener { fd, _path: path })
+}
+
+pub(super) fn adopt(
+    fd: OwnedFd,
+    family: &[AddressFamily],
+    expected: &'static str,
+    options: &SocketOptions,
+) -> Result<StreamListener, BindError> {
+    check(&fd, family, SocketType::STREAM, expected)?;
+    let listening = sockopt::socket_acceptconn(&fd).unwrap_or(false);
+    let adopted = if listening {
+        rustix::io::ioctl_fionbio(&fd, true).map(|()| StreamListener { fd, _path: None })
+    } else {
+        activate(fd, None, options)
+    };
+    adopted.map_err(|errno| BindError::System {
+        step: "listen on",
+        address: "the adopted socket".into(),
+        source: errno.into(),
+    })
+}
+
+/// Refuses a descriptor that is not what the transport needs.
+pub(super) fn check(
+    fd: &OwnedFd,
+    families: &[AddressFamily],
+    kind: SocketType,
+    expected: &'static str,
+) -> Result<(), BindError> {
+    let wrong = |found: String| BindError::WrongSocket { expected, found };
+    let found = sockopt::socket_domain(fd)
+        .and_then(|family| Ok((family, sockopt::socket_type(fd)?)))
+        .map_err(|errno| wrong(format!("no socket ({errno})")))?;
+    if families.contains(&found.0) && found.1 == kind {
+        return Ok(());
+    }
+    let family = match found.0 {
+        AddressFamily::INET => "IPv4",
+        AddressFamily::INET6 => "IPv6",
+        AddressFamily::UNIX => "Unix",
+        _ => "another family's",
+    };
+    let kind = match found.1 {
+        SocketType::STREAM => "stream",
+        SocketType::DGRAM => "datagram",
+        _ => "other",
+    };
+    Err(wrong(format!("a {family} {kind} socket")))
+}
+
+/// Accepts one connection.
+pub(super) fn get_request(
+    listener: &StreamListener,
+    intake: &mut Intake,
+) -> rustix::io::Result<Connection> {
+    let mut flags = SocketFlags::CLOEXEC;
+    // On Linux an accepted socket does not inherit O_NONBLOCK: accept(2).
+    flags.set(SocketFlags::NONBLOCK, intake.parker.is_some());
+    let (fd, peer) = acceptfrom_with(&listener.fd, flags)?;
+    let peer = Address::from_any(peer);
+    if intake.nodelay && peer.as_inet().is_some() {
+        // A peer that is gone already shows itself to the handler.
+        let _ = sockopt::set_tcp_nodelay(&fd, true);
+    }
+    let park = match &intake.parker {
+        Some(parker) => Some(
+            parker
+                .attach(fd.as_fd())
+                .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::NOMEM))?,
+        ),
+        None => None,
+    };
+    let id = intake.server.0.next_id();
+    let server = intake.server.clone();
+    Ok(Connection::new(
+        Socket::new(fd, park),
+        peer,
+        server,
+        id,
+        intake.timeouts,
+    ))
+}
