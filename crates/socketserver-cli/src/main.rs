@@ -1,1 +1,35 @@
-fn main() {}
+//! `socketserver`: servers to talk to, and a client to talk with.
+//!
+//! This file decides nothing but the exit code: 0 after a stop that was asked for, 1 when starting
+//! or serving failed or a second signal forced the end, 2 for wrong usage.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod connect;
+mod endpoint;
+mod logging;
+mod programs;
+mod serve;
+mod signals;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::init(&cli.logging);
+    let outcome = match cli.command {
+        Command::Upper(args) => programs::upper::run(&args),
+        Command::Connect(args) => connect::run(&args),
+    };
+    outcome.unwrap_or_else(|error| {
+        // One line, whatever the causes are; a closed stderr leaves nobody to tell.
+        let _ = writeln!(io::stderr(), "socketserver: {error:#}");
+        ExitCode::FAILURE
+    })
+}

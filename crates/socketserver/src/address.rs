@@ -101,8 +101,10 @@ impl UnixAddress {
     }
 
     fn from_raw(raw: &SocketAddrUnix) -> Self {
-        if let Some(name) = raw.abstract_name() {
-            return Self::Abstract(name.to_vec());
+        match raw.abstract_name() {
+            Some([]) => return Self::Unnamed,
+            Some(name) => return Self::Abstract(name.to_vec()),
+            None => {}
         }
         match raw.path_bytes() {
             // The kernel counts the terminating NUL of a path it was given in full.
@@ -126,11 +128,23 @@ impl UnixAddress {
 impl fmt::Display for UnixAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Path(path) => path.display().fmt(f),
+            Self::Path(path) => write_visibly(f, &path.to_string_lossy()),
             Self::Abstract(name) => write!(f, "@{}", name.escape_ascii()),
             Self::Unnamed => f.write_str("unnamed"),
         }
     }
+}
+
+/// A peer chooses its own path: what it put there must not be able to start a new line in a log,
+/// or to steer a terminal.
+fn write_visibly(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    text.chars().try_for_each(|c| {
+        if c.is_control() {
+            write!(f, "{}", c.escape_default())
+        } else {
+            fmt::Write::write_char(f, c)
+        }
+    })
 }
 
 /// Who connected over a Unix stream socket, as the kernel recorded it at `connect`
@@ -171,6 +185,8 @@ mod tests {
                 text
             );
         }
+        let hostile = UnixAddress::Path("/tmp/a\n\x1b[2J".into());
+        assert_eq!(hostile.to_string(), r"/tmp/a\n\u{1b}[2J");
         assert_eq!(Address::from_any(None).to_string(), "unnamed");
         assert!(Address::from_any(None).is_unnamed());
     }
@@ -182,6 +198,8 @@ mod tests {
             let raw = address.to_raw().unwrap();
             assert_eq!(UnixAddress::from_raw(&raw), address);
         }
+        let unnamed = UnixAddress::Unnamed.to_raw().unwrap();
+        assert_eq!(UnixAddress::from_raw(&unnamed), UnixAddress::Unnamed);
         let long = UnixAddress::parse(Path::new(&"x".repeat(200)));
         assert!(long.to_raw().is_err(), "sun_path holds 108 bytes");
     }

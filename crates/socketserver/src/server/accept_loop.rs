@@ -131,6 +131,11 @@ pub(crate) fn run(
     let poller = Poller::new(parker.as_deref())?;
     let mut active = vec![false; members.len()];
     let result = drive(&poller, members, &mut active, watches, until);
+    if let Ok(Outcome::InChild(_)) = result {
+        // The child leaves no member: the epoll set is the parent's too, and taking a descriptor
+        // out of it here would make the parent deaf to it.
+        active.fill(false);
+    }
     for (member, active) in members.iter_mut().zip(active) {
         if active {
             member.leave(&poller);
@@ -190,8 +195,6 @@ fn drive(
                     last = handled;
                 }
                 Turn::InChild(task) => {
-                    // The child leaves no member: what leaving does is the parent's.
-                    *active = false;
                     return Ok(Outcome::InChild(task));
                 }
             }

@@ -13,7 +13,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use super::lifecycle::Lifecycle;
 use crate::Result;
 use crate::address::Address;
-use crate::event::{Counters, Event, Reporter};
+use crate::event::{Counters, EndReason, Ended, Event, Reporter};
 use crate::failure::{Cause, HandlerFailure, guarded};
 use crate::socket::Socket;
 
@@ -118,6 +118,8 @@ pub(crate) struct Shared {
     next_id: AtomicU64,
     /// The loop waits for a request to end, and wants to be woken up by the next one that does.
     wants_end: AtomicBool,
+    /// Requests that ended since a drain was asked for: by themselves, and cut.
+    ended_in_drain: [AtomicU64; 2],
     drained: Mutex<Option<DrainReport>>,
 }
 
@@ -134,6 +136,7 @@ impl Shared {
             live: AtomicUsize::new(0),
             next_id: AtomicU64::new(1),
             wants_end: AtomicBool::new(false),
+            ended_in_drain: [const { AtomicU64::new(0) }; 2],
             drained: Mutex::new(None),
         }))
     }
@@ -172,6 +175,25 @@ impl Shared {
             }
             None => log_failure(info, failure),
         }
+    }
+
+    /// A request is over.
+    pub(crate) fn ended(&self, info: &RequestInfo, ended: &Ended) {
+        if self.lifecycle.is_draining() {
+            let was_cut = ended.reason == EndReason::Cancelled;
+            self.ended_in_drain[usize::from(was_cut)].fetch_add(1, Ordering::Relaxed);
+        }
+        self.emit(&Event::Ended(info, ended));
+    }
+
+    /// How many requests have ended by themselves, and how many were cut, since a drain was asked
+    /// for.
+    pub(crate) fn ended_in_drain(&self) -> (u64, u64) {
+        let [finished, cut] = &self.ended_in_drain;
+        (
+            finished.load(Ordering::Relaxed),
+            cut.load(Ordering::Relaxed),
+        )
     }
 
     pub(crate) fn drained(&self, report: DrainReport) {

@@ -8,7 +8,7 @@ use super::service::Accepted;
 use super::{DrainReport, Handled, Server};
 use crate::RequestHandler;
 use crate::concurrency::Concurrency;
-use crate::event::{Counters, Event, Refusal};
+use crate::event::{Event, Refusal};
 use crate::transport::Transport;
 
 /// How long a handler that was cut has to come to its end before it is left behind or killed.
@@ -20,7 +20,6 @@ const BACKLOG: u64 = 4096;
 
 pub(super) struct Drain {
     started: Instant,
-    before: Counters,
     step: Step,
     report: DrainReport,
 }
@@ -53,10 +52,8 @@ where
             let live = self.shared.live();
             let timeout = until.saturating_duration_since(now);
             self.shared.emit(&Event::DrainStarted { live, timeout });
-            let before = self.shared.reporter.counters();
             Drain {
                 started: now,
-                before,
                 step: Step::Backlog,
                 report: DrainReport::default(),
             }
@@ -130,14 +127,11 @@ where
         }
     }
 
-    /// What ended on its own, counted at the moment when that is over.
+    /// What ended so far, counted at the moment when waiting for it is over. A sequential server's
+    /// handlers notice the deadline by themselves, before this loop does.
     fn count(&self, drain: &mut Drain) {
         if matches!(drain.step, Step::Backlog | Step::Finishing) {
-            let now = self.shared.reporter.counters();
-            // A sequential server's handlers notice the deadline by themselves.
-            let cut = now.cancelled - drain.before.cancelled;
-            drain.report.cut += cut;
-            drain.report.finished = now.ended - drain.before.ended - cut;
+            (drain.report.finished, drain.report.cut) = self.shared.ended_in_drain();
         }
     }
 

@@ -121,7 +121,7 @@ fn end(record: &Record, reason: EndReason, received: u64, sent: u64) {
         sent,
         elapsed: info.age(),
     };
-    record.shared().emit(&Event::Ended(info, &ended));
+    record.shared().ended(info, &ended);
 }
 
 fn serve<R, F, H>(mut request: R, factory: &F, record: &Record) -> (EndReason, (u64, u64))

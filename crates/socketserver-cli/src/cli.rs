@@ -1,0 +1,146 @@
+//! The command line.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{connect, logging, programs};
+
+/// Network servers to talk to, and a client to talk with.
+#[derive(Debug, Parser)]
+#[command(
+    name = "socketserver",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) logging: logging::Options,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Upper(programs::upper::Options),
+    Connect(connect::Options),
+}
+
+/// What every server program has in common.
+#[derive(Debug, Args)]
+pub(crate) struct ServerOptions {
+    /// Where to listen; may be given several times
+    ///
+    /// tcp://HOST:PORT, udp://HOST:PORT, unix:///path, unix://@abstract, unixgram:///path,
+    /// unixgram://@abstract. Port 0 lets the system choose. Only this machine can connect to
+    /// 127.0.0.1; 0.0.0.0 and [::] are all its addresses.
+    #[arg(
+        long = "listen",
+        short = 'l',
+        value_name = "ENDPOINT",
+        default_value = "tcp://127.0.0.1:8888"
+    )]
+    pub(crate) endpoints: Vec<String>,
+
+    /// How requests are served
+    #[arg(long, short = 'c', value_enum, default_value_t)]
+    pub(crate) concurrency: Model,
+
+    /// How many requests each endpoint serves at once [default: threading 1024, forking 40,
+    /// pooled 32]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) workers: Option<u32>,
+
+    /// What happens to a client that comes when all workers are busy
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) at_limit: Policy,
+
+    /// How long a connection may be silent in both directions ("none" for any time)
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = limit)]
+    pub(crate) idle_timeout: Limit,
+
+    /// How long a write may wait for a client that does not read [default: 60s; 1s for datagrams]
+    #[arg(long, value_name = "DURATION", value_parser = limit)]
+    pub(crate) write_timeout: Option<Limit>,
+
+    /// How long a connection may last at all
+    #[arg(long, value_name = "DURATION", default_value = "none", value_parser = limit)]
+    pub(crate) request_timeout: Limit,
+
+    /// How long requests have to end after SIGINT or SIGTERM, before they are cut
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub(crate) drain_timeout: Duration,
+
+    /// Permissions of the files of Unix sockets, in octal
+    #[arg(long, value_name = "MODE", default_value = "600", value_parser = octal)]
+    pub(crate) unix_mode: u32,
+}
+
+/// A concurrency model by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Model {
+    /// One at a time, in the serving thread
+    Sequential,
+    /// A thread for each
+    #[default]
+    Threading,
+    /// A process for each
+    Forking,
+    /// A fixed number of threads
+    Pooled,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Policy {
+    /// It waits until one is free
+    #[default]
+    Wait,
+    /// It is closed at once
+    Reject,
+}
+
+/// A time, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limit(pub(crate) Option<Duration>);
+
+fn limit(text: &str) -> Result<Limit, String> {
+    if text == "none" {
+        return Ok(Limit(None));
+    }
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("zero would end everything at once; \"none\" is no limit".into()),
+        Ok(limit) => Ok(Limit(Some(limit))),
+        Err(error) => Err(format!("{error}; write it as 500ms, 30s, 5m or none")),
+    }
+}
+
+fn octal(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("expected octal permissions from 0 to 777, such as 600 or 660".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn limits_are_written_as_people_write_them() {
+        assert_eq!(limit("none"), Ok(Limit(None)));
+        assert_eq!(limit("1m 30s"), Ok(Limit(Some(Duration::from_secs(90)))));
+        assert!(limit("0s").is_err());
+        assert!(limit("5").unwrap_err().contains("30s"));
+        assert_eq!(octal("660"), Ok(0o660));
+        assert!(octal("1777").is_err());
+        assert!(octal("9").is_err());
+    }
+}

@@ -1,0 +1,146 @@
+//! Where a server listens and a client connects, as people write it: `tcp://127.0.0.1:8888`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use socketserver::Address;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    Tcp(String),
+    Udp(String),
+    /// A path, or a name outside of the file system with a leading `@`.
+    Unix(PathBuf),
+    Unixgram(PathBuf),
+}
+
+impl Endpoint {
+    /// The same endpoint with the address that a server is really bound to.
+    pub(crate) fn bound_to(&self, address: &Address) -> Self {
+        match (self, address.as_inet()) {
+            (Self::Tcp(_), Some(address)) => Self::Tcp(address.to_string()),
+            (Self::Udp(_), Some(address)) => Self::Udp(address.to_string()),
+            _ => self.clone(),
+        }
+    }
+}
+
+/// Why a text is no endpoint.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct BadEndpoint {
+    text: String,
+    reason: &'static str,
+}
+
+impl fmt::Display for BadEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bad endpoint {:?}: {}", self.text, self.reason)
+    }
+}
+
+impl std::error::Error for BadEndpoint {}
+
+impl FromStr for Endpoint {
+    type Err = BadEndpoint;
+
+    fn from_str(text: &str) -> Result<Self, BadEndpoint> {
+        let parse = || {
+            let (scheme, rest) = text.split_once("://").ok_or(FORMS)?;
+            match scheme {
+                "tcp" => host_and_port(rest).map(Self::Tcp),
+                "udp" => host_and_port(rest).map(Self::Udp),
+                "unix" => path(rest).map(Self::Unix),
+                "unixgram" => path(rest).map(Self::Unixgram),
+                _ => Err(FORMS),
+            }
+        };
+        parse().map_err(|reason| BadEndpoint {
+            text: text.into(),
+            reason,
+        })
+    }
+}
+
+const FORMS: &str = "write tcp://HOST:PORT, udp://HOST:PORT, unix:///path, unix://@name, \
+                     unixgram:///path or unixgram://@name";
+
+fn host_and_port(text: &str) -> Result<String, &'static str> {
+    let (host, port) = text
+        .rsplit_once(':')
+        .ok_or("the port is missing: write HOST:PORT, such as 127.0.0.1:8888")?;
+    if host.is_empty() {
+        return Err("the host is missing: 127.0.0.1 is this machine only, 0.0.0.0 all interfaces");
+    }
+    if host.contains(':') && !host.starts_with('[') {
+        return Err("an IPv6 address is written in brackets, as in tcp://[::1]:8888");
+    }
+    if port.parse::<u16>().is_err() {
+        return Err("the port must be a number from 0 to 65535");
+    }
+    Ok(text.into())
+}
+
+fn path(text: &str) -> Result<PathBuf, &'static str> {
+    if text.is_empty() {
+        return Err("the path is missing: write unix:///path, or unix://@name");
+    }
+    Ok(Path::new(text).into())
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Udp(address) => write!(f, "udp://{address}"),
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Unixgram(path) => write!(f, "unixgram://{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_is_shown_as_it_was_written() {
+        for text in [
+            "tcp://127.0.0.1:8888",
+            "tcp://[::1]:0",
+            "tcp://localhost:80",
+            "udp://0.0.0.0:53",
+            "unix:///run/a.sock",
+            "unix://@name",
+            "unix://relative.sock",
+            "unixgram:///run/a.sock",
+        ] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_bad_one_is_refused_with_advice() {
+        for (text, advice) in [
+            ("", "tcp://HOST:PORT"),
+            ("8888", "tcp://HOST:PORT"),
+            ("http://localhost:80", "tcp://HOST:PORT"),
+            ("tcp://127.0.0.1", "port is missing"),
+            ("tcp://:80", "host is missing"),
+            ("tcp://localhost:http", "number"),
+            ("tcp://localhost:65536", "number"),
+            ("udp://::1:53", "brackets"),
+            ("unix://", "path is missing"),
+        ] {
+            let error = text.parse::<Endpoint>().unwrap_err().to_string();
+            assert!(error.contains(advice), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_real_port_is_shown() {
+        let bound = Address::Inet("127.0.0.1:4711".parse().unwrap());
+        let asked: Endpoint = "udp://localhost:0".parse().unwrap();
+        assert_eq!(asked.bound_to(&bound).to_string(), "udp://127.0.0.1:4711");
+    }
+}

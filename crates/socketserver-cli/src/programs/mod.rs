@@ -1,0 +1,3 @@
+//! The servers, each a handler and the options that are its own.
+
+pub(crate) mod upper;

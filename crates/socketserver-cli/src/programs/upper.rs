@@ -1,0 +1,46 @@
+//! `upper`: what a client sends comes back in upper case.
+
+use std::io::{Read, Write};
+use std::process::ExitCode;
+
+use clap::Args;
+use socketserver::{Connection, Datagram, RequestHandler, Result};
+
+use crate::cli::ServerOptions;
+use crate::serve::serve;
+
+/// Send everything back with its ASCII letters in upper case
+///
+/// Every other byte comes back as it was. Over TCP and Unix stream sockets each chunk is answered
+/// as it arrives, until the client closes; over UDP and Unix datagram sockets each datagram.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    server: ServerOptions,
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    serve(&options.server, || Upper)
+}
+
+struct Upper;
+
+impl RequestHandler<Connection> for Upper {
+    fn handle(&mut self, conn: &mut Connection) -> Result {
+        let mut chunk = [0; 8192];
+        loop {
+            let n = conn.read(&mut chunk)?;
+            if n == 0 {
+                return Ok(());
+            }
+            chunk[..n].make_ascii_uppercase();
+            conn.write_all(&chunk[..n])?;
+        }
+    }
+}
+
+impl RequestHandler<Datagram> for Upper {
+    fn handle(&mut self, packet: &mut Datagram) -> Result {
+        Ok(packet.reply(&packet.bytes().to_ascii_uppercase())?)
+    }
+}

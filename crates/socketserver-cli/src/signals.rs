@@ -1,0 +1,119 @@
+//! SIGINT and SIGTERM: the first drains, a second one forces.
+
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::low_level::pipe;
+use socketserver::{GroupController, ServerGroup};
+
+/// How long a forced end may take: a drain without time needs up to two seconds, to cut handlers
+/// and then to kill children.
+const FORCED: Duration = Duration::from_secs(3);
+
+/// Signals that have arrived, as bytes in a socket pair.
+pub(crate) struct Signals {
+    arrivals: UnixStream,
+    forced: Arc<AtomicBool>,
+}
+
+impl Signals {
+    /// From now on the two signals are caught. They take effect once [`drain_on`](Self::drain_on)
+    /// or its kin was called, and none is lost in between.
+    pub(crate) fn catch() -> io::Result<Self> {
+        let (arrivals, handler) = UnixStream::pair()?;
+        pipe::register(SIGTERM, handler.try_clone()?)?;
+        pipe::register(SIGINT, handler)?;
+        Ok(Self {
+            arrivals,
+            forced: Arc::default(),
+        })
+    }
+
+    /// Set once a second signal has arrived.
+    pub(crate) fn forced(&self) -> Arc<AtomicBool> {
+        self.forced.clone()
+    }
+
+    /// Drains the group's servers from a thread, which reaches a server that is busy itself with a
+    /// handler.
+    pub(crate) fn drain_from_thread(
+        self,
+        group: &ServerGroup,
+        timeout: Duration,
+    ) -> io::Result<()> {
+        let mut stop = Stop::new(self.forced, group, timeout);
+        let mut arrivals = self.arrivals;
+        let wait_for_signals = move || {
+            let mut bytes = [0; 16];
+            while let Ok(n @ 1..) = arrivals.read(&mut bytes) {
+                if stop.signalled(n) == Asked::ToForce {
+                    // A handler may be stuck on the serving thread itself.
+                    let _ = stop.group.wait(Some(FORCED));
+                    std::process::exit(1);
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(wait_for_signals)
+            .map(drop)
+    }
+
+    /// Drains the group's servers from their own loop, for a process that must not have threads.
+    pub(crate) fn drain_from_loop(
+        self,
+        group: &mut ServerGroup,
+        timeout: Duration,
+    ) -> io::Result<()> {
+        let mut stop = Stop::new(self.forced, group, timeout);
+        let mut arrivals = self.arrivals.try_clone()?;
+        group.watch(self.arrivals, move || {
+            let mut bytes = [0; 16];
+            let n = arrivals.read(&mut bytes)?;
+            stop.signalled(n);
+            Ok(())
+        });
+        Ok(())
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Asked {
+    ToDrain,
+    ToForce,
+}
+
+struct Stop {
+    group: GroupController,
+    timeout: Duration,
+    arrived: usize,
+    forced: Arc<AtomicBool>,
+}
+
+impl Stop {
+    fn new(forced: Arc<AtomicBool>, group: &ServerGroup, timeout: Duration) -> Self {
+        Self {
+            group: group.controller(),
+            timeout,
+            arrived: 0,
+            forced,
+        }
+    }
+
+    fn signalled(&mut self, times: usize) -> Asked {
+        self.arrived += times;
+        if self.arrived == 1 {
+            tracing::info!(timeout = ?self.timeout, "stop asked for; a second signal forces it");
+            self.group.drain(self.timeout);
+            return Asked::ToDrain;
+        }
+        tracing::warn!("forced to stop");
+        self.forced.store(true, Ordering::Relaxed);
+        self.group.drain(Duration::ZERO);
+        Asked::ToForce
+    }
+}

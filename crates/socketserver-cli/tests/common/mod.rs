@@ -1,0 +1,175 @@
+//! The binary under test, as a process with its output at hand.
+
+// Each test file is a crate of its own and uses its part of this. A test that is skipped says so.
+#![allow(dead_code, clippy::unwrap_used, clippy::print_stdout)]
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// Nothing here takes as long as this unless it hangs.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub fn socketserver() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_socketserver"))
+}
+
+/// A running server, killed when the test is done with it or fails.
+pub struct Server {
+    child: Child,
+    /// The endpoints it listens on, as it has told them.
+    pub endpoints: Vec<String>,
+    log: mpsc::Receiver<String>,
+}
+
+impl Server {
+    /// Starts `socketserver ARGS...` and waits for it to tell `endpoints` endpoints.
+    pub fn start(args: &[&str], endpoints: usize) -> Self {
+        let mut child = socketserver()
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let told = lines(child.stdout.take().unwrap());
+        let log = lines(child.stderr.take().unwrap());
+        let mut server = Self {
+            child,
+            endpoints: Vec::new(),
+            log,
+        };
+        for _ in 0..endpoints {
+            let Ok(line) = told.recv_timeout(PATIENCE) else {
+                panic!("the server does not listen: {:?}", server.log());
+            };
+            let endpoint = line.strip_prefix("listening ").unwrap().to_owned();
+            server.endpoints.push(endpoint);
+        }
+        server
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `HOST:PORT` of an endpoint, or its path.
+    pub fn address(&self, index: usize) -> &str {
+        self.endpoints[index].split_once("://").unwrap().1
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args(["-s", name, &self.pid().to_string()])
+            .status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Waits for the end of the process.
+    pub fn wait(&mut self) -> ExitStatus {
+        wait(&mut self.child)
+    }
+
+    /// Waits for a line of the log that contains `text`, and returns it.
+    pub fn logged(&self, text: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        let mut seen = Vec::new();
+        while let Ok(line) = self
+            .log
+            .recv_timeout(end.saturating_duration_since(Instant::now()))
+        {
+            if line.contains(text) {
+                return line;
+            }
+            seen.push(line);
+        }
+        panic!("{text:?} was not logged: {seen:#?}");
+    }
+
+    /// What else has been logged.
+    pub fn log(&self) -> Vec<String> {
+        self.log.try_iter().collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn wait(child: &mut Child) -> ExitStatus {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(Instant::now() < end, "the process does not end");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn lines(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (to, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines() {
+            let Ok(line) = line else { return };
+            if to.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+/// Runs a command to its end with this input; `None` if there is no such program here.
+pub fn run<I: AsRef<OsStr>>(
+    command: &mut Command,
+    args: impl IntoIterator<Item = I>,
+    input: &[u8],
+) -> Option<Output> {
+    let spawned = command
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = match spawned {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            println!(
+                "SKIPPED: {} is not installed",
+                command.get_program().display()
+            );
+            return None;
+        }
+        spawned => spawned.unwrap(),
+    };
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || stdin.write_all(&input));
+    let pid = child.id();
+    let (done, finished) = mpsc::channel();
+    std::thread::spawn(move || done.send(child.wait_with_output()));
+    let Ok(output) = finished.recv_timeout(PATIENCE) else {
+        let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        panic!("{command:?} does not end");
+    };
+    let _ = writer.join().unwrap();
+    Some(output.unwrap())
+}
+
+pub fn connect(args: &[&str], input: &[u8]) -> Output {
+    run(socketserver().arg("connect"), args, input).unwrap()
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+pub fn exists(path: impl AsRef<Path>) -> bool {
+    path.as_ref().symlink_metadata().is_ok()
+}

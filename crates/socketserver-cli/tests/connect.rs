@@ -1,0 +1,215 @@
+//! `socketserver connect`: what goes in, what comes out, and when it ends.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::{PATIENCE, Server, connect, run, socketserver, text};
+
+#[test]
+fn many_mebibytes_come_back_whole() {
+    let server = Server::start(&["upper", "-l", "tcp://127.0.0.1:0"], 1);
+    // More than all buffers on the way: a client that only sends at first would hang here.
+    let line = [[b'x'; 1023].as_slice(), b"\n"].concat();
+    let input = line.repeat(16 * 1024);
+    let got = connect(&[&server.endpoints[0]], &input);
+    assert!(got.status.success(), "{}", text(&got.stderr));
+    assert!(
+        got.stdout == input.to_ascii_uppercase(),
+        "{} bytes",
+        got.stdout.len()
+    );
+}
+
+#[test]
+fn input_without_a_line_end_is_sent_too() {
+    // In their order: on threads, one answer may overtake the other.
+    let server = Server::start(
+        &[
+            "upper",
+            "-c",
+            "sequential",
+            "-l",
+            "tcp://127.0.0.1:0",
+            "-l",
+            "udp://127.0.0.1:0",
+        ],
+        2,
+    );
+    assert_eq!(
+        text(&connect(&[&server.endpoints[0]], b"one\ntwo").stdout),
+        "ONE\nTWO"
+    );
+    let got = connect(&["--wait", "200ms", &server.endpoints[1]], b"one\ntwo");
+    assert_eq!(text(&got.stdout), "ONE\nTWO\n", "a line for each datagram");
+    let long = vec![b'y'; 200_000];
+    assert_eq!(
+        connect(&[&server.endpoints[0]], &long).stdout,
+        long.to_ascii_uppercase()
+    );
+}
+
+#[test]
+fn it_ends_when_the_peer_does_and_the_input_has_not() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("tcp://{}", listener.local_addr().unwrap());
+    let mut child = socketserver()
+        .args(["connect", &endpoint])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut peer, _) = listener.accept().unwrap();
+    peer.write_all(b"goodbye\n").unwrap();
+    drop(peer);
+    assert_eq!(common::wait(&mut child).code(), Some(0));
+    let mut heard = String::new();
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut heard)
+        .unwrap();
+    assert_eq!(heard, "goodbye\n");
+}
+
+#[test]
+fn the_end_of_the_input_reaches_the_peer_and_answers_still_come() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("tcp://{}", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let (mut peer, _) = listener.accept().unwrap();
+        peer.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut all = Vec::new();
+        peer.read_to_end(&mut all).unwrap();
+        peer.write_all(b"got ").unwrap();
+        peer.write_all(all.len().to_string().as_bytes()).unwrap();
+    });
+    assert_eq!(text(&connect(&[&endpoint], b"12345").stdout), "got 5");
+    server.join().unwrap();
+}
+
+#[test]
+fn a_peer_that_never_closes_is_waited_for_as_long_as_asked() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("tcp://{}", listener.local_addr().unwrap());
+    let got = connect(&["--wait", "100ms", &endpoint], b"anybody?\n");
+    assert!(got.status.success());
+    assert_eq!(text(&got.stdout), "");
+}
+
+#[test]
+fn each_line_is_a_datagram_and_a_unix_client_can_be_answered() {
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    udp.set_read_timeout(Some(PATIENCE)).unwrap();
+    let endpoint = format!("udp://{}", udp.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let mut packet = [0; 100];
+        for expected in ["one\n", "\n", "three\n"] {
+            let (n, from) = udp.recv_from(&mut packet).unwrap();
+            assert_eq!(&packet[..n], expected.as_bytes());
+            udp.send_to(b"+", from).unwrap();
+        }
+    });
+    let got = connect(&["--wait", "200ms", &endpoint], b"one\n\nthree\n");
+    assert_eq!(text(&got.stdout), "+\n+\n+\n");
+    server.join().unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("g");
+    let unix = UnixDatagram::bind(&path).unwrap();
+    unix.set_read_timeout(Some(PATIENCE)).unwrap();
+    let server = std::thread::spawn(move || {
+        let mut packet = [0; 100];
+        let (n, from) = unix.recv_from(&mut packet).unwrap();
+        assert!(!from.is_unnamed());
+        unix.send_to_addr(&packet[..n], &from).unwrap();
+    });
+    let endpoint = format!("unixgram://{}", path.display());
+    assert_eq!(
+        text(&connect(&["--wait", "200ms", &endpoint], b"echo\n").stdout),
+        "echo\n"
+    );
+    server.join().unwrap();
+}
+
+#[test]
+fn failures_are_one_line_and_exit_1() {
+    let closed = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for (endpoint, advice) in [
+        (format!("tcp://{closed}"), "refused"),
+        (format!("udp://{closed}"), "nobody listens"),
+        (format!("unix://{}/s", dir.path().display()), "No such file"),
+        ("nonsense".into(), "bad endpoint"),
+    ] {
+        let got = connect(&[&endpoint], b"hello\n");
+        let complaint = text(&got.stderr);
+        assert_eq!(got.status.code(), Some(1), "{endpoint}: {complaint}");
+        assert_eq!(complaint.trim_end().lines().count(), 1, "{complaint}");
+        assert!(complaint.contains(advice), "{complaint}");
+    }
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("udp://{}", udp.local_addr().unwrap());
+    let got = connect(&[&endpoint], &vec![b'z'; 70_000]);
+    assert_eq!(got.status.code(), Some(1));
+    assert!(text(&got.stderr).contains("does not fit into a datagram"));
+}
+
+#[test]
+fn a_reset_is_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("tcp://{}", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let (mut peer, _) = listener.accept().unwrap();
+        peer.read_exact(&mut [0; 3]).unwrap();
+        rustix::net::sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();
+    });
+    let got = run(&mut socketserver(), ["connect", &endpoint], b"abc").unwrap();
+    server.join().unwrap();
+    assert_eq!(got.status.code(), Some(1));
+    assert!(text(&got.stderr).contains("reset"), "{}", text(&got.stderr));
+}
+
+#[test]
+fn it_talks_to_a_server_that_python_wrote() {
+    let script = "
+import socketserver, sys
+class Reverse(socketserver.StreamRequestHandler):
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(line.strip()[::-1] + b'\\n')
+with socketserver.TCPServer(('127.0.0.1', 0), Reverse) as server:
+    print(server.server_address[1], flush=True)
+    server.handle_request()
+";
+    let spawned = Command::new("python3")
+        .args(["-c", script])
+        .stdout(Stdio::piped())
+        .spawn();
+    let Ok(mut server) = spawned else {
+        println!("SKIPPED: python3 is not installed");
+        return;
+    };
+    let mut port = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(server.stdout.take().unwrap()),
+        &mut port,
+    )
+    .unwrap();
+    let got = connect(
+        &[&format!("tcp://127.0.0.1:{}", port.trim())],
+        b"abc\nstressed\n",
+    );
+    assert_eq!(text(&got.stdout), "cba\ndesserts\n");
+    assert!(common::wait(&mut server).success());
+}
