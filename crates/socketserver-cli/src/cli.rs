@@ -35,7 +35,7 @@ pub(crate) struct ServerOptions {
     ///
     /// tcp://HOST:PORT, udp://HOST:PORT, unix:///path, unix://@abstract, unixgram:///path,
     /// unixgram://@abstract. Port 0 lets the system choose. Only this machine can connect to
-    /// 127.0.0.1; 0.0.0.0 and [::] are all its addresses.
+    /// 127.0.0.1; all its addresses are 0.0.0.0 and `[::]`.
     #[arg(
         long = "listen",
         short = 'l',

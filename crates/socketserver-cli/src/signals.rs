@@ -21,8 +21,8 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// From now on the two signals are caught. They take effect once [`drain_on`](Self::drain_on)
-    /// or its kin was called, and none is lost in between.
+    /// From now on the two signals are caught. They take effect once one of
+    /// the methods below was called, and none is lost in between.
     pub(crate) fn catch() -> io::Result<Self> {
         let (arrivals, handler) = UnixStream::pair()?;
         pipe::register(SIGTERM, handler.try_clone()?)?;

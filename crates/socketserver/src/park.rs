@@ -4,7 +4,7 @@
 //! it. Threads and processes let the kernel park them: their sockets are blocking, and `WouldBlock`
 //! means that the kernel's timer ran out. Everything else brings a [`Park`]: its sockets are
 //! non-blocking, and `WouldBlock` means "park me until this descriptor is ready". The loops in
-//! [`crate::socket`] and [`crate::server::poller`] serve both; there is no second code path.
+//! `socket.rs` and `server/poller.rs` serve both; there is no second code path.
 
 use std::io;
 use std::os::fd::BorrowedFd;
