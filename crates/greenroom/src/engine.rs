@@ -1,0 +1,395 @@
+//! The engine: its workers, how coroutines get onto them, and how it ends.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::join::{JoinHandle, packet};
+use crate::stack::{GuardPages, Stacks, install};
+use crate::stall::{Monitor, OnStall, Stall};
+use crate::worker::{Local, Message, Remote, Spawn, lock};
+
+/// Workers that run coroutines. Cheap to clone; all clones are the same engine.
+///
+/// Once the last one is dropped, the workers end as soon as their coroutines have.
+/// [`shutdown`](Self::shutdown) hurries them.
+///
+/// ```
+/// let engine = greenroom::Engine::new()?;
+/// let answer = engine.spawn(|| 6 * 7)?;
+/// assert_eq!(answer.join().unwrap(), 42);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    workers: Vec<Arc<Remote>>,
+    stack_size: usize,
+    ended: Arc<Ended>,
+    monitor: Option<Arc<Monitor>>,
+}
+
+/// How many workers have ended.
+#[derive(Default)]
+struct Ended {
+    count: Mutex<usize>,
+    changed: Condvar,
+}
+
+/// Options of an [`Engine`].
+#[must_use]
+pub struct Builder {
+    workers: Option<usize>,
+    stack_size: usize,
+    max_coroutines: u32,
+    guard_pages: GuardPages,
+    name: String,
+    on_stall: Option<(Duration, OnStall)>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            workers: None,
+            stack_size: 256 << 10,
+            max_coroutines: 100_000,
+            guard_pages: GuardPages::Auto,
+            name: "green".into(),
+            on_stall: None,
+        }
+    }
+}
+
+impl Builder {
+    /// How many threads run coroutines; the default is one for each core.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers.max(1));
+        self
+    }
+
+    /// The stack of each coroutine, in bytes, rounded up to whole pages: 256 KiB by default. What
+    /// is not used costs address space only.
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.stack_size = bytes;
+        self
+    }
+
+    /// How many coroutines there may be at once, in all workers together: 100,000 by default.
+    pub fn max_coroutines(mut self, max: u32) -> Self {
+        self.max_coroutines = max.max(1);
+        self
+    }
+
+    /// How stacks are guarded; see [`GuardPages`].
+    pub fn guard_pages(mut self, guard_pages: GuardPages) -> Self {
+        self.guard_pages = guard_pages;
+        self
+    }
+
+    /// What the threads are called, followed by a number: `green` by default.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Calls `report` once for each coroutine that keeps its worker for longer than `threshold`
+    /// without giving way, while it does so. It is called on a thread of its own, which sleeps
+    /// while the engine does.
+    pub fn on_stall(
+        mut self,
+        threshold: Duration,
+        report: impl Fn(&Stall) + Send + 'static,
+    ) -> Self {
+        let threshold = threshold.max(Duration::from_millis(1));
+        self.on_stall = Some((threshold, Box::new(report)));
+        self
+    }
+
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// The system has no room for their threads, descriptors, or address space.
+    pub fn build(self) -> io::Result<Engine> {
+        install();
+        let cores = || thread::available_parallelism().map_or(1, usize::from);
+        let count = self.workers.unwrap_or_else(cores);
+        // Rounded up, so that the sum is no less than what was asked for.
+        let each = self
+            .max_coroutines
+            .div_ceil(u32::try_from(count).unwrap_or(u32::MAX));
+        let workers = (0..count)
+            .map(|_| Remote::new(each as usize).map(Arc::new))
+            .collect::<io::Result<Vec<_>>>()?;
+        let stacks = (0..count)
+            .map(|_| Stacks::reserve(each, self.stack_size, self.guard_pages))
+            .collect::<io::Result<Vec<_>>>()?;
+        let monitor = self
+            .on_stall
+            .map(|(threshold, report)| Monitor::start(&workers, threshold, report))
+            .transpose()?;
+        let ended = Arc::new(Ended::default());
+        let engine = Engine {
+            inner: Arc::new(Inner {
+                workers,
+                stack_size: self.stack_size,
+                ended,
+                monitor,
+            }),
+        };
+        for (index, stacks) in stacks.into_iter().enumerate() {
+            let remote = engine.inner.workers[index].clone();
+            let ended = engine.inner.ended.clone();
+            let monitor = engine.inner.monitor.clone();
+            thread::Builder::new()
+                .name(format!("{} {index}", self.name))
+                .spawn(move || {
+                    Local::run_to_end(remote, stacks, monitor.as_deref());
+                    *lock(&ended.count) += 1;
+                    ended.changed.notify_all();
+                })?;
+        }
+        Ok(engine)
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("workers", &self.workers)
+            .field("stack_size", &self.stack_size)
+            .field("max_coroutines", &self.max_coroutines)
+            .field("guard_pages", &self.guard_pages)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All stacks are in use: the coroutine was not started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "out of stacks: {in_use} coroutines are running; raise the engine's max_coroutines, or start \
+     another one when one has ended"
+)]
+#[non_exhaustive]
+pub struct OutOfStacks {
+    /// How many coroutines there are.
+    pub in_use: usize,
+}
+
+/// Figures about an engine; see [`Engine::counters`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Switches into a coroutine so far.
+    pub switches: u64,
+    /// Parked coroutines that were woken up so far.
+    pub wakes: u64,
+    /// Stacks in use, or promised to a coroutine that is about to start.
+    pub stacks_in_use: usize,
+}
+
+impl Engine {
+    /// An engine with the default options.
+    ///
+    /// # Errors
+    /// As for [`Builder::build`].
+    pub fn new() -> io::Result<Self> {
+        Self::builder().build()
+    }
+
+    /// Begins an engine with options.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Starts a coroutine on the worker that has the fewest. It stays on that worker.
+    ///
+    /// # Errors
+    /// [`OutOfStacks`], if there are as many coroutines as allowed. To keep `run` in that case, use
+    /// a [`reserve`](Self::reserve).
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        run: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<JoinHandle<T>, OutOfStacks> {
+        Ok(self.reserve()?.spawn("unnamed", run))
+    }
+
+    /// Reserves a stack on the worker that has the fewest coroutines.
+    ///
+    /// # Errors
+    /// [`OutOfStacks`].
+    pub fn reserve(&self) -> Result<Reservation, OutOfStacks> {
+        let workers = &self.inner.workers;
+        let mut by_load: Vec<_> = workers.iter().collect();
+        if by_load.len() > 1 {
+            by_load.sort_by_key(|worker| worker.load());
+        }
+        match by_load.into_iter().find(|worker| worker.reserve()) {
+            Some(worker) => Ok(Reservation(worker.clone())),
+            None => Err(OutOfStacks {
+                in_use: self.counters().stacks_in_use,
+            }),
+        }
+    }
+
+    /// Figures about what it does.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let mut sum = Counters::default();
+        for worker in &self.inner.workers {
+            let (switches, wakes) = worker.counters();
+            sum.switches += switches;
+            sum.wakes += wakes;
+            sum.stacks_in_use += worker.load();
+        }
+        sum
+    }
+
+    /// How many workers it has.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.inner.workers.len()
+    }
+
+    /// Ends the engine: every wait for a socket fails from now on with
+    /// [`io::ErrorKind::ConnectionAborted`], and the workers end with their last coroutine. Returns
+    /// whether that was the case within `timeout`.
+    ///
+    /// No coroutine is ever destroyed by force. One that does not come to its end keeps its worker,
+    /// and is left behind.
+    ///
+    /// # Panics
+    /// If it is called by one of the engine's own coroutines: it would wait for itself.
+    pub fn shutdown(&self, timeout: Duration) -> bool {
+        let own = Local::current().is_some_and(|local| {
+            let is_own = |worker| Arc::ptr_eq(worker, &local.remote);
+            self.inner.workers.iter().any(is_own)
+        });
+        assert!(
+            !own,
+            "an engine cannot be shut down by one of its own coroutines"
+        );
+        for worker in &self.inner.workers {
+            let _ = worker.send(Message::Cancel);
+            let _ = worker.send(Message::Stop);
+        }
+        self.wait(Instant::now().checked_add(timeout))
+    }
+
+    fn wait(&self, until: Option<Instant>) -> bool {
+        let ended = &self.inner.ended;
+        let mut count = lock(&ended.count);
+        while *count < self.inner.workers.len() {
+            let waited = match until.map(|until| until.saturating_duration_since(Instant::now())) {
+                Some(Duration::ZERO) => return false,
+                Some(left) => ended
+                    .changed
+                    .wait_timeout(count, left)
+                    .map(|(count, _)| count)
+                    .map_err(|e| PoisonError::new(e.into_inner().0)),
+                None => ended.changed.wait(count),
+            };
+            count = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        true
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for worker in &self.workers {
+            let _ = worker.send(Message::Stop);
+        }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("workers", &self.workers())
+            .field("stack_size", &self.inner.stack_size)
+            .field("counters", &self.counters())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A stack that is promised; see [`Engine::reserve`]. Dropping it gives it back.
+pub struct Reservation(Arc<Remote>);
+
+impl Reservation {
+    /// Starts a coroutine with a name, which reports about overflows and stalls mention.
+    pub fn spawn<T: Send + 'static>(
+        self,
+        name: impl Into<Arc<str>>,
+        run: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let (body, handle) = packet(run);
+        let body: Box<dyn FnOnce() + Send> = Box::new(body);
+        let spawn = Spawn {
+            name: name.into(),
+            body,
+        };
+        // A worker that has ended hands it back; dropping it tells whoever joins.
+        if self.0.send(Message::Spawn(spawn)).is_ok() {
+            // The reservation is the coroutine's now, and released with its end.
+            std::mem::forget(self);
+        }
+        handle
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Reservation").finish()
+    }
+}
+
+/// Starts a coroutine on the worker of the one that calls. What it takes along need not be `Send`.
+///
+/// # Errors
+/// [`OutOfStacks`].
+///
+/// # Panics
+/// Outside of a coroutine; use [`Engine::spawn`] there.
+pub fn spawn<T: 'static>(run: impl FnOnce() -> T + 'static) -> Result<JoinHandle<T>, OutOfStacks> {
+    let Some(local) = Local::in_coroutine() else {
+        panic!("greenroom::spawn needs a coroutine to be called by: use Engine::spawn");
+    };
+    if !local.remote.reserve() {
+        return Err(OutOfStacks {
+            in_use: local.remote.load(),
+        });
+    }
+    let (body, handle) = packet(run);
+    let body: Box<dyn FnOnce()> = Box::new(body);
+    local.start(Spawn {
+        name: "unnamed".into(),
+        body,
+    });
+    Ok(handle)
+}
+
+/// Lets the other coroutines of this worker that are ready go first; outside of a coroutine, the
+/// other threads of the system.
+pub fn yield_now() {
+    match Local::in_coroutine() {
+        Some(local) => local.yield_now(),
+        None => thread::yield_now(),
+    }
+}
+
+/// Whether a coroutine is running here.
+#[must_use]
+pub fn is_coroutine() -> bool {
+    Local::in_coroutine().is_some()
+}

@@ -1,0 +1,103 @@
+//! UDP.
+
+use std::io;
+use std::net::{self, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use super::socket::Socket;
+use crate::Interest;
+
+/// A UDP socket.
+#[derive(Debug)]
+pub struct UdpSocket(Socket<net::UdpSocket>);
+
+impl UdpSocket {
+    /// Binds, as [`std::net::UdpSocket::bind`] does.
+    ///
+    /// # Errors
+    /// Those of `bind(2)`.
+    pub fn bind(address: impl ToSocketAddrs) -> io::Result<Self> {
+        net::UdpSocket::bind(address)?.try_into()
+    }
+
+    /// Sets where [`send`](Self::send) sends to, and drops what others send.
+    ///
+    /// # Errors
+    /// Those of `connect(2)`.
+    pub fn connect(&self, address: impl ToSocketAddrs) -> io::Result<()> {
+        self.0.inner.connect(address)
+    }
+
+    /// Waits for a datagram. What does not fit into `buf` is lost.
+    ///
+    /// # Errors
+    /// Those of `recvfrom(2)`; [`io::ErrorKind::TimedOut`].
+    pub fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        self.0.run(Interest::Read, |socket| socket.recv_from(buf))
+    }
+
+    /// As [`recv_from`](Self::recv_from), for a connected socket.
+    ///
+    /// # Errors
+    /// As for [`recv_from`](Self::recv_from).
+    pub fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.run(Interest::Read, |socket| socket.recv(buf))
+    }
+
+    /// Sends a datagram.
+    ///
+    /// # Errors
+    /// Those of `sendto(2)`; [`io::ErrorKind::TimedOut`].
+    pub fn send_to(&self, bytes: &[u8], to: SocketAddr) -> io::Result<usize> {
+        self.0
+            .run(Interest::Write, |socket| socket.send_to(bytes, to))
+    }
+
+    /// Sends a datagram on a connected socket.
+    ///
+    /// # Errors
+    /// As for [`send_to`](Self::send_to).
+    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.run(Interest::Write, |socket| socket.send(bytes))
+    }
+
+    /// The address it is bound to.
+    ///
+    /// # Errors
+    /// Those of `getsockname(2)`.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.inner.local_addr()
+    }
+
+    /// Bounds the wait of each read; `None` is no limit.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for zero.
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.0.set_timeout(Interest::Read, timeout)
+    }
+
+    /// Bounds the wait of each write; `None` is no limit.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for zero.
+    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.0.set_timeout(Interest::Write, timeout)
+    }
+}
+
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl TryFrom<net::UdpSocket> for UdpSocket {
+    type Error = io::Error;
+
+    /// Takes over a socket of the standard library.
+    fn try_from(socket: net::UdpSocket) -> io::Result<Self> {
+        Socket::new(socket).map(Self)
+    }
+}

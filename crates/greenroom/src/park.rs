@@ -1,0 +1,89 @@
+//! Parking and unparking: the one thing on which everything that waits is built.
+//!
+//! Whoever runs, a coroutine or a thread of its own, can be put to sleep until it is unparked or a
+//! deadline passes. Like [`std::thread::park`], parking may end early for no reason: every wait
+//! here is a loop around a condition.
+
+use std::fmt;
+use std::sync::Arc;
+use std::thread::Thread;
+use std::time::Instant;
+
+use crate::worker::{Key, Local, Remote};
+
+/// How parking ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parked {
+    /// Somebody unparked it.
+    Unparked,
+    /// The deadline passed.
+    TimedOut,
+    /// It was refused: the coroutine is panicking.
+    Refused,
+}
+
+/// Parks whoever calls, until it is unparked or `deadline` passes.
+pub(crate) fn park(deadline: Option<Instant>) -> Parked {
+    match Local::in_coroutine() {
+        Some(local) => local.park(deadline),
+        None => park_thread(deadline),
+    }
+}
+
+fn park_thread(deadline: Option<Instant>) -> Parked {
+    let Some(deadline) = deadline else {
+        std::thread::park();
+        return Parked::Unparked;
+    };
+    match deadline.checked_duration_since(Instant::now()) {
+        Some(left) if !left.is_zero() => {
+            std::thread::park_timeout(left);
+            Parked::Unparked
+        }
+        _ => Parked::TimedOut,
+    }
+}
+
+/// Wakes up one coroutine or thread, from anywhere. What has ended since is left alone.
+#[derive(Clone)]
+pub(crate) enum Unparker {
+    Coroutine(Arc<Remote>, Key),
+    Thread(Thread),
+}
+
+impl Unparker {
+    /// For whoever calls.
+    pub(crate) fn current() -> Self {
+        match Local::in_coroutine() {
+            Some(local) => local.unparker(),
+            None => Self::Thread(std::thread::current()),
+        }
+    }
+
+    pub(crate) fn unpark(&self) {
+        match self {
+            Self::Coroutine(remote, key) => remote.unpark(*key),
+            Self::Thread(thread) => thread.unpark(),
+        }
+    }
+
+    /// Whether both are for the same coroutine or thread.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Coroutine(remote, key), Self::Coroutine(other, others)) => {
+                key == others && Arc::ptr_eq(remote, other)
+            }
+            (Self::Thread(thread), Self::Thread(other)) => thread.id() == other.id(),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Debug for Unparker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Coroutine(_, key) => f.debug_tuple("Coroutine").field(key).finish(),
+            Self::Thread(thread) => f.debug_tuple("Thread").field(&thread.id()).finish(),
+        }
+    }
+}

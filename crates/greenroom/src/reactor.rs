@@ -1,0 +1,383 @@
+//! Readiness of descriptors: what epoll reports, kept until somebody wants it.
+//!
+//! Watched edge-triggered and lazily: a descriptor is given to epoll with the first wait for it, by
+//! the worker on which that wait happens. Try the system call first; wait after `WouldBlock`.
+
+use std::fmt;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::io::Errno;
+
+use crate::park::{Parked, Unparker, park};
+use crate::worker::{Local, Remote, lock};
+
+/// The epoll data of a worker's own waker.
+pub(crate) const WAKER: u64 = u64::MAX;
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Something to read or accept, an end of input, or an error.
+    Read,
+    /// Room to write, a completed connect, or an error.
+    Write,
+}
+
+impl Interest {
+    const fn bit(self) -> u8 {
+        match self {
+            Self::Read => 1,
+            Self::Write => 2,
+        }
+    }
+}
+
+const BOTH: u8 = Interest::Read.bit() | Interest::Write.bit();
+
+/// Lets coroutines wait for one non-blocking descriptor, and threads as well.
+///
+/// The descriptor itself belongs to somebody else, who drops this before closing it.
+///
+/// ```
+/// use greenroom::{Interest, Readiness};
+/// use std::os::fd::AsFd;
+///
+/// let (near, far) = std::os::unix::net::UnixStream::pair()?;
+/// near.set_nonblocking(true)?;
+/// let readiness = Readiness::new();
+/// (&far).write_all(b"x")?;
+/// readiness.wait(near.as_fd(), Interest::Read, None)?;
+/// # use std::io::Write;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Default)]
+pub struct Readiness {
+    source: Arc<Source>,
+}
+
+#[derive(Default)]
+pub(crate) struct Source {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The worker that watches it, and under which token.
+    watched: Option<(Arc<Remote>, u64)>,
+    /// Reported since it was last waited for.
+    ready: u8,
+    /// Ready for good: the peer has hung up.
+    forever: u8,
+    /// A read came back short: nothing more is there until the next report.
+    drained: bool,
+    waiting: Vec<(Interest, Unparker)>,
+}
+
+impl Readiness {
+    /// For a descriptor that nothing is known of yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Waits until `fd` may be ready, after a system call has failed with `WouldBlock`. Returning
+    /// early is allowed: call it again.
+    ///
+    /// # Errors
+    /// * [`io::ErrorKind::TimedOut`] once `deadline` has passed;
+    /// * [`io::ErrorKind::ConnectionAborted`] once the engine is being shut down;
+    /// * [`io::ErrorKind::ResourceBusy`] in a destructor that runs because of a panic: a coroutine
+    ///   that panics cannot give way to others.
+    pub fn wait(
+        &self,
+        fd: BorrowedFd<'_>,
+        interest: Interest,
+        deadline: Option<Instant>,
+    ) -> io::Result<()> {
+        let Some(local) = Local::in_coroutine() else {
+            return wait_in_thread(fd, interest, deadline);
+        };
+        let own = local.unparker();
+        {
+            let mut state = lock(&self.source.state);
+            let bit = interest.bit();
+            if (state.ready | state.forever) & bit != 0 {
+                state.ready &= !bit;
+                state.drained &= interest != Interest::Read;
+                return Ok(());
+            }
+            if state.watched.is_none() {
+                let token = local.sources.borrow_mut().insert(&self.source);
+                if let Err(error) = local.watch(fd, token) {
+                    local.sources.borrow_mut().remove(token);
+                    return Err(error);
+                }
+                state.watched = Some((local.remote.clone(), token));
+            }
+            state.waiting.push((interest, own.clone()));
+        }
+        loop {
+            // Looked at while we stand in the list of those whom a cancellation wakes up.
+            let parked = if local.is_cancelled() {
+                Err(cancelled())
+            } else {
+                match park(deadline) {
+                    Parked::Unparked => Ok(()),
+                    Parked::TimedOut => Err(timed_out()),
+                    Parked::Refused => Err(refused()),
+                }
+            };
+            let mut state = lock(&self.source.state);
+            let place = state
+                .waiting
+                .iter()
+                .position(|(_, waiting)| waiting.is_same(&own));
+            match (place, parked) {
+                // A report took us off the list: it was for everybody who stood there.
+                (None, Ok(())) => return Ok(()),
+                (None, Err(error)) => return Err(error),
+                // Unparked for another reason.
+                (Some(_), Ok(())) => {}
+                (Some(place), Err(error)) => {
+                    state.waiting.swap_remove(place);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// An operation has moved bytes. `drained` says that it was a read that found less than it had
+    /// room for, so that the next one would find nothing. Gives way to others after many
+    /// operations in a row.
+    pub fn progressed(&self, drained: bool) {
+        let Some(local) = Local::in_coroutine() else {
+            return;
+        };
+        if drained {
+            let mut state = lock(&self.source.state);
+            state.drained = state.watched.is_some() && (state.ready | state.forever) & 1 == 0;
+        }
+        local.count_operation();
+    }
+
+    /// Whether a read is known to find nothing, so that it is better to wait at once.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        lock(&self.source.state).drained && Local::in_coroutine().is_some()
+    }
+}
+
+impl Drop for Readiness {
+    fn drop(&mut self) {
+        let watched = lock(&self.source.state).watched.take();
+        if let Some((remote, token)) = watched {
+            // The kernel forgets the descriptor when it is closed. Until then, and for as long as
+            // somebody else has a copy of it, its reports carry a token that is void.
+            remote.forget(token);
+        }
+    }
+}
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = lock(&self.source.state);
+        f.debug_struct("Readiness")
+            .field("watched", &state.watched.is_some())
+            .field("ready", &state.ready)
+            .field("waiting", &state.waiting.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn wait_in_thread(
+    fd: BorrowedFd<'_>,
+    interest: Interest,
+    deadline: Option<Instant>,
+) -> io::Result<()> {
+    let flags = match interest {
+        Interest::Read => PollFlags::IN,
+        Interest::Write => PollFlags::OUT,
+    };
+    loop {
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut [PollFd::from_borrowed_fd(fd, flags)], timeout.as_ref()) {
+            Ok(0) if left.is_some() => return Err(timed_out()),
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// The descriptors that a worker watches, by token.
+#[derive(Default)]
+pub(crate) struct Sources {
+    places: Vec<Place>,
+    free: Vec<u32>,
+}
+
+struct Place {
+    round: u32,
+    source: Option<Arc<Source>>,
+}
+
+impl Sources {
+    fn insert(&mut self, source: &Arc<Source>) -> u64 {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place {
+                round: 0,
+                source: None,
+            });
+            u32::try_from(self.places.len() - 1).expect("fewer descriptors than 2^32")
+        });
+        let place = &mut self.places[index as usize];
+        place.source = Some(source.clone());
+        token(index, place.round)
+    }
+
+    pub(crate) fn remove(&mut self, token: u64) {
+        let (index, round) = split(token);
+        if let Some(place) = self.places.get_mut(index as usize)
+            && place.round == round
+            && place.source.take().is_some()
+        {
+            // One less than the highest, so that no token is ever that of the waker.
+            place.round = (round + 1) % u32::MAX;
+            self.free.push(index);
+        }
+    }
+
+    /// Takes in a report, and unparks who waits for it.
+    pub(crate) fn deliver(&self, token: u64, flags: epoll::EventFlags) {
+        use epoll::EventFlags;
+        let (index, round) = split(token);
+        let place = self.places.get(index as usize);
+        let Some(source) = place
+            .filter(|place| place.round == round)
+            .and_then(|place| place.source.as_ref())
+        else {
+            return;
+        };
+        let mut state = lock(&source.state);
+        if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
+            state.forever = BOTH;
+        }
+        if flags.contains(EventFlags::RDHUP) {
+            state.forever |= Interest::Read.bit();
+        }
+        let mut ready = state.forever;
+        if flags.contains(EventFlags::IN) {
+            ready |= Interest::Read.bit();
+        }
+        if flags.contains(EventFlags::OUT) {
+            ready |= Interest::Write.bit();
+        }
+        if ready & Interest::Read.bit() != 0 {
+            state.drained = false;
+        }
+        // Everybody who waits tries again; what nobody waits for is kept for who comes next.
+        state.ready |= ready;
+        for interest in [Interest::Read, Interest::Write] {
+            let wanted = |waiting: &mut (Interest, Unparker)| waiting.0 == interest;
+            if ready & interest.bit() != 0 {
+                let mut woken = false;
+                for (_, unparker) in state.waiting.extract_if(.., wanted) {
+                    unparker.unpark();
+                    woken = true;
+                }
+                if woken {
+                    state.ready &= !interest.bit();
+                }
+            }
+        }
+    }
+
+    /// Everybody who waits for one of them.
+    pub(crate) fn waiting(&self) -> Vec<Unparker> {
+        let mut all = Vec::new();
+        for source in self.places.iter().filter_map(|place| place.source.as_ref()) {
+            let state = lock(&source.state);
+            all.extend(state.waiting.iter().map(|(_, unparker)| unparker.clone()));
+        }
+        all
+    }
+
+    /// The worker ends: whoever still has one of them may find another worker for it.
+    pub(crate) fn abandon(&mut self) {
+        for place in self.places.drain(..) {
+            if let Some(source) = place.source {
+                let mut state = lock(&source.state);
+                state.watched = None;
+                let waiting = std::mem::take(&mut state.waiting);
+                drop(state);
+                waiting.iter().for_each(|(_, unparker)| unparker.unpark());
+            }
+        }
+    }
+}
+
+fn token(index: u32, round: u32) -> u64 {
+    u64::from(round) << 32 | u64::from(index)
+}
+
+fn split(token: u64) -> (u32, u32) {
+    let half = |value: u64| u32::try_from(value & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+    (half(token), half(token >> 32))
+}
+
+fn timed_out() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the deadline has passed")
+}
+
+fn cancelled() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::ConnectionAborted,
+        "the engine is being shut down",
+    )
+}
+
+fn refused() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::ResourceBusy,
+        "a coroutine that is panicking cannot wait: do not read or write in a destructor, or check \
+         std::thread::panicking() first",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_void_once_its_source_is_gone() {
+        let mut sources = Sources::default();
+        let (one, two) = (Arc::default(), Arc::default());
+        let first = sources.insert(&one);
+        sources.remove(first);
+        let second = sources.insert(&two);
+        assert_ne!(first, second);
+        sources.deliver(first, epoll::EventFlags::IN);
+        assert_eq!(lock(&two.state).ready, 0, "a late report of the first");
+        sources.deliver(second, epoll::EventFlags::IN);
+        assert_eq!(lock(&two.state).ready, Interest::Read.bit());
+        sources.remove(first);
+        assert!(sources.places[0].source.is_some());
+    }
+
+    #[test]
+    fn a_hang_up_stays_ready() {
+        let mut sources = Sources::default();
+        let source = Arc::default();
+        let token = sources.insert(&source);
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        sources.deliver(token, flags);
+        assert_eq!(lock(&source.state).forever, Interest::Read.bit());
+        sources.deliver(token, epoll::EventFlags::HUP);
+        assert_eq!(lock(&source.state).forever, BOTH);
+    }
+}

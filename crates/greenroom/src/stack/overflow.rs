@@ -1,0 +1,136 @@
+//! What happens when a coroutine runs out of stack: a message that names it and the remedy, then
+//! an abort. Without it there would be a bare SIGSEGV.
+
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::OnceLock;
+
+use super::slab::Layout;
+
+/// What this thread is running, for a signal handler to look at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Running {
+    pub(crate) layout: Layout,
+    /// The coroutine's name, alive for as long as it runs.
+    pub(crate) name: *const str,
+}
+
+thread_local! {
+    // Without a destructor and with a constant initialiser: access is a plain load, as a signal
+    // handler needs it to be.
+    static RUNNING: Cell<Option<Running>> = const { Cell::new(None) };
+}
+
+impl Running {
+    /// Says what runs on this thread from now on.
+    pub(crate) fn set(running: Option<Self>) {
+        RUNNING.set(running);
+    }
+}
+
+/// Catches SIGSEGV, once for the process. What is not an overflow of a coroutine is left to the
+/// handler that was there before, which is usually the standard library's.
+///
+/// It runs on the signal stack that the standard library gives to each thread that it starts.
+pub(crate) fn install() {
+    BEFORE.get_or_init(|| {
+        let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+        let mut before = MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: all zeroes are a valid sigaction.
+        let new = unsafe { action.assume_init_mut() };
+        new.sa_sigaction = on_segv as *const () as usize;
+        new.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+        // SAFETY: both pointers are valid, and `on_segv` has the signature that SA_SIGINFO asks for
+        // and does only what a signal handler may do.
+        unsafe { libc::sigaction(libc::SIGSEGV, new, before.as_mut_ptr()) };
+        // SAFETY: zeroed, or written by the call.
+        unsafe { before.assume_init() }
+    });
+}
+
+static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
+
+extern "C" fn on_segv(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel passes a valid siginfo_t to a handler with SA_SIGINFO.
+    let info_ref = unsafe { &*info };
+    // SAFETY: for SIGSEGV it carries an address.
+    let address = unsafe { info_ref.si_addr() }.addr();
+    if let Some(running) = RUNNING.get().filter(|r| r.layout.is_guard(address)) {
+        // SAFETY: the name belongs to the coroutine that runs on this thread right now, which this
+        // handler interrupts; it is freed only after the coroutine has ended.
+        report(unsafe { &*running.name }, running.layout.stack_size());
+        // SAFETY: abort is async-signal-safe.
+        unsafe { libc::abort() };
+    }
+    chain(signal, info, context);
+}
+
+/// write(2) and nothing that allocates or locks.
+fn report(name: &str, size: usize) {
+    let mut digits = [0; 20];
+    let size = decimal(size / 1024, &mut digits);
+    for part in [
+        b"\ncoroutine '".as_slice(),
+        name.as_bytes(),
+        b"' has overflowed its stack of ",
+        size,
+        b" KiB\nraise the engine's stack_size, or keep large buffers in a Vec\n",
+    ] {
+        let _ = rustix::io::write(rustix::stdio::stderr(), part);
+    }
+}
+
+fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(number % 10).unwrap_or(0);
+        number /= 10;
+        if number == 0 {
+            return &digits[at..];
+        }
+    }
+}
+
+fn chain(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let Some(before) = BEFORE.get() else {
+        return default_action(signal);
+    };
+    match before.sa_sigaction {
+        libc::SIG_DFL | libc::SIG_IGN => default_action(signal),
+        handler if before.sa_flags & libc::SA_SIGINFO != 0 => {
+            // SAFETY: it was installed as a handler with SA_SIGINFO, so it has this signature.
+            let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) =
+                unsafe { std::mem::transmute(handler) };
+            handler(signal, info, context);
+        }
+        handler => {
+            // SAFETY: it was installed as a handler without SA_SIGINFO, so it has this signature.
+            let handler: extern "C" fn(libc::c_int) = unsafe { std::mem::transmute(handler) };
+            handler(signal);
+        }
+    }
+}
+
+/// Returning re-executes the instruction that faulted, now under the default action.
+fn default_action(signal: libc::c_int) {
+    let default = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: all zeroes are a valid sigaction, SIG_DFL; a null pointer says that the old one is
+    // not wanted.
+    unsafe { libc::sigaction(signal, default.as_ptr(), ptr::null_mut()) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_without_allocation() {
+        for number in [0, 7, 64, 1_048_576] {
+            assert_eq!(decimal(number, &mut [0; 20]), number.to_string().as_bytes());
+        }
+    }
+}

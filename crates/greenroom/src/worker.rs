@@ -1,0 +1,530 @@
+//! One worker: a thread, its coroutines, and the loop that resumes those that can go on.
+//!
+//! [`Local`] is the worker as its own thread sees it; [`Remote`] is what other threads see.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::io::Errno;
+
+use crate::park::{Parked, Unparker};
+use crate::reactor::{Sources, WAKER};
+use crate::stack::{Running, Stacks};
+use crate::stall::Monitor;
+use crate::task::{Fiber, Task, Tasks, suspend};
+use crate::timer::Timers;
+
+pub(crate) use crate::task::Key;
+
+/// Socket operations that a coroutine may complete in a row before it gives way to others. A peer
+/// that is always ready must not keep the worker to itself.
+const STREAK: u32 = 64;
+
+/// Events taken from the kernel at once.
+const EVENTS: usize = 256;
+
+/// A coroutine that is to be started.
+pub(crate) struct Spawn<B: ?Sized = dyn FnOnce() + Send> {
+    pub(crate) name: Arc<str>,
+    pub(crate) body: Box<B>,
+}
+
+/// What other threads ask of a worker.
+pub(crate) enum Message {
+    /// Start a coroutine, for which there is a reservation.
+    Spawn(Spawn),
+    Unpark(Key),
+    /// A socket is gone.
+    Forget(u64),
+    /// From now on no wait for a socket succeeds.
+    Cancel,
+    /// End once no coroutine is left.
+    Stop,
+}
+
+/// A worker, as other threads see it.
+pub(crate) struct Remote {
+    epoll: OwnedFd,
+    waker: OwnedFd,
+    inbox: Mutex<Inbox>,
+    /// The worker sleeps, or is about to, and has to be woken up for a message.
+    asleep: AtomicBool,
+    /// Stacks in use or promised.
+    reserved: AtomicUsize,
+    capacity: AtomicUsize,
+    switches: AtomicU64,
+    wakes: AtomicU64,
+    /// The coroutine that runs right now: its index and one, or zero.
+    running: AtomicU32,
+    names: Mutex<Vec<Option<Arc<str>>>>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    messages: Vec<Message>,
+    /// The worker has ended and looks at nothing any more.
+    closed: bool,
+}
+
+impl Remote {
+    pub(crate) fn new(capacity: usize) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let waker = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        // Edge-triggered, so that the counter never has to be read.
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&epoll, &waker, epoll::EventData::new_u64(WAKER), flags)?;
+        Ok(Self {
+            epoll,
+            waker,
+            inbox: Mutex::default(),
+            asleep: AtomicBool::new(false),
+            reserved: AtomicUsize::new(0),
+            capacity: AtomicUsize::new(capacity),
+            switches: AtomicU64::new(0),
+            wakes: AtomicU64::new(0),
+            running: AtomicU32::new(0),
+            names: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn load(&self) -> usize {
+        self.reserved.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn counters(&self) -> (u64, u64) {
+        (
+            self.switches.load(Ordering::Relaxed),
+            self.wakes.load(Ordering::Relaxed),
+        )
+    }
+
+    /// What runs now: the number of switches so far, and the name.
+    pub(crate) fn running(&self) -> Option<(u64, Arc<str>)> {
+        let switches = self.switches.load(Ordering::Acquire);
+        let index = self.running.load(Ordering::Acquire).checked_sub(1)?;
+        let name = lock(&self.names).get(index as usize)?.clone()?;
+        Some((switches, name))
+    }
+
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::SeqCst)
+    }
+
+    /// Promises a stack; `false` if all are in use.
+    pub(crate) fn reserve(&self) -> bool {
+        self.reserved
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |reserved| {
+                (reserved < self.capacity.load(Ordering::Relaxed)).then_some(reserved + 1)
+            })
+            .is_ok()
+    }
+
+    pub(crate) fn release(&self) {
+        self.reserved.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Hands a message over; it comes back if the worker has ended.
+    pub(crate) fn send(&self, message: Message) -> Result<(), Message> {
+        let mut inbox = lock(&self.inbox);
+        if inbox.closed {
+            return Err(message);
+        }
+        inbox.messages.push(message);
+        drop(inbox);
+        if self.asleep.swap(false, Ordering::SeqCst) {
+            // The only failure is a full counter, and then it is being woken up already.
+            let _ = rustix::io::write(&self.waker, &1_u64.to_ne_bytes());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn unpark(self: &Arc<Self>, key: Key) {
+        match Local::current().filter(|local| Arc::ptr_eq(&local.remote, self)) {
+            Some(local) => local.unpark(key),
+            None => drop(self.send(Message::Unpark(key))),
+        }
+    }
+
+    /// Forgets a socket that is gone.
+    pub(crate) fn forget(self: &Arc<Self>, token: u64) {
+        match Local::current().filter(|local| Arc::ptr_eq(&local.remote, self)) {
+            Some(local) => local.sources.borrow_mut().remove(token),
+            None => drop(self.send(Message::Forget(token))),
+        }
+    }
+}
+
+/// A worker, as its own thread sees it.
+pub(crate) struct Local {
+    pub(crate) remote: Arc<Remote>,
+    pub(crate) sources: RefCell<Sources>,
+    tasks: RefCell<Tasks>,
+    ready: RefCell<VecDeque<Key>>,
+    timers: RefCell<Timers>,
+    stacks: RefCell<Stacks>,
+    /// Coroutines with a reservation for which no guard page could be made: they start when
+    /// others end.
+    postponed: RefCell<VecDeque<Spawn<dyn FnOnce()>>>,
+    current: Cell<Option<Key>>,
+    cancelled: Cell<bool>,
+    stopping: Cell<bool>,
+}
+
+thread_local! {
+    static LOCAL: RefCell<Option<Rc<Local>>> = const { RefCell::new(None) };
+}
+
+impl Local {
+    /// The worker of this thread, if it is one.
+    pub(crate) fn current() -> Option<Rc<Self>> {
+        LOCAL
+            .try_with(|local| local.borrow().clone())
+            .ok()
+            .flatten()
+    }
+
+    /// The worker of this thread, if a coroutine is running on it.
+    pub(crate) fn in_coroutine() -> Option<Rc<Self>> {
+        Self::current().filter(|local| local.current.get().is_some())
+    }
+
+    /// Turns the calling thread into a worker, until it is stopped and has nothing left to run.
+    pub(crate) fn run_to_end(remote: Arc<Remote>, stacks: Stacks, monitor: Option<&Monitor>) {
+        let local = Rc::new(Self {
+            remote,
+            sources: RefCell::default(),
+            tasks: RefCell::default(),
+            ready: RefCell::default(),
+            timers: RefCell::default(),
+            stacks: RefCell::new(stacks),
+            postponed: RefCell::default(),
+            current: Cell::new(None),
+            cancelled: Cell::new(false),
+            stopping: Cell::new(false),
+        });
+        LOCAL.set(Some(local.clone()));
+        local.work(monitor);
+        local.sources.borrow_mut().abandon();
+        LOCAL.set(None);
+    }
+
+    fn work(&self, monitor: Option<&Monitor>) {
+        let mut messages = Vec::new();
+        let mut events = [const { MaybeUninit::uninit() }; EVENTS];
+        loop {
+            std::mem::swap(&mut messages, &mut lock(&self.remote.inbox).messages);
+            for message in messages.drain(..) {
+                self.obey(message);
+            }
+            // Only those that are ready now: what they wake up has to wait for the kernel's news.
+            let batch = self.ready.borrow().len();
+            for _ in 0..batch {
+                let next = self.ready.borrow_mut().pop_front();
+                if let Some(key) = next {
+                    self.resume(key);
+                }
+            }
+            if self.stopping.get() && self.is_empty() && self.close() {
+                return;
+            }
+            self.poll(&mut events, monitor);
+            self.fire_timers();
+        }
+    }
+
+    fn obey(&self, message: Message) {
+        match message {
+            Message::Spawn(Spawn { name, body }) => self.start(Spawn { name, body }),
+            Message::Unpark(key) => self.unpark(key),
+            Message::Forget(token) => self.sources.borrow_mut().remove(token),
+            Message::Stop => self.stopping.set(true),
+            Message::Cancel => {
+                self.cancelled.set(true);
+                let waiting = self.sources.borrow().waiting();
+                waiting.iter().for_each(Unparker::unpark);
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.tasks.borrow().len() == 0 && self.postponed.borrow().is_empty()
+    }
+
+    /// Accepts no more messages, unless there are some.
+    fn close(&self) -> bool {
+        let mut inbox = lock(&self.remote.inbox);
+        inbox.closed = inbox.messages.is_empty();
+        inbox.closed
+    }
+
+    /// Sleeps until there is news from the kernel or from other threads, and takes it in.
+    fn poll(&self, events: &mut [MaybeUninit<epoll::Event>; EVENTS], monitor: Option<&Monitor>) {
+        let idle = self.ready.borrow().is_empty() && self.fall_asleep();
+        let timeout = if idle {
+            let next = self.timers.borrow().next();
+            next.map(|at| at.saturating_duration_since(Instant::now()))
+        } else {
+            Some(Duration::ZERO)
+        };
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let polled = epoll::wait(&self.remote.epoll, events, timeout.as_ref());
+        if idle {
+            self.remote.asleep.store(false, Ordering::SeqCst);
+            if let Some(monitor) = monitor {
+                monitor.wake();
+            }
+        }
+        let ready = match polled {
+            Ok((ready, _)) => ready,
+            Err(Errno::INTR) => return,
+            // The descriptor is our own and the timeout is sound: nothing else can happen.
+            Err(errno) => unreachable!("epoll_wait: {errno}"),
+        };
+        for event in ready.iter().filter(|event| event.data.u64() != WAKER) {
+            let sources = self.sources.borrow();
+            sources.deliver(event.data.u64(), event.flags);
+        }
+    }
+
+    /// Announces that a message needs a wake-up; `false` if one is there already.
+    fn fall_asleep(&self) -> bool {
+        self.remote.asleep.store(true, Ordering::SeqCst);
+        // Looked at after the announcement: whoever comes later sees it.
+        let empty = lock(&self.remote.inbox).messages.is_empty();
+        if !empty {
+            self.remote.asleep.store(false, Ordering::SeqCst);
+        }
+        empty
+    }
+
+    fn fire_timers(&self) {
+        if self.timers.borrow().next().is_none() {
+            return;
+        }
+        let now = Instant::now();
+        loop {
+            let Some(index) = self.timers.borrow_mut().pop(now) else {
+                return;
+            };
+            let mut tasks = self.tasks.borrow_mut();
+            let Some((key, task)) = tasks.at(index) else {
+                continue;
+            };
+            task.timer = None;
+            match task.deadline.filter(|_| task.parked) {
+                Some(at) if at <= now => {
+                    task.parked = false;
+                    self.ready.borrow_mut().push_back(key);
+                }
+                Some(later) => {
+                    task.timer = Some(later);
+                    self.timers.borrow_mut().insert(later, index);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Starts a coroutine, for which there is a reservation.
+    pub(crate) fn start(&self, spawn: Spawn<dyn FnOnce()>) {
+        let stack = self.stacks.borrow_mut().take();
+        match stack {
+            Ok(stack) => {
+                let fiber = Fiber::new(stack, spawn.body);
+                let key = self.tasks.borrow_mut().insert(Task {
+                    fiber: Some(fiber),
+                    name: spawn.name.clone(),
+                    parked: false,
+                    unparked: false,
+                    deadline: None,
+                    timer: None,
+                    streak: 0,
+                });
+                self.set_name(key, Some(spawn.name));
+                self.ready.borrow_mut().push_back(key);
+            }
+            Err(_) => {
+                // The system has no room for further guard pages: what there is has to do.
+                let in_use = self.tasks.borrow().len();
+                self.remote.capacity.store(in_use, Ordering::Relaxed);
+                if in_use > 0 {
+                    self.postponed.borrow_mut().push_back(spawn);
+                } else {
+                    // Dropping it tells whoever waits for it.
+                    self.remote.release();
+                }
+            }
+        }
+    }
+
+    fn resume(&self, key: Key) {
+        let taken = self.tasks.borrow_mut().get(key).and_then(|task| {
+            let name: *const str = &*task.name;
+            task.fiber.take().map(|fiber| (fiber, name))
+        });
+        let Some((mut fiber, name)) = taken else {
+            return;
+        };
+        let layout = self.stacks.borrow().layout();
+        Running::set(Some(Running { layout, name }));
+        self.current.set(Some(key));
+        let switches = &self.remote.switches;
+        // Counted by this thread only, so there is nothing to compete with.
+        switches.store(switches.load(Ordering::Relaxed) + 1, Ordering::Release);
+        self.remote.running.store(key.index + 1, Ordering::Release);
+        let ended = fiber.resume();
+        self.remote.running.store(0, Ordering::Release);
+        self.current.set(None);
+        Running::set(None);
+        if ended {
+            self.bury(key, fiber);
+        } else if let Some(task) = self.tasks.borrow_mut().get(key) {
+            task.fiber = Some(fiber);
+        }
+    }
+
+    fn bury(&self, key: Key, fiber: Fiber) {
+        self.stacks.borrow_mut().recycle(fiber.into_stack());
+        self.set_name(key, None);
+        let task = self.tasks.borrow_mut().remove(key);
+        if let Some(at) = task.and_then(|task| task.timer) {
+            self.timers.borrow_mut().remove(at, key.index);
+        }
+        self.remote.release();
+        let next = self.postponed.borrow_mut().pop_front();
+        if let Some(spawn) = next {
+            self.start(spawn);
+        }
+    }
+
+    fn set_name(&self, key: Key, name: Option<Arc<str>>) {
+        let mut names = lock(&self.remote.names);
+        let index = key.index as usize;
+        if names.len() <= index {
+            names.resize(index + 1, None);
+        }
+        names[index] = name;
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.get()
+    }
+
+    /// The coroutine that is running.
+    fn key(&self) -> Key {
+        self.current.get().expect("a coroutine is running")
+    }
+
+    pub(crate) fn unparker(&self) -> Unparker {
+        Unparker::Coroutine(self.remote.clone(), self.key())
+    }
+
+    /// Parks the coroutine that is running.
+    pub(crate) fn park(&self, deadline: Option<Instant>) -> Parked {
+        let key = self.key();
+        {
+            let mut tasks = self.tasks.borrow_mut();
+            let task = tasks.get(key).expect("it is running");
+            if std::mem::take(&mut task.unparked) {
+                return Parked::Unparked;
+            }
+            if std::thread::panicking() {
+                // Whoever runs meanwhile would be taken for panicking, too.
+                return Parked::Refused;
+            }
+            task.parked = true;
+            task.deadline = deadline;
+            task.streak = 0;
+            if let Some(at) = deadline
+                && task.timer.is_none_or(|timer| timer > at)
+            {
+                let mut timers = self.timers.borrow_mut();
+                if let Some(later) = task.timer.replace(at) {
+                    timers.remove(later, key.index);
+                }
+                timers.insert(at, key.index);
+            }
+        }
+        switch_out();
+        let mut tasks = self.tasks.borrow_mut();
+        let task = tasks.get(key).expect("it is running");
+        task.deadline = None;
+        if std::mem::take(&mut task.unparked) {
+            Parked::Unparked
+        } else {
+            Parked::TimedOut
+        }
+    }
+
+    /// Lets all others that are ready go first.
+    pub(crate) fn yield_now(&self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let key = self.key();
+        if let Some(task) = self.tasks.borrow_mut().get(key) {
+            task.streak = 0;
+        }
+        self.ready.borrow_mut().push_back(key);
+        switch_out();
+    }
+
+    /// The coroutine that is running has completed an operation without waiting.
+    pub(crate) fn count_operation(&self) {
+        let key = self.key();
+        let exhausted = self.tasks.borrow_mut().get(key).is_some_and(|task| {
+            task.streak += 1;
+            task.streak >= STREAK
+        });
+        if exhausted {
+            self.yield_now();
+        }
+    }
+
+    fn unpark(&self, key: Key) {
+        let mut tasks = self.tasks.borrow_mut();
+        let Some(task) = tasks.get(key) else { return };
+        task.unparked = true;
+        if std::mem::take(&mut task.parked) {
+            let wakes = &self.remote.wakes;
+            wakes.store(wakes.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            self.ready.borrow_mut().push_back(key);
+        }
+    }
+
+    /// Watches a descriptor for a source.
+    pub(crate) fn watch(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        let flags = epoll::EventFlags::IN
+            | epoll::EventFlags::OUT
+            | epoll::EventFlags::RDHUP
+            | epoll::EventFlags::ET;
+        let data = epoll::EventData::new_u64(token);
+        match epoll::add(&self.remote.epoll, &fd, data, flags) {
+            // Watched before, by a source that is gone while the descriptor is not.
+            Err(Errno::EXIST) => Ok(epoll::modify(&self.remote.epoll, &fd, data, flags)?),
+            added => Ok(added?),
+        }
+    }
+}
+
+/// Leaves the coroutine that is running; returns when it is resumed.
+fn switch_out() {
+    #[cfg(feature = "tracing")]
+    let spans = crate::span::leave();
+    suspend();
+    #[cfg(feature = "tracing")]
+    crate::span::enter(&spans);
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing in this crate panics while it holds one of these.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,348 @@
+//! Sockets in coroutines, in threads, and between both.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use greenroom::net::{TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixStream};
+use greenroom::{Engine, spawn};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn echo(mut stream: impl Read + Write) -> io::Result<u64> {
+    let mut buf = [0; 1024];
+    let mut total = 0;
+    loop {
+        let n = stream.read(&mut buf)?;
+        if n == 0 {
+            return Ok(total);
+        }
+        stream.write_all(&buf[..n])?;
+        total += n as u64;
+    }
+}
+
+/// An echo server in coroutines; its address.
+fn serve(engine: &Engine) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let _ = engine
+        .spawn(move || {
+            while let Ok((stream, _)) = listener.accept() {
+                let _ = spawn(move || echo(stream)).unwrap();
+            }
+        })
+        .unwrap();
+    address
+}
+
+fn client(address: std::net::SocketAddr) -> std::net::TcpStream {
+    let client = std::net::TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client
+}
+
+fn exchange(client: &mut (impl Read + Write), bytes: &[u8]) {
+    client.write_all(bytes).unwrap();
+    let mut answer = vec![0; bytes.len()];
+    client.read_exact(&mut answer).unwrap();
+    assert!(answer == bytes);
+}
+
+#[test]
+fn many_clients_on_one_worker() {
+    let engine = Engine::builder().workers(1).build().unwrap();
+    let address = serve(&engine);
+    let mut clients: Vec<_> = (0..300).map(|_| client(address)).collect();
+    for round in 0_u8..5 {
+        for client in &mut clients {
+            exchange(client, &[round; 100]);
+        }
+    }
+    assert!(
+        engine.shutdown(PATIENCE),
+        "all waits fail, and all coroutines end"
+    );
+    for mut client in clients {
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    }
+}
+
+#[test]
+fn clients_in_coroutines_and_megabytes_both_ways() {
+    let engine = Engine::builder().workers(2).build().unwrap();
+    let address = serve(&engine);
+    let all: Vec<_> = (0..4_u8)
+        .map(|n| {
+            engine
+                .spawn(move || {
+                    let stream = TcpStream::connect(address).unwrap();
+                    let bytes = vec![n; 4 << 20];
+                    std::thread::scope(|_| ());
+                    // Reads and writes at once, from two coroutines on one socket.
+                    let stream = std::rc::Rc::new(stream);
+                    let writer = stream.clone();
+                    let sent = bytes.clone();
+                    let writing = spawn(move || {
+                        (&*writer).write_all(&sent).unwrap();
+                        writer.shutdown(Shutdown::Write).unwrap();
+                    })
+                    .unwrap();
+                    let mut back = Vec::new();
+                    (&*stream).read_to_end(&mut back).unwrap();
+                    writing.join().unwrap();
+                    back == bytes
+                })
+                .unwrap()
+        })
+        .collect();
+    assert!(all.into_iter().all(|one| one.join().unwrap()));
+}
+
+#[test]
+fn data_and_the_end_in_one_report_are_both_seen() {
+    // The edge that must not be missed: bytes and FIN arrive while the reader is parked.
+    let engine = Engine::builder().workers(1).build().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = engine
+        .spawn(move || {
+            for _ in 0..500 {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                let mut all = Vec::new();
+                stream.read_to_end(&mut all).unwrap();
+                assert_eq!(all, b"last words");
+            }
+        })
+        .unwrap();
+    for _ in 0..500 {
+        let mut client = client(address);
+        client.write_all(b"last ").unwrap();
+        client.write_all(b"words").unwrap();
+        drop(client);
+    }
+    server.join().unwrap();
+}
+
+#[test]
+fn timeouts_end_waits_and_leave_the_socket_usable() {
+    let engine = Engine::builder().workers(1).build().unwrap();
+    let (tell, told) = mpsc::channel();
+    let _ = engine
+        .spawn(move || {
+            let (mut near, mut far) = UnixStream::pair().unwrap();
+            near.set_read_timeout(Some(Duration::from_millis(30)))
+                .unwrap();
+            let before = Instant::now();
+            let error = near.read(&mut [0]).unwrap_err();
+            tell.send((error.kind(), before.elapsed())).unwrap();
+            far.write_all(b"x").unwrap();
+            assert_eq!(near.read(&mut [0; 8]).unwrap(), 1);
+            near.set_write_timeout(Some(Duration::from_millis(30)))
+                .unwrap();
+            let error = near.write_all(&vec![0; 16 << 20]).unwrap_err();
+            tell.send((error.kind(), before.elapsed())).unwrap();
+            assert_eq!(
+                near.set_read_timeout(Some(Duration::ZERO))
+                    .unwrap_err()
+                    .kind(),
+                ErrorKind::InvalidInput
+            );
+        })
+        .unwrap();
+    for _ in 0..2 {
+        let (kind, elapsed) = told.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(kind, ErrorKind::TimedOut);
+        assert!(elapsed >= Duration::from_millis(30) && elapsed < PATIENCE);
+    }
+}
+
+#[test]
+fn a_deadline_that_moves_is_kept_by_the_one_timer_a_coroutine_has() {
+    let engine = Engine::builder().workers(1).build().unwrap();
+    let done = engine.spawn(|| {
+        let (mut near, mut far) = UnixStream::pair().unwrap();
+        // A long one first, then a shorter one, then a longer one again.
+        for ms in [200, 20, 60, 10] {
+            near.set_read_timeout(Some(Duration::from_millis(200)))
+                .unwrap();
+            far.write_all(b"x").unwrap();
+            near.read_exact(&mut [0]).unwrap();
+            near.set_read_timeout(Some(Duration::from_millis(ms)))
+                .unwrap();
+            let before = Instant::now();
+            assert_eq!(near.read(&mut [0]).unwrap_err().kind(), ErrorKind::TimedOut);
+            let elapsed = before.elapsed();
+            assert!(elapsed >= Duration::from_millis(ms), "{ms}: {elapsed:?}");
+            assert!(
+                elapsed < Duration::from_millis(ms) + PATIENCE / 10,
+                "{ms}: {elapsed:?}"
+            );
+        }
+    });
+    done.unwrap().join().unwrap();
+}
+
+#[test]
+fn a_peer_that_is_always_ready_does_not_keep_the_worker() {
+    let engine = Engine::builder().workers(1).build().unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
+    let flood = std::thread::spawn(move || {
+        let mut far = far;
+        while far.write_all(&[0; 65_536]).is_ok() {}
+    });
+    let (stop, stopped) = mpsc::channel::<()>();
+    let greedy = engine
+        .spawn(move || {
+            let mut near = near;
+            let mut byte = [0];
+            // A byte at a time out of a full buffer: never a reason to wait.
+            while stopped.try_recv().is_err() {
+                near.read_exact(&mut byte).unwrap();
+            }
+        })
+        .unwrap();
+    for _ in 0..20 {
+        let (tell, told) = mpsc::channel();
+        let _ = engine.spawn(move || tell.send(()).unwrap()).unwrap();
+        told.recv_timeout(PATIENCE).expect("others get their turn");
+    }
+    stop.send(()).unwrap();
+    greedy.join().unwrap();
+    flood.join().unwrap();
+}
+
+#[test]
+fn datagrams_and_unix_sockets() {
+    let engine = Engine::builder().workers(1).build().unwrap();
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = udp.local_addr().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    let server = engine
+        .spawn(move || {
+            let udp_server = spawn(move || {
+                let mut buf = [0; 100];
+                let (n, from) = udp.recv_from(&mut buf).unwrap();
+                udp.send_to(&buf[..n], from).unwrap();
+            });
+            let (stream, _) = listener.accept().unwrap();
+            echo(stream).unwrap();
+            udp_server.unwrap().join().unwrap();
+        })
+        .unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(address).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.send(b"ping").unwrap();
+    let mut buf = [0; 100];
+    assert_eq!(client.recv(&mut buf).unwrap(), 4);
+    let mut stream = UnixStream::connect(&path).unwrap();
+    exchange(&mut stream, b"over unix");
+    drop(stream);
+    server.join().unwrap();
+
+    let (one, other) = UnixDatagram::pair().unwrap();
+    one.send(b"").unwrap();
+    assert_eq!(other.recv(&mut buf).unwrap(), 0, "an empty datagram is one");
+}
+
+#[test]
+fn connecting_where_nobody_listens_is_an_error() {
+    let engine = Engine::builder().workers(1).build().unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let refused = engine
+        .spawn(move || TcpStream::connect(closed).map(drop))
+        .unwrap();
+    assert_eq!(
+        refused.join().unwrap().unwrap_err().kind(),
+        ErrorKind::ConnectionRefused
+    );
+}
+
+#[test]
+fn reading_while_panicking_fails_with_advice() {
+    struct Reads(UnixStream, mpsc::Sender<io::Error>);
+    impl Drop for Reads {
+        fn drop(&mut self) {
+            let error = self.0.read(&mut [0]).unwrap_err();
+            self.1.send(error).unwrap();
+        }
+    }
+    let engine = Engine::builder().workers(1).build().unwrap();
+    let (tell, told) = mpsc::channel();
+    let bomb = engine.spawn(move || {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let _reads = Reads(near, tell);
+        panic!("boom");
+    });
+    assert!(bomb.unwrap().join().is_err());
+    let error = told.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(error.kind(), ErrorKind::ResourceBusy);
+    assert!(error.to_string().contains("destructor"), "{error}");
+}
+
+#[test]
+fn a_coroutine_that_swallows_every_error_cannot_keep_shutdown_from_returning() {
+    let engine = Engine::builder().workers(1).build().unwrap();
+    let (tell, told) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let stubborn = engine
+        .spawn(move || {
+            let (mut near, _far) = UnixStream::pair().unwrap();
+            let mut failures = 0_u64;
+            while released.try_recv().is_err() {
+                if near.read(&mut [0]).is_err() {
+                    failures += 1;
+                    if failures == 1 {
+                        tell.send(()).unwrap();
+                    }
+                    greenroom::yield_now();
+                }
+            }
+            failures
+        })
+        .unwrap();
+    assert!(
+        !engine.shutdown(Duration::from_millis(50)),
+        "it does not end"
+    );
+    told.recv_timeout(PATIENCE).unwrap();
+    release.send(()).unwrap();
+    assert!(engine.shutdown(PATIENCE));
+    assert!(stubborn.join().unwrap() > 0);
+}
+
+#[test]
+fn a_socket_may_move_to_another_worker_and_to_a_thread() {
+    let engine = Engine::builder().workers(2).build().unwrap();
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let step = |mut near: UnixStream| {
+        move || {
+            near.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut byte = [0];
+            near.read_exact(&mut byte).unwrap();
+            (near, byte[0])
+        }
+    };
+    let mut near = near;
+    for n in 0..10 {
+        let waiting = engine.spawn(step(near)).unwrap();
+        // Occupies the worker that it does not have, so that the next one goes elsewhere.
+        far.write_all(&[n]).unwrap();
+        let (back, byte) = waiting.join().unwrap();
+        assert_eq!(byte, n);
+        far.write_all(&[n]).unwrap();
+        let (back, byte) = step(back)();
+        assert_eq!(byte, n, "in a thread");
+        near = back;
+    }
+}
