@@ -49,7 +49,7 @@ pub(crate) struct ServerOptions {
     pub(crate) concurrency: Model,
 
     /// How many requests each endpoint serves at once [default: threading 1024, forking 40,
-    /// pooled 32]
+    /// pooled 32, green 10000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) workers: Option<u32>,
 
@@ -90,6 +90,8 @@ pub(crate) enum Model {
     Forking,
     /// A fixed number of threads
     Pooled,
+    /// A coroutine for each, on a thread per core
+    Green,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

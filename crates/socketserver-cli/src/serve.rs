@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use anyhow::Context;
 use socketserver::transport::{Tcp, Udp, UnixDatagram, UnixStream};
 use socketserver::{
-    Address, AtLimit, Builder, Concurrency, Connection, Datagram, Event, Forking, Pooled,
+    Address, AtLimit, Builder, Concurrency, Connection, Datagram, Event, Forking, Green, Pooled,
     RequestHandler, Sequential, Server, ServerGroup, Threading, Transport,
 };
 
@@ -28,6 +28,7 @@ where
         Model::Threading => bind(options, || threading(options), factory)?,
         Model::Forking => bind(options, || forking(options), factory)?,
         Model::Pooled => bind(options, || pooled(options), factory)?,
+        Model::Green => bind(options, || green(options), factory)?,
     };
     if options.concurrency == Model::Forking {
         signals.drain_from_loop(&mut group, options.drain_timeout)
@@ -66,6 +67,14 @@ fn pooled(options: &ServerOptions) -> Pooled {
     let model = Pooled::new().at_limit(policy(options));
     match options.workers {
         Some(n) => model.workers(n as usize),
+        None => model,
+    }
+}
+
+fn green(options: &ServerOptions) -> Green {
+    let model = Green::new().at_limit(policy(options));
+    match options.workers {
+        Some(n) => model.max_requests(n as usize),
         None => model,
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::{PATIENCE, Server, connect, exists, run, socketserver, text};
 
-const MODELS: [&str; 4] = ["sequential", "threading", "forking", "pooled"];
+const MODELS: [&str; 5] = ["sequential", "threading", "forking", "pooled", "green"];
 
 fn client(server: &Server, index: usize) -> TcpStream {
     let client = TcpStream::connect(server.address(index)).unwrap();
@@ -131,7 +131,7 @@ fn logs_are_json_when_asked_and_off_when_asked() {
 
 #[test]
 fn a_signal_drains_under_every_model() {
-    for (model, signal) in MODELS.into_iter().zip(["TERM", "INT", "TERM", "INT"]) {
+    for (model, signal) in MODELS.into_iter().zip(["TERM", "INT"].into_iter().cycle()) {
         let args = ["upper", "-c", model, "-l", "tcp://127.0.0.1:0"];
         let mut server = Server::start(&args, 1);
         let mut active = client(&server, 0);

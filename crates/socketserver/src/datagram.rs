@@ -2,15 +2,16 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::{SendFlags, SocketAddrAny};
+use rustix::net::{AddressFamily, SendFlags, SocketAddrAny, SocketFlags, SocketType};
 
 use crate::address::Address;
+use crate::park::{Interest, Parker};
 use crate::server::{Controller, RequestId};
 use crate::timeouts::{Limits, Wait, timed_out};
 
@@ -27,6 +28,8 @@ pub struct Datagram {
     server: Controller,
     id: RequestId,
     write_timeout: Option<Duration>,
+    /// What parks a reply that finds no room, if it is not the kernel.
+    parker: Option<Arc<dyn Parker>>,
     received: usize,
     sent: AtomicU64,
     lost: AtomicBool,
@@ -40,6 +43,7 @@ impl Datagram {
         server: Controller,
         id: RequestId,
         write_timeout: Option<Duration>,
+        parker: Option<Arc<dyn Parker>>,
     ) -> Self {
         let (data, full_len) = packet;
         Self {
@@ -51,6 +55,7 @@ impl Datagram {
             server,
             id,
             write_timeout,
+            parker,
             received: data.len(),
             sent: AtomicU64::new(0),
             lost: AtomicBool::new(false),
@@ -124,23 +129,55 @@ impl Datagram {
             },
             0,
         )?;
+        let mut flags = SendFlags::NOSIGNAL;
+        flags.set(SendFlags::DONTWAIT, self.parker.is_some());
         loop {
-            match rustix::net::sendto(&*self.socket, bytes, SendFlags::NOSIGNAL, to) {
+            match rustix::net::sendto(&*self.socket, bytes, flags, to) {
                 Ok(n) => {
                     self.sent.fetch_add(n as u64, Ordering::Relaxed);
                     return Ok(());
                 }
                 Err(Errno::INTR) => wait.expired(0)?,
-                // The socket is a blocking one with a send timeout: this is the timeout.
-                Err(Errno::AGAIN) => return Err(timed_out()),
-                Err(errno) => {
-                    if matches!(errno, Errno::CONNREFUSED | Errno::NOENT | Errno::CONNRESET) {
-                        self.lost.store(true, Ordering::Relaxed);
-                    }
-                    return Err(errno.into());
-                }
+                Err(Errno::AGAIN) => match &self.parker {
+                    Some(parker) => self.wait_for_room(&**parker, to, wait.until())?,
+                    // The socket is a blocking one with a send timeout: this is the timeout.
+                    None => return Err(timed_out()),
+                },
+                Err(errno) => return Err(self.failed(errno)),
             }
         }
+    }
+
+    fn failed(&self, errno: Errno) -> io::Error {
+        if matches!(errno, Errno::CONNREFUSED | Errno::NOENT | Errno::CONNRESET) {
+            self.lost.store(true, Ordering::Relaxed);
+        }
+        errno.into()
+    }
+
+    /// Parks whoever replies until there may be room.
+    ///
+    /// It waits on a descriptor of its own, as many may wait at once. For a Unix peer that is a
+    /// socket connected to it: only then does the kernel report that the peer's queue has room
+    /// again, and only when it is asked anew each time.
+    fn wait_for_room(
+        &self,
+        parker: &dyn Parker,
+        to: &SocketAddrAny,
+        until: Option<Instant>,
+    ) -> io::Result<()> {
+        let lookout = match self.peer {
+            Address::Inet(_) => rustix::io::fcntl_dupfd_cloexec(&*self.socket, 0)?,
+            Address::Unix(_) => {
+                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+                let kind = SocketType::DGRAM;
+                let fd = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
+                rustix::net::connect(&fd, to).map_err(|errno| self.failed(errno))?;
+                fd
+            }
+        };
+        let park = parker.attach(lookout.as_fd())?;
+        park.wait(lookout.as_fd(), Interest::Write, until)
     }
 
     pub(crate) fn meters(&self) -> (u64, u64) {

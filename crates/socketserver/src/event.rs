@@ -61,6 +61,14 @@ pub enum Event<'a> {
         /// What it did.
         cause: &'a Cause,
     },
+    /// A request has kept its thread to itself for too long, and goes on doing so. Told once for
+    /// each time, by event-driven servers only.
+    Stalled {
+        /// Which request, and whose.
+        name: &'a str,
+        /// For how long at least.
+        lasting: Duration,
+    },
     /// A drain began.
     DrainStarted {
         /// How many requests are being served.
@@ -307,6 +315,11 @@ fn trace(event: &Event<'_>) {
             tracing::debug!(%address, %error, "a connection failed before it was accepted");
         }
         Event::HookFailed { hook, cause } => tracing::error!(hook, %cause, "hook failed"),
+        Event::Stalled { name, lasting } => tracing::warn!(
+            name,
+            ?lasting,
+            "stalled: a handler keeps its thread to itself, and others wait"
+        ),
         Event::DrainStarted { live, timeout } => {
             tracing::info!(live, ?timeout, "draining");
         }

@@ -53,6 +53,10 @@
 //!
 //! Linux 5.11 or later (`epoll_pwait2`).
 
+#[cfg(feature = "green")]
+#[doc(no_inline)]
+pub use greenroom;
+
 #[cfg(not(target_os = "linux"))]
 compile_error!("socketserver is built on epoll, eventfd and pidfd: it needs Linux");
 
@@ -71,6 +75,8 @@ mod timeouts;
 pub mod transport;
 
 pub use address::{Address, Credentials, UnixAddress};
+#[cfg(feature = "green")]
+pub use concurrency::Green;
 pub use concurrency::{AtLimit, Concurrency, Forking, Pooled, Sequential, Threading};
 pub use connection::{Connection, Writer};
 pub use datagram::Datagram;
@@ -122,3 +128,16 @@ pub type PooledUdpServer<F> = Server<Udp, Pooled, F>;
 pub type PooledUnixStreamServer<F> = Server<UnixStream, Pooled, F>;
 /// Unix datagram, on a bounded pool of threads.
 pub type PooledUnixDatagramServer<F> = Server<UnixDatagram, Pooled, F>;
+
+/// TCP, a coroutine per connection.
+#[cfg(feature = "green")]
+pub type GreenTcpServer<F> = Server<Tcp, Green, F>;
+/// UDP, a coroutine per datagram.
+#[cfg(feature = "green")]
+pub type GreenUdpServer<F> = Server<Udp, Green, F>;
+/// Unix stream, a coroutine per connection.
+#[cfg(feature = "green")]
+pub type GreenUnixStreamServer<F> = Server<UnixStream, Green, F>;
+/// Unix datagram, a coroutine per datagram.
+#[cfg(feature = "green")]
+pub type GreenUnixDatagramServer<F> = Server<UnixDatagram, Green, F>;

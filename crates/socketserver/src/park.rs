@@ -32,6 +32,17 @@ pub trait Park: Send + Sync {
         interest: Interest,
         until: Option<Instant>,
     ) -> io::Result<()>;
+
+    /// Whether a read is known to find nothing, so that it is better to wait at once.
+    fn is_drained(&self) -> bool {
+        false
+    }
+
+    /// An operation has moved bytes; `drained` says that it was a read that found less than it had
+    /// room for.
+    fn progressed(&self, drained: bool) {
+        let _ = drained;
+    }
 }
 
 /// Makes the [`Park`] of each descriptor; a concurrency model that has one is not parked by the

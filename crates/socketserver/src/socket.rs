@@ -66,10 +66,16 @@ impl Socket {
         let mut wait = Wait::begin(limits, self.moved())?;
         loop {
             self.arm(Interest::Read, &wait)?;
+            if self.park.as_ref().is_some_and(|park| park.is_drained()) {
+                self.again(Errno::AGAIN, Interest::Read, &mut wait)?;
+            }
             match rustix::net::recv(&self.fd, &mut *buf, RecvFlags::empty()) {
                 Ok((0, _)) if self.is_cancelled() => return Err(cancelled()),
                 Ok((n, _)) => {
                     self.received.fetch_add(n as u64, Ordering::Relaxed);
+                    if let Some(park) = &self.park {
+                        park.progressed(n > 0 && n < buf.len());
+                    }
                     return Ok(n);
                 }
                 Err(errno) => self.again(errno, Interest::Read, &mut wait)?,
@@ -107,6 +113,9 @@ impl Socket {
             match sent {
                 Ok(n) => {
                     self.sent.fetch_add(n as u64, Ordering::Relaxed);
+                    if let Some(park) = &self.park {
+                        park.progressed(false);
+                    }
                     return Ok(n);
                 }
                 Err(errno) => self.again(errno, Interest::Write, &mut wait)?,

@@ -1,9 +1,12 @@
-//! How requests are served: one at a time, on a thread each, on a pool, or in a process each.
+//! How requests are served: one at a time, on a thread each, on a pool, in a process each, or in a coroutine
+//! each.
 //!
 //! A model is given a [`Task`] and serves it; it knows nothing of sockets, limits on peers, or
 //! stops. One file each, with the same surface.
 
 mod forking;
+#[cfg(feature = "green")]
+mod green;
 mod pooled;
 mod sequential;
 mod threading;
@@ -13,6 +16,8 @@ use std::sync::Arc;
 
 pub use forking::Forking;
 pub(crate) use forking::{exit, threads_running};
+#[cfg(feature = "green")]
+pub use green::Green;
 pub use pooled::Pooled;
 pub use sequential::Sequential;
 pub use threading::Threading;
@@ -21,9 +26,10 @@ use crate::ServeError;
 use crate::park::Parker;
 use crate::server::{ChildSource, Controller, Task};
 
-/// A way to serve requests: [`Sequential`], [`Threading`], [`Pooled`] or [`Forking`].
+/// A way to serve requests: [`Sequential`], [`Threading`], [`Pooled`], [`Forking`], or `Green` with
+/// the feature of that name.
 pub trait Concurrency: sealed::Sealed + Default + Send + 'static {
-    /// The model's name: `sequential`, `threading`, `pooled`, `forking`.
+    /// The model's name: `sequential`, `threading`, `pooled`, `forking`, `green`.
     const NAME: &'static str;
 
     /// How many requests may be live at once, and what happens to the next one.
@@ -88,6 +94,8 @@ mod sealed {
     impl Sealed for super::Threading {}
     impl Sealed for super::Pooled {}
     impl Sealed for super::Forking {}
+    #[cfg(feature = "green")]
+    impl Sealed for super::Green {}
     #[cfg(test)]
     impl Sealed for crate::server::tests::Parked {}
 }

@@ -14,8 +14,8 @@ use crate::{BindError, Datagram, Timeouts};
 
 /// A receiving socket, and the file that goes with it.
 ///
-/// The socket is a blocking one: the loop receives with `MSG_DONTWAIT`, and a reply that finds no
-/// room is parked by the kernel, for no longer than the send timeout. It stays open until the last
+/// The socket is a blocking one: the loop receives with `MSG_DONTWAIT`, and where the kernel parks
+/// handlers, a reply that finds no room is parked by it, for no longer than the send timeout. It stays open until the last
 /// datagram that may be replied to is gone.
 #[derive(Debug)]
 pub struct PacketSocket {
@@ -82,5 +82,6 @@ pub(super) fn get_request(
         server,
         id,
         write_timeout,
+        intake.parker.clone(),
     ))
 }

@@ -1,0 +1,201 @@
+//! A coroutine per request.
+
+use std::fmt;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use greenroom::{Engine, Readiness};
+
+use super::{AtLimit, Concurrency, Dispatch};
+use crate::ServeError;
+use crate::event::Event;
+use crate::park::{Interest, Park, Parker};
+use crate::server::{ChildSource, Controller, Task};
+
+/// Serves each request in a coroutine, on a few threads.
+///
+/// Handlers are written as for any other model. Where one would block its thread in a read or a
+/// write, its coroutine is parked and others go on; a request costs the memory that its stack has
+/// touched. Handlers sleep with [`greenroom::sleep`], lock with [`greenroom::sync`], and put what
+/// blocks otherwise into [`greenroom::unblock`]; these work under the other models, too.
+///
+/// The default limit is 10,000 requests at once, with a stack of 256 KiB for each (of which only
+/// what is used takes memory), and a thread for each core. A request stays on its thread. One that
+/// keeps its thread to itself for 100 ms is reported as
+/// [`Event::Stalled`](crate::Event::Stalled).
+pub struct Green {
+    max_requests: usize,
+    at_limit: AtLimit,
+    workers: Option<usize>,
+    stack_size: usize,
+    stall_threshold: Option<Duration>,
+    /// Told of stalls.
+    server: OnceLock<Controller>,
+    /// Started when serving begins.
+    engine: OnceLock<Engine>,
+}
+
+impl Default for Green {
+    fn default() -> Self {
+        Self {
+            max_requests: 10_000,
+            at_limit: AtLimit::Wait,
+            workers: None,
+            stack_size: 256 << 10,
+            stall_threshold: Some(Duration::from_millis(100)),
+            server: OnceLock::new(),
+            engine: OnceLock::new(),
+        }
+    }
+}
+
+impl Green {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many requests may be served at once; 0 is taken as 1.
+    #[must_use]
+    pub fn max_requests(mut self, max: usize) -> Self {
+        self.max_requests = max.max(1);
+        self
+    }
+
+    /// What happens to the next one.
+    #[must_use]
+    pub fn at_limit(mut self, policy: AtLimit) -> Self {
+        self.at_limit = policy;
+        self
+    }
+
+    /// How many threads run coroutines; the default is one for each core.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers.max(1));
+        self
+    }
+
+    /// The stack of each coroutine, in bytes. An overflow ends the process, with a message that
+    /// names the request.
+    #[must_use]
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.stack_size = bytes;
+        self
+    }
+
+    /// How long a request may keep its thread to itself before that is reported; `None` turns the
+    /// report off, and the thread that looks with it.
+    #[must_use]
+    pub fn stall_threshold(mut self, threshold: Option<Duration>) -> Self {
+        self.stall_threshold = threshold;
+        self
+    }
+
+    fn start(&self) -> io::Result<Engine> {
+        // Twice the limit: handlers may start coroutines of their own, and a stack is free again
+        // only a moment after its request has ended.
+        let coroutines = self.max_requests.saturating_mul(2).saturating_add(1024);
+        let mut builder = Engine::builder()
+            .stack_size(self.stack_size)
+            .max_coroutines(u32::try_from(coroutines).unwrap_or(u32::MAX));
+        if let Some(workers) = self.workers {
+            builder = builder.workers(workers);
+        }
+        if let (Some(threshold), Some(server)) = (self.stall_threshold, self.server.get()) {
+            let server = server.clone();
+            builder = builder.on_stall(threshold, move |stall| {
+                server.0.emit(&Event::Stalled {
+                    name: &stall.name,
+                    lasting: stall.lasting,
+                });
+            });
+        }
+        builder.build()
+    }
+}
+
+impl Concurrency for Green {
+    const NAME: &'static str = "green";
+
+    fn limit(&self) -> (usize, AtLimit) {
+        (self.max_requests, self.at_limit)
+    }
+
+    fn check(&self) -> Result<(), ServeError> {
+        if self.engine.get().is_none() {
+            let engine = self.start().map_err(|source| ServeError::Resources {
+                step: "start the workers of the engine",
+                source,
+            })?;
+            let _ = self.engine.set(engine);
+        }
+        Ok(())
+    }
+
+    fn process_request<J: Task>(&mut self, task: J, _: &ChildSource<'_>) -> Dispatch<J> {
+        let Some(engine) = self.engine.get() else {
+            return Dispatch::NoRoom(task, io::Error::other("the engine was not started"));
+        };
+        match engine.reserve() {
+            Ok(reservation) => {
+                let name = format!("request {} of {}", task.info().id(), task.info().peer());
+                drop(reservation.spawn(name, move || task.run()));
+                Dispatch::Taken
+            }
+            Err(out_of_stacks) => Dispatch::NoRoom(task, io::Error::other(out_of_stacks)),
+        }
+    }
+
+    fn parker(&self, server: &Controller) -> Option<Arc<dyn Parker>> {
+        let _ = self.server.set(server.clone());
+        Some(Arc::new(Watching))
+    }
+}
+
+impl fmt::Debug for Green {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Green")
+            .field("max_requests", &self.max_requests)
+            .field("at_limit", &self.at_limit)
+            .field("workers", &self.workers)
+            .field("stack_size", &self.stack_size)
+            .field("engine", &self.engine.get())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Parks whoever waits, a coroutine or a thread.
+struct Watching;
+
+impl Parker for Watching {
+    fn attach(&self, _: BorrowedFd<'_>) -> io::Result<Box<dyn Park>> {
+        Ok(Box::new(Readiness::new()))
+    }
+}
+
+impl Park for Readiness {
+    fn wait(
+        &self,
+        fd: BorrowedFd<'_>,
+        interest: Interest,
+        until: Option<Instant>,
+    ) -> io::Result<()> {
+        let interest = match interest {
+            Interest::Read => greenroom::Interest::Read,
+            Interest::Write => greenroom::Interest::Write,
+        };
+        Self::wait(self, fd, interest, until)
+    }
+
+    fn is_drained(&self) -> bool {
+        Self::is_drained(self)
+    }
+
+    fn progressed(&self, drained: bool) {
+        Self::progressed(self, drained);
+    }
+}
