@@ -328,10 +328,9 @@ impl Reservation {
         run: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
         let (body, handle) = packet(run);
-        let body: Box<dyn FnOnce() + Send> = Box::new(body);
         let spawn = Spawn {
             name: name.into(),
-            body,
+            body: Box::new(body),
         };
         // A worker that has ended hands it back; dropping it tells whoever joins.
         if self.0.send(Message::Spawn(spawn)).is_ok() {
@@ -371,11 +370,7 @@ pub fn spawn<T: 'static>(run: impl FnOnce() -> T + 'static) -> Result<JoinHandle
         });
     }
     let (body, handle) = packet(run);
-    let body: Box<dyn FnOnce()> = Box::new(body);
-    local.start(Spawn {
-        name: "unnamed".into(),
-        body,
-    });
+    local.start("unnamed".into(), Box::new(body));
     Ok(handle)
 }
 

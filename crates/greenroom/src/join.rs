@@ -121,7 +121,7 @@ impl<T> Drop for Completion<T> {
 }
 
 /// Drops what may panic when it is dropped.
-fn drop_quietly<T>(value: T) {
+pub(crate) fn drop_quietly<T>(value: T) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
         forget(payload);
     }

@@ -12,6 +12,7 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 
+use crate::join::packet;
 use crate::park::{Parked, Unparker, park};
 use crate::worker::{Local, Remote, lock};
 
@@ -64,6 +65,24 @@ pub(crate) struct Source {
     state: Mutex<State>,
 }
 
+impl Source {
+    /// Gives the descriptor to the worker's epoll set.
+    fn watch(
+        self: &Arc<Self>,
+        state: &mut State,
+        local: &Local,
+        fd: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        let token = local.sources.borrow_mut().insert(self);
+        if let Err(error) = local.watch(fd, token) {
+            local.sources.borrow_mut().remove(token);
+            return Err(error);
+        }
+        state.watched = Some((local.remote.clone(), token));
+        Ok(())
+    }
+}
+
 #[derive(Default)]
 struct State {
     /// The worker that watches it, and under which token.
@@ -111,12 +130,7 @@ impl Readiness {
                 return Ok(());
             }
             if state.watched.is_none() {
-                let token = local.sources.borrow_mut().insert(&self.source);
-                if let Err(error) = local.watch(fd, token) {
-                    local.sources.borrow_mut().remove(token);
-                    return Err(error);
-                }
-                state.watched = Some((local.remote.clone(), token));
+                self.source.watch(&mut state, &local, fd)?;
             }
             state.waiting.push((interest, own.clone()));
         }
@@ -147,6 +161,76 @@ impl Readiness {
                     return Err(error);
                 }
             }
+        }
+    }
+
+    /// Runs `run` in a new coroutine of this worker, once the descriptor may be ready; until then
+    /// there is no stack. `watch` says what of `value` is waited for, and `value` is handed to
+    /// `run`, with the error with which [`wait`](Self::wait) would have ended, if any.
+    ///
+    /// This is how a connection that is silent for long costs next to nothing: end its coroutine
+    /// with this instead of waiting in it.
+    ///
+    /// # Panics
+    /// Outside of a coroutine.
+    pub fn when_ready<T: 'static>(
+        value: T,
+        watch: impl FnOnce(&T) -> (&Self, BorrowedFd<'_>),
+        interest: Interest,
+        deadline: Option<Instant>,
+        name: impl Into<Arc<str>>,
+        run: impl FnOnce(T, io::Result<()>) + 'static,
+    ) {
+        let Some(local) = Local::in_coroutine() else {
+            panic!("Readiness::when_ready needs a coroutine to be called by");
+        };
+        let (readiness, fd) = watch(&value);
+        let source = readiness.source.clone();
+        // Under this lock from the look at what is ready to the place in the list.
+        let mut state = lock(&source.state);
+        let bit = interest.bit();
+        let ready = (state.ready | state.forever) & bit != 0;
+        state.ready &= !bit;
+        state.drained &= !(ready && interest == Interest::Read);
+        let watched = if ready || state.watched.is_some() {
+            Ok(())
+        } else {
+            source.watch(&mut state, &local, fd)
+        };
+        let start_now = ready || watched.is_err() || local.is_cancelled();
+        let theirs = source.clone();
+        let body = move || {
+            let place = |state: &State, own: &Unparker| {
+                let is_own = |(_, waiting): &(_, Unparker)| waiting.is_same(own);
+                state.waiting.iter().position(is_own)
+            };
+            let local = Local::in_coroutine().expect("a coroutine is running");
+            let still_waiting = {
+                let mut state = lock(&theirs.state);
+                let place = place(&state, &local.unparker());
+                place
+                    .map(|place| state.waiting.swap_remove(place))
+                    .is_some()
+            };
+            let result = match watched {
+                Err(error) => Err(error),
+                Ok(()) if local.is_cancelled() => Err(cancelled()),
+                Ok(()) if still_waiting => Err(timed_out()),
+                Ok(()) => Ok(()),
+            };
+            drop((local, theirs));
+            run(value, result);
+        };
+        // What it would report of a panic has nobody to go to.
+        let (body, handle) = packet(body);
+        drop(handle);
+        let key = local.start_later(name.into(), Box::new(body), deadline);
+        let unparker = Unparker::Coroutine(local.remote.clone(), key);
+        if start_now {
+            drop(state);
+            unparker.unpark();
+        } else {
+            state.waiting.push((interest, unparker));
         }
     }
 

@@ -83,10 +83,11 @@ pub(crate) fn suspend() {
 
 /// One coroutine, as its worker knows it.
 pub(crate) struct Task {
-    /// Taken out while it runs.
-    pub(crate) fiber: Option<Fiber>,
+    pub(crate) state: State,
+    /// One of the worker's stacks is promised to it, or in use by it.
+    pub(crate) reserved: bool,
     pub(crate) name: Arc<str>,
-    /// Suspended, and nobody has put it into the run queue.
+    /// It waits, and nobody has put it into the run queue.
     pub(crate) parked: bool,
     /// Unparked since it last looked.
     pub(crate) unparked: bool,
@@ -97,6 +98,29 @@ pub(crate) struct Task {
     pub(crate) timer: Option<Instant>,
     /// Socket operations since it last gave way to others.
     pub(crate) streak: u32,
+}
+
+/// Where a coroutine is.
+pub(crate) enum State {
+    /// It has not begun, and has no stack yet.
+    Dormant(Body),
+    Suspended(Fiber),
+    Running,
+}
+
+impl Task {
+    pub(crate) fn new(name: Arc<str>, body: Body, reserved: bool) -> Self {
+        Self {
+            state: State::Dormant(body),
+            reserved,
+            name,
+            parked: false,
+            unparked: false,
+            deadline: None,
+            timer: None,
+            streak: 0,
+        }
+    }
 }
 
 /// The coroutines of a worker, by key.
@@ -163,15 +187,7 @@ mod tests {
     use super::*;
 
     fn task() -> Task {
-        Task {
-            fiber: None,
-            name: "test".into(),
-            parked: false,
-            unparked: false,
-            deadline: None,
-            timer: None,
-            streak: 0,
-        }
+        Task::new("test".into(), Box::new(|| ()), false)
     }
 
     #[test]

@@ -15,11 +15,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 
+use crate::join::drop_quietly;
 use crate::park::{Parked, Unparker};
 use crate::reactor::{Sources, WAKER};
 use crate::stack::{Running, Stacks};
 use crate::stall::Monitor;
-use crate::task::{Fiber, Task, Tasks, suspend};
+use crate::task::{Body, Fiber, State, Task, Tasks, suspend};
 use crate::timer::Timers;
 
 pub(crate) use crate::task::Key;
@@ -32,9 +33,9 @@ const STREAK: u32 = 64;
 const EVENTS: usize = 256;
 
 /// A coroutine that is to be started.
-pub(crate) struct Spawn<B: ?Sized = dyn FnOnce() + Send> {
+pub(crate) struct Spawn {
     pub(crate) name: Arc<str>,
-    pub(crate) body: Box<B>,
+    pub(crate) body: Box<dyn FnOnce() + Send>,
 }
 
 /// What other threads ask of a worker.
@@ -170,9 +171,10 @@ pub(crate) struct Local {
     ready: RefCell<VecDeque<Key>>,
     timers: RefCell<Timers>,
     stacks: RefCell<Stacks>,
-    /// Coroutines with a reservation for which no guard page could be made: they start when
-    /// others end.
-    postponed: RefCell<VecDeque<Spawn<dyn FnOnce()>>>,
+    /// Coroutines that found no stack: they begin when others end.
+    postponed: RefCell<VecDeque<Key>>,
+    /// Coroutines that have begun and not ended.
+    on_stacks: Cell<usize>,
     current: Cell<Option<Key>>,
     cancelled: Cell<bool>,
     stopping: Cell<bool>,
@@ -206,6 +208,7 @@ impl Local {
             timers: RefCell::default(),
             stacks: RefCell::new(stacks),
             postponed: RefCell::default(),
+            on_stacks: Cell::new(0),
             current: Cell::new(None),
             cancelled: Cell::new(false),
             stopping: Cell::new(false),
@@ -242,7 +245,7 @@ impl Local {
 
     fn obey(&self, message: Message) {
         match message {
-            Message::Spawn(Spawn { name, body }) => self.start(Spawn { name, body }),
+            Message::Spawn(Spawn { name, body }) => self.start(name, body),
             Message::Unpark(key) => self.unpark(key),
             Message::Forget(token) => self.sources.borrow_mut().remove(token),
             Message::Stop => self.stopping.set(true),
@@ -255,7 +258,7 @@ impl Local {
     }
 
     fn is_empty(&self) -> bool {
-        self.tasks.borrow().len() == 0 && self.postponed.borrow().is_empty()
+        self.tasks.borrow().len() == 0
     }
 
     /// Accepts no more messages, unless there are some.
@@ -334,44 +337,49 @@ impl Local {
     }
 
     /// Starts a coroutine, for which there is a reservation.
-    pub(crate) fn start(&self, spawn: Spawn<dyn FnOnce()>) {
-        let stack = self.stacks.borrow_mut().take();
-        match stack {
-            Ok(stack) => {
-                let fiber = Fiber::new(stack, spawn.body);
-                let key = self.tasks.borrow_mut().insert(Task {
-                    fiber: Some(fiber),
-                    name: spawn.name.clone(),
-                    parked: false,
-                    unparked: false,
-                    deadline: None,
-                    timer: None,
-                    streak: 0,
-                });
-                self.set_name(key, Some(spawn.name));
-                self.ready.borrow_mut().push_back(key);
-            }
-            Err(_) => {
-                // The system has no room for further guard pages: what there is has to do.
-                let in_use = self.tasks.borrow().len();
-                self.remote.capacity.store(in_use, Ordering::Relaxed);
-                if in_use > 0 {
-                    self.postponed.borrow_mut().push_back(spawn);
-                } else {
-                    // Dropping it tells whoever waits for it.
-                    self.remote.release();
-                }
-            }
+    pub(crate) fn start(&self, name: Arc<str>, body: Body) {
+        let key = self.admit(Task::new(name, body, true));
+        self.ready.borrow_mut().push_back(key);
+    }
+
+    /// Takes in a coroutine that begins once it is unparked, or at its deadline. Until then it has
+    /// no stack.
+    pub(crate) fn start_later(&self, name: Arc<str>, body: Body, deadline: Option<Instant>) -> Key {
+        let mut task = Task::new(name, body, false);
+        task.parked = true;
+        task.deadline = deadline;
+        task.timer = deadline;
+        let key = self.admit(task);
+        if let Some(at) = deadline {
+            self.timers.borrow_mut().insert(at, key.index);
         }
+        key
+    }
+
+    fn admit(&self, task: Task) -> Key {
+        let name = task.name.clone();
+        let key = self.tasks.borrow_mut().insert(task);
+        let mut names = lock(&self.remote.names);
+        let index = key.index as usize;
+        if names.len() <= index {
+            names.resize(index + 1, None);
+        }
+        names[index] = Some(name);
+        key
     }
 
     fn resume(&self, key: Key) {
-        let taken = self.tasks.borrow_mut().get(key).and_then(|task| {
+        let taken = self.tasks.borrow_mut().get(key).map(|task| {
             let name: *const str = &*task.name;
-            task.fiber.take().map(|fiber| (fiber, name))
+            (std::mem::replace(&mut task.state, State::Running), name)
         });
-        let Some((mut fiber, name)) = taken else {
-            return;
+        let (mut fiber, name) = match taken {
+            Some((State::Suspended(fiber), name)) => (fiber, name),
+            Some((State::Dormant(body), name)) => match self.begin(key, body) {
+                Some(fiber) => (fiber, name),
+                None => return,
+            },
+            Some((State::Running, _)) | None => return,
         };
         let layout = self.stacks.borrow().layout();
         Running::set(Some(Running { layout, name }));
@@ -385,33 +393,60 @@ impl Local {
         self.current.set(None);
         Running::set(None);
         if ended {
-            self.bury(key, fiber);
+            self.stacks.borrow_mut().recycle(fiber.into_stack());
+            self.on_stacks.set(self.on_stacks.get() - 1);
+            self.bury(key);
+            let next = self.postponed.borrow_mut().pop_front();
+            self.ready.borrow_mut().extend(next);
         } else if let Some(task) = self.tasks.borrow_mut().get(key) {
-            task.fiber = Some(fiber);
+            task.state = State::Suspended(fiber);
         }
     }
 
-    fn bury(&self, key: Key, fiber: Fiber) {
-        self.stacks.borrow_mut().recycle(fiber.into_stack());
-        self.set_name(key, None);
+    /// Gives a coroutine its stack. If there is none, it waits for one.
+    fn begin(&self, key: Key, body: Body) -> Option<Fiber> {
+        let stack = self.stacks.borrow_mut().take();
+        if let Ok(stack) = stack {
+            if let Some(task) = self.tasks.borrow_mut().get(key) {
+                task.deadline = None;
+                task.unparked = false;
+                if !std::mem::replace(&mut task.reserved, true) {
+                    self.remote.reserved.fetch_add(1, Ordering::AcqRel);
+                }
+            }
+            self.on_stacks.set(self.on_stacks.get() + 1);
+            return Some(Fiber::new(stack, body));
+        }
+        // Either all are in use, or the system has no room for further guard pages: then what there
+        // is has to do.
+        let on_stacks = self.on_stacks.get();
+        self.remote
+            .capacity
+            .fetch_min(on_stacks.max(1), Ordering::Relaxed);
+        if on_stacks == 0 {
+            // Nobody will ever give one back. Dropping the body tells whoever waits for it.
+            drop_quietly(body);
+            self.bury(key);
+            return None;
+        }
+        if let Some(task) = self.tasks.borrow_mut().get(key) {
+            task.state = State::Dormant(body);
+            self.postponed.borrow_mut().push_back(key);
+        }
+        None
+    }
+
+    /// Forgets a coroutine.
+    fn bury(&self, key: Key) {
         let task = self.tasks.borrow_mut().remove(key);
-        if let Some(at) = task.and_then(|task| task.timer) {
+        let Some(task) = task else { return };
+        if let Some(at) = task.timer {
             self.timers.borrow_mut().remove(at, key.index);
         }
-        self.remote.release();
-        let next = self.postponed.borrow_mut().pop_front();
-        if let Some(spawn) = next {
-            self.start(spawn);
+        if task.reserved {
+            self.remote.release();
         }
-    }
-
-    fn set_name(&self, key: Key, name: Option<Arc<str>>) {
-        let mut names = lock(&self.remote.names);
-        let index = key.index as usize;
-        if names.len() <= index {
-            names.resize(index + 1, None);
-        }
-        names[index] = name;
+        lock(&self.remote.names)[key.index as usize] = None;
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {

@@ -4,11 +4,12 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use greenroom::net::{TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixStream};
-use greenroom::{Engine, spawn};
+use greenroom::{Engine, Interest, Readiness, spawn};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -345,4 +346,87 @@ fn a_socket_may_move_to_another_worker_and_to_a_thread() {
         assert_eq!(byte, n, "in a thread");
         near = back;
     }
+}
+
+/// Echoes one message at a time, and holds no stack in between.
+fn echo_between_sleeps(stream: Watched, ended: mpsc::Sender<io::Result<()>>) {
+    Readiness::when_ready(
+        stream,
+        |stream| (&stream.readiness, stream.socket.as_fd()),
+        Interest::Read,
+        Some(Instant::now() + Duration::from_millis(300)),
+        "sleeper",
+        move |mut stream, result| {
+            let mut buf = [0; 100];
+            match result.and_then(|()| stream.socket.read(&mut buf)) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Ok(n) if n > 0 => stream.socket.write_all(&buf[..n]).unwrap(),
+                other => return ended.send(other.map(drop)).unwrap(),
+            }
+            echo_between_sleeps(stream, ended);
+        },
+    );
+}
+
+struct Watched {
+    readiness: Readiness,
+    socket: std::os::unix::net::UnixStream,
+}
+
+#[test]
+fn a_connection_between_messages_holds_no_stack() {
+    let engine = Engine::builder()
+        .workers(1)
+        .max_coroutines(4)
+        .build()
+        .unwrap();
+    let (tell, told) = mpsc::channel();
+    // More of them than there are stacks.
+    let mut far: Vec<_> = (0..50)
+        .map(|_| {
+            let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+            near.set_nonblocking(true).unwrap();
+            far.set_read_timeout(Some(PATIENCE)).unwrap();
+            let tell = tell.clone();
+            let watched = Watched {
+                readiness: Readiness::new(),
+                socket: near,
+            };
+            engine
+                .spawn(move || echo_between_sleeps(watched, tell))
+                .unwrap()
+                .join()
+                .unwrap();
+            far
+        })
+        .collect();
+    let end = Instant::now() + PATIENCE;
+    while engine.counters().stacks_in_use > 0 {
+        assert!(Instant::now() < end);
+    }
+    for round in 0..3_u8 {
+        for far in &mut far {
+            far.write_all(&[round; 10]).unwrap();
+        }
+        for far in &mut far {
+            far.read_exact(&mut [0; 10]).unwrap();
+        }
+    }
+    let closed = far.split_off(25);
+    drop(closed);
+    for _ in 0..25 {
+        assert!(
+            told.recv_timeout(PATIENCE).unwrap().is_ok(),
+            "an end of input"
+        );
+    }
+    let late = told.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(late.unwrap_err().kind(), ErrorKind::TimedOut);
+    assert!(engine.shutdown(PATIENCE));
+    let errors: Vec<_> = told.try_iter().map(|end| end.unwrap_err().kind()).collect();
+    assert_eq!(
+        errors.len(),
+        24,
+        "each ends in one way or the other: {errors:?}"
+    );
 }
