@@ -36,6 +36,7 @@ pub struct Connection {
     deadline: Option<Instant>,
     buffer: Option<Box<Buffer>>,
     ended: bool,
+    keep_alive: bool,
 }
 
 impl Connection {
@@ -58,6 +59,7 @@ impl Connection {
             deadline,
             buffer: None,
             ended: false,
+            keep_alive: false,
         }
     }
 
@@ -154,6 +156,35 @@ impl Connection {
         }
     }
 
+    /// Keeps the connection after the handler has returned without an error: it is called again, by
+    /// [`handle`](crate::RequestHandler::handle), when there is more to read, be it the end of
+    /// input. To be asked for anew in each call; after the end of input it has no effect.
+    ///
+    /// A handler that returns after each message lets a silent connection cost next to nothing: it
+    /// holds neither a stack (`Green`) nor a thread of the pool
+    /// ([`Pooled`](crate::Pooled)) while it waits. Under the other models it simply waits.
+    ///
+    /// The request ends, by [`finish`](crate::RequestHandler::finish), when it waits for longer than
+    /// the idle or read timeout allows. When the server begins to drain, the handler finds the end
+    /// of input (but not under [`Forking`](crate::Forking), where the drain's deadline cuts it).
+    ///
+    /// ```
+    /// use socketserver::{Connection, PooledTcpServer, handler_fn};
+    /// use std::io::{BufRead, Write};
+    ///
+    /// let server = PooledTcpServer::bind("127.0.0.1:0", handler_fn(|conn: &mut Connection| {
+    ///     let mut line = String::new();
+    ///     conn.read_line(&mut line)?;
+    ///     conn.write_all(line.to_uppercase().as_bytes())?;
+    ///     conn.keep_alive();
+    ///     Ok(())
+    /// }))?;
+    /// # Ok::<(), socketserver::Error>(())
+    /// ```
+    pub fn keep_alive(&mut self) {
+        self.keep_alive = true;
+    }
+
     /// Half-closes: after `Shutdown::Write` the peer reads an end of input and can still send.
     ///
     /// # Errors
@@ -179,6 +210,27 @@ impl Connection {
         self.socket.meters()
     }
 
+    /// Whether the handler has asked to keep the connection, since this was last looked at.
+    pub(crate) fn take_keep_alive(&mut self) -> bool {
+        std::mem::take(&mut self.keep_alive) && !self.ended
+    }
+
+    /// Whether there is something to read that has left the kernel already. If not, the memory for
+    /// it is given back.
+    pub(crate) fn has_buffered(&mut self) -> bool {
+        self.buffer.take_if(|buffer| buffer.is_empty());
+        self.buffer.is_some()
+    }
+
+    /// What a wait for the next bytes is bounded by.
+    pub(crate) fn read_limits(&self) -> Limits {
+        Limits {
+            wait: self.timeouts.read,
+            idle: self.timeouts.idle,
+            deadline: self.deadline,
+        }
+    }
+
     pub(crate) fn socket(&self) -> &Arc<Socket> {
         &self.socket
     }
@@ -192,12 +244,7 @@ impl Connection {
         if buf.is_empty() {
             return Ok(0);
         }
-        let limits = Limits {
-            wait: self.timeouts.read,
-            idle: self.timeouts.idle,
-            deadline: self.deadline,
-        };
-        let n = self.socket.recv(buf, limits)?;
+        let n = self.socket.recv(buf, self.read_limits())?;
         self.ended = n == 0;
         Ok(n)
     }

@@ -7,11 +7,13 @@ use crate::Result;
 
 /// Serves one request: a [`Connection`](crate::Connection) or a [`Datagram`](crate::Datagram).
 ///
-/// A new value is made for each request by the factory given to the server, on the thread (or in
-/// the process) that serves it; it is never shared, need not be `Send`, and is dropped when the
-/// request has ended. State that requests share is put into the factory's closure.
+/// A new value is made for each request by the factory given to the server, and dropped when the
+/// request has ended; it is never shared. State that requests share is put into the factory's
+/// closure.
 ///
-/// The order is `setup`, `handle`, `finish`. When `setup` fails, the other two are left out; when
+/// The order is `setup`, `handle`, `finish`. A handler that has asked to
+/// [keep the connection alive](crate::Connection::keep_alive) is called again, by `handle` only,
+/// when the peer sends more; perhaps on another thread, which is why a handler is `Send`. When `setup` fails, the other two are left out; when
 /// `handle` fails or panics, `finish` runs all the same. The first failure goes to the server's
 /// `handle_error` hook; it never ends the server.
 ///
@@ -37,7 +39,7 @@ use crate::Result;
 /// let server = socketserver::ThreadingTcpServer::bind("127.0.0.1:0", move || Counter(total.clone()))?;
 /// # Ok::<(), socketserver::Error>(())
 /// ```
-pub trait RequestHandler<R> {
+pub trait RequestHandler<R>: Send + 'static {
     /// Before `handle`: greet, set options, allocate.
     ///
     /// # Errors
@@ -47,7 +49,7 @@ pub trait RequestHandler<R> {
         Ok(())
     }
 
-    /// The service itself. Returning ends the request.
+    /// The service itself. Returning ends the request, unless the connection is to be kept alive.
     ///
     /// # Errors
     /// An error is handed to `handle_error` after `finish` has run.
@@ -84,7 +86,10 @@ where
 /// The handler that [`handler_fn`] makes.
 pub struct HandlerFn<G>(Arc<G>);
 
-impl<R, G: Fn(&mut R) -> Result> RequestHandler<R> for HandlerFn<G> {
+impl<R, G> RequestHandler<R> for HandlerFn<G>
+where
+    G: Fn(&mut R) -> Result + Send + Sync + 'static,
+{
     fn handle(&mut self, request: &mut R) -> Result {
         (self.0)(request)
     }

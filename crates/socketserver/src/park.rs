@@ -6,6 +6,7 @@
 //! non-blocking, and `WouldBlock` means "park me until this descriptor is ready". The loops in
 //! `socket.rs` and `server/poller.rs` serve both; there is no second code path.
 
+use std::any::Any;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
@@ -32,6 +33,9 @@ pub trait Park: Send + Sync {
         interest: Interest,
         until: Option<Instant>,
     ) -> io::Result<()>;
+
+    /// For a model that knows what it has made.
+    fn as_any(&self) -> &dyn Any;
 
     /// Whether a read is known to find nothing, so that it is better to wait at once.
     fn is_drained(&self) -> bool {

@@ -83,6 +83,27 @@ impl Socket {
         }
     }
 
+    /// Waits for something to read, or the end of it, without reading. It may end early, with
+    /// [`io::ErrorKind::Interrupted`], to let the caller look around.
+    pub(crate) fn wait_readable(&self, limits: Limits) -> io::Result<()> {
+        let mut wait = Wait::begin(limits, self.moved())?;
+        self.arm(Interest::Read, &wait)?;
+        let mut byte = [0];
+        match rustix::net::recv(&self.fd, &mut byte, RecvFlags::PEEK) {
+            Ok((0, _)) if self.is_cancelled() => Err(cancelled()),
+            Ok(_) => Ok(()),
+            Err(errno) => {
+                self.again(errno, Interest::Read, &mut wait)?;
+                Err(io::ErrorKind::Interrupted.into())
+            }
+        }
+    }
+
+    /// What parks whoever waits, if it is not the kernel.
+    pub(crate) fn park(&self) -> Option<&dyn Park> {
+        self.park.as_deref()
+    }
+
     /// Throws away what has arrived and was not read, without waiting. `None` is end of input.
     pub(crate) fn discard(&self, scratch: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
@@ -185,13 +206,21 @@ impl Socket {
                 },
                 None => wait.expired(self.moved()),
             },
-            _ if self.is_cancelled() => Err(cancelled()),
-            Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED | Errno::TIMEDOUT => {
-                self.lost.store(true, Ordering::Relaxed);
-                Err(errno.into())
-            }
-            _ => Err(errno.into()),
+            _ => Err(self.failed(errno)),
         }
+    }
+
+    fn failed(&self, errno: Errno) -> io::Error {
+        if self.is_cancelled() {
+            return cancelled();
+        }
+        if matches!(
+            errno,
+            Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED | Errno::TIMEDOUT
+        ) {
+            self.lost.store(true, Ordering::Relaxed);
+        }
+        errno.into()
     }
 }
 

@@ -1,5 +1,6 @@
 //! A coroutine per request.
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -9,10 +10,11 @@ use std::time::{Duration, Instant};
 use greenroom::{Engine, Readiness};
 
 use super::{AtLimit, Concurrency, Dispatch};
+use crate::RequestInfo;
 use crate::ServeError;
 use crate::event::Event;
 use crate::park::{Interest, Park, Parker};
-use crate::server::{ChildSource, Controller, Task};
+use crate::server::{ChildSource, Controller, Pause, Task};
 
 /// Serves each request in a coroutine, on a few threads.
 ///
@@ -142,8 +144,8 @@ impl Concurrency for Green {
         };
         match engine.reserve() {
             Ok(reservation) => {
-                let name = format!("request {} of {}", task.info().id(), task.info().peer());
-                drop(reservation.spawn(name, move || task.run()));
+                let name = request_name(task.info());
+                drop(reservation.spawn(name, move || go_on_later(task.run())));
                 Dispatch::Taken
             }
             Err(out_of_stacks) => Dispatch::NoRoom(task, io::Error::other(out_of_stacks)),
@@ -154,6 +156,31 @@ impl Concurrency for Green {
         let _ = self.server.set(server.clone());
         Some(Arc::new(Watching))
     }
+}
+
+/// Lets a request that is to go on later do so in a new coroutine of this worker. Until then it has
+/// no stack.
+fn go_on_later(pause: Option<Box<dyn Pause>>) {
+    let Some(pause) = pause else { return };
+    let (until, name) = (pause.until(), request_name(pause.info()));
+    let interest = greenroom::Interest::Read;
+    Readiness::when_ready(pause, watched, interest, until, name, |pause, waited| {
+        go_on_later(pause.resume(waited));
+    });
+}
+
+#[expect(
+    clippy::borrowed_box,
+    reason = "it is what waits, and when_ready lends it like this"
+)]
+fn watched(pause: &Box<dyn Pause>) -> (&Readiness, BorrowedFd<'_>) {
+    let readiness = pause.park().and_then(|park| park.as_any().downcast_ref());
+    let readiness = readiness.expect("every connection of this model was given one");
+    (readiness, pause.socket())
+}
+
+fn request_name(info: &RequestInfo) -> String {
+    format!("request {} of {}", info.id(), info.peer())
 }
 
 impl fmt::Debug for Green {
@@ -178,6 +205,10 @@ impl Parker for Watching {
 }
 
 impl Park for Readiness {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
     fn wait(
         &self,
         fd: BorrowedFd<'_>,

@@ -39,6 +39,12 @@ pub trait Concurrency: sealed::Sealed + Default + Send + 'static {
     #[doc(hidden)]
     fn process_request<J: Task>(&mut self, task: J, children: &ChildSource<'_>) -> Dispatch<J>;
 
+    /// Whether requests that wait between two calls of their handlers count against the limit.
+    #[doc(hidden)]
+    fn counts_pauses(&self) -> bool {
+        true
+    }
+
     /// Whether a drain waits for the requests that this model serves.
     #[doc(hidden)]
     fn is_waited_for(&self) -> bool {

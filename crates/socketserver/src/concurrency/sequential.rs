@@ -1,5 +1,6 @@
 //! One request at a time, on the serving thread.
 
+use std::any::Any;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use rustix::io::Errno;
 
 use super::{AtLimit, Concurrency, Dispatch};
 use crate::park::{Interest, Park, Parker};
-use crate::server::{ChildSource, Controller, Task};
+use crate::server::{ChildSource, Controller, Task, wait_to_end};
 use crate::socket::cancelled;
 use crate::timeouts::{earliest, timed_out};
 
@@ -30,7 +31,7 @@ impl Concurrency for Sequential {
     }
 
     fn process_request<J: Task>(&mut self, task: J, _: &ChildSource<'_>) -> Dispatch<J> {
-        task.run();
+        wait_to_end(task.run());
         Dispatch::Taken
     }
 
@@ -51,6 +52,10 @@ impl Parker for Attentive {
 }
 
 impl Park for Attentive {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
     fn wait(
         &self,
         fd: BorrowedFd<'_>,
@@ -79,10 +84,13 @@ impl Park for Attentive {
             ];
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(_) if !fds[0].revents().is_empty() => return Ok(()),
-                Ok(_) if !fds[1].revents().is_empty() => lifecycle.woken(),
-                // A signal: the caller looks at its clock and comes back.
-                Err(Errno::INTR) => return Ok(()),
+                // The caller looks around and comes back.
+                Ok(_) if !fds[1].revents().is_empty() => {
+                    lifecycle.woken();
+                    return Ok(());
+                }
                 Ok(_) => {}
+                Err(Errno::INTR) => return Ok(()),
                 Err(errno) => return Err(errno.into()),
             }
         }

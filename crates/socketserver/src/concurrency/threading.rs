@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use super::{AtLimit, Concurrency, Dispatch};
-use crate::server::{ChildSource, Task};
+use crate::server::{ChildSource, Task, wait_to_end};
 
 /// Serves each request on a thread of its own.
 ///
@@ -85,7 +85,7 @@ impl Concurrency for Threading {
             |slot: &Mutex<Option<J>>| slot.lock().unwrap_or_else(PoisonError::into_inner).take();
         let spawned = builder.spawn(move || {
             if let Some(task) = take(&theirs) {
-                task.run();
+                wait_to_end(task.run());
             }
         });
         match spawned {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -115,6 +116,8 @@ pub(crate) struct Shared {
     handle_error: Option<HandleError>,
     table: Mutex<BTreeMap<RequestId, Arc<Entry>>>,
     live: AtomicUsize,
+    /// Of those: between two calls of their handlers.
+    paused: AtomicUsize,
     next_id: AtomicU64,
     /// The loop waits for a request to end, and wants to be woken up by the next one that does.
     wants_end: AtomicBool,
@@ -134,6 +137,7 @@ impl Shared {
             handle_error,
             table: Mutex::new(BTreeMap::new()),
             live: AtomicUsize::new(0),
+            paused: AtomicUsize::new(0),
             next_id: AtomicU64::new(1),
             wants_end: AtomicBool::new(false),
             ended_in_drain: [const { AtomicU64::new(0) }; 2],
@@ -150,10 +154,34 @@ impl Shared {
         self.live.load(Ordering::SeqCst)
     }
 
+    /// How many of them wait between two calls of their handlers.
+    pub(crate) fn paused(&self) -> usize {
+        self.paused.load(Ordering::SeqCst)
+    }
+
+    /// A drain has begun: those between two calls find the end of their input.
+    pub(crate) fn end_pauses(&self) {
+        let all: Vec<_> = self.entries().values().cloned().collect();
+        for entry in all
+            .iter()
+            .filter(|entry| entry.paused.load(Ordering::SeqCst))
+        {
+            if let Some(socket) = entry.socket.as_ref().and_then(Weak::upgrade) {
+                let _ = socket.shutdown(Shutdown::Read);
+            }
+        }
+    }
+
     /// Asks for a wake-up when the next request ends. Look at [`live`](Self::live) once more after
     /// this and before waiting.
     pub(crate) fn want_end(&self) {
         self.wants_end.store(true, Ordering::SeqCst);
+    }
+
+    fn tell_end(&self) {
+        if self.wants_end.swap(false, Ordering::SeqCst) {
+            self.lifecycle.wake();
+        }
     }
 
     pub(crate) fn emit(&self, event: &Event<'_>) {
@@ -235,6 +263,8 @@ struct Entry {
     socket: Option<Weak<Socket>>,
     /// The child that serves it, under the forking model.
     child: OnceLock<OwnedFd>,
+    /// Its handler has returned and is to be called again.
+    paused: AtomicBool,
 }
 
 impl Entry {
@@ -271,6 +301,7 @@ impl Record {
             info,
             socket,
             child: OnceLock::new(),
+            paused: AtomicBool::new(false),
         });
         shared.live.fetch_add(1, Ordering::SeqCst);
         shared.entries().insert(id, entry.clone());
@@ -288,6 +319,21 @@ impl Record {
         &self.shared
     }
 
+    /// A pause begins or ends.
+    pub(crate) fn set_paused(&self, paused: bool) {
+        if self.entry.paused.swap(paused, Ordering::SeqCst) == paused {
+            return;
+        }
+        let count = &self.shared.paused;
+        if paused {
+            count.fetch_add(1, Ordering::SeqCst);
+            // There may be room for another one.
+            self.shared.tell_end();
+        } else {
+            count.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
     /// From now on the request is served by a child, and cancelled by a signal to it.
     pub(crate) fn served_by(&self, child: OwnedFd) {
         let _ = self.entry.child.set(child);
@@ -302,10 +348,9 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         self.shared.entries().remove(&self.entry.info.id);
+        self.set_paused(false);
         self.shared.live.fetch_sub(1, Ordering::SeqCst);
-        if self.shared.wants_end.swap(false, Ordering::SeqCst) {
-            self.shared.lifecycle.wake();
-        }
+        self.shared.tell_end();
     }
 }
 

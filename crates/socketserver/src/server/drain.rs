@@ -52,6 +52,7 @@ where
             let live = self.shared.live();
             let timeout = until.saturating_duration_since(now);
             self.shared.emit(&Event::DrainStarted { live, timeout });
+            self.shared.end_pauses();
             Drain {
                 started: now,
                 step: Step::Backlog,

@@ -23,7 +23,8 @@ pub use accept_loop::ChildSource;
 pub use builder::Builder;
 pub use controller::{Controller, DrainReport, LiveRequest, RequestId, RequestInfo};
 pub use group::{GroupController, ServerGroup};
-pub use session::{Place, Request, Task};
+pub(crate) use session::wait_to_end;
+pub use session::{Pause, Place, Request, Task};
 
 use accept_loop::{Until, Watch, run};
 use controller::Shared;

@@ -1,14 +1,17 @@
 //! How the two kinds of request are closed.
 
+use std::io;
 use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::controller::RequestId;
 use super::session::sealed;
 use crate::address::Address;
+use crate::park::Park;
 use crate::socket::Socket;
-use crate::timeouts::Limits;
+use crate::timeouts::{Limits, earliest};
 use crate::{Connection, Datagram};
 
 /// How long, and for how many bytes, a close waits for a peer that is still sending.
@@ -38,6 +41,48 @@ impl sealed::Request for Connection {
 
     fn is_cancelled(&self) -> bool {
         self.socket().is_cancelled()
+    }
+
+    fn take_keep_alive(&mut self) -> bool {
+        self.take_keep_alive()
+    }
+
+    fn has_buffered(&mut self) -> bool {
+        self.has_buffered()
+    }
+
+    fn pause_until(&self) -> Option<Instant> {
+        let Limits {
+            wait,
+            idle,
+            deadline,
+        } = self.read_limits();
+        let now = Instant::now();
+        let silence = [wait, idle].into_iter().flatten().min();
+        earliest(
+            deadline,
+            silence.and_then(|silence| now.checked_add(silence)),
+        )
+    }
+
+    fn wait_readable(&self, until: Option<Instant>) -> io::Result<()> {
+        let limits = Limits {
+            deadline: until,
+            ..Limits::default()
+        };
+        self.socket().wait_readable(limits)
+    }
+
+    fn end_input(&self) {
+        let _ = self.shutdown(Shutdown::Read);
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        AsFd::as_fd(self)
+    }
+
+    fn park(&self) -> Option<&dyn Park> {
+        self.socket().park()
     }
 
     fn shutdown_request(&mut self) {
@@ -100,6 +145,32 @@ impl sealed::Request for Datagram {
 
     fn is_cancelled(&self) -> bool {
         false
+    }
+
+    fn take_keep_alive(&mut self) -> bool {
+        false
+    }
+
+    fn has_buffered(&mut self) -> bool {
+        false
+    }
+
+    fn pause_until(&self) -> Option<Instant> {
+        None
+    }
+
+    fn wait_readable(&self, _: Option<Instant>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn end_input(&self) {}
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        AsFd::as_fd(self)
+    }
+
+    fn park(&self) -> Option<&dyn Park> {
+        None
     }
 
     fn shutdown_request(&mut self) {}

@@ -280,7 +280,14 @@ where
     }
 
     fn has_room(&self) -> bool {
-        self.shared.live() < self.concurrency.limit().0
+        let live = self.shared.live();
+        // Read after the other: one that resumes in between is counted rather than left out.
+        let elsewhere = if self.concurrency.counts_pauses() {
+            0
+        } else {
+            self.shared.paused()
+        };
+        live.saturating_sub(elsewhere) < self.concurrency.limit().0
     }
 
     /// Whether the next request has to wait for another one to end. If so, that end wakes the loop.

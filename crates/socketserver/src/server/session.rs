@@ -1,14 +1,15 @@
 //! One request from `finish_request` to its end, on whatever thread or process was chosen for it.
 
 use std::io;
-use std::mem::ManuallyDrop;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
-use super::controller::{Record, RequestId};
+use super::controller::{Record, RequestId, Shared};
 use crate::address::Address;
 use crate::event::{EndReason, Ended, Event};
 use crate::failure::{HandlerFailure, Stage, guarded};
+use crate::park::Park;
 use crate::socket::Socket;
 use crate::{Connection, Datagram, RequestHandler, RequestInfo, Result};
 
@@ -19,7 +20,7 @@ impl Request for Connection {}
 impl Request for Datagram {}
 
 pub(crate) mod sealed {
-    use super::{Address, RequestId, Socket, Weak};
+    use super::{Address, BorrowedFd, Instant, Park, RequestId, Socket, Weak, io};
 
     pub trait Request: Sized + Send + 'static {
         fn id(&self) -> RequestId;
@@ -31,6 +32,18 @@ pub(crate) mod sealed {
         fn is_lost(&self) -> bool;
         /// This server cut it.
         fn is_cancelled(&self) -> bool;
+        /// The handler has asked to be called again.
+        fn take_keep_alive(&mut self) -> bool;
+        /// There is something to read that has left the kernel already.
+        fn has_buffered(&mut self) -> bool;
+        /// When a pause that begins now is over in any case.
+        fn pause_until(&self) -> Option<Instant>;
+        /// Waits for something to read, or the end of it; may fail early as `Interrupted`.
+        fn wait_readable(&self, until: Option<Instant>) -> io::Result<()>;
+        /// From now on the input has an end.
+        fn end_input(&self);
+        fn as_fd(&self) -> BorrowedFd<'_>;
+        fn park(&self) -> Option<&dyn Park>;
         fn shutdown_request(&mut self);
         /// Closes without waiting for anything.
         fn refuse(self);
@@ -38,17 +51,45 @@ pub(crate) mod sealed {
         fn close_request(self);
     }
 }
+
 /// A request that a concurrency model is to serve.
 pub trait Task: Send + 'static {
-    /// Serves it to its end, and frees its place.
-    fn run(self);
-    /// The child's side of a fork: serves it, and leaves the books to the parent. Returns the exit
-    /// code.
+    /// Serves it to its end, and frees its place; or up to a pause, in which the handler has
+    /// nothing to do until its peer sends more.
+    #[must_use]
+    fn run(self) -> Option<Box<dyn Pause>>;
+    /// The child's side of a fork: serves it to its end, and leaves the books to the parent.
+    /// Returns the exit code.
     fn run_in_child(self) -> i32;
     /// The parent's side: closes its copy of the request and keeps the place.
     fn leave_to_child(self) -> Place;
     /// What is known of it.
     fn info(&self) -> &RequestInfo;
+}
+
+/// A request whose handler has returned, and is to be called again when there is more to read.
+pub trait Pause: Send {
+    /// What is waited for.
+    fn socket(&self) -> BorrowedFd<'_>;
+    /// What parks whoever waits, if it is not the kernel.
+    fn park(&self) -> Option<&dyn Park>;
+    /// When the pause is over in any case.
+    fn until(&self) -> Option<Instant>;
+    /// What is known of it.
+    fn info(&self) -> &RequestInfo;
+    /// Waits here.
+    fn wait(&self) -> io::Result<()>;
+    /// Goes on: calls the handler again, or ends the request, if the wait has failed.
+    #[must_use]
+    fn resume(self: Box<Self>, waited: io::Result<()>) -> Option<Box<dyn Pause>>;
+}
+
+/// Waits on this thread, as often as it takes to end the request.
+pub(crate) fn wait_to_end(mut pause: Option<Box<dyn Pause>>) {
+    while let Some(waiting) = pause {
+        let waited = waiting.wait();
+        pause = waiting.resume(waited);
+    }
 }
 
 /// The parent's hold on a request that a child serves.
@@ -89,17 +130,21 @@ where
     F: Fn() -> H + Send + Sync + 'static,
     H: RequestHandler<R>,
 {
-    fn run(self) {
-        let (reason, (received, sent)) = serve(self.request, &*self.factory, &self.record);
-        end(&self.record, reason, received, sent);
+    fn run(self) -> Option<Box<dyn Pause>> {
+        Session::begin(self, false).paused()
     }
 
     fn run_in_child(self) -> i32 {
-        let record = ManuallyDrop::new(self.record);
-        let (reason, _) = serve(self.request, &*self.factory, &record);
-        match reason {
-            EndReason::Completed | EndReason::PeerGone => 0,
-            _ => 1,
+        let mut step = Session::begin(self, true);
+        loop {
+            match step {
+                Step::Paused(session) => {
+                    let waited = session.wait();
+                    step = session.after(waited);
+                }
+                Step::Over(EndReason::Completed | EndReason::PeerGone) => return 0,
+                Step::Over(_) => return 1,
+            }
         }
     }
 
@@ -113,6 +158,229 @@ where
     }
 }
 
+/// A request and its handler.
+struct Session<R, H> {
+    request: R,
+    handler: H,
+    record: Record,
+    /// The books are the parent's.
+    in_child: bool,
+    /// When the present pause is over in any case.
+    until: Option<Instant>,
+}
+
+/// What serving came to, for now.
+enum Step<R, H> {
+    Paused(Box<Session<R, H>>),
+    Over(EndReason),
+}
+
+impl<R: Request, H: RequestHandler<R>> Step<R, H> {
+    fn paused(self) -> Option<Box<dyn Pause>> {
+        match self {
+            Self::Paused(session) => Some(session),
+            Self::Over(_) => None,
+        }
+    }
+}
+
+impl<R: Request, H: RequestHandler<R>> Session<R, H> {
+    /// Makes the handler, sets it up, and lets it handle.
+    fn begin<F: Fn() -> H>(job: Job<R, F>, in_child: bool) -> Step<R, H> {
+        let Job {
+            request,
+            record,
+            factory,
+        } = job;
+        record.shared().emit(&Event::Started(record.info()));
+        let handler = match attempt(Stage::Factory, || Ok(factory())) {
+            Ok(handler) => handler,
+            Err(failure) => {
+                let reason = reason(Some(&failure), &request);
+                return Step::Over(close(request, record, in_child, reason, Some(&failure)));
+            }
+        };
+        let mut session = Box::new(Self {
+            request,
+            handler,
+            record,
+            in_child,
+            until: None,
+        });
+        let own = &mut *session;
+        match attempt(Stage::Setup, || own.handler.setup(&mut own.request)) {
+            Ok(()) => session.handle(),
+            failed => Step::Over(session.end(failed, None)),
+        }
+    }
+
+    fn handle(mut self: Box<Self>) -> Step<R, H> {
+        loop {
+            let own = &mut *self;
+            let handled = attempt(Stage::Handle, || own.handler.handle(&mut own.request));
+            if handled.is_err() || !own.request.take_keep_alive() || own.request.is_cancelled() {
+                return Step::Over(self.finish(handled, None));
+            }
+            if !own.request.has_buffered() {
+                return self.pause();
+            }
+        }
+    }
+
+    fn pause(mut self: Box<Self>) -> Step<R, H> {
+        self.until = self.request.pause_until();
+        self.record.set_paused(true);
+        if self.record.shared().lifecycle.is_draining() {
+            // What is there is read, and then the handler finds the end.
+            self.request.end_input();
+        }
+        Step::Paused(self)
+    }
+
+    fn after(self: Box<Self>, waited: io::Result<()>) -> Step<R, H> {
+        self.record.set_paused(false);
+        match waited {
+            Ok(()) => self.handle(),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Step::Over(self.finish(Ok(()), Some(EndReason::TimedOut)))
+            }
+            Err(_) if self.request.is_cancelled() => {
+                Step::Over(self.finish(Ok(()), Some(EndReason::Cancelled)))
+            }
+            Err(_) => Step::Over(self.finish(Ok(()), Some(EndReason::PeerGone))),
+        }
+    }
+
+    fn finish(
+        mut self: Box<Self>,
+        handled: Result<(), HandlerFailure>,
+        reason: Option<EndReason>,
+    ) -> EndReason {
+        let own = &mut *self;
+        let finished = attempt(Stage::Finish, || own.handler.finish(&mut own.request));
+        let served = own.then(handled, finished);
+        self.end(served, reason)
+    }
+
+    /// Drops the handler and closes the request. The reason is known already if it was not the
+    /// handler that ended it.
+    fn end(self, served: Result<(), HandlerFailure>, known: Option<EndReason>) -> EndReason {
+        let Self {
+            request,
+            handler,
+            record,
+            in_child,
+            ..
+        } = self;
+        let dropped = attempt(Stage::Drop, || {
+            drop(handler);
+            Ok(())
+        });
+        let outcome = then(record.shared(), served, dropped);
+        let reason = match (&outcome, known) {
+            (Ok(()), Some(known)) => known,
+            _ => reason(outcome.as_ref().err(), &request),
+        };
+        close(request, record, in_child, reason, outcome.as_ref().err())
+    }
+
+    fn then(
+        &self,
+        first: Result<(), HandlerFailure>,
+        next: Result<(), HandlerFailure>,
+    ) -> Result<(), HandlerFailure> {
+        then(self.record.shared(), first, next)
+    }
+}
+
+impl<R: Request, H: RequestHandler<R>> Pause for Session<R, H> {
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.request.as_fd()
+    }
+
+    fn park(&self) -> Option<&dyn Park> {
+        self.request.park()
+    }
+
+    fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
+    fn info(&self) -> &RequestInfo {
+        self.record.info()
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        loop {
+            if self.record.shared().lifecycle.is_draining() {
+                self.request.end_input();
+            }
+            match self.request.wait_readable(self.until) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                waited => return waited,
+            }
+        }
+    }
+
+    fn resume(self: Box<Self>, waited: io::Result<()>) -> Option<Box<dyn Pause>> {
+        self.after(waited).paused()
+    }
+}
+
+fn attempt<T>(stage: Stage, run: impl FnOnce() -> Result<T>) -> Result<T, HandlerFailure> {
+    guarded(run).map_err(|cause| HandlerFailure::new(stage, cause))
+}
+
+/// The first failure is the one that counts; those in its wake are told, so as not to hide it.
+fn then(
+    shared: &Shared,
+    first: Result<(), HandlerFailure>,
+    next: Result<(), HandlerFailure>,
+) -> Result<(), HandlerFailure> {
+    if let (Err(_), Err(later)) = (&first, &next) {
+        let hook = if later.stage() == Stage::Drop {
+            "drop"
+        } else {
+            "finish"
+        };
+        shared.hook_failed(hook, later.cause());
+    }
+    first.and(next)
+}
+
+fn reason<R: Request>(failure: Option<&HandlerFailure>, request: &R) -> EndReason {
+    match failure {
+        None if request.is_cancelled() => EndReason::Cancelled,
+        None => EndReason::Completed,
+        Some(failure) => classify(failure, request),
+    }
+}
+
+/// Tells of a failure, closes the request, and frees its place.
+fn close<R: Request>(
+    mut request: R,
+    record: Record,
+    in_child: bool,
+    reason: EndReason,
+    failure: Option<&HandlerFailure>,
+) -> EndReason {
+    if let Some(failure) = failure
+        && !matches!(reason, EndReason::PeerGone | EndReason::Cancelled)
+    {
+        record.shared().handle_error(record.info(), failure);
+    }
+    record.shared().emit(&Event::Closing(record.info()));
+    request.shutdown_request();
+    let (received, sent) = request.meters();
+    request.close_request();
+    if in_child {
+        std::mem::forget(record);
+    } else {
+        end(&record, reason, received, sent);
+    }
+    reason
+}
+
 fn end(record: &Record, reason: EndReason, received: u64, sent: u64) {
     let info = record.info();
     let ended = Ended {
@@ -122,73 +390,6 @@ fn end(record: &Record, reason: EndReason, received: u64, sent: u64) {
         elapsed: info.age(),
     };
     record.shared().ended(info, &ended);
-}
-
-fn serve<R, F, H>(mut request: R, factory: &F, record: &Record) -> (EndReason, (u64, u64))
-where
-    R: Request,
-    F: Fn() -> H,
-    H: RequestHandler<R>,
-{
-    let (shared, info) = (record.shared(), record.info());
-    shared.emit(&Event::Started(info));
-    let outcome = finish_request(&mut request, factory, record);
-    let reason = match &outcome {
-        Ok(()) if request.is_cancelled() => EndReason::Cancelled,
-        Ok(()) => EndReason::Completed,
-        Err(failure) => classify(failure, &request),
-    };
-    if let Err(failure) = &outcome
-        && !matches!(reason, EndReason::PeerGone | EndReason::Cancelled)
-    {
-        shared.handle_error(info, failure);
-    }
-    shared.emit(&Event::Closing(info));
-    request.shutdown_request();
-    let meters = request.meters();
-    request.close_request();
-    (reason, meters)
-}
-
-/// `setup`, `handle`, `finish`: errors and panics of each come back as a value.
-fn finish_request<R, F, H>(
-    request: &mut R,
-    factory: &F,
-    record: &Record,
-) -> Result<(), HandlerFailure>
-where
-    R: Request,
-    F: Fn() -> H,
-    H: RequestHandler<R>,
-{
-    fn attempt<T>(stage: Stage, run: impl FnOnce() -> Result<T>) -> Result<T, HandlerFailure> {
-        guarded(run).map_err(|cause| HandlerFailure::new(stage, cause))
-    }
-    // The first failure is the one that counts; those in its wake are told, so as not to hide it.
-    let then = |first: Result<(), HandlerFailure>, next: Result<(), HandlerFailure>| {
-        if let (Err(_), Err(later)) = (&first, &next) {
-            let hook = if later.stage() == Stage::Drop {
-                "drop"
-            } else {
-                "finish"
-            };
-            record.shared().hook_failed(hook, later.cause());
-        }
-        first.and(next)
-    };
-    let mut handler = attempt(Stage::Factory, || Ok(factory()))?;
-    let served = match attempt(Stage::Setup, || handler.setup(request)) {
-        Ok(()) => {
-            let handled = attempt(Stage::Handle, || handler.handle(request));
-            then(handled, attempt(Stage::Finish, || handler.finish(request)))
-        }
-        failed => failed,
-    };
-    let dropped = attempt(Stage::Drop, || {
-        drop(handler);
-        Ok(())
-    });
-    then(served, dropped)
 }
 
 fn classify<R: Request>(failure: &HandlerFailure, request: &R) -> EndReason {

@@ -1,6 +1,7 @@
 //! The seam of `park.rs`, proven with something that is no kernel wait: a model whose handlers and
 //! accept loop wait in `poll(2)`, on non-blocking sockets.
 
+use std::any::Any;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::BorrowedFd;
@@ -32,6 +33,10 @@ impl Parker for Arc<Poll> {
 }
 
 impl Park for Arc<Poll> {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
     fn wait(
         &self,
         fd: BorrowedFd<'_>,

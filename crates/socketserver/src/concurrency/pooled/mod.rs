@@ -1,0 +1,223 @@
+//! A bounded pool of threads.
+
+mod lobby;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use super::{AtLimit, Concurrency, Dispatch};
+use crate::server::{ChildSource, Pause, Task, wait_to_end};
+use lobby::Lobby;
+
+/// Serves requests on a fixed number of threads that are used again and again.
+///
+/// Threads are made when they are first needed. Requests beyond them wait in a queue, in the order
+/// of their arrival. The default is 32 threads and a queue of 128.
+///
+/// A connection holds its thread until its handler returns. One that is
+/// [kept alive](crate::Connection::keep_alive) holds none while it waits for more: up to 10,000 of
+/// these wait together, at the cost of one more thread for all, and count against no other limit.
+#[derive(Default)]
+pub struct Pooled {
+    settings: Settings,
+    pool: Option<Arc<Pool>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    workers: usize,
+    queue: usize,
+    at_limit: AtLimit,
+    stack_size: Option<usize>,
+    max_idle: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            workers: 32,
+            queue: 128,
+            at_limit: AtLimit::Wait,
+            stack_size: None,
+            max_idle: 10_000,
+        }
+    }
+}
+
+impl Pooled {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many threads there may be; 0 is taken as 1.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.settings.workers = workers.max(1);
+        self
+    }
+
+    /// How many requests may wait for a thread.
+    #[must_use]
+    pub fn queue(mut self, requests: usize) -> Self {
+        self.settings.queue = requests;
+        self
+    }
+
+    /// What happens to a request when the queue is full.
+    #[must_use]
+    pub fn at_limit(mut self, policy: AtLimit) -> Self {
+        self.settings.at_limit = policy;
+        self
+    }
+
+    /// The stack of each thread, in bytes; the default is the standard library's, 2 MiB.
+    #[must_use]
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.settings.stack_size = Some(bytes);
+        self
+    }
+
+    /// How many connections may be [kept alive](crate::Connection::keep_alive) without a thread.
+    /// One more keeps its thread.
+    #[must_use]
+    pub fn max_idle(mut self, connections: usize) -> Self {
+        self.settings.max_idle = connections;
+        self
+    }
+}
+
+impl Concurrency for Pooled {
+    const NAME: &'static str = "pooled";
+
+    fn limit(&self) -> (usize, AtLimit) {
+        let Settings { workers, queue, .. } = self.settings;
+        (workers.saturating_add(queue), self.settings.at_limit)
+    }
+
+    fn counts_pauses(&self) -> bool {
+        false
+    }
+
+    fn process_request<J: Task>(&mut self, task: J, _: &ChildSource<'_>) -> Dispatch<J> {
+        let settings = self.settings;
+        let pool = self
+            .pool
+            .get_or_insert_with(|| Arc::new(Pool::new(settings)));
+        if let Err(error) = pool.make_room() {
+            return Dispatch::NoRoom(task, error);
+        }
+        pool.push(Box::new(move || task.run()));
+        Dispatch::Taken
+    }
+}
+
+/// The workers end with the server; what was accepted before is served.
+impl Drop for Pooled {
+    fn drop(&mut self) {
+        if let Some(pool) = &self.pool {
+            pool.lock().closed = true;
+            pool.changed.notify_all();
+            pool.lobby.look();
+        }
+    }
+}
+
+impl fmt::Debug for Pooled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pooled").field(&self.settings).finish()
+    }
+}
+
+/// Serves a request to its end or its next pause.
+type Work = Box<dyn FnOnce() -> Option<Box<dyn Pause>> + Send>;
+
+struct Pool {
+    settings: Settings,
+    state: Mutex<State>,
+    changed: Condvar,
+    lobby: Lobby,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Work>,
+    threads: usize,
+    /// Threads that wait for the queue to fill.
+    idle: usize,
+    closed: bool,
+}
+
+impl Pool {
+    fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            lobby: Lobby::default(),
+        }
+    }
+
+    /// Work runs outside of the lock and does not panic, so it is never poisoned in earnest.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// Makes a thread, if one more piece of work could use it. Fails if there is none at all.
+    fn make_room(self: &Arc<Self>) -> io::Result<()> {
+        let mut state = self.lock();
+        if state.idle > state.queue.len() || state.threads >= self.settings.workers {
+            return Ok(());
+        }
+        let mut builder = thread::Builder::new().name(format!("pool {}", state.threads + 1));
+        if let Some(bytes) = self.settings.stack_size {
+            builder = builder.stack_size(bytes);
+        }
+        let pool = self.clone();
+        match builder.spawn(move || pool.work()) {
+            Ok(_) => state.threads += 1,
+            // The others get to it.
+            Err(_) if state.threads > 0 => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn push(&self, work: Work) {
+        self.lock().queue.push_back(work);
+        self.changed.notify_one();
+    }
+
+    fn work(self: &Arc<Self>) {
+        let mut state = self.lock();
+        loop {
+            if let Some(work) = state.queue.pop_front() {
+                drop(state);
+                if let Some(pause) = work()
+                    && let Err(pause) = self.lobby.admit(self, pause)
+                {
+                    wait_to_end(Some(pause));
+                }
+                state = self.lock();
+            } else if state.closed {
+                state.threads -= 1;
+                return;
+            } else {
+                state.idle += 1;
+                state = self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+                state.idle -= 1;
+            }
+        }
+    }
+}
