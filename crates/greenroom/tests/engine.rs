@@ -421,3 +421,24 @@ fn starting_one_outside_of_the_engine_says_what_to_use() {
             .contains("Engine::spawn")
     );
 }
+
+#[test]
+fn a_future_of_tokio_is_waited_for_with_a_handle_of_its_runtime() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let handle = runtime.handle().clone();
+    let elapsed = in_coroutine(move || {
+        greenroom::block_on(async {
+            let sleeping = handle.spawn(async {
+                let before = Instant::now();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                before.elapsed()
+            });
+            sleeping.await.unwrap()
+        })
+    });
+    assert!(elapsed >= Duration::from_millis(20));
+}

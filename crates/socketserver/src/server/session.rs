@@ -252,11 +252,11 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
     }
 
     fn finish(
-        mut self: Box<Self>,
+        mut self,
         handled: Result<(), HandlerFailure>,
         reason: Option<EndReason>,
     ) -> EndReason {
-        let own = &mut *self;
+        let own = &mut self;
         let finished = attempt(Stage::Finish, || own.handler.finish(&mut own.request));
         let served = own.then(handled, finished);
         self.end(served, reason)
