@@ -1,0 +1,80 @@
+//! The floor: one thread, one epoll set, one read and one write for each report.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::event::epoll;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, sockopt};
+
+const LISTENER: u64 = u64::MAX;
+
+pub(super) fn serve(listener: &TcpListener) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let data = epoll::EventData::new_u64(LISTENER);
+    epoll::add(&epoll, listener, data, epoll::EventFlags::IN)?;
+    let mut streams: Vec<Option<OwnedFd>> = Vec::new();
+    let mut events = [const { MaybeUninit::uninit() }; 1024];
+    let mut buf = [0; 1024];
+    loop {
+        let (events, _) = match epoll::wait(&epoll, &mut events, None) {
+            Err(Errno::INTR) => continue,
+            events => events?,
+        };
+        for event in events {
+            let token = event.data.u64();
+            if token == LISTENER {
+                accept(listener, &epoll, &mut streams)?;
+                continue;
+            }
+            let Some(stream) = streams.get(index(token)).and_then(Option::as_ref) else {
+                continue;
+            };
+            let alive = match rustix::net::recv(stream, &mut buf, RecvFlags::empty()) {
+                Ok((0, _)) => false,
+                // Replies are small here: a client that does not read is given up.
+                Ok((n, _)) => rustix::net::send(stream, &buf[..n], SendFlags::NOSIGNAL) == Ok(n),
+                Err(Errno::AGAIN | Errno::INTR) => true,
+                Err(_) => false,
+            };
+            if !alive {
+                streams[index(token)] = None;
+            }
+        }
+    }
+}
+
+fn accept(
+    listener: &TcpListener,
+    epoll: &OwnedFd,
+    streams: &mut Vec<Option<OwnedFd>>,
+) -> io::Result<()> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    loop {
+        let stream = match accept_with(listener, flags) {
+            Ok(stream) => stream,
+            Err(Errno::AGAIN) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        };
+        sockopt::set_tcp_nodelay(&stream, true)?;
+        let number = u64::from(stream.as_raw_fd().unsigned_abs());
+        let data = epoll::EventData::new_u64(number);
+        epoll::add(
+            epoll,
+            &stream,
+            data,
+            epoll::EventFlags::IN | epoll::EventFlags::ET,
+        )?;
+        if streams.len() <= index(number) {
+            streams.resize_with(index(number) + 1, || None);
+        }
+        streams[index(number)] = Some(stream);
+    }
+}
+
+fn index(token: u64) -> usize {
+    usize::try_from(token).unwrap_or(usize::MAX)
+}
