@@ -166,14 +166,20 @@ impl Datagram {
         to: &SocketAddrAny,
         until: Option<Instant>,
     ) -> io::Result<()> {
+        let own = || rustix::io::fcntl_dupfd_cloexec(&*self.socket, 0);
         let lookout = match self.peer {
-            Address::Inet(_) => rustix::io::fcntl_dupfd_cloexec(&*self.socket, 0)?,
+            Address::Inet(_) => own()?,
             Address::Unix(_) => {
                 let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
                 let kind = SocketType::DGRAM;
                 let fd = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
-                rustix::net::connect(&fd, to).map_err(|errno| self.failed(errno))?;
-                fd
+                match rustix::net::connect(&fd, to) {
+                    Ok(()) => fd,
+                    // It is connected to us, and takes from nobody else. Then its queue has no
+                    // limit, and what is full is our own socket.
+                    Err(Errno::PERM) => own()?,
+                    Err(errno) => return Err(self.failed(errno)),
+                }
             }
         };
         let park = parker.attach(lookout.as_fd())?;
