@@ -44,7 +44,9 @@ pub(crate) fn serve(contender: Contender) -> anyhow::Result<()> {
     announce(listener.local_addr()?)?;
     match contender {
         Contender::Epoll => Ok(epoll::serve(&listener)?),
-        Contender::Green => socketserver::<Green>(Green::new().workers(1), listener, echo),
+        Contender::Green => {
+            socketserver(Green::new().workers(1).max_requests(20_000), listener, echo)
+        }
         Contender::GreenKeepAlive => {
             let model = Green::new().workers(1).max_requests(20_000);
             socketserver(model, listener, echo_once)

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::join::{JoinHandle, packet};
+use crate::join::{JoinHandle, detached, packet};
 use crate::stack::{GuardPages, Stacks, install};
 use crate::stall::{Monitor, OnStall, Stall};
 use crate::worker::{Local, Message, Remote, Spawn, lock};
@@ -229,7 +229,9 @@ impl Engine {
             by_load.sort_by_key(|worker| worker.load());
         }
         match by_load.into_iter().find(|worker| worker.reserve()) {
-            Some(worker) => Ok(Reservation(worker.clone())),
+            Some(worker) => Ok(Reservation {
+                worker: Some(worker.clone()),
+            }),
             None => Err(OutOfStacks {
                 in_use: self.counters().stacks_in_use,
             }),
@@ -318,7 +320,10 @@ impl fmt::Debug for Engine {
 }
 
 /// A stack that is promised; see [`Engine::reserve`]. Dropping it gives it back.
-pub struct Reservation(Arc<Remote>);
+pub struct Reservation {
+    /// Present until it is used.
+    worker: Option<Arc<Remote>>,
+}
 
 impl Reservation {
     /// Starts a coroutine with a name, which reports about overflows and stalls mention.
@@ -328,28 +333,36 @@ impl Reservation {
         run: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
         let (body, handle) = packet(run);
-        let spawn = Spawn {
-            name: name.into(),
-            body: Box::new(body),
-        };
-        // A worker that has ended hands it back; dropping it tells whoever joins.
-        if self.0.send(Message::Spawn(spawn)).is_ok() {
-            // The reservation is the coroutine's now, and released with its end.
-            std::mem::forget(self);
-        }
+        self.start(name.into(), Box::new(body));
         handle
+    }
+
+    /// Starts a coroutine that nobody waits for. A panic in it ends it, and goes nowhere.
+    pub fn spawn_detached(self, name: impl Into<Arc<str>>, run: impl FnOnce() + Send + 'static) {
+        self.start(name.into(), Box::new(detached(run)));
+    }
+
+    fn start(mut self, name: Arc<str>, body: Box<dyn FnOnce() + Send>) {
+        let Some(worker) = &self.worker else { return };
+        // A worker that has ended hands it back; dropping it tells whoever joins.
+        if worker.send(Message::Spawn(Spawn { name, body })).is_ok() {
+            // It is the coroutine's now, and released with its end.
+            self.worker = None;
+        }
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.0.release();
+        if let Some(worker) = &self.worker {
+            worker.release();
+        }
     }
 }
 
 impl fmt::Debug for Reservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Reservation").finish()
+        f.debug_struct("Reservation").finish_non_exhaustive()
     }
 }
 

@@ -85,6 +85,12 @@ pub(crate) fn packet<T>(run: impl FnOnce() -> T) -> (impl FnOnce(), JoinHandle<T
     (body, JoinHandle { packet })
 }
 
+/// A closure whose result and panic nobody waits for.
+pub(crate) fn detached(run: impl FnOnce()) -> impl FnOnce() {
+    // As above; and what a panic leaves is visible to nobody.
+    move || drop_quietly(catch_unwind(AssertUnwindSafe(run)))
+}
+
 /// Tells that a coroutine ended even if it never began.
 struct Completion<T>(Arc<Packet<T>>);
 

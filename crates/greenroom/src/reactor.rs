@@ -12,7 +12,7 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 
-use crate::join::packet;
+use crate::join::detached;
 use crate::park::{Parked, Unparker, park};
 use crate::worker::{Local, Remote, lock};
 
@@ -93,7 +93,71 @@ struct State {
     forever: u8,
     /// A read came back short: nothing more is there until the next report.
     drained: bool,
-    waiting: Vec<(Interest, Unparker)>,
+    waiting: Waiting,
+}
+
+/// Who waits. Nearly always that is one for reading, or one for writing, or one for each, and then
+/// it needs no memory of its own.
+#[derive(Default)]
+struct Waiting {
+    reader: Option<Unparker>,
+    writer: Option<Unparker>,
+    others: Vec<(Interest, Unparker)>,
+}
+
+impl Waiting {
+    fn slot(&mut self, interest: Interest) -> &mut Option<Unparker> {
+        match interest {
+            Interest::Read => &mut self.reader,
+            Interest::Write => &mut self.writer,
+        }
+    }
+
+    fn add(&mut self, interest: Interest, unparker: Unparker) {
+        let slot = self.slot(interest);
+        if slot.is_none() {
+            *slot = Some(unparker);
+        } else {
+            self.others.push((interest, unparker));
+        }
+    }
+
+    /// Takes one off the list; `false` if it does not stand there.
+    fn remove(&mut self, unparker: &Unparker) -> bool {
+        for slot in [&mut self.reader, &mut self.writer] {
+            if slot.take_if(|waiting| waiting.is_same(unparker)).is_some() {
+                return true;
+            }
+        }
+        let before = self.others.len();
+        self.others
+            .retain(|(_, waiting)| !waiting.is_same(unparker));
+        self.others.len() < before
+    }
+
+    fn contains(&self, unparker: &Unparker) -> bool {
+        self.iter().any(|waiting| waiting.is_same(unparker))
+    }
+
+    /// Unparks all who wait for this; `false` if nobody does.
+    fn wake(&mut self, interest: Interest) -> bool {
+        let first = self.slot(interest).take();
+        let mut woken = first.is_some();
+        first.iter().for_each(Unparker::unpark);
+        for (_, unparker) in self
+            .others
+            .extract_if(.., |(wanted, _)| *wanted == interest)
+        {
+            unparker.unpark();
+            woken = true;
+        }
+        woken
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Unparker> {
+        let others = self.others.iter().map(|(_, unparker)| unparker);
+        self.reader.iter().chain(&self.writer).chain(others)
+    }
 }
 
 impl Readiness {
@@ -132,7 +196,7 @@ impl Readiness {
             if state.watched.is_none() {
                 self.source.watch(&mut state, &local, fd)?;
             }
-            state.waiting.push((interest, own.clone()));
+            state.waiting.add(interest, own.clone());
         }
         loop {
             // Looked at while we stand in the list of those whom a cancellation wakes up.
@@ -146,18 +210,13 @@ impl Readiness {
                 }
             };
             let mut state = lock(&self.source.state);
-            let place = state
-                .waiting
-                .iter()
-                .position(|(_, waiting)| waiting.is_same(&own));
-            match (place, parked) {
-                // A report took us off the list: it was for everybody who stood there.
-                (None, Ok(())) => return Ok(()),
-                (None, Err(error)) => return Err(error),
+            match parked {
                 // Unparked for another reason.
-                (Some(_), Ok(())) => {}
-                (Some(place), Err(error)) => {
-                    state.waiting.swap_remove(place);
+                Ok(()) if state.waiting.contains(&own) => {}
+                // A report took us off the list: it was for everybody who stood there.
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    state.waiting.remove(&own);
                     return Err(error);
                 }
             }
@@ -200,18 +259,8 @@ impl Readiness {
         let start_now = ready || watched.is_err() || local.is_cancelled();
         let theirs = source.clone();
         let body = move || {
-            let place = |state: &State, own: &Unparker| {
-                let is_own = |(_, waiting): &(_, Unparker)| waiting.is_same(own);
-                state.waiting.iter().position(is_own)
-            };
             let local = Local::in_coroutine().expect("a coroutine is running");
-            let still_waiting = {
-                let mut state = lock(&theirs.state);
-                let place = place(&state, &local.unparker());
-                place
-                    .map(|place| state.waiting.swap_remove(place))
-                    .is_some()
-            };
+            let still_waiting = lock(&theirs.state).waiting.remove(&local.unparker());
             let result = match watched {
                 Err(error) => Err(error),
                 Ok(()) if local.is_cancelled() => Err(cancelled()),
@@ -221,16 +270,13 @@ impl Readiness {
             drop((local, theirs));
             run(value, result);
         };
-        // What it would report of a panic has nobody to go to.
-        let (body, handle) = packet(body);
-        drop(handle);
-        let key = local.start_later(name.into(), Box::new(body), deadline);
+        let key = local.start_later(name.into(), Box::new(detached(body)), deadline);
         let unparker = Unparker::Coroutine(local.remote.clone(), key);
         if start_now {
             drop(state);
             unparker.unpark();
         } else {
-            state.waiting.push((interest, unparker));
+            state.waiting.add(interest, unparker);
         }
     }
 
@@ -272,7 +318,7 @@ impl fmt::Debug for Readiness {
         f.debug_struct("Readiness")
             .field("watched", &state.watched.is_some())
             .field("ready", &state.ready)
-            .field("waiting", &state.waiting.len())
+            .field("waiting", &state.waiting.iter().count())
             .finish_non_exhaustive()
     }
 }
@@ -367,16 +413,8 @@ impl Sources {
         // Everybody who waits tries again; what nobody waits for is kept for who comes next.
         state.ready |= ready;
         for interest in [Interest::Read, Interest::Write] {
-            let wanted = |waiting: &mut (Interest, Unparker)| waiting.0 == interest;
-            if ready & interest.bit() != 0 {
-                let mut woken = false;
-                for (_, unparker) in state.waiting.extract_if(.., wanted) {
-                    unparker.unpark();
-                    woken = true;
-                }
-                if woken {
-                    state.ready &= !interest.bit();
-                }
+            if ready & interest.bit() != 0 && state.waiting.wake(interest) {
+                state.ready &= !interest.bit();
             }
         }
     }
@@ -386,7 +424,7 @@ impl Sources {
         let mut all = Vec::new();
         for source in self.places.iter().filter_map(|place| place.source.as_ref()) {
             let state = lock(&source.state);
-            all.extend(state.waiting.iter().map(|(_, unparker)| unparker.clone()));
+            all.extend(state.waiting.iter().cloned());
         }
         all
     }
@@ -399,7 +437,7 @@ impl Sources {
                 state.watched = None;
                 let waiting = std::mem::take(&mut state.waiting);
                 drop(state);
-                waiting.iter().for_each(|(_, unparker)| unparker.unpark());
+                waiting.iter().for_each(Unparker::unpark);
             }
         }
     }

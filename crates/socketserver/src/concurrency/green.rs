@@ -145,7 +145,9 @@ impl Concurrency for Green {
         match engine.reserve() {
             Ok(reservation) => {
                 let name = request_name(task.info());
-                drop(reservation.spawn(name, move || go_on_later(task.run())));
+                // Boxed by itself: what a coroutine runs is kept until it ends.
+                let task = Box::new(task);
+                reservation.spawn_detached(name, move || go_on_later(task.run()));
                 Dispatch::Taken
             }
             Err(out_of_stacks) => Dispatch::NoRoom(task, io::Error::other(out_of_stacks)),

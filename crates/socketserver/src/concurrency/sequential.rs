@@ -31,7 +31,7 @@ impl Concurrency for Sequential {
     }
 
     fn process_request<J: Task>(&mut self, task: J, _: &ChildSource<'_>) -> Dispatch<J> {
-        wait_to_end(task.run());
+        wait_to_end(Box::new(task).run());
         Dispatch::Taken
     }
 

@@ -79,10 +79,11 @@ impl Concurrency for Threading {
             builder = builder.stack_size(bytes);
         }
         // A spawn that fails drops its closure; the task must survive that.
-        let slot = Arc::new(Mutex::new(Some(task)));
+        let slot = Arc::new(Mutex::new(Some(Box::new(task))));
         let theirs = slot.clone();
-        let take =
-            |slot: &Mutex<Option<J>>| slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let take = |slot: &Mutex<Option<Box<J>>>| {
+            slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+        };
         let spawned = builder.spawn(move || {
             if let Some(task) = take(&theirs) {
                 wait_to_end(task.run());
@@ -91,7 +92,7 @@ impl Concurrency for Threading {
         match spawned {
             Ok(_) => Dispatch::Taken,
             Err(error) => match take(&slot) {
-                Some(task) => Dispatch::NoRoom(task, error),
+                Some(task) => Dispatch::NoRoom(*task, error),
                 None => Dispatch::Taken,
             },
         }

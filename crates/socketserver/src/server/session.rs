@@ -57,7 +57,7 @@ pub trait Task: Send + 'static {
     /// Serves it to its end, and frees its place; or up to a pause, in which the handler has
     /// nothing to do until its peer sends more.
     #[must_use]
-    fn run(self) -> Option<Box<dyn Pause>>;
+    fn run(self: Box<Self>) -> Option<Box<dyn Pause>>;
     /// The child's side of a fork: serves it to its end, and leaves the books to the parent.
     /// Returns the exit code.
     fn run_in_child(self) -> i32;
@@ -130,12 +130,12 @@ where
     F: Fn() -> H + Send + Sync + 'static,
     H: RequestHandler<R>,
 {
-    fn run(self) -> Option<Box<dyn Pause>> {
-        Session::begin(self, false).paused()
+    fn run(self: Box<Self>) -> Option<Box<dyn Pause>> {
+        serve(self, false).paused()
     }
 
     fn run_in_child(self) -> i32 {
-        let mut step = Session::begin(self, true);
+        let mut step = serve(Box::new(self), true);
         loop {
             match step {
                 Step::Paused(session) => {
@@ -184,20 +184,37 @@ impl<R: Request, H: RequestHandler<R>> Step<R, H> {
     }
 }
 
+fn serve<R, F, H>(job: Box<Job<R, F>>, in_child: bool) -> Step<R, H>
+where
+    R: Request,
+    F: Fn() -> H,
+    H: RequestHandler<R>,
+{
+    match Session::begin(job, in_child) {
+        Ok(session) => session.handle(),
+        Err(reason) => Step::Over(reason),
+    }
+}
+
 impl<R: Request, H: RequestHandler<R>> Session<R, H> {
-    /// Makes the handler, sets it up, and lets it handle.
-    fn begin<F: Fn() -> H>(job: Job<R, F>, in_child: bool) -> Step<R, H> {
+    /// Makes the handler and sets it up.
+    ///
+    /// On a stack frame of its own: what is moved around here would otherwise stay on the stack for
+    /// as long as the handler runs, and a coroutine's stack should fit into a page.
+    #[inline(never)]
+    #[expect(clippy::boxed_local, reason = "it would be on the frame of the caller otherwise")]
+    fn begin<F: Fn() -> H>(job: Box<Job<R, F>>, in_child: bool) -> Result<Box<Self>, EndReason> {
         let Job {
             request,
             record,
             factory,
-        } = job;
+        } = *job;
         record.shared().emit(&Event::Started(record.info()));
         let handler = match attempt(Stage::Factory, || Ok(factory())) {
             Ok(handler) => handler,
             Err(failure) => {
                 let reason = reason(Some(&failure), &request);
-                return Step::Over(close(request, record, in_child, reason, Some(&failure)));
+                return Err(close(request, record, in_child, reason, Some(&failure)));
             }
         };
         let mut session = Box::new(Self {
@@ -209,8 +226,8 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
         });
         let own = &mut *session;
         match attempt(Stage::Setup, || own.handler.setup(&mut own.request)) {
-            Ok(()) => session.handle(),
-            failed => Step::Over(session.end(failed, None)),
+            Ok(()) => Ok(session),
+            failed => Err(session.end(failed, None)),
         }
     }
 
@@ -251,6 +268,7 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
         }
     }
 
+    #[inline(never)]
     fn finish(
         mut self,
         handled: Result<(), HandlerFailure>,

@@ -111,6 +111,7 @@ impl Concurrency for Pooled {
         if let Err(error) = pool.make_room() {
             return Dispatch::NoRoom(task, error);
         }
+        let task = Box::new(task);
         pool.push(Box::new(move || task.run()));
         Dispatch::Taken
     }
