@@ -1,0 +1,354 @@
+//! The process of a server: it serves what its [`Role`] says, obeys the lines on its standard
+//! input, and writes what happens to a journal.
+//!
+//! It has one thread. While it serves, the input is watched by the server itself. A sequential
+//! server looks at its input only between two requests, so a stop and a drain can also be asked for
+//! by a signal, which is what the library's controller is made for.
+
+use std::fmt::Display;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use socketserver::{Builder, Controller, Event, HandlerFailure, RequestInfo, Server, Timeouts};
+
+use crate::actor::{Actor, Talk, strike};
+use crate::matrix::{Model, Wired, dispatch};
+
+const ROLE: &str = "SOCKETSERVER_BEHAVIOUR";
+
+/// What a process of this program is to do, as it is handed on in the environment.
+#[derive(Clone, Debug)]
+pub struct Role {
+    pub transport: String,
+    pub model: String,
+    pub directory: PathBuf,
+    pub options: Options,
+}
+
+impl Role {
+    /// `None` if this process runs the trials.
+    pub fn from_environment() -> Option<Self> {
+        let role = std::env::var(ROLE).ok()?;
+        let mut words = role.split(' ').map(str::to_owned);
+        Some(Self {
+            transport: words.next()?,
+            model: words.next()?,
+            directory: words.next()?.into(),
+            options: Options(words.collect()),
+        })
+    }
+
+    /// Asks a process that is about to be started to play it.
+    pub fn assign(&self, process: &mut Command) {
+        let directory = self.directory.to_str().unwrap();
+        let role = format!("{} {} {directory}", self.transport, self.model);
+        let words = [&[role], &*self.options.0].concat();
+        process.env(ROLE, words.join(" "));
+    }
+
+    pub fn play(&self) {
+        dispatch(self);
+    }
+}
+
+/// The options of a trial's server: words such as `reject`, and `limit=2`.
+#[derive(Clone, Debug, Default)]
+pub struct Options(Vec<String>);
+
+impl Options {
+    #[must_use]
+    pub fn set(mut self, word: &str) -> Self {
+        self.0.push(word.into());
+        self
+    }
+
+    #[must_use]
+    pub fn with(self, name: &str, value: u64) -> Self {
+        self.set(&format!("{name}={value}"))
+    }
+
+    pub fn has(&self, word: &str) -> bool {
+        self.0.iter().any(|it| it == word)
+    }
+
+    pub fn number(&self, name: &str) -> Option<u64> {
+        let value = |word: &String| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok();
+        self.0.iter().find_map(value)
+    }
+
+    pub fn count(&self, name: &str) -> Option<usize> {
+        self.number(name).and_then(|n| usize::try_from(n).ok())
+    }
+
+    fn millis(&self, name: &str) -> Option<Duration> {
+        self.number(name).map(Duration::from_millis)
+    }
+}
+
+static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+static JOURNAL: OnceLock<File> = OnceLock::new();
+static CONTROLLER: OnceLock<Controller> = OnceLock::new();
+
+/// Where this process, and each child of it, finds what belongs to the trial.
+pub fn directory() -> &'static PathBuf {
+    DIRECTORY.get().unwrap()
+}
+
+/// Writes one line to the journal: by one `write(2)` to a file in append mode, so that processes
+/// and threads do not mix up their lines.
+pub fn journal(line: impl Display) {
+    let line = format!("{line}\n");
+    JOURNAL.get().unwrap().write_all(line.as_bytes()).unwrap();
+}
+
+/// Binds a server of these types, prints its address, and obeys.
+pub fn play<T, C>(role: &Role)
+where
+    T: Wired,
+    T::Request: Talk,
+    C: Model,
+{
+    let file = role.directory.join("journal");
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(file)
+        .unwrap();
+    JOURNAL.set(file).unwrap();
+    DIRECTORY.set(role.directory.clone()).unwrap();
+    std::panic::set_hook(Box::new(|info| journal(format_args!("panicked {info:?}"))));
+
+    let foreign = role.options.has("foreign_child").then(foreign_child);
+    let options = &role.options;
+    let model = C::configured(options);
+    let builder = T::configured(hooks::<T, C>(options).concurrency(model), options);
+    let mut server = builder.bind(T::place(&role.directory), Actor::new).unwrap();
+    let controller = server.controller();
+    CONTROLLER.set(controller.clone()).unwrap();
+    listen_to_signals();
+    if options.has("stop_first") {
+        controller.shutdown();
+    }
+    if options.has("second_thread") {
+        std::thread::spawn(|| std::thread::sleep(Duration::from_secs(3600)));
+    }
+
+    let seen = rustix::net::getsockname(&server).unwrap();
+    let address = server.local_addr().to_string();
+    journal(format_args!(
+        "bound {address} {:?}",
+        std::net::SocketAddr::try_from(seen).ok()
+    ));
+    let inode = File::from(server.as_fd().try_clone_to_owned().unwrap())
+        .metadata()
+        .unwrap()
+        .ino();
+    journal(format_args!("listener socket:[{inode}]"));
+    println!("{address}");
+
+    let input = io::stdin().as_fd().try_clone_to_owned().unwrap();
+    server.watch(input, move || {
+        let line = read_line();
+        match words(&line)[..] {
+            ["shutdown"] => controller.shutdown(),
+            ["drain", millis] => controller.drain(Duration::from_millis(millis.parse()?)),
+            // The trial is over, or has failed: nothing must outlive it.
+            _ => std::process::exit(3),
+        }
+        Ok(())
+    });
+    obey(server, foreign);
+}
+
+/// Obeys commands until it is told to quit, or to do something with the server for good.
+fn obey<T, C, F>(mut server: Server<T, C, F>, mut foreign: Option<std::process::Child>)
+where
+    T: Wired,
+    T::Request: Talk,
+    C: Model,
+    F: Fn() -> Actor + Send + Sync + 'static,
+{
+    loop {
+        let line = read_line();
+        match words(&line)[..] {
+            ["serve"] => match server.serve_forever() {
+                Ok(()) => journal("served"),
+                Err(error) => journal(format_args!("refused-to-serve {error:#}")),
+            },
+            ["handle", millis] => {
+                let timeout = millis.parse().ok().map(Duration::from_millis);
+                journal(format_args!(
+                    "handled {:?}",
+                    server.handle_request(timeout).unwrap()
+                ));
+            }
+            ["collect"] => {
+                let status = foreign.as_mut().unwrap().wait().unwrap();
+                journal(format_args!("collected {}", status.code().unwrap_or(-1)));
+            }
+            ["counters"] => journal(format_args!(
+                "counters {:?}",
+                server.controller().counters()
+            )),
+            ["close"] => {
+                let report = server.server_close().unwrap();
+                journal(format_args!("closed {report:?}"));
+                break;
+            }
+            ["drop"] => {
+                drop(server);
+                journal("dropped");
+                break;
+            }
+            _ => return,
+        }
+    }
+    // Threads of the server go on until the trial has seen enough.
+    read_line();
+}
+
+/// Every hook tells the journal that it was called, and then fails if the trial wants it to.
+fn hooks<T, C>(options: &Options) -> Builder<T, C>
+where
+    T: Wired,
+    T::Request: Talk,
+    C: Model,
+{
+    let timeouts = Timeouts::default()
+        .read(options.millis("read"))
+        .request(options.millis("request"));
+    let timeouts = match options.millis("idle") {
+        Some(limit) => timeouts.idle(Some(limit)),
+        None => timeouts,
+    };
+    let timeouts = match options.millis("write") {
+        Some(limit) => timeouts.write(Some(limit)),
+        None => timeouts,
+    };
+    let mut builder = Server::<T, C, ()>::builder()
+        .timeouts(timeouts)
+        .verify_request(|request| {
+            journal(format_args!("verify {}", request.number()));
+            strike("verify_request").map(|()| !crate::actor::is_asked("verify_request refuse"))
+        })
+        .handle_error(|info: &RequestInfo, failure: &HandlerFailure| {
+            let kind = if failure.is_panic() { "panic" } else { "error" };
+            let (id, stage) = (info.id(), failure.stage());
+            journal(format_args!(
+                "handle_error {id} {stage} {kind} {}",
+                failure.cause()
+            ));
+            strike("handle_error")
+        })
+        .handle_timeout(|| {
+            journal("handle_timeout");
+            strike("handle_timeout")
+        })
+        .on_event(|event| {
+            tell(event);
+            strike("on_event").unwrap();
+        });
+    if let Some(limit) = options.millis("block_on_close") {
+        builder = builder.block_on_close(Some(limit));
+    }
+    if let Some(interval) = options.millis("service_actions") {
+        builder = builder.service_actions(interval, || {
+            journal("service_actions");
+            strike("service_actions")
+        });
+    }
+    builder
+}
+
+fn tell(event: &Event<'_>) {
+    match event {
+        Event::Accepted(r) => journal(format_args!("accepted {} {}", r.id(), r.peer())),
+        Event::Refused(r, why) => journal(format_args!("refused {} {why}", r.id())),
+        Event::Dispatched(r) => journal(format_args!("dispatched {}", r.id())),
+        Event::Started(r) => journal(format_args!("started {}", r.id())),
+        Event::Failed(r, why) => journal(format_args!("failed {} {why}", r.id())),
+        Event::Closing(r) => journal(format_args!("closing {}", r.id())),
+        Event::Ended(r, end) => journal(format_args!("ended {} {}", r.id(), end.reason)),
+        Event::HookFailed { hook, cause } => journal(format_args!("hook {hook} {cause}")),
+        Event::DrainStarted { live, .. } => journal(format_args!("drain-started {live}")),
+        Event::DrainEnded(report) => journal(format_args!(
+            "drained queued={} finished={} refused={} cut={} abandoned={} ms={}",
+            report.queued,
+            report.finished,
+            report.refused,
+            report.cut,
+            report.abandoned,
+            report.elapsed.as_millis()
+        )),
+        other => journal(format_args!("event {other:?}")),
+    }
+}
+
+/// A child that the application made before it serves, and that exits at once.
+fn foreign_child() -> std::process::Child {
+    Command::new("/bin/sh")
+        .args(["-c", "exit 7"])
+        .spawn()
+        .unwrap()
+}
+
+/// One line of the standard input, byte by byte: what follows it is somebody else's.
+fn read_line() -> String {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    loop {
+        match rustix::io::read(io::stdin(), &mut byte) {
+            Ok(0) => return String::new(),
+            Ok(_) if byte == *b"\n" => return String::from_utf8(line).unwrap(),
+            Ok(_) => line.extend(byte),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => panic!("standard input: {errno}"),
+        }
+    }
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+/// The value that means a stop; any other is the milliseconds that a drain may take.
+pub const STOP: isize = -1;
+
+/// `SIGUSR2` with a value is a stop or a drain. Without `SA_RESTART`, so that whatever it interrupts
+/// has to cope.
+fn listen_to_signals() {
+    extern "C" fn command(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+        // SAFETY: the kernel passes a valid siginfo to a handler with SA_SIGINFO.
+        let info = unsafe { &*info };
+        // SAFETY: there is a value, as the signal was sent by sigqueue.
+        let value = unsafe { info.si_value() }.sival_ptr as isize;
+        let (Some(controller), Some(mut journal)) = (CONTROLLER.get(), JOURNAL.get()) else {
+            return;
+        };
+        // write(2) is async-signal-safe, and so are the two calls of the controller.
+        match u64::try_from(value) {
+            Ok(millis) => controller.drain(Duration::from_millis(millis)),
+            Err(_) => controller.shutdown(),
+        }
+        let _ = journal.write(b"signalled\n");
+    }
+    install(libc::SIGUSR2, command);
+}
+
+/// Installs a signal handler without `SA_RESTART`.
+pub fn install(signal: i32, handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void)) {
+    // SAFETY: all zeroes are a valid sigaction.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as usize;
+    action.sa_flags = libc::SA_SIGINFO;
+    // SAFETY: `action` is initialised, and its handler has the signature that SA_SIGINFO asks for
+    // and makes async-signal-safe calls only.
+    let done = unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) };
+    assert_eq!(done, 0);
+}
