@@ -128,9 +128,16 @@ impl Serving {
     #[track_caller]
     pub fn serves(&self) {
         let mut client = self.client();
-        let answer = client.say("still there?").and_then(|()| client.hear());
-        let answered = matches!(&answer, Ok(Some(answer)) if answer == "still there?");
-        assert!(answered, "{answer:?}\n{}", self.journal());
+        client.say("still there?").unwrap();
+        self.answers(&mut client, "still there?");
+    }
+
+    /// The client is given this answer.
+    #[track_caller]
+    pub fn answers(&self, client: &mut Client, expected: &str) {
+        let answer = client.hear();
+        let answered = matches!(&answer, Ok(Some(answer)) if answer == expected);
+        assert!(answered, "{answer:?}, not {expected:?}\n{}", self.journal());
     }
 
     /// A request that is being served until it is released.
@@ -298,11 +305,7 @@ impl Serving {
     #[track_caller]
     pub fn frees_its_address(&self) {
         self.waits_for("the address to be free", || match &self.endpoint {
-            Endpoint::Tcp(address) => {
-                let refused = Client::connect(&self.endpoint).err().map(|e| e.kind());
-                refused == Some(std::io::ErrorKind::ConnectionRefused)
-                    && std::net::TcpListener::bind(address).is_ok()
-            }
+            Endpoint::Tcp(address) => std::net::TcpListener::bind(address).is_ok(),
             Endpoint::Udp(address) => std::net::UdpSocket::bind(address).is_ok(),
             Endpoint::Unix(path) | Endpoint::UnixDatagram(path) => {
                 fs::symlink_metadata(path).is_err()

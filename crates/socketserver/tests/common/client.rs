@@ -1,7 +1,7 @@
 //! One client for the four transports. Every call of it has a deadline.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{self as unix, UnixDatagram, UnixStream};
@@ -43,7 +43,10 @@ impl Client {
             // Fails or succeeds at once, unless thousands wait already.
             Endpoint::Unix(path) => Wire::Unix(UnixStream::connect(path)?),
             Endpoint::Udp(address) => {
-                let socket = UdpSocket::bind((address.ip(), 0))?;
+                let socket = UdpSocket::bind(match address.ip() {
+                    IpAddr::V4(_) => (IpAddr::from(Ipv4Addr::LOCALHOST), 0),
+                    IpAddr::V6(_) => (IpAddr::from(Ipv6Addr::LOCALHOST), 0),
+                })?;
                 socket.connect(address)?;
                 Wire::Udp(socket)
             }

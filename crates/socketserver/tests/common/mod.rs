@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod process;
+pub mod running;
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! A process seen from outside, through proc(5), and tests that have one to themselves.
 
 use std::fs;
-use std::io::Read;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use super::{PATIENCE, comes_true};
@@ -69,50 +69,101 @@ pub fn exit_status(process: &mut Child, patience: Duration) -> Option<ExitStatus
     status
 }
 
-const ALONE: &str = "SOCKETSERVER_TEST_ALONE";
+const COMPANION: &str = "SOCKETSERVER_TEST_COMPANION";
 
-/// Runs the test `name` in a process of its own, and on its only thread besides the harness's.
+/// What this process was started for, if a test started it.
+pub fn errand() -> Option<String> {
+    std::env::var(COMPANION).ok()
+}
+
+/// The test `name` once more, in a process of its own and with an errand.
+pub struct Companion {
+    process: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Companion {
+    #[track_caller]
+    pub fn start(name: &str, errand: &str) -> Self {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--nocapture", "--test-threads=1"])
+            .env(COMPANION, errand)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = process.stdin.take();
+        let output = BufReader::new(process.stdout.take().unwrap());
+        Self {
+            process,
+            input,
+            output,
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    #[track_caller]
+    pub fn tell(&mut self, line: &str) {
+        writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    /// What follows `prefix` on the next line that has it. The process ends rather than wait for
+    /// ever, as every wait in it has a deadline.
+    #[track_caller]
+    pub fn hears(&mut self, prefix: &str) -> String {
+        let mut all = String::new();
+        loop {
+            let begin = all.len();
+            let n = self.output.read_line(&mut all).unwrap();
+            assert_ne!(n, 0, "no {prefix:?} in:\n{all}");
+            if let Some((_, rest)) = all[begin..].split_once(prefix) {
+                return rest.trim().to_owned();
+            }
+        }
+    }
+
+    /// Lets it come to its end, and expects it to have passed; returns what it printed.
+    #[track_caller]
+    pub fn passes(mut self) -> String {
+        drop(self.input.take());
+        let mut out = String::new();
+        self.output.read_to_string(&mut out).unwrap();
+        let status = exit_status(&mut self.process, PATIENCE);
+        let passed = status.is_some_and(|status| status.success()) && out.contains("1 passed");
+        assert!(passed, "{status:?}\n{out}");
+        out
+    }
+}
+
+impl Drop for Companion {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Runs the test `name` in a process of its own.
 ///
-/// For tests that count descriptors, change limits or measure processor time: whatever else runs
-/// at the same time would be counted as well.
+/// For tests that count descriptors or change limits: whatever else runs at the same time would be
+/// counted and limited as well.
 #[track_caller]
 pub fn alone(name: &str, body: impl FnOnce()) {
-    if std::env::var_os(ALONE).is_some_and(|running| running == name) {
+    if errand().is_some() {
         return body();
     }
-    let mut process = Command::new(std::env::current_exe().unwrap())
-        .args([name, "--exact", "--nocapture", "--test-threads=1"])
-        .env(ALONE, name)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let output = [
-        collect(process.stdout.take()),
-        collect(process.stderr.take()),
-    ];
-    let status = exit_status(&mut process, 3 * PATIENCE);
-    let [out, err] = output.map(|reader| reader.join().unwrap_or_default());
-    assert!(
-        status.is_some_and(|status| status.success()) && out.contains("1 passed"),
-        "{name}, alone: {status:?}\n{out}\n{err}"
-    );
-    print!("{}", notices(&out));
+    let out = Companion::start(name, "alone").passes();
+    for notice in out.lines().filter(|line| line.contains("SKIPPED")) {
+        println!("{notice}");
+    }
 }
 
-fn collect(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {
-    std::thread::spawn(move || {
-        let mut text = Vec::new();
-        if let Some(mut pipe) = pipe {
-            let _ = pipe.read_to_end(&mut text);
-        }
-        String::from_utf8_lossy(&text).into_owned()
-    })
-}
-
-/// What the inner process wanted to be known.
-fn notices(output: &str) -> String {
-    let lines = output.lines().filter(|line| line.contains("SKIPPED"));
-    lines.map(|line| format!("{line}\n")).collect()
+/// The next line of this process's standard input; empty at its end.
+pub fn told() -> String {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+    line.trim().to_owned()
 }

@@ -19,9 +19,9 @@ pub fn at_the_limit_the_next_waits(cell: Combination) {
     one_more.say("one more").unwrap();
     // Both are served in the one place that this makes free.
     held.remove(0).release();
-    assert_eq!(waiting.hear().unwrap().as_deref(), Some("next"));
+    serving.answers(&mut waiting, "next");
     drop(waiting);
-    assert_eq!(one_more.hear().unwrap().as_deref(), Some("one more"));
+    serving.answers(&mut one_more, "one more");
     let [first, second] = [
         serving.position("ended 1"),
         serving.position(&format!("ended {next}")),
@@ -68,5 +68,5 @@ pub fn a_stop_is_answered_at_the_limit(cell: Combination) {
     assert_eq!(serving.count("accepted"), 1);
     serving.tell("serve");
     held.release();
-    assert_eq!(waiting.hear().unwrap().as_deref(), Some("next"));
+    serving.answers(&mut waiting, "next");
 }

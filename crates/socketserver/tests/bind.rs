@@ -1,0 +1,310 @@
+//! Binding: what it refuses, what it leaves behind then, and how soon an address can be used again.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test says why it fails, or is skipped"
+)]
+
+mod common;
+
+use std::fs::File;
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::client::{Client, Endpoint};
+use common::process::{alone, descriptors};
+use common::running::{Running, echo, echo_datagram};
+use common::{PATIENCE, eventually};
+use socketserver::{
+    BindError, Connection, DualStack, TcpServer, ThreadingTcpServer, Timeouts, UdpServer,
+    UnixDatagramServer, UnixStreamServer, handler_fn,
+};
+
+#[test]
+fn a_thousand_failing_binds_leave_no_descriptor() {
+    alone("a_thousand_failing_binds_leave_no_descriptor", || {
+        let dir = tempfile::tempdir().unwrap();
+        let live = UnixStreamServer::bind(dir.path().join("live"), echo()).unwrap();
+        let taken = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
+        let taken_udp = UdpServer::bind("127.0.0.1:0", echo_datagram()).unwrap();
+        let file = dir.path().join("file");
+        File::create(&file).unwrap();
+        let inet = |server: &socketserver::Address| server.as_inet().unwrap();
+        let (taken_at, taken_udp_at) = (inet(taken.local_addr()), inet(taken_udp.local_addr()));
+        let live_at = live.local_addr().as_path().unwrap();
+
+        let before = descriptors(std::process::id());
+        for _ in 0..1000 {
+            let refused = TcpServer::bind(taken_at, echo()).unwrap_err();
+            assert!(
+                matches!(refused, BindError::AddressInUse { .. }),
+                "{refused}"
+            );
+            let refused = UdpServer::bind(taken_udp_at, echo_datagram()).unwrap_err();
+            assert!(
+                matches!(refused, BindError::AddressInUse { .. }),
+                "{refused}"
+            );
+            let missing = dir.path().join("missing/socket");
+            let refused = UnixStreamServer::bind(missing, echo()).unwrap_err();
+            assert!(
+                matches!(refused, BindError::NoSuchDirectory { .. }),
+                "{refused}"
+            );
+            let refused = UnixStreamServer::bind(&file, echo()).unwrap_err();
+            assert!(matches!(refused, BindError::NotASocket { .. }), "{refused}");
+            let refused = UnixStreamServer::bind(live_at, echo()).unwrap_err();
+            assert!(
+                matches!(refused, BindError::AddressInUse { .. }),
+                "{refused}"
+            );
+            // Of another type than the live socket, which is alive nonetheless.
+            let refused = UnixDatagramServer::bind(live_at, echo_datagram()).unwrap_err();
+            assert!(
+                matches!(refused, BindError::AddressInUse { .. }),
+                "{refused}"
+            );
+            let refused =
+                TcpServer::builder().bind_all(["127.0.0.1:0".parse().unwrap(), taken_at], echo());
+            assert!(
+                matches!(refused, Err(BindError::AddressInUse { .. })),
+                "{refused:?}"
+            );
+        }
+        assert_eq!(descriptors(std::process::id()), before);
+        assert!(file.is_file() && live_at.exists());
+    });
+}
+
+#[test]
+fn a_refusal_names_the_address_and_what_to_do() {
+    let taken = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
+    let address = taken.local_addr().to_string();
+    let refused = TcpServer::bind(&*address, echo()).unwrap_err().to_string();
+    assert!(
+        refused.contains(&address) && refused.contains("port 0"),
+        "{refused}"
+    );
+
+    // A network for documentation, which is nobody's: RFC 5737.
+    let refused = TcpServer::bind("192.0.2.1:0", echo()).unwrap_err();
+    assert!(
+        matches!(refused, BindError::AddressNotAvailable { .. }),
+        "{refused}"
+    );
+    for nonsense in ["", "127.0.0.1", "127.0.0.1:99999", ":", "[::1"] {
+        let refused = TcpServer::bind(nonsense, echo()).unwrap_err();
+        assert!(
+            matches!(refused, BindError::BadAddress { .. }),
+            "{nonsense}: {refused}"
+        );
+    }
+    let none: [&str; 0] = [];
+    let refused = TcpServer::builder().bind_all(none, echo()).unwrap_err();
+    assert!(matches!(refused, BindError::BadAddress { .. }), "{refused}");
+}
+
+#[test]
+fn a_timeout_of_zero_is_refused() {
+    let zero = Timeouts::default().request(Some(Duration::ZERO));
+    let refused = TcpServer::builder()
+        .timeouts(zero)
+        .bind("127.0.0.1:0", echo())
+        .unwrap_err();
+    assert!(matches!(refused, BindError::BadOption { .. }), "{refused}");
+    assert!(refused.to_string().contains("request"), "{refused}");
+}
+
+/// The side that closes first keeps the address for a minute, in the state TIME_WAIT.
+#[test]
+fn a_port_can_be_bound_again_at_once() {
+    let hang_up = || handler_fn(|_: &mut Connection| Ok(()));
+    let mut server = TcpServer::bind("127.0.0.1:0", hang_up()).unwrap();
+    let address = server.local_addr().as_inet().unwrap();
+    let client = Client::connect(&Endpoint::Tcp(address)).unwrap();
+    server.handle_request(Some(PATIENCE)).unwrap();
+    assert!(client.rest().unwrap().is_empty());
+    drop(server);
+
+    let without = || {
+        TcpServer::builder()
+            .without_reuse_address()
+            .bind(address, hang_up())
+    };
+    assert!(
+        matches!(without(), Err(BindError::AddressInUse { .. })),
+        "no TIME_WAIT to begin with"
+    );
+    let again = TcpServer::bind(address, hang_up()).unwrap();
+    assert_eq!(*again.local_addr(), address);
+}
+
+#[test]
+fn a_port_is_shared_only_by_those_who_all_ask_for_it() {
+    let tcp = || TcpServer::builder().reuse_port();
+    let first = tcp().bind("127.0.0.1:0", echo()).unwrap();
+    let address = first.local_addr().as_inet().unwrap();
+    let second = tcp().bind(address, echo()).unwrap();
+    assert_eq!(first.local_addr(), second.local_addr());
+    assert!(matches!(
+        TcpServer::bind(address, echo()),
+        Err(BindError::AddressInUse { .. })
+    ));
+
+    let udp = || UdpServer::builder().reuse_port();
+    let first = udp().bind("127.0.0.1:0", echo_datagram()).unwrap();
+    let address = first.local_addr().as_inet().unwrap();
+    udp().bind(address, echo_datagram()).unwrap();
+    let refused = UdpServer::bind(address, echo_datagram());
+    assert!(matches!(refused, Err(BindError::AddressInUse { .. })));
+}
+
+fn has_ipv6(test: &str) -> bool {
+    let has = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+    if !has {
+        println!("SKIPPED {test}: this machine has no IPv6");
+    }
+    has
+}
+
+#[test]
+fn an_ipv6_literal_is_served() {
+    if !has_ipv6("an_ipv6_literal_is_served") {
+        return;
+    }
+    let tcp = Running::start(ThreadingTcpServer::bind("[::1]:0", echo()).unwrap());
+    assert_eq!(tcp.client().ask("over six"), "over six");
+    let udp = Running::start(UdpServer::bind("[::1]:0", echo_datagram()).unwrap());
+    assert_eq!(udp.client().ask("over six"), "over six");
+}
+
+#[test]
+fn one_socket_serves_both_families_unless_told_otherwise() {
+    if !has_ipv6("one_socket_serves_both_families_unless_told_otherwise") {
+        return;
+    }
+    let whoami = handler_fn(|conn: &mut Connection| {
+        use std::io::Write;
+        let peer = conn.peer_addr().to_string();
+        Ok(writeln!(conn, "{peer}")?)
+    });
+    let both = Running::start(ThreadingTcpServer::bind("[::]:0", whoami.clone()).unwrap());
+    let Endpoint::Tcp(address) = both.endpoint else {
+        panic!("no TCP")
+    };
+    let four = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], address.port())));
+    let peer = Client::connect(&four).unwrap().hear().unwrap().unwrap();
+    assert!(peer.starts_with("[::ffff:127.0.0.1]:"), "{peer}");
+    let six = Endpoint::Tcp(SocketAddr::from((Ipv6Addr::LOCALHOST, address.port())));
+    let peer = Client::connect(&six).unwrap().hear().unwrap().unwrap();
+    assert!(peer.starts_with("[::1]:"), "{peer}");
+
+    let only_six = ThreadingTcpServer::builder().dual_stack(DualStack::Disabled);
+    let only_six = only_six.bind("[::]:0", whoami).unwrap();
+    let port = only_six.local_addr().as_inet().unwrap().port();
+    let four = TcpServer::bind(("127.0.0.1", port), echo()).unwrap();
+    assert_eq!(four.local_addr().as_inet().unwrap().port(), port);
+}
+
+#[test]
+fn several_addresses_are_one_server() {
+    let server = ThreadingTcpServer::builder()
+        .bind_all(["127.0.0.1:0", "127.0.0.1:0", "127.0.0.2:0"], echo())
+        .unwrap();
+    let all: Vec<_> = server.local_addrs().map(|a| a.as_inet().unwrap()).collect();
+    assert_eq!(all.len(), 3);
+    let running = Running::start(server);
+    for address in &all {
+        assert_eq!(
+            Client::connect(&Endpoint::Tcp(*address))
+                .unwrap()
+                .ask("hello"),
+            "hello"
+        );
+    }
+    running.controller.drain(PATIENCE);
+    let controller = running.controller.clone();
+    running.ends().unwrap();
+    assert_eq!(controller.counters().accepted, 3);
+    for address in all {
+        assert!(TcpStream::connect(address).is_err());
+    }
+}
+
+#[test]
+fn a_bind_that_fails_half_way_keeps_nothing() {
+    let taken = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
+    let free = TcpListener::bind("127.0.0.3:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let both = [free, taken.local_addr().as_inet().unwrap()];
+    let refused = TcpServer::builder().bind_all(both, echo());
+    assert!(matches!(refused, Err(BindError::AddressInUse { .. })));
+    assert!(TcpStream::connect(free).is_err());
+
+    let dir = tempfile::tempdir().unwrap();
+    let both = [dir.path().join("a"), dir.path().join("missing/b")];
+    assert!(UnixStreamServer::builder().bind_all(both, echo()).is_err());
+    assert_eq!(dir.path().read_dir().unwrap().count(), 0);
+}
+
+/// With the backlog of five that is traditional, most of these would wait for a second or more.
+#[test]
+fn two_hundred_connect_at_once() {
+    const EACH: usize = 50;
+    let attempt = || {
+        let server = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
+        let address = server.local_addr().as_inet().unwrap();
+        let burst = move || {
+            let connect = |_| {
+                let start = Instant::now();
+                let client = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+                (start.elapsed(), client)
+            };
+            (0..EACH).map(connect).collect::<Vec<_>>()
+        };
+        let bursts: Vec<_> = (0..4).map(|_| thread::spawn(burst)).collect();
+        let all: Vec<_> = bursts
+            .into_iter()
+            .flat_map(|burst| burst.join().unwrap())
+            .collect();
+        let mut times: Vec<_> = all.iter().map(|(time, _)| *time).collect();
+        times.sort();
+        (times[times.len() * 99 / 100 - 1], times[times.len() - 1])
+    };
+    // Nobody accepts: all two hundred wait at the same time. A busy machine gets three chances.
+    let mut seen = Vec::new();
+    let good = (0..3).any(|_| {
+        seen.push(attempt());
+        seen.last()
+            .is_some_and(|(p99, _)| *p99 < Duration::from_millis(50))
+    });
+    assert!(good, "p99 and longest: {seen:?}");
+    assert!(
+        seen.iter()
+            .all(|(_, longest)| *longest < Duration::from_secs(1)),
+        "{seen:?}"
+    );
+}
+
+#[test]
+fn a_backlog_can_be_small() {
+    let server = TcpServer::builder()
+        .backlog(1)
+        .bind("127.0.0.1:0", echo())
+        .unwrap();
+    let address = server.local_addr().as_inet().unwrap();
+    let brief = Duration::from_millis(100);
+    let mut waiting = Vec::new();
+    eventually(PATIENCE, "the queue to be full", || {
+        match TcpStream::connect_timeout(&address, brief) {
+            Ok(client) => waiting.push(client),
+            Err(_) => return true,
+        }
+        assert!(waiting.len() < 10, "a backlog of one holds ten");
+        false
+    });
+}

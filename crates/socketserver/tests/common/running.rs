@@ -1,0 +1,94 @@
+//! A server on a thread of the test itself.
+
+use std::io::{BufRead, Write};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use socketserver::{
+    Address, Concurrency, Connection, Controller, HandlerFn, RequestHandler, Result, Server,
+    Transport, handler_fn,
+};
+
+use super::PATIENCE;
+use super::client::{Client, Endpoint};
+
+/// Serves until it is dropped.
+pub struct Running {
+    pub controller: Controller,
+    pub endpoint: Endpoint,
+    serving: Option<JoinHandle<Result>>,
+}
+
+impl Running {
+    pub fn start<T, C, F, H>(mut server: Server<T, C, F>) -> Self
+    where
+        T: Transport,
+        C: Concurrency,
+        F: Fn() -> H + Send + Sync + 'static,
+        H: RequestHandler<T::Request> + 'static,
+    {
+        Self {
+            controller: server.controller(),
+            endpoint: endpoint_of(T::NAME, server.local_addr()),
+            serving: Some(std::thread::spawn(move || server.serve_forever())),
+        }
+    }
+
+    #[track_caller]
+    pub fn client(&self) -> Client {
+        Client::connect(&self.endpoint).unwrap()
+    }
+
+    /// Waits until serving is over, as the test has asked for it.
+    #[track_caller]
+    pub fn ends(mut self) -> Result {
+        assert!(self.controller.wait(Some(PATIENCE)), "still serving");
+        self.serving.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.controller.drain(Duration::ZERO);
+        // What it returned is for a test to look at that did not panic before.
+        if self.controller.wait(Some(PATIENCE)) {
+            let _ = self.serving.take().map(JoinHandle::join);
+        }
+    }
+}
+
+pub fn endpoint_of(transport: &str, address: &Address) -> Endpoint {
+    let path = || address.as_path().unwrap().to_owned();
+    let inet = || address.as_inet().unwrap();
+    match transport {
+        "tcp" => Endpoint::Tcp(inet()),
+        "udp" => Endpoint::Udp(inet()),
+        "unix" => Endpoint::Unix(path()),
+        "unixgram" => Endpoint::UnixDatagram(path()),
+        other => panic!("no transport {other}"),
+    }
+}
+
+/// The factory of a handler that sends back each line.
+pub fn echo()
+-> impl Fn() -> HandlerFn<fn(&mut Connection) -> Result> + Clone + Send + Sync + 'static {
+    fn handle(conn: &mut Connection) -> Result {
+        let mut line = String::new();
+        while conn.read_line(&mut line)? > 0 {
+            conn.write_all(line.as_bytes())?;
+            line.clear();
+        }
+        Ok(())
+    }
+    handler_fn(handle as fn(&mut Connection) -> Result)
+}
+
+/// The factory of a handler that sends back a datagram.
+pub fn echo_datagram()
+-> impl Fn() -> HandlerFn<fn(&mut socketserver::Datagram) -> Result> + Clone + Send + Sync + 'static
+{
+    fn handle(packet: &mut socketserver::Datagram) -> Result {
+        Ok(packet.reply(packet.bytes())?)
+    }
+    handler_fn(handle as fn(&mut socketserver::Datagram) -> Result)
+}
