@@ -6,18 +6,21 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, flock};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::{Pid, getpid};
 
 use super::SocketOptions;
 use crate::{BindError, UnixAddress};
 
 /// How long two servers that find the same stale file may keep each other waiting.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The longest path that a socket address holds with its terminating NUL, in bytes: unix(7).
+const LONGEST: usize = 107;
 
 pub(super) fn parse(path: &Path) -> Result<Vec<UnixAddress>, BindError> {
     let address = UnixAddress::parse(path);
@@ -39,7 +42,10 @@ pub(super) fn parse(path: &Path) -> Result<Vec<UnixAddress>, BindError> {
         }
         _ => {}
     }
-    if address.to_raw().is_err() {
+    // A path of 108 bytes could be bound, but its NUL is one too many for everybody who asks for it.
+    let is_too_long =
+        matches!(&address, UnixAddress::Path(path) if path.as_os_str().len() > LONGEST);
+    if is_too_long || address.to_raw().is_err() {
         return Err(bad(
             "too long; the kernel allows 107 bytes: use a shorter path or change into \
                         its directory",
@@ -76,9 +82,14 @@ pub(super) fn claim<L>(
     // Linux gives the file the mode of the socket, less the umask: nobody can connect in between.
     let mode = Mode::from_raw_mode(options.mode);
     rustix::fs::fchmod(&fd, mode).map_err(|errno| system("set the mode of", errno))?;
+    // Held until the socket listens. Between the two it looks just like a stale one to others.
+    let turn = lock_directory(path);
     match rustix::net::bind(&fd, &raw) {
         Ok(()) => {}
-        Err(Errno::ADDRINUSE) => replace_stale(&fd, &raw, path, kind)?,
+        Err(Errno::ADDRINUSE) => {
+            turn.as_ref().map_err(|_| locked(path))?;
+            replace_stale(&fd, &raw, path, kind)?;
+        }
         Err(errno) => return Err(refused(path, errno)),
     }
     let guard = PathGuard::new(path).map_err(|e| BindError::System {
@@ -101,14 +112,15 @@ pub(super) fn claim<L>(
 /// Takes the place of a socket file that nobody listens on any more.
 ///
 /// The check and the removal are not one step, so servers that start at the same time take turns,
-/// by a lock on the directory that goes away with its holder.
+/// by a lock on the directory that goes away with its holder. Anybody who can read the directory
+/// can hold that lock; that delays a start by two seconds, and prevents it only where there is a
+/// file to replace.
 fn replace_stale(
     fd: &OwnedFd,
     raw: &SocketAddrUnix,
     path: &Path,
     kind: SocketType,
 ) -> Result<(), BindError> {
-    let _turn = lock_directory(path)?;
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(BindError::NotASocket { path: path.into() });
@@ -144,7 +156,16 @@ fn is_live(raw: &SocketAddrUnix, kind: SocketType) -> bool {
     )
 }
 
-fn lock_directory(path: &Path) -> Result<Option<File>, BindError> {
+fn locked(path: &Path) -> BindError {
+    BindError::System {
+        step: "lock the directory of",
+        address: path.display().to_string(),
+        source: Errno::WOULDBLOCK.into(),
+    }
+}
+
+/// Fails if somebody else keeps the lock for too long.
+fn lock_directory(path: &Path) -> Result<Option<File>, Errno> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -160,13 +181,7 @@ fn lock_directory(path: &Path) -> Result<Option<File>, BindError> {
             Err(Errno::WOULDBLOCK) if Instant::now() < end => {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            Err(Errno::WOULDBLOCK) => {
-                return Err(BindError::System {
-                    step: "lock the directory of",
-                    address: path.display().to_string(),
-                    source: Errno::WOULDBLOCK.into(),
-                });
-            }
+            Err(Errno::WOULDBLOCK) => return Err(Errno::WOULDBLOCK),
             Err(_) => return Ok(None),
         }
     }
@@ -199,7 +214,7 @@ pub(crate) struct PathGuard {
     path: PathBuf,
     file: (u64, u64),
     mode: u32,
-    owner: Pid,
+    owner: AtomicU32,
 }
 
 impl PathGuard {
@@ -211,9 +226,23 @@ impl PathGuard {
             path,
             file: identity(&found),
             mode: found.mode(),
-            owner: getpid(),
+            owner: AtomicU32::new(process()),
         })
     }
+}
+
+impl PathGuard {
+    /// Makes this process the one that removes the file.
+    pub(super) fn take_over(&self) {
+        self.owner.store(process(), Ordering::Relaxed);
+    }
+}
+
+fn process() -> u32 {
+    rustix::process::getpid()
+        .as_raw_nonzero()
+        .get()
+        .unsigned_abs()
 }
 
 impl Drop for PathGuard {
@@ -221,7 +250,7 @@ impl Drop for PathGuard {
         let is_ours = || {
             std::fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.file)
         };
-        if getpid() == self.owner && is_ours() {
+        if process() == self.owner.load(Ordering::Relaxed) && is_ours() {
             let _ = std::fs::remove_file(&self.path);
         }
     }

@@ -157,7 +157,8 @@ pub fn alone(name: &str, body: impl FnOnce()) {
     }
     let out = Companion::start(name, "alone").passes();
     for notice in out.lines().filter(|line| line.contains("SKIPPED")) {
-        println!("{notice}");
+        // For the person who reads the output: a test that was skipped has proven nothing.
+        let _ = writeln!(std::io::stdout(), "{notice}");
     }
 }
 

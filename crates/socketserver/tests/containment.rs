@@ -1,0 +1,150 @@
+//! What belongs to the application may do anything, in every place where it is called.
+
+#![allow(clippy::unwrap_used)]
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use socketserver::transport::Tcp;
+use socketserver::{Concurrency, Connection, Pooled, Sequential, Server, Threading, handler_fn};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An error that panics wherever it can.
+#[derive(Debug, Clone, Copy)]
+enum Bomb {
+    Source,
+    Display,
+    Drop,
+}
+
+impl fmt::Display for Bomb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        assert!(!matches!(self, Self::Display), "in Display");
+        f.write_str("bomb")
+    }
+}
+
+impl StdError for Bomb {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        assert!(!matches!(self, Self::Source), "in source");
+        None
+    }
+}
+
+#[derive(Debug)]
+struct Armed(Bomb);
+
+impl fmt::Display for Armed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl StdError for Armed {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source()
+    }
+}
+
+impl Drop for Armed {
+    fn drop(&mut self) {
+        assert!(!matches!(self.0, Bomb::Drop), "in Drop");
+    }
+}
+
+fn talk(address: SocketAddr, byte: u8) -> Option<u8> {
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(&[byte]).unwrap();
+    let mut answer = [0];
+    (client.read(&mut answer).unwrap_or(0) == 1).then_some(answer[0])
+}
+
+/// Sends bombs to a server that formats what its handlers return, then asks it for an answer.
+fn survives<C: Concurrency>(model: C) {
+    // Formats whatever it is told, as a log does.
+    let builder = Server::<Tcp, C, ()>::builder()
+        .concurrency(model)
+        .on_event(|event| {
+            let _ = format!("{event:?}");
+        });
+    let mut server = builder
+        .verify_request(|_| Ok(true))
+        .bind(
+            "127.0.0.1:0",
+            handler_fn(|conn: &mut Connection| {
+                let mut byte = [0];
+                conn.read_exact(&mut byte)?;
+                let bomb = match byte[0] {
+                    b's' => Bomb::Source,
+                    b'd' => Bomb::Display,
+                    b'x' => Bomb::Drop,
+                    _ => return Ok(conn.write_all(b"!")?),
+                };
+                Err(Armed(bomb).into())
+            }),
+        )
+        .unwrap();
+    let address = server.local_addr().as_inet().unwrap();
+    let controller = server.controller();
+    let serving = std::thread::spawn(move || server.serve_forever());
+    for byte in *b"sdxsdxsdx" {
+        assert_eq!(talk(address, byte), None);
+    }
+    assert_eq!(talk(address, b'?'), Some(b'!'));
+    controller.drain(PATIENCE);
+    serving.join().unwrap().unwrap();
+    let counters = controller.counters();
+    assert_eq!((counters.accepted, controller.live_count()), (10, 0));
+}
+
+#[test]
+fn errors_that_panic_under_sequential() {
+    survives(Sequential);
+}
+
+#[test]
+fn errors_that_panic_under_threading() {
+    survives(Threading::new());
+}
+
+#[test]
+fn errors_that_panic_under_pooled() {
+    // Fewer threads than bombs: a pool that loses one to each would be empty.
+    survives(Pooled::new().workers(2));
+}
+
+#[cfg(feature = "green")]
+#[test]
+fn errors_that_panic_under_green() {
+    survives(socketserver::Green::new().workers(1));
+}
+
+#[test]
+fn hooks_that_return_errors_that_panic() {
+    let mut server = Server::<Tcp, Sequential, ()>::builder()
+        .verify_request(|_| Err(Armed(Bomb::Drop).into()))
+        .service_actions(
+            Duration::from_millis(1),
+            || Err(Armed(Bomb::Display).into()),
+        )
+        .handle_timeout(|| Err(Armed(Bomb::Drop).into()))
+        .bind("127.0.0.1:0", handler_fn(|_: &mut Connection| Ok(())))
+        .unwrap();
+    let address = server.local_addr().as_inet().unwrap();
+    server
+        .handle_request(Some(Duration::from_millis(1)))
+        .unwrap();
+    let controller = server.controller();
+    let serving = std::thread::spawn(move || server.serve_forever());
+    for _ in 0..5 {
+        assert_eq!(talk(address, b'x'), None);
+    }
+    controller.shutdown();
+    serving.join().unwrap().unwrap();
+    assert_eq!(controller.counters().refused, 5);
+}

@@ -1,0 +1,264 @@
+//! Commands are heard at once: between two queued clients, under a flood, beside other threads.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use socketserver::{
+    Connection, Handled, ServeError, ServerGroup, TcpServer, ThreadingTcpServer, Timeouts,
+    handler_fn,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_sequential_server_stops_between_two_queued_clients() {
+    let handled = Arc::new(AtomicUsize::new(0));
+    let count = handled.clone();
+    let stop_at_once = handler_fn(move |conn: &mut Connection| {
+        count.fetch_add(1, Ordering::SeqCst);
+        conn.server().shutdown();
+        Ok(())
+    });
+    let mut server = TcpServer::bind("127.0.0.1:0", stop_at_once).unwrap();
+    let address = server.local_addr().as_inet().unwrap();
+    let _clients: Vec<_> = (0..40)
+        .map(|_| TcpStream::connect(address).unwrap())
+        .collect();
+    server.serve_forever().unwrap();
+    assert_eq!(handled.load(Ordering::SeqCst), 1);
+    // The others have not been lost: they wait for whoever serves next.
+    server.serve_forever().unwrap();
+    assert_eq!(handled.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_drain_refuses_whom_a_sequential_server_has_no_time_for() {
+    let slow = handler_fn(|_: &mut Connection| {
+        std::thread::sleep(Duration::from_millis(50));
+        Ok(())
+    });
+    let mut server = TcpServer::bind("127.0.0.1:0", slow).unwrap();
+    let address = server.local_addr().as_inet().unwrap();
+    let _clients: Vec<_> = (0..40)
+        .map(|_| TcpStream::connect(address).unwrap())
+        .collect();
+    server.controller().drain(Duration::from_millis(200));
+    let before = Instant::now();
+    server.serve_forever().unwrap();
+    assert!(
+        before.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        before.elapsed()
+    );
+    let report = server.controller().drain_report().unwrap();
+    assert!(report.refused > 10, "{report:?}");
+    assert_eq!(
+        report.finished + report.cut + report.refused,
+        40,
+        "{report:?}"
+    );
+}
+
+#[test]
+fn a_client_that_always_sends_cannot_outlast_a_drain() {
+    let sink = || {
+        handler_fn(|conn: &mut Connection| {
+            // A byte at a time: the next one is always there already.
+            let mut byte = [0];
+            while conn.read(&mut byte)? > 0 {}
+            Ok(())
+        })
+    };
+    let sequential = TcpServer::bind("127.0.0.1:0", sink()).unwrap();
+    let threading = ThreadingTcpServer::bind("127.0.0.1:0", sink()).unwrap();
+    for (mut group, address) in [
+        {
+            let address = sequential.local_addr().as_inet().unwrap();
+            (ServerGroup::new().with(sequential), address)
+        },
+        {
+            let address = threading.local_addr().as_inet().unwrap();
+            (ServerGroup::new().with(threading), address)
+        },
+    ] {
+        let controller = group.controller();
+        let serving = std::thread::spawn(move || group.serve_forever());
+        let mut client = TcpStream::connect(address).unwrap();
+        let flooding = std::thread::spawn(move || while client.write_all(&[0; 65_536]).is_ok() {});
+        let own = &controller.controllers()[0];
+        let end = Instant::now() + PATIENCE;
+        while own.live_count() == 0 {
+            assert!(Instant::now() < end);
+        }
+        let before = Instant::now();
+        controller.drain(Duration::from_millis(100));
+        serving.join().unwrap().unwrap();
+        assert!(
+            before.elapsed() < Duration::from_millis(900),
+            "{:?}",
+            before.elapsed()
+        );
+        let report = own.drain_report().unwrap();
+        assert_eq!((report.cut, report.abandoned), (1, 0), "{report:?}");
+        assert!(report.elapsed >= Duration::from_millis(90), "{report:?}");
+        flooding.join().unwrap();
+    }
+}
+
+#[test]
+fn a_writer_on_another_thread_does_not_take_commands_away() {
+    for _ in 0..5 {
+        let handler = handler_fn(|conn: &mut Connection| {
+            let mut writer = conn.writer();
+            let writing = std::thread::spawn(move || {
+                // More than fits: the client does not read.
+                let _ = writer.write_all(&vec![0; 64 << 20]);
+            });
+            let read = conn.read(&mut [0]);
+            conn.shutdown(Shutdown::Both)?;
+            writing.join().unwrap();
+            read?;
+            Ok(())
+        });
+        let mut server = TcpServer::bind("127.0.0.1:0", handler).unwrap();
+        let address = server.local_addr().as_inet().unwrap();
+        let controller = server.controller();
+        let serving = std::thread::spawn(move || server.serve_forever());
+        let client = TcpStream::connect(address).unwrap();
+        let end = Instant::now() + PATIENCE;
+        // Until the writer waits.
+        let mut sent = 0;
+        loop {
+            let now = controller.live().first().map_or(0, |live| live.sent);
+            if now > 0 && now == sent {
+                break;
+            }
+            sent = now;
+            assert!(Instant::now() < end);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let before = Instant::now();
+        controller.drain(Duration::from_millis(100));
+        serving.join().unwrap().unwrap();
+        assert!(
+            before.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            before.elapsed()
+        );
+        drop(client);
+    }
+}
+
+#[test]
+fn a_loop_around_handle_request_ends_when_a_handler_asks_for_it() {
+    let handler = handler_fn(|conn: &mut Connection| {
+        conn.server().shutdown();
+        Ok(())
+    });
+    let mut server = TcpServer::bind("127.0.0.1:0", handler).unwrap();
+    let _client = TcpStream::connect(server.local_addr().as_inet().unwrap()).unwrap();
+    let mut rounds = 0;
+    while server.handle_request(Some(PATIENCE)).unwrap() != Handled::Stopped {
+        rounds += 1;
+        assert!(rounds < 5);
+    }
+    assert_eq!(rounds, 1);
+    // From elsewhere, between two calls.
+    let _second = TcpStream::connect(server.local_addr().as_inet().unwrap()).unwrap();
+    assert_eq!(
+        server.handle_request(Some(PATIENCE)).unwrap(),
+        Handled::Request
+    );
+    assert_eq!(
+        server.handle_request(Some(PATIENCE)).unwrap(),
+        Handled::Stopped
+    );
+}
+
+#[test]
+fn handle_request_without_time_serves_who_waits_already() {
+    let served = Arc::new(AtomicBool::new(false));
+    let flag = served.clone();
+    let handler = handler_fn(move |_: &mut Connection| {
+        flag.store(true, Ordering::SeqCst);
+        Ok(())
+    });
+    let mut server = TcpServer::bind("127.0.0.1:0", handler).unwrap();
+    assert_eq!(
+        server.handle_request(Some(Duration::ZERO)).unwrap(),
+        Handled::TimedOut
+    );
+    let _client = TcpStream::connect(server.local_addr().as_inet().unwrap()).unwrap();
+    assert_eq!(
+        server.handle_request(Some(Duration::ZERO)).unwrap(),
+        Handled::Request
+    );
+    assert!(served.load(Ordering::SeqCst));
+}
+
+#[test]
+fn waiting_for_a_drain_before_serving_has_begun_waits_for_it() {
+    let mut server =
+        TcpServer::bind("127.0.0.1:0", handler_fn(|_: &mut Connection| Ok(()))).unwrap();
+    let controller = server.controller();
+    controller.drain(Duration::from_secs(1));
+    let serving = std::thread::spawn(move || server.serve_forever());
+    assert!(controller.wait(Some(PATIENCE)));
+    assert!(controller.drain_report().is_some());
+    serving.join().unwrap().unwrap();
+}
+
+#[test]
+fn forking_beside_threads_is_refused_before_anybody_is_served() {
+    let handler = || handler_fn(|_: &mut Connection| Ok(()));
+    let mut group = ServerGroup::new()
+        .with(socketserver::ForkingTcpServer::bind("127.0.0.1:0", handler()).unwrap())
+        .with(ThreadingTcpServer::bind("127.0.0.1:0", handler()).unwrap());
+    let error = group.serve_forever().unwrap_err();
+    let error = error.downcast_ref::<ServeError>().unwrap();
+    assert!(matches!(
+        error,
+        ServeError::ForkingBesideThreads { model: "threading" }
+    ));
+}
+
+#[test]
+fn a_long_reply_survives_a_client_that_sends_a_little_more() {
+    let handler = handler_fn(|conn: &mut Connection| {
+        conn.read_exact(&mut [0])?;
+        Ok(conn.write_all(&vec![7; 2_000_000])?)
+    });
+    let mut server = ThreadingTcpServer::builder()
+        .timeouts(Timeouts::default())
+        .bind("127.0.0.1:0", handler)
+        .unwrap();
+    let address = server.local_addr().as_inet().unwrap();
+    let controller = server.controller();
+    let serving = std::thread::spawn(move || server.serve_forever());
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(b"?").unwrap();
+    // Until the handler has returned, or waits for us to read.
+    let end = Instant::now() + PATIENCE;
+    let mut sent = 0;
+    loop {
+        let now = controller.live().first().map_or(u64::MAX, |live| live.sent);
+        if now == sent {
+            break;
+        }
+        sent = now;
+        assert!(Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    client.write_all(b"more").unwrap();
+    let mut reply = Vec::new();
+    client.read_to_end(&mut reply).unwrap();
+    assert_eq!(reply.len(), 2_000_000);
+    controller.shutdown();
+    serving.join().unwrap().unwrap();
+}
