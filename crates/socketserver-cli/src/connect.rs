@@ -57,6 +57,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         input: Vec::new(),
         input_ended: false,
         outgoing: Vec::new(),
+        unsent: false,
     }
     .run()
     .with_context(|| format!("talking to {endpoint}"))?;
@@ -121,6 +122,8 @@ struct Pump {
     input_ended: bool,
     /// The line on its way out.
     outgoing: Vec<u8>,
+    /// The server did not take everything.
+    unsent: bool,
 }
 
 impl Pump {
@@ -151,7 +154,7 @@ impl Pump {
                 match self.receive()? {
                     Received::Bytes => quiet_since = Instant::now(),
                     Received::Nothing => {}
-                    Received::End if self.outgoing.is_empty() => return Ok(()),
+                    Received::End if self.outgoing.is_empty() && !self.unsent => return Ok(()),
                     Received::End => bail!("the server closed before all input was sent"),
                 }
             }
@@ -221,10 +224,18 @@ impl Pump {
             Ok(_) => self.outgoing.clear(),
             Err(Errno::INTR | Errno::AGAIN) => {}
             // What the server sent before is still to be printed, and tells more.
-            Err(Errno::PIPE | Errno::CONNRESET) if self.is_stream => {}
+            Err(Errno::PIPE | Errno::CONNRESET) if self.is_stream => self.stop_sending(),
             Err(errno) => return Err(refused(errno)).context("cannot send"),
         }
         Ok(())
+    }
+
+    /// The server takes no more: from now on there is only its own end to wait for.
+    fn stop_sending(&mut self) {
+        self.unsent = true;
+        self.outgoing.clear();
+        self.input.clear();
+        self.input_ended = true;
     }
 
     fn receive(&mut self) -> anyhow::Result<Received> {

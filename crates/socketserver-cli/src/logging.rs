@@ -1,8 +1,11 @@
-//! Logs: `tracing`'s events on stderr, as text or JSON.
+//! Logs: `tracing`'s events on stderr, as text or JSON. A reader that is slow, or gone, costs lines
+//! and never makes a server wait.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::{Args, ValueEnum};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::level_filters::LevelFilter;
 
 #[derive(Debug, Args)]
@@ -28,7 +31,9 @@ enum Format {
 pub(crate) fn init(options: &Options) {
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(options.log_level)
-        .with_writer(io::stderr);
+        // A line that cannot be written would be complained about by a panic.
+        .log_internal_errors(false)
+        .with_writer(|| Lossy);
     match options.log_format {
         Format::Text => {
             // https://no-color.org
@@ -40,4 +45,49 @@ pub(crate) fn init(options: &Options) {
         }
         Format::Json => subscriber.json().flatten_event(true).init(),
     }
+}
+
+/// Writes to stderr what it takes at once, and drops the rest.
+struct Lossy;
+
+/// Lines that were dropped and not told of yet.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+impl Write for Lossy {
+    /// Takes a whole line, as the formatter hands it over.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if !takes_at_once() {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+            return Ok(line.len());
+        }
+        let dropped = DROPPED.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            let _ = writeln!(
+                io::stderr(),
+                "({dropped} lines were dropped: nobody read them)"
+            );
+        }
+        // A pipe that has room has it for 4096 bytes, pipe(7); longer lines are cut.
+        let shown = &line[..line.len().min(4095)];
+        let mut stderr = io::stderr().lock();
+        let _ = stderr.write_all(shown);
+        if shown.len() < line.len() {
+            let _ = stderr.write_all(b"\n");
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn takes_at_once() -> bool {
+    let stderr = io::stderr();
+    let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    matches!(poll(&mut fds, Some(&now)), Ok(1)) && fds[0].revents().contains(PollFlags::OUT)
 }

@@ -107,13 +107,13 @@ impl Stop {
     fn signalled(&mut self, times: usize) -> Asked {
         self.arrived += times;
         if self.arrived == 1 {
-            tracing::info!(timeout = ?self.timeout, "stop asked for; a second signal forces it");
             self.group.drain(self.timeout);
+            tracing::info!(timeout = ?self.timeout, "stop asked for; a second signal forces it");
             return Asked::ToDrain;
         }
-        tracing::warn!("forced to stop");
         self.forced.store(true, Ordering::Relaxed);
         self.group.drain(Duration::ZERO);
+        tracing::warn!("forced to stop");
         Asked::ToForce
     }
 }

@@ -193,8 +193,8 @@ impl Connection {
         self.socket.shutdown(how)
     }
 
-    /// A second handle that only writes, for another thread. It outlives the request harmlessly:
-    /// its writes then fail with [`io::ErrorKind::BrokenPipe`].
+    /// A second handle that only writes, for another thread. After the end of the request its writes
+    /// fail with [`io::ErrorKind::BrokenPipe`]; drop it then, as it keeps the descriptor open.
     #[must_use]
     pub fn writer(&self) -> Writer {
         Writer {

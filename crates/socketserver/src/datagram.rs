@@ -108,6 +108,9 @@ impl Datagram {
 
     /// Sends one datagram back to the sender. May be called several times, or not at all.
     ///
+    /// All replies of a server share the send buffer of its socket. A Unix client that does not
+    /// read keeps what was sent to it there: if that fills it, replies to others wait, too.
+    ///
     /// # Errors
     /// * [`io::ErrorKind::NotConnected`]: the sender is unnamed and cannot be answered;
     /// * [`io::ErrorKind::TimedOut`]: there was no room within the write timeout, as when a Unix
@@ -155,35 +158,34 @@ impl Datagram {
         errno.into()
     }
 
-    /// Parks whoever replies until there may be room.
+    /// Parks whoever replies until there may be room, both in our own socket and in the peer's.
     ///
-    /// It waits on a descriptor of its own, as many may wait at once. For a Unix peer that is a
-    /// socket connected to it: only then does the kernel report that the peer's queue has room
-    /// again, and only when it is asked anew each time.
+    /// It waits on descriptors of its own, as many may wait at once. For a Unix peer's queue that is
+    /// a socket connected to it: only then does the kernel report that there is room again, and
+    /// only when it is asked anew each time.
     fn wait_for_room(
         &self,
         parker: &dyn Parker,
         to: &SocketAddrAny,
         until: Option<Instant>,
     ) -> io::Result<()> {
-        let own = || rustix::io::fcntl_dupfd_cloexec(&*self.socket, 0);
-        let lookout = match self.peer {
-            Address::Inet(_) => own()?,
-            Address::Unix(_) => {
-                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-                let kind = SocketType::DGRAM;
-                let fd = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
-                match rustix::net::connect(&fd, to) {
-                    Ok(()) => fd,
-                    // It is connected to us, and takes from nobody else. Then its queue has no
-                    // limit, and what is full is our own socket.
-                    Err(Errno::PERM) => own()?,
-                    Err(errno) => return Err(self.failed(errno)),
-                }
-            }
+        let wait = |fd: &OwnedFd| {
+            let park = parker.attach(fd.as_fd())?;
+            park.wait(fd.as_fd(), Interest::Write, until)
         };
-        let park = parker.attach(lookout.as_fd())?;
-        park.wait(lookout.as_fd(), Interest::Write, until)
+        wait(&rustix::io::fcntl_dupfd_cloexec(&*self.socket, 0)?)?;
+        if let Address::Unix(_) = self.peer {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let kind = SocketType::DGRAM;
+            let lookout = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
+            match rustix::net::connect(&lookout, to) {
+                Ok(()) => wait(&lookout)?,
+                // It is connected to us, takes from nobody else, and has no limit for us.
+                Err(Errno::PERM) => {}
+                Err(errno) => return Err(self.failed(errno)),
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn meters(&self) -> (u64, u64) {

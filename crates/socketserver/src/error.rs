@@ -193,6 +193,15 @@ pub enum ServeError {
         /// How many threads the process has, the calling one included.
         threads: usize,
     },
+    /// A group has a forking server and one that has threads.
+    #[error(
+        "refusing to serve: a forking server cannot fork beside the threads of a {model} one; put \
+         them into processes of their own, or choose another concurrency model for one of them"
+    )]
+    ForkingBesideThreads {
+        /// The name of the other model.
+        model: &'static str,
+    },
     /// Accepting failed in a way that no retry mends (a descriptor that is no listener any more).
     #[error("cannot accept on {address}")]
     Accept {
@@ -201,8 +210,8 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
-    /// The system has no room for what the loop itself needs.
-    #[error("cannot {step}; raise the limit it ran into and serve again")]
+    /// The system refused what the loop itself needs.
+    #[error("cannot {step}")]
     Resources {
         /// What was being set up.
         step: &'static str,

@@ -202,17 +202,28 @@ impl Reporter {
 
     pub(crate) fn emit(&self, event: &Event<'_>) {
         self.totals.count(event);
-        trace(event);
-        if let Some(observer) = &self.observer {
-            let outcome = guarded(|| {
-                observer(event);
-                Ok(())
-            });
-            if let Err(cause) = outcome {
-                // Not emitted: the observer would be told of its own failure for ever.
-                Totals::add(&self.totals.hook_failures, 1);
+        // A subscriber is the application's as well: it may panic when its output is gone.
+        let logged = guarded(|| {
+            trace(event);
+            Ok(())
+        });
+        if logged.is_err() {
+            Totals::add(&self.totals.hook_failures, 1);
+        }
+        let Some(observer) = &self.observer else {
+            return;
+        };
+        let observed = guarded(|| {
+            observer(event);
+            Ok(())
+        });
+        if let Err(cause) = observed {
+            // Not emitted: the observer would be told of its own failure for ever.
+            Totals::add(&self.totals.hook_failures, 1);
+            drop(guarded(|| {
                 tracing::error!(hook = "on_event", %cause, "hook failed");
-            }
+                Ok(())
+            }));
         }
     }
 }

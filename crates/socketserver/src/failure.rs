@@ -71,6 +71,10 @@ impl HandlerFailure {
         self.stage
     }
 
+    pub(crate) fn into_cause(self) -> Cause {
+        self.cause
+    }
+
     /// What happened.
     #[must_use]
     pub fn cause(&self) -> &Cause {
@@ -108,6 +112,13 @@ pub(crate) fn guarded<T>(run: impl FnOnce() -> Result<T, Error>) -> Result<T, Ca
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(Cause::Error(error)),
         Err(payload) => Err(Cause::Panic(message(payload))),
+    }
+}
+
+/// Drops what belongs to the application, whose destructors may panic.
+pub(crate) fn discard<T>(value: T) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+        let _ = message(payload);
     }
 }
 

@@ -34,6 +34,12 @@ pub trait Park: Send + Sync {
         until: Option<Instant>,
     ) -> io::Result<()>;
 
+    /// Whether the server wants all waits to end for good. Asked before each system call: a peer
+    /// that is always ready never makes anybody wait.
+    fn is_over(&self) -> bool {
+        false
+    }
+
     /// For a model that knows what it has made.
     fn as_any(&self) -> &dyn Any;
 

@@ -65,6 +65,7 @@ impl Socket {
     pub(crate) fn recv(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
         let mut wait = Wait::begin(limits, self.moved())?;
         loop {
+            self.check_cancelled()?;
             self.arm(Interest::Read, &wait)?;
             if self.park.as_ref().is_some_and(|park| park.is_drained()) {
                 self.again(Errno::AGAIN, Interest::Read, &mut wait)?;
@@ -99,6 +100,12 @@ impl Socket {
         }
     }
 
+    /// Whether something has arrived that was not read yet.
+    pub(crate) fn has_input(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        matches!(rustix::net::recv(&self.fd, &mut [0], flags), Ok((1.., _)))
+    }
+
     /// What parks whoever waits, if it is not the kernel.
     pub(crate) fn park(&self) -> Option<&dyn Park> {
         self.park.as_deref()
@@ -120,9 +127,7 @@ impl Socket {
     pub(crate) fn send(&self, bufs: &[IoSlice<'_>], limits: Limits) -> io::Result<usize> {
         let mut wait = Wait::begin(limits, self.moved())?;
         loop {
-            if self.is_cancelled() {
-                return Err(cancelled());
-            }
+            self.check_cancelled()?;
             self.arm(Interest::Write, &wait)?;
             let sent = match bufs {
                 [one] => rustix::net::send(&self.fd, one, SendFlags::NOSIGNAL),
@@ -161,6 +166,18 @@ impl Socket {
     pub(crate) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
         let _ = self.shutdown(Shutdown::Both);
+    }
+
+    /// Before every operation: a peer that is always ready would otherwise never let the end be
+    /// noticed.
+    fn check_cancelled(&self) -> io::Result<()> {
+        if self.park.as_ref().is_some_and(|park| park.is_over()) {
+            self.cancelled.store(true, Ordering::Release);
+        }
+        if self.is_cancelled() {
+            return Err(cancelled());
+        }
+        Ok(())
     }
 
     fn moved(&self) -> u64 {

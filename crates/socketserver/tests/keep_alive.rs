@@ -265,8 +265,8 @@ fn what_is_alive_when_the_server_is_dropped_comes_to_its_end() {
     }
     assert_eq!(ask(&mut clients[0], "x\n"), "1 x");
     drop(server);
-    // One is between messages, the other has not begun.
-    for client in &mut clients {
+    // One is between messages; the other has the only thread, and has not begun.
+    for client in clients.iter_mut().rev() {
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         let reply = ask(client, "y\n");
         assert!(reply.ends_with('y'), "{reply}");

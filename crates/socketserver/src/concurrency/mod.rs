@@ -15,7 +15,7 @@ use std::io;
 use std::sync::Arc;
 
 pub use forking::Forking;
-pub(crate) use forking::{exit, threads_running};
+pub(crate) use forking::exit;
 #[cfg(feature = "green")]
 pub use green::Green;
 pub use pooled::Pooled;
@@ -31,6 +31,14 @@ use crate::server::{ChildSource, Controller, Task};
 pub trait Concurrency: sealed::Sealed + Default + Send + 'static {
     /// The model's name: `sequential`, `threading`, `pooled`, `forking`, `green`.
     const NAME: &'static str;
+
+    /// Requests are served by the loop itself, which does nothing else meanwhile.
+    #[doc(hidden)]
+    const IS_INLINE: bool = false;
+
+    /// Requests are served by forked children.
+    #[doc(hidden)]
+    const FORKS: bool = false;
 
     /// How many requests may be live at once, and what happens to the next one.
     fn limit(&self) -> (usize, AtLimit);

@@ -25,6 +25,7 @@ pub struct Sequential;
 
 impl Concurrency for Sequential {
     const NAME: &'static str = "sequential";
+    const IS_INLINE: bool = true;
 
     fn limit(&self) -> (usize, AtLimit) {
         (1, AtLimit::Wait)
@@ -56,6 +57,11 @@ impl Park for Attentive {
         self
     }
 
+    fn is_over(&self) -> bool {
+        let drain = self.0.0.lifecycle.commands().drain;
+        drain.is_some_and(|drain| drain <= Instant::now())
+    }
+
     fn wait(
         &self,
         fd: BorrowedFd<'_>,
@@ -78,9 +84,19 @@ impl Park for Attentive {
             }
             let timeout = earliest(until, drain)
                 .and_then(|end| Timespec::try_from(end.saturating_duration_since(now)).ok());
+            // Only the serving thread hears commands: another one, that writes through a `Writer`,
+            // would take them away from it.
+            let hears = lifecycle.is_serving_thread();
             let mut fds = [
                 PollFd::from_borrowed_fd(fd, wanted),
-                PollFd::new(lifecycle, PollFlags::IN),
+                PollFd::new(
+                    lifecycle,
+                    if hears {
+                        PollFlags::IN
+                    } else {
+                        PollFlags::empty()
+                    },
+                ),
             ];
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(_) if !fds[0].revents().is_empty() => return Ok(()),

@@ -103,6 +103,8 @@ pub(crate) enum Turn {
 
 /// A server, as the loop sees it.
 pub(crate) trait Member {
+    /// The concurrency model.
+    fn model(&self) -> Model;
     fn controller(&self) -> Controller;
     fn loop_parker(&self) -> Option<Arc<dyn Parker>>;
     fn enter(&mut self, poller: &Poller, member: u32, until: Until) -> Result<(), ServeError>;
@@ -112,14 +114,42 @@ pub(crate) trait Member {
     fn abandon_in_child(&mut self);
 }
 
+/// What the members of a loop need to know about each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Model {
+    pub(crate) name: &'static str,
+    pub(crate) forks: bool,
+    pub(crate) has_threads: bool,
+}
+
 /// A descriptor that the application wants to have watched, and what to do when it is readable.
 pub(crate) struct Watch {
     pub(crate) fd: OwnedFd,
     pub(crate) call: Box<dyn FnMut() -> Result + Send>,
+    /// It has failed, and is not called again.
+    failed: bool,
 }
 
-/// Serves until every member is done; returns what the last one came to.
+impl Watch {
+    pub(crate) fn new(fd: OwnedFd, call: impl FnMut() -> Result + Send + 'static) -> Self {
+        Self {
+            fd,
+            call: Box::new(call),
+            failed: false,
+        }
+    }
+
+    /// In a forked child: what the closure owns is the parent's, and is not dropped here.
+    pub(crate) fn abandon_in_child(self) {
+        std::mem::forget(self.call);
+    }
+}
+
+/// Serves until every member is done; returns what the last one came to. The poller is made when it
+/// is first needed, and kept: a server that serves request by request should not fail for want of a
+/// descriptor.
 pub(crate) fn run(
+    poller: &mut Option<Poller>,
     members: &mut [&mut dyn Member],
     watches: &mut Vec<Watch>,
     until: Until,
@@ -128,9 +158,14 @@ pub(crate) fn run(
         [one] => one.loop_parker(),
         _ => None,
     };
-    let poller = Poller::new(parker.as_deref())?;
+    check(members)?;
+    let kept = match poller.take() {
+        Some(kept) => kept,
+        None => Poller::new(parker.as_deref())?,
+    };
+    let kept = poller.insert(kept);
     let mut active = vec![false; members.len()];
-    let result = drive(&poller, members, &mut active, watches, until);
+    let result = drive(kept, members, &mut active, watches, until);
     if let Ok(Outcome::InChild(_)) = result {
         // The child leaves no member: the epoll set is the parent's too, and taking a descriptor
         // out of it here would make the parent deaf to it.
@@ -138,19 +173,30 @@ pub(crate) fn run(
     }
     for (member, active) in members.iter_mut().zip(active) {
         if active {
-            member.leave(&poller);
+            member.leave(kept);
         }
     }
     match result? {
         Outcome::Served(handled) => Ok(handled),
         Outcome::InChild(task) => {
-            drop(poller);
-            watches.clear();
+            *poller = None;
+            watches.drain(..).for_each(Watch::abandon_in_child);
             for member in members {
                 member.abandon_in_child();
             }
             concurrency::exit(task());
         }
+    }
+}
+
+/// A fork beside threads would be refused when the first request of both kinds meets.
+fn check(members: &[&mut dyn Member]) -> Result<(), ServeError> {
+    let models = || members.iter().map(|member| member.model());
+    let forking = models().find(|model| model.forks);
+    let threads = models().find(|model| model.has_threads);
+    match (forking, threads) {
+        (Some(_), Some(other)) => Err(ServeError::ForkingBesideThreads { model: other.name }),
+        _ => Ok(()),
     }
 }
 
@@ -166,7 +212,11 @@ fn drive(
     watches: &mut [Watch],
     until: Until,
 ) -> Result<Outcome, ServeError> {
-    for (index, watch) in watches.iter().enumerate() {
+    for (index, watch) in watches
+        .iter()
+        .enumerate()
+        .filter(|(_, watch)| !watch.failed)
+    {
         poller.add(
             &watch.fd,
             Source::Watch {
@@ -218,7 +268,8 @@ fn drive(
             if let Err(cause) = guarded(|| (watch.call)()) {
                 // One that fails may not have read its descriptor, and would spin.
                 poller.remove(&watch.fd);
-                members[0].controller().0.hook_failed("watch", &cause);
+                watch.failed = true;
+                members[0].controller().0.hook_failed("watch", cause);
             }
         }
     }

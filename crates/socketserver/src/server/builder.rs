@@ -174,8 +174,8 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
     /// Serves on a socket that exists already: a standard library listener, or a descriptor that
     /// was inherited. A stream socket that does not listen yet is made to.
     ///
-    /// The socket's options are left as they are, but for its blocking mode, which belongs to all
-    /// who share it. The file of an adopted Unix socket is not removed at the end: it is
+    /// The socket's options are left as they are, but for its blocking mode and, for datagrams, its
+    /// send timeout, which belong to all who share it. The file of an adopted Unix socket is not removed at the end: it is
     /// somebody else's.
     ///
     /// # Errors
@@ -256,6 +256,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             hooks: self.hooks,
             block_on_close: self.block_on_close,
             watches: Vec::new(),
+            poller: None,
             progress: Progress::default(),
         })
     }

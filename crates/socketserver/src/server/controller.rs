@@ -15,7 +15,7 @@ use super::lifecycle::Lifecycle;
 use crate::Result;
 use crate::address::Address;
 use crate::event::{Counters, EndReason, Ended, Event, Reporter};
-use crate::failure::{Cause, HandlerFailure, guarded};
+use crate::failure::{Cause, HandlerFailure, discard, guarded};
 use crate::socket::Socket;
 
 /// The number of a request, unique in its server and counted from 1.
@@ -162,11 +162,14 @@ impl Shared {
     /// A drain has begun: those between two calls find the end of their input.
     pub(crate) fn end_pauses(&self) {
         let all: Vec<_> = self.entries().values().cloned().collect();
-        for entry in all
-            .iter()
-            .filter(|entry| entry.paused.load(Ordering::SeqCst))
-        {
-            if let Some(socket) = entry.socket.as_ref().and_then(Weak::upgrade) {
+        for entry in all {
+            // Held until it is done, so that no handler is called again in between. What has come
+            // in is served: it ends the pause by itself, and there is no further one.
+            let paused = lock(&entry.paused);
+            if let Some(socket) = entry.socket.as_ref().and_then(Weak::upgrade)
+                && *paused
+                && !socket.has_input()
+            {
                 let _ = socket.shutdown(Shutdown::Read);
             }
         }
@@ -188,8 +191,12 @@ impl Shared {
         self.reporter.emit(event);
     }
 
-    pub(crate) fn hook_failed(&self, hook: &'static str, cause: &Cause) {
-        self.emit(&Event::HookFailed { hook, cause });
+    pub(crate) fn hook_failed(&self, hook: &'static str, cause: Cause) {
+        self.emit(&Event::HookFailed {
+            hook,
+            cause: &cause,
+        });
+        discard(cause);
     }
 
     /// Hands a handler's failure to the application, or logs it.
@@ -198,10 +205,14 @@ impl Shared {
         match &self.handle_error {
             Some(hook) => {
                 if let Err(cause) = guarded(|| hook(info, failure)) {
-                    self.hook_failed("handle_error", &cause);
+                    self.hook_failed("handle_error", cause);
                 }
             }
-            None => log_failure(info, failure),
+            // An error is the application's: to format it is to run its code.
+            None => drop(guarded(|| {
+                log_failure(info, failure);
+                Ok(())
+            })),
         }
     }
 
@@ -226,7 +237,7 @@ impl Shared {
 
     pub(crate) fn drained(&self, report: DrainReport) {
         self.emit(&Event::DrainEnded(&report));
-        *self.drained.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+        *lock(&self.drained) = Some(report);
     }
 
     /// In a forked child: from now on nothing here wakes up the parent but a command to it.
@@ -243,8 +254,13 @@ impl Shared {
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<RequestId, Arc<Entry>>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No application code runs while one of these is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn log_failure(info: &RequestInfo, failure: &HandlerFailure) {
@@ -264,13 +280,13 @@ struct Entry {
     /// The child that serves it, under the forking model.
     child: OnceLock<OwnedFd>,
     /// Its handler has returned and is to be called again.
-    paused: AtomicBool,
+    paused: Mutex<bool>,
 }
 
 impl Entry {
     fn cancel(&self) -> bool {
         if let Some(child) = self.child.get() {
-            return pidfd_send_signal(child, Signal::TERM).is_ok();
+            return pidfd_send_signal(child, Signal::HUP).is_ok();
         }
         let socket = self.socket.as_ref().and_then(Weak::upgrade);
         socket.inspect(|socket| socket.cancel()).is_some()
@@ -301,7 +317,7 @@ impl Record {
             info,
             socket,
             child: OnceLock::new(),
-            paused: AtomicBool::new(false),
+            paused: Mutex::new(false),
         });
         shared.live.fetch_add(1, Ordering::SeqCst);
         shared.entries().insert(id, entry.clone());
@@ -321,7 +337,7 @@ impl Record {
 
     /// A pause begins or ends.
     pub(crate) fn set_paused(&self, paused: bool) {
-        if self.entry.paused.swap(paused, Ordering::SeqCst) == paused {
+        if std::mem::replace(&mut *lock(&self.entry.paused), paused) == paused {
             return;
         }
         let count = &self.shared.paused;
@@ -410,7 +426,8 @@ impl Controller {
         self.0.lifecycle.is_serving()
     }
 
-    /// Whether a drain was asked for. A handler may look, and come to an end earlier.
+    /// Whether a drain was asked for. A handler may look, and come to an end earlier; but in a
+    /// forked child it does not see what was asked of the parent.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.0.lifecycle.is_draining()
@@ -445,7 +462,7 @@ impl Controller {
     }
 
     /// Cuts one connection: its handler's reads and writes fail with
-    /// [`io::ErrorKind::ConnectionAborted`]; a child that serves it is sent `SIGTERM`. Returns
+    /// [`io::ErrorKind::ConnectionAborted`]; a child that serves it is sent `SIGHUP`. Returns
     /// whether there was such a connection.
     #[must_use = "the request may have ended meanwhile"]
     pub fn cancel(&self, id: RequestId) -> bool {
@@ -456,11 +473,7 @@ impl Controller {
     /// What the drain did, once it is over.
     #[must_use]
     pub fn drain_report(&self) -> Option<DrainReport> {
-        *self
-            .0
-            .drained
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.0.drained)
     }
 }
 

@@ -54,7 +54,8 @@ where
             self.shared.emit(&Event::DrainStarted { live, timeout });
             self.shared.end_pauses();
             Drain {
-                started: now,
+                // A sequential server may have been busy since.
+                started: self.shared.lifecycle.draining_since().unwrap_or(now),
                 step: Step::Backlog,
                 report: DrainReport::default(),
             }

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::accept_loop::{Member, Until, Watch, run};
+use super::poller::Poller;
 use super::{Controller, Server};
 use crate::concurrency::Concurrency;
 use crate::transport::Transport;
@@ -14,7 +15,9 @@ use crate::{RequestHandler, Result};
 ///
 /// They share the thread that calls [`serve_forever`](Self::serve_forever). A sequential server's
 /// handler runs on it, and holds up the others meanwhile: give it a
-/// [pool](crate::Pooled) of one worker instead to serve one request at a time beside them.
+/// [pool](crate::Pooled) of one worker instead to serve one request at a time beside them. A
+/// forking server forks only while the process has one thread, and does not go with models that
+/// have threads: the group refuses to serve.
 ///
 /// ```
 /// use socketserver::{Connection, Datagram, ServerGroup, ThreadingTcpServer, ThreadingUdpServer};
@@ -31,6 +34,7 @@ use crate::{RequestHandler, Result};
 pub struct ServerGroup {
     members: Vec<Box<dyn Member + Send>>,
     watches: Vec<Watch>,
+    poller: Option<Poller>,
 }
 
 impl ServerGroup {
@@ -67,10 +71,7 @@ impl ServerGroup {
 
     /// Has the serving thread call `call` whenever `fd` is readable; see [`Server::watch`].
     pub fn watch(&mut self, fd: impl Into<OwnedFd>, call: impl FnMut() -> Result + Send + 'static) {
-        self.watches.push(Watch {
-            fd: fd.into(),
-            call: Box::new(call),
-        });
+        self.watches.push(Watch::new(fd.into(), call));
     }
 
     /// The handle that stops the servers which are in the group now.
@@ -96,7 +97,8 @@ impl ServerGroup {
         for member in &mut self.members {
             members.push(&mut **member);
         }
-        run(&mut members, &mut self.watches, Until::Stopped)?;
+        let (poller, watches) = (&mut self.poller, &mut self.watches);
+        run(poller, &mut members, watches, Until::Stopped)?;
         Ok(())
     }
 }

@@ -4,11 +4,10 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::process::{Pid, getpid};
 
 const PHASE: u32 = 0b11;
 const NEW: u32 = 0;
@@ -31,8 +30,16 @@ pub(crate) struct Lifecycle {
     /// cannot pass each other.
     word: AtomicU32,
     waker: OwnedFd,
-    owner: Pid,
+    /// The waker of a process that took the server over from the one that made it: the two must not
+    /// hear each other's commands.
+    own_waker: OnceLock<OwnedFd>,
+    /// The process that serves, or is going to.
+    owner: AtomicU32,
+    /// The thread that serves.
+    thread: AtomicU32,
     base: Instant,
+    /// When a drain was asked for first, in milliseconds since `base`.
+    drain_from: AtomicU64,
     /// When a drain must be over, in milliseconds since `base`.
     drain_until: AtomicU64,
     turnstile: Mutex<()>,
@@ -52,17 +59,42 @@ impl Lifecycle {
         Ok(Self {
             word: AtomicU32::new(NEW),
             waker: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-            owner: getpid(),
+            own_waker: OnceLock::new(),
+            owner: AtomicU32::new(process()),
+            thread: AtomicU32::new(0),
             base: Instant::now(),
+            drain_from: AtomicU64::new(u64::MAX),
             drain_until: AtomicU64::new(u64::MAX),
             turnstile: Mutex::new(()),
             changed: Condvar::new(),
         })
     }
 
-    /// Whether this is the process that made the server, and not a child of it.
+    /// Whether this is the process that serves, and not a child of it.
     pub(crate) fn is_owner(&self) -> bool {
-        getpid() == self.owner
+        process() == self.owner.load(Ordering::Relaxed)
+    }
+
+    /// Whether this is the thread that serves.
+    pub(crate) fn is_serving_thread(&self) -> bool {
+        thread() == self.thread.load(Ordering::Relaxed)
+    }
+
+    /// Makes this process the one that serves, if it is a fork of the one that made the server: a
+    /// daemon binds first. Only the first such fork can.
+    pub(crate) fn take_over(&self) -> io::Result<()> {
+        if self.is_owner() {
+            return Ok(());
+        }
+        let own = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        if self.own_waker.set(own).is_err() {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "it has served in another process that this one was forked from",
+            ));
+        }
+        self.owner.store(process(), Ordering::Relaxed);
+        Ok(())
     }
 
     /// Wakes the loop up, to look around.
@@ -74,6 +106,10 @@ impl Lifecycle {
         if !self.is_owner() {
             return self.write(CHILD_STOP_UNIT);
         }
+        self.stop_here();
+    }
+
+    fn stop_here(&self) {
         // Asked of a server that was stopped, a stop is the case already: it must not stick and
         // end the next `serve_forever`.
         let set = self
@@ -90,34 +126,51 @@ impl Lifecycle {
         if !self.is_owner() {
             return self.write(CHILD_DRAIN_UNIT);
         }
-        let until = self.base.elapsed().saturating_add(timeout).as_millis();
+        self.drain_here(timeout);
+    }
+
+    fn drain_here(&self, timeout: Duration) {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX - 1);
+        let now = self.base.elapsed();
+        self.drain_from.fetch_min(millis(now), Ordering::SeqCst);
         // The earliest deadline holds: a second call can only hurry the first.
-        self.drain_until.fetch_min(
-            u64::try_from(until).unwrap_or(u64::MAX - 1),
-            Ordering::SeqCst,
-        );
+        let until = millis(now.saturating_add(timeout));
+        self.drain_until.fetch_min(until, Ordering::SeqCst);
         self.word.fetch_or(DRAIN, Ordering::SeqCst);
         self.wake();
     }
 
     /// Begins to serve; `false` if the server is closed.
     pub(crate) fn enter(&self) -> bool {
+        self.thread.store(thread(), Ordering::Relaxed);
+        let before = self.word.load(Ordering::SeqCst) & PHASE;
+        let units = self.read();
+        if units >= CHILD_DRAIN_UNIT {
+            self.drain_here(DEFAULT_DRAIN);
+        }
+        // A stop that a child asked for after the server was stopped is the case already.
+        if before == NEW && units % CHILD_DRAIN_UNIT >= CHILD_STOP_UNIT {
+            self.stop_here();
+        }
         let entered = self
             .word
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |word| {
                 (word & PHASE != CLOSED).then_some((word & !PHASE) | SERVING)
             });
-        // What children asked of an earlier round is out of date.
-        let _ = self.read();
         entered.is_ok()
     }
 
-    /// Ends serving; the server can serve again unless it is `closed`.
+    /// Ends serving, as that was asked for; the server can serve again unless it is `closed`.
     pub(crate) fn leave(&self, closed: bool) {
-        self.settle(if closed { CLOSED } else { STOPPED });
+        self.settle(if closed { CLOSED } else { STOPPED }, STOP);
     }
 
-    fn settle(&self, phase: u32) {
+    /// Ends serving for now. A stop that was asked for meanwhile is still to come.
+    pub(crate) fn pause(&self) {
+        self.settle(NEW, 0);
+    }
+
+    fn settle(&self, phase: u32, done: u32) {
         let _ = self
             .word
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |word| {
@@ -126,7 +179,7 @@ impl Lifecycle {
                 } else {
                     phase
                 };
-                Some((word & !PHASE & !STOP) | phase)
+                Some((word & !PHASE & !done) | phase)
             });
         drop(
             self.turnstile
@@ -140,10 +193,10 @@ impl Lifecycle {
     pub(crate) fn woken(&self) {
         let units = self.read();
         if units >= CHILD_DRAIN_UNIT {
-            self.drain(DEFAULT_DRAIN);
+            self.drain_here(DEFAULT_DRAIN);
         }
         if units % CHILD_DRAIN_UNIT >= CHILD_STOP_UNIT {
-            self.stop();
+            self.stop_here();
         }
     }
 
@@ -161,6 +214,14 @@ impl Lifecycle {
         }
     }
 
+    /// When a drain was asked for.
+    pub(crate) fn draining_since(&self) -> Option<Instant> {
+        let from = Duration::from_millis(self.drain_from.load(Ordering::SeqCst));
+        self.is_draining()
+            .then(|| self.base.checked_add(from))
+            .flatten()
+    }
+
     pub(crate) fn is_serving(&self) -> bool {
         self.word.load(Ordering::SeqCst) & PHASE == SERVING
     }
@@ -175,7 +236,7 @@ impl Lifecycle {
             let word = self.word.load(Ordering::SeqCst);
             match word & PHASE {
                 SERVING => false,
-                NEW => word & STOP == 0,
+                NEW => word & (STOP | DRAIN) == 0,
                 _ => true,
             }
         };
@@ -202,16 +263,30 @@ impl Lifecycle {
 
     fn write(&self, units: u64) {
         // The only failure is a full counter, and then the loop is being woken up already.
-        let _ = rustix::io::write(&self.waker, &units.to_ne_bytes());
+        let _ = rustix::io::write(self, &units.to_ne_bytes());
     }
 
     fn read(&self) -> u64 {
         let mut units = [0; 8];
-        match rustix::io::read(&self.waker, &mut units) {
+        match rustix::io::read(self, &mut units) {
             Ok(_) => u64::from_ne_bytes(units),
             Err(_) => 0,
         }
     }
+}
+
+fn process() -> u32 {
+    rustix::process::getpid()
+        .as_raw_nonzero()
+        .get()
+        .unsigned_abs()
+}
+
+fn thread() -> u32 {
+    rustix::thread::gettid()
+        .as_raw_nonzero()
+        .get()
+        .unsigned_abs()
 }
 
 fn far(from: Instant) -> Instant {
@@ -220,7 +295,7 @@ fn far(from: Instant) -> Instant {
 
 impl AsFd for Lifecycle {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.waker.as_fd()
+        self.own_waker.get().unwrap_or(&self.waker).as_fd()
     }
 }
 
@@ -239,6 +314,30 @@ mod tests {
         life.stop();
         assert!(life.enter());
         assert!(!life.commands().stop);
+    }
+
+    #[test]
+    fn a_stop_between_two_requests_is_kept() {
+        let life = Lifecycle::new().unwrap();
+        assert!(life.enter());
+        life.stop();
+        life.pause();
+        assert!(life.enter());
+        assert!(life.commands().stop);
+        life.pause();
+        life.stop();
+        assert!(
+            !life.wait(Some(Duration::from_millis(1))),
+            "it is still to come"
+        );
+    }
+
+    #[test]
+    fn a_drain_before_serving_is_waited_for() {
+        let life = Lifecycle::new().unwrap();
+        life.drain(Duration::from_secs(1));
+        assert!(!life.wait(Some(Duration::from_millis(1))));
+        assert!(life.draining_since().unwrap() <= Instant::now());
     }
 
     #[test]

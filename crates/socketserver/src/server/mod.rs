@@ -28,6 +28,7 @@ pub use session::{Pause, Place, Request, Task};
 
 use accept_loop::{Until, Watch, run};
 use controller::Shared;
+use poller::Poller;
 use service::{Gate, Progress};
 
 use crate::concurrency::Concurrency;
@@ -63,7 +64,8 @@ struct Hooks<R> {
 /// `Fn() -> H` that makes a new handler for each request.
 ///
 /// Dropping a server closes its listeners, frees the port or the path, and waits for nothing;
-/// requests on other threads go on. [`server_close`](Self::server_close) is the graceful way.
+/// requests on other threads go on. (A datagram socket stays open until the last datagram that may
+/// be replied to is gone.) [`server_close`](Self::server_close) is the graceful way.
 pub struct Server<T: Transport, C: Concurrency, F> {
     shared: Arc<Shared>,
     gates: Vec<Gate<T>>,
@@ -73,6 +75,7 @@ pub struct Server<T: Transport, C: Concurrency, F> {
     hooks: Hooks<T::Request>,
     block_on_close: Option<Duration>,
     watches: Vec<Watch>,
+    poller: Option<Poller>,
     progress: Progress<T::Request, F>,
 }
 
@@ -126,7 +129,8 @@ where
     /// Takes on one request and returns, or calls `handle_timeout` once `timeout` has passed.
     ///
     /// Under a concurrent model the request may still be served when this returns. The hook
-    /// `service_actions` is not called.
+    /// `service_actions` is not called. A drain that is asked for meanwhile is seen through, and may
+    /// take longer than `timeout`.
     ///
     /// # Errors
     /// As for [`serve_forever`](Self::serve_forever).
@@ -155,7 +159,9 @@ where
 
     fn run(&mut self, until: Until) -> Result<Handled, ServeError> {
         let mut watches = std::mem::take(&mut self.watches);
-        let result = run(&mut [self], &mut watches, until);
+        let mut poller = self.poller.take();
+        let result = run(&mut poller, &mut [self], &mut watches, until);
+        self.poller = poller;
         self.watches = watches;
         result
     }
@@ -191,10 +197,7 @@ impl<T: Transport, C: Concurrency, F> Server<T, C, F> {
     /// This is how signals reach a forking server, which can have no thread for them. A `call`
     /// that fails is not called again.
     pub fn watch(&mut self, fd: impl Into<OwnedFd>, call: impl FnMut() -> Result + Send + 'static) {
-        self.watches.push(Watch {
-            fd: fd.into(),
-            call: Box::new(call),
-        });
+        self.watches.push(Watch::new(fd.into(), call));
     }
 }
 

@@ -36,11 +36,14 @@ impl Poller {
 
     pub(crate) fn add(&self, fd: impl AsFd, source: Source) -> Result<(), ServeError> {
         let data = epoll::EventData::new_u64(source.pack());
-        epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN).map_err(|errno| {
-            ServeError::Resources {
-                step: "watch a descriptor",
-                source: errno.into(),
-            }
+        let added = match epoll::add(&self.epoll, &fd, data, epoll::EventFlags::IN) {
+            // It has stayed here since an earlier round.
+            Err(Errno::EXIST) => epoll::modify(&self.epoll, &fd, data, epoll::EventFlags::IN),
+            added => added,
+        };
+        added.map_err(|errno| ServeError::Resources {
+            step: "watch a descriptor",
+            source: errno.into(),
         })
     }
 

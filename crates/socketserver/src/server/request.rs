@@ -17,6 +17,8 @@ use crate::{Connection, Datagram};
 /// How long, and for how many bytes, a close waits for a peer that is still sending.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
+/// What is sent at once to a peer that has just connected is less than this (ten segments).
+const LINGER_SENT: u64 = 14_600;
 
 impl sealed::Request for Connection {
     fn id(&self) -> RequestId {
@@ -101,13 +103,16 @@ impl sealed::Request for Connection {
     }
 }
 
-/// Closing a TCP socket that has unread input resets the connection, and a reset may overtake what
-/// was written ([RFC 2525, 2.17](https://www.rfc-editor.org/rfc/rfc2525#section-2.17)). So input
-/// that the handler left is thrown away first, and a peer that is still sending gets some time.
+/// Closing a TCP socket that has unread input, or gets some later, resets the connection, and a
+/// reset overtakes what the kernel has not sent yet
+/// ([RFC 2525, 2.17](https://www.rfc-editor.org/rfc/rfc2525#section-2.17)). So input that the
+/// handler left is thrown away, and a peer gets some time to close first, if it is still sending,
+/// or if there may be much that it has not received.
 fn linger(socket: &Socket) {
     let mut scratch = [0; 4096];
     let mut discarded = match socket.discard(&mut scratch) {
-        Ok(Some(n)) if n > 0 => n,
+        Ok(Some(0)) if socket.meters().1 < LINGER_SENT => return,
+        Ok(Some(n)) => n,
         _ => return,
     };
     let limits = Limits {

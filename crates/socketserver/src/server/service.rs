@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::accept_loop::{ChildSource, Member, Source, Turn, Until};
+use super::accept_loop::{ChildSource, Member, Model, Source, Turn, Until, Watch};
 use super::admission::{BackOff, Class};
 use super::controller::{Controller, Record};
 use super::drain::Drain;
@@ -11,7 +11,7 @@ use super::poller::Poller;
 use super::session::sealed::Request as _;
 use super::session::{Job, Task};
 use super::{Handled, Hooks, Server};
-use crate::concurrency::{AtLimit, Concurrency, Dispatch, threads_running};
+use crate::concurrency::{AtLimit, Concurrency, Dispatch};
 use crate::event::{Event, Refusal};
 use crate::failure::guarded;
 use crate::park::Parker;
@@ -22,6 +22,13 @@ use crate::{Address, RequestHandler, ServeError};
 /// How many requests one listener may bring in before the others, and commands, get their turn.
 const BUDGET: usize = 64;
 
+/// So many attempts in a row that bring nothing are followed by a pause.
+const BARREN: u32 = 256;
+
+fn barren() -> std::io::Error {
+    std::io::Error::other("the socket is reported as ready again and again, and has nothing")
+}
+
 /// A listening socket in the loop.
 pub(super) struct Gate<T: Transport> {
     pub(super) listener: T::Listener,
@@ -31,6 +38,8 @@ pub(super) struct Gate<T: Transport> {
     ready: bool,
     /// Nothing waited at the last attempt.
     pub(super) empty: bool,
+    /// Attempts since the last request came in.
+    barren: u32,
 }
 
 impl<T: Transport> Gate<T> {
@@ -41,7 +50,16 @@ impl<T: Transport> Gate<T> {
             armed: false,
             ready: false,
             empty: false,
+            barren: 0,
         }
+    }
+
+    /// One more attempt has brought nothing; whether it is time to stop trying so hard. Others may
+    /// share the socket and be faster, now and then; but a socket that is always reported as ready
+    /// and never has anything (because it has an error queue, say) would keep the loop spinning.
+    fn is_barren(&mut self) -> bool {
+        self.barren = self.barren.saturating_add(1);
+        self.barren >= BARREN
     }
 
     /// Has it looked at in the next attempt, whatever epoll says.
@@ -63,6 +81,8 @@ pub(super) struct Progress<R, F> {
     pub(super) back_off: BackOff,
     pub(super) drain: Option<Drain>,
     pub(super) closed: bool,
+    /// Left for a moment only, between two calls of `handle_request`.
+    pauses: bool,
     until: Until,
     member: u32,
     next_action: Option<Instant>,
@@ -75,6 +95,7 @@ impl<R, F> Default for Progress<R, F> {
             back_off: BackOff::default(),
             drain: None,
             closed: false,
+            pauses: false,
             until: Until::Stopped,
             member: 0,
             next_action: None,
@@ -96,6 +117,14 @@ where
     F: Fn() -> H + Send + Sync + 'static,
     H: RequestHandler<T::Request>,
 {
+    fn model(&self) -> Model {
+        Model {
+            name: C::NAME,
+            forks: C::FORKS,
+            has_threads: !C::FORKS && !C::IS_INLINE,
+        }
+    }
+
     fn controller(&self) -> Controller {
         Controller(self.shared.clone())
     }
@@ -106,6 +135,7 @@ where
 
     fn enter(&mut self, poller: &Poller, member: u32, until: Until) -> Result<(), ServeError> {
         self.concurrency.check()?;
+        self.take_over()?;
         if !self.shared.lifecycle.enter() {
             return Err(ServeError::Closed);
         }
@@ -121,6 +151,8 @@ where
         }
         self.progress.until = until;
         self.progress.member = member;
+        // What waits already is taken without asking epoll, even if there is no time to wait.
+        self.gates.iter_mut().for_each(Gate::knock);
         self.progress.next_action = match (&self.hooks.service_actions, until) {
             (Some((interval, _)), Until::Stopped) => Instant::now().checked_add(*interval),
             _ => None,
@@ -162,6 +194,7 @@ where
             Accepted::InChild(task) => return Ok(Turn::InChild(task)),
             Accepted::Some(n) if n > 0 => {
                 if let Until::OneRequest(_) = self.progress.until {
+                    self.progress.pauses = true;
                     return Ok(Turn::Done(Handled::Request));
                 }
             }
@@ -176,6 +209,7 @@ where
         if let Until::OneRequest(Some(end)) = self.progress.until {
             if end <= now {
                 self.handle_timeout();
+                self.progress.pauses = true;
                 return Ok(Turn::Done(Handled::TimedOut));
             }
             wake_at = earliest(wake_at, Some(end));
@@ -189,13 +223,18 @@ where
             gate.shut(poller);
             gate.ready = false;
         }
-        self.shared.lifecycle.leave(self.progress.closed);
+        if std::mem::take(&mut self.progress.pauses) {
+            self.shared.lifecycle.pause();
+        } else {
+            self.shared.lifecycle.leave(self.progress.closed);
+        }
     }
 
     fn abandon_in_child(&mut self) {
         self.shared.abandon_in_child();
         self.gates.clear();
-        self.watches.clear();
+        self.watches.drain(..).for_each(Watch::abandon_in_child);
+        self.poller = None;
         self.progress.pending = None;
         self.concurrency.abandon_in_child();
     }
@@ -208,6 +247,22 @@ where
     F: Fn() -> H + Send + Sync + 'static,
     H: RequestHandler<T::Request>,
 {
+    /// A daemon binds before it forks: whoever serves is the one that cleans up.
+    fn take_over(&self) -> Result<(), ServeError> {
+        if self.shared.lifecycle.is_owner() {
+            return Ok(());
+        }
+        let taken = self.shared.lifecycle.take_over();
+        taken.map_err(|source| ServeError::Resources {
+            step: "take the server over",
+            source,
+        })?;
+        for gate in &self.gates {
+            T::take_over(&gate.listener);
+        }
+        Ok(())
+    }
+
     /// Takes on what waits at the gates that are ready, as far as there is room.
     pub(super) fn accept(&mut self, poller: &Poller, now: Instant) -> Result<Accepted, ServeError> {
         let mut taken = 0;
@@ -225,7 +280,8 @@ where
             if !std::mem::take(&mut self.gates[index].ready) {
                 continue;
             }
-            for _ in 0..BUDGET {
+            // A handler that the loop runs itself may have asked for a stop: look around after each.
+            for _ in 0..if C::IS_INLINE { 1 } else { BUDGET } {
                 let one = matches!(self.progress.until, Until::OneRequest(_)) && taken > 0;
                 if one || self.progress.pending.is_some() || self.must_wait() {
                     return Ok(Accepted::Some(taken));
@@ -237,11 +293,16 @@ where
                     Ok(request) => request,
                     Err(errno) => match self.accept_failed(index, errno, now)? {
                         Class::Retry => continue,
+                        Class::Empty if self.gates[index].is_barren() => {
+                            self.exhausted(index, &barren(), now);
+                            return Ok(Accepted::Some(taken));
+                        }
                         Class::Exhausted => return Ok(Accepted::Some(taken)),
                         Class::Empty | Class::Fatal => break,
                     },
                 };
                 taken += 1;
+                self.gates[index].barren = 0;
                 if let Some(job) = self.admit(request, index, has_room)
                     && let Some(child) = self.dispatch(job, index, poller, now)?
                 {
@@ -367,10 +428,6 @@ where
             Dispatch::Taken => Ok(None),
             Dispatch::InChild(job) => Ok(Some(Box::new(move || job.run_in_child()))),
             Dispatch::NoRoom(job, error) => {
-                if let Some(threads) = threads_running(&error) {
-                    self.refuse(job, &Refusal::AtLimit);
-                    return Err(ServeError::ThreadsRunning { threads });
-                }
                 self.progress.pending = Some(job);
                 self.exhausted(gate, &error, now);
                 Ok(None)
@@ -384,13 +441,19 @@ where
         errno: rustix::io::Errno,
         now: Instant,
     ) -> Result<Class, ServeError> {
-        let class = Class::of(errno);
+        let class = match Class::of(errno) {
+            // One client after the other, or not a client at all.
+            Class::Retry if self.gates[gate].is_barren() => Class::Exhausted,
+            class => class,
+        };
         let address = self.gates[gate].address.clone();
         let error = errno.into();
         match class {
             Class::Empty => {
                 self.gates[gate].empty = true;
-                if let Some(failures) = self.progress.back_off.recovered() {
+                if self.gates[gate].barren < BARREN
+                    && let Some(failures) = self.progress.back_off.recovered()
+                {
                     self.shared.emit(&Event::AcceptResumed {
                         address: &address,
                         failures,
@@ -431,7 +494,7 @@ where
             return true;
         };
         guarded(|| verify(request)).unwrap_or_else(|cause| {
-            self.shared.hook_failed("verify_request", &cause);
+            self.shared.hook_failed("verify_request", cause);
             false
         })
     }
@@ -440,7 +503,7 @@ where
         if let Some(hook) = &mut self.hooks.handle_timeout
             && let Err(cause) = guarded(hook)
         {
-            self.shared.hook_failed("handle_timeout", &cause);
+            self.shared.hook_failed("handle_timeout", cause);
         }
     }
 
@@ -457,7 +520,7 @@ where
         }
         let interval: Duration = *interval;
         if let Err(cause) = guarded(hook) {
-            self.shared.hook_failed("service_actions", &cause);
+            self.shared.hook_failed("service_actions", cause);
         }
         self.progress.next_action = Instant::now().checked_add(interval);
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::controller::{Record, RequestId, Shared};
 use crate::address::Address;
 use crate::event::{EndReason, Ended, Event};
-use crate::failure::{HandlerFailure, Stage, guarded};
+use crate::failure::{HandlerFailure, Stage, discard, guarded};
 use crate::park::Park;
 use crate::socket::Socket;
 use crate::{Connection, Datagram, RequestHandler, RequestInfo, Result};
@@ -131,21 +131,24 @@ where
     H: RequestHandler<R>,
 {
     fn run(self: Box<Self>) -> Option<Box<dyn Pause>> {
-        serve(self, false).paused()
+        contained(|| serve(self, false).paused())
     }
 
     fn run_in_child(self) -> i32 {
-        let mut step = serve(Box::new(self), true);
-        loop {
-            match step {
-                Step::Paused(session) => {
-                    let waited = session.wait();
-                    step = session.after(waited);
+        let code = contained(|| {
+            let mut step = serve(Box::new(self), true);
+            loop {
+                match step {
+                    Step::Paused(session) => {
+                        let waited = session.wait();
+                        step = session.after(waited);
+                    }
+                    Step::Over(EndReason::Completed | EndReason::PeerGone) => return Some(0),
+                    Step::Over(_) => return Some(1),
                 }
-                Step::Over(EndReason::Completed | EndReason::PeerGone) => return 0,
-                Step::Over(_) => return 1,
             }
-        }
+        });
+        code.unwrap_or(1)
     }
 
     fn leave_to_child(self) -> Place {
@@ -202,7 +205,10 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
     /// On a stack frame of its own: what is moved around here would otherwise stay on the stack for
     /// as long as the handler runs, and a coroutine's stack should fit into a page.
     #[inline(never)]
-    #[expect(clippy::boxed_local, reason = "it would be on the frame of the caller otherwise")]
+    #[expect(
+        clippy::boxed_local,
+        reason = "it would be on the frame of the caller otherwise"
+    )]
     fn begin<F: Fn() -> H>(job: Box<Job<R, F>>, in_child: bool) -> Result<Box<Self>, EndReason> {
         let Job {
             request,
@@ -214,7 +220,9 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
             Ok(handler) => handler,
             Err(failure) => {
                 let reason = reason(Some(&failure), &request);
-                return Err(close(request, record, in_child, reason, Some(&failure)));
+                let reason = close(request, record, in_child, reason, Some(&failure));
+                discard(failure);
+                return Err(reason);
             }
         };
         let mut session = Box::new(Self {
@@ -299,7 +307,9 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
             (Ok(()), Some(known)) => known,
             _ => reason(outcome.as_ref().err(), &request),
         };
-        close(request, record, in_child, reason, outcome.as_ref().err())
+        let reason = close(request, record, in_child, reason, outcome.as_ref().err());
+        discard(outcome);
+        reason
     }
 
     fn then(
@@ -341,7 +351,22 @@ impl<R: Request, H: RequestHandler<R>> Pause for Session<R, H> {
     }
 
     fn resume(self: Box<Self>, waited: io::Result<()>) -> Option<Box<dyn Pause>> {
-        self.after(waited).paused()
+        contained(|| self.after(waited).paused())
+    }
+}
+
+/// The last line of defence. Whatever belongs to the application is guarded where it is called; if
+/// a panic gets here all the same, it ends the request and not the thread, the pool, or the server.
+fn contained<T>(run: impl FnOnce() -> Option<T>) -> Option<T> {
+    match guarded(|| Ok(run())) {
+        Ok(done) => done,
+        Err(cause) => {
+            discard(guarded(|| {
+                tracing::error!(%cause, "a request ended in a panic outside of its handler");
+                Ok(())
+            }));
+            None
+        }
     }
 }
 
@@ -355,22 +380,26 @@ fn then(
     first: Result<(), HandlerFailure>,
     next: Result<(), HandlerFailure>,
 ) -> Result<(), HandlerFailure> {
-    if let (Err(_), Err(later)) = (&first, &next) {
-        let hook = if later.stage() == Stage::Drop {
-            "drop"
-        } else {
-            "finish"
-        };
-        shared.hook_failed(hook, later.cause());
+    match (first, next) {
+        (Err(first), Err(later)) => {
+            let hook = if later.stage() == Stage::Drop {
+                "drop"
+            } else {
+                "finish"
+            };
+            shared.hook_failed(hook, later.into_cause());
+            Err(first)
+        }
+        (first, next) => first.and(next),
     }
-    first.and(next)
 }
 
 fn reason<R: Request>(failure: Option<&HandlerFailure>, request: &R) -> EndReason {
     match failure {
         None if request.is_cancelled() => EndReason::Cancelled,
         None => EndReason::Completed,
-        Some(failure) => classify(failure, request),
+        // It looks into the error, whose methods are the application's.
+        Some(failure) => guarded(|| Ok(classify(failure, request))).unwrap_or(EndReason::Failed),
     }
 }
 

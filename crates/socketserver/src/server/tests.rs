@@ -132,6 +132,6 @@ fn handlers_and_the_accept_loop_can_be_parked_by_something_else() {
     let _second = TcpStream::connect(address).unwrap();
     controller.drain(Duration::ZERO);
     serving.join().unwrap().unwrap();
-    assert!(parks.0.load(Ordering::Relaxed) > 10);
+    assert!(parks.0.load(Ordering::Relaxed) > 2, "reads, and the loop");
     assert_eq!(controller.live_count(), 0);
 }

@@ -54,6 +54,12 @@ pub trait Transport: sealed::Sealed + Sized + Send + Sync + 'static {
     #[doc(hidden)]
     fn adopt(fd: OwnedFd, options: &SocketOptions) -> Result<Self::Listener, BindError>;
 
+    /// Makes this process the one that cleans up after the listener.
+    #[doc(hidden)]
+    fn take_over(listener: &Self::Listener) {
+        let _ = listener;
+    }
+
     #[doc(hidden)]
     fn get_request(
         listener: &Self::Listener,

@@ -20,8 +20,17 @@ use crate::{BindError, Datagram, Timeouts};
 #[derive(Debug)]
 pub struct PacketSocket {
     // Before the socket: while it is open, nobody takes the file for a stale one.
-    _path: Option<PathGuard>,
+    path: Option<PathGuard>,
     fd: Arc<OwnedFd>,
+}
+
+impl PacketSocket {
+    /// Makes this process the one that cleans up.
+    pub(super) fn take_over(&self) {
+        if let Some(path) = &self.path {
+            path.take_over();
+        }
+    }
 }
 
 impl AsFd for PacketSocket {
@@ -45,7 +54,7 @@ pub(super) fn activate(
     set_socket_timeout(&fd, Timeout::Send, options.write_timeout)?;
     Ok(PacketSocket {
         fd: Arc::new(fd),
-        _path: path,
+        path,
     })
 }
 

@@ -14,8 +14,17 @@ use crate::{Address, BindError, Connection};
 #[derive(Debug)]
 pub struct StreamListener {
     // Before the socket: while it is open, nobody takes the file for a stale one.
-    _path: Option<PathGuard>,
+    path: Option<PathGuard>,
     fd: OwnedFd,
+}
+
+impl StreamListener {
+    /// Makes this process the one that cleans up.
+    pub(super) fn take_over(&self) {
+        if let Some(path) = &self.path {
+            path.take_over();
+        }
+    }
 }
 
 impl AsFd for StreamListener {
@@ -33,7 +42,7 @@ pub(super) fn activate(
 ) -> Result<StreamListener, Errno> {
     rustix::net::listen(&fd, options.backlog)?;
     rustix::io::ioctl_fionbio(&fd, true)?;
-    Ok(StreamListener { fd, _path: path })
+    Ok(StreamListener { fd, path })
 }
 
 pub(super) fn adopt(
@@ -45,7 +54,7 @@ pub(super) fn adopt(
     check(&fd, family, SocketType::STREAM, expected)?;
     let listening = sockopt::socket_acceptconn(&fd).unwrap_or(false);
     let adopted = if listening {
-        rustix::io::ioctl_fionbio(&fd, true).map(|()| StreamListener { fd, _path: None })
+        rustix::io::ioctl_fionbio(&fd, true).map(|()| StreamListener { fd, path: None })
     } else {
         activate(fd, None, options)
     };

@@ -42,6 +42,10 @@ impl Transport for UnixDatagram {
         )
     }
 
+    fn take_over(listener: &PacketSocket) {
+        listener.take_over();
+    }
+
     fn get_request(socket: &PacketSocket, intake: &mut Intake) -> rustix::io::Result<Datagram> {
         packet::get_request(socket, intake)
     }

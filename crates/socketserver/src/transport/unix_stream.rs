@@ -37,6 +37,10 @@ impl Transport for UnixStream {
         stream::adopt(fd, &[AddressFamily::UNIX], "a Unix stream socket", options)
     }
 
+    fn take_over(listener: &StreamListener) {
+        listener.take_over();
+    }
+
     fn get_request(
         listener: &StreamListener,
         intake: &mut Intake,

@@ -53,13 +53,19 @@ pub(super) fn fork() -> io::Result<Side> {
     if pid == 0 {
         reset_signals();
         // Asked for before the check: a parent that died in between is noticed by one of the two.
-        let _ = set_parent_process_death_signal(Some(Signal::TERM));
+        let _ = set_parent_process_death_signal(Some(Signal::HUP));
         if getppid() != Some(parent) {
             exit(1);
         }
     }
     let error = io::Error::last_os_error();
-    restore_signals(&before);
+    if pid == 0 {
+        // The parent may have blocked some to read them from a descriptor. A child does not, and
+        // must be reached by them.
+        restore_signals(&no_signals());
+    } else {
+        restore_signals(&before);
+    }
     match pid {
         0 => Ok(Side::Child),
         pid => Pid::from_raw(pid)
@@ -88,13 +94,22 @@ fn block_signals() -> libc::sigset_t {
     unsafe { before.assume_init() }
 }
 
+fn no_signals() -> libc::sigset_t {
+    let mut none = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set that it is given, and cannot fail for a valid pointer.
+    unsafe { libc::sigemptyset(none.as_mut_ptr()) };
+    // SAFETY: the call above has initialised it.
+    unsafe { none.assume_init() }
+}
+
 fn restore_signals(mask: &libc::sigset_t) {
     // SAFETY: `mask` is an initialised set, and a null pointer says that the old one is not wanted.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, ptr::null_mut()) };
 }
 
 /// Gives every signal that has a handler its default action back, as `execve(2)` would, but for
-/// those by which the Rust runtime reports a stack overflow; and ignores SIGINT.
+/// those by which the Rust runtime reports a stack overflow; ignores SIGINT and SIGTERM, which are
+/// for the parent to act on; and listens to SIGHUP, by which the parent ends a child.
 fn reset_signals() {
     for signal in 1..=64 {
         if signal == libc::SIGSEGV || signal == libc::SIGBUS {
@@ -108,7 +123,8 @@ fn reset_signals() {
         // SAFETY: it was zeroed, and all zeroes are a valid value, or else written by the kernel.
         let mut action = unsafe { now.assume_init() };
         let wanted = match action.sa_sigaction {
-            _ if signal == libc::SIGINT => libc::SIG_IGN,
+            _ if signal == libc::SIGINT || signal == libc::SIGTERM => libc::SIG_IGN,
+            _ if signal == libc::SIGHUP => libc::SIG_DFL,
             libc::SIG_IGN | libc::SIG_DFL => continue,
             _ => libc::SIG_DFL,
         };

@@ -5,10 +5,10 @@ mod fork;
 pub(crate) use fork::exit;
 
 use std::collections::HashMap;
-use std::io;
 use std::os::fd::AsFd;
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, kill_process, pidfd_open,
     pidfd_send_signal, waitid,
@@ -25,9 +25,10 @@ use crate::server::{ChildSource, Place, Task};
 ///   [`ServeError::ThreadsRunning`]. The reason: a child gets a copy of every lock that other
 ///   threads hold at that moment, and nobody to release it.
 /// * The child closes the listeners and what else belongs to the parent, runs the handler, and
-///   exits with 0, or with 1 after a failure. It ignores `SIGINT`, which a terminal sends to the
-///   whole group, as the parent decides when to stop; every other signal has its default action
-///   there, and a child whose parent dies is sent `SIGTERM`.
+///   exits with 0, or with 1 after a failure. It ignores `SIGINT` and `SIGTERM`, which terminals and
+///   service managers send to the whole group: the parent decides when to stop. Every other signal
+///   has its default action and is not blocked. A child that the server cuts, or whose parent dies,
+///   is sent `SIGHUP`.
 /// * What handlers and the hook `handle_error` change in memory is lost with the child. The events
 ///   between [`Started`](crate::Event::Started) and [`Closing`](crate::Event::Closing) are told in
 ///   the child.
@@ -80,7 +81,7 @@ impl Forking {
         };
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         let reason = match waitid(WaitId::PidFd(fd.as_fd()), options) {
-            Ok(None) | Err(rustix::io::Errno::INTR) => return false,
+            Ok(None) | Err(Errno::INTR) => return false,
             Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
                 (Some(0), _) => EndReason::Completed,
                 (_, Some(signal)) => EndReason::Killed(signal),
@@ -98,6 +99,7 @@ impl Forking {
 
 impl Concurrency for Forking {
     const NAME: &'static str = "forking";
+    const FORKS: bool = true;
 
     fn limit(&self) -> (usize, AtLimit) {
         (self.max_children, self.at_limit)
@@ -132,12 +134,14 @@ impl Concurrency for Forking {
         if threads != 1 {
             return Err(ServeError::ThreadsRunning { threads });
         }
-        pidfd_open(getpid(), PidfdFlags::empty())
-            .map(drop)
-            .map_err(|errno| ServeError::Resources {
-                step: "open a pidfd (Linux 5.4 has them)",
-                source: errno.into(),
-            })
+        match pidfd_open(getpid(), PidfdFlags::empty()) {
+            Err(Errno::NOSYS) => Err(ServeError::Resources {
+                step: "open a pidfd, which Linux has since 5.3",
+                source: Errno::NOSYS.into(),
+            }),
+            // Out of descriptors: clients wait until there are some.
+            _ => Ok(()),
+        }
     }
 
     fn watch_children(&mut self, children: &ChildSource<'_>) -> Result<(), ServeError> {
@@ -192,12 +196,4 @@ fn give_up(pid: Pid, place: Place) {
 
 fn number(pid: Pid) -> u32 {
     pid.as_raw_nonzero().get().unsigned_abs()
-}
-
-/// Whether an error of [`fork::fork`] says that the process has other threads.
-pub(crate) fn threads_running(error: &io::Error) -> Option<usize> {
-    error
-        .get_ref()?
-        .downcast_ref::<fork::ThreadsRunning>()
-        .map(|running| running.0)
 }

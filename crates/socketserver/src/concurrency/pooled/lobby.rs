@@ -13,7 +13,7 @@ use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 
 use super::Pool;
-use crate::server::Pause;
+use crate::server::{Pause, wait_to_end};
 
 /// The epoll data of the waker; guests are counted from 0.
 const WAKER: u64 = u64::MAX;
@@ -35,6 +35,8 @@ struct Guests {
     by_number: HashMap<u64, Box<dyn Pause>>,
     deadlines: BTreeSet<(Instant, u64)>,
     next: u64,
+    /// Nobody attends any more.
+    over: bool,
 }
 
 impl Lobby {
@@ -48,7 +50,7 @@ impl Lobby {
             return Err(pause);
         };
         let mut guests = self.lock();
-        if guests.by_number.len() >= pool.settings.max_idle {
+        if guests.over || guests.by_number.len() >= pool.settings.max_idle {
             return Err(pause);
         }
         let number = guests.next;
@@ -134,7 +136,9 @@ impl Lobby {
                     _ => break,
                 }
             }
-            if pool.is_closed() && self.lock().by_number.is_empty() {
+            let mut guests = self.lock();
+            if pool.is_closed() && guests.by_number.is_empty() {
+                guests.over = true;
                 return;
             }
         }
@@ -150,11 +154,10 @@ impl Lobby {
             guests.deadlines.remove(&(until, number));
         }
         drop(guests);
-        if pool.make_room().is_err() {
+        if let Err((work, _)) = pool.push(Box::new(move || pause.resume(waited))) {
             // No thread at all, and none to be had: this one has to do.
-            return crate::server::wait_to_end(pause.resume(waited));
+            wait_to_end(work());
         }
-        pool.push(Box::new(move || pause.resume(waited)));
     }
 
     fn lock(&self) -> MutexGuard<'_, Guests> {

@@ -108,12 +108,20 @@ impl Concurrency for Pooled {
         let pool = self
             .pool
             .get_or_insert_with(|| Arc::new(Pool::new(settings)));
-        if let Err(error) = pool.make_room() {
-            return Dispatch::NoRoom(task, error);
+        // Work that is refused comes back as a closure, but a task has to come back as it was.
+        let slot = Arc::new(Mutex::new(Some(Box::new(task))));
+        let theirs = slot.clone();
+        let take = |slot: &Mutex<Option<Box<J>>>| {
+            let mut task = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            task.take()
+        };
+        match pool.push(Box::new(move || take(&theirs)?.run())) {
+            Ok(()) => Dispatch::Taken,
+            Err((_, error)) => match take(&slot) {
+                Some(task) => Dispatch::NoRoom(*task, error),
+                None => Dispatch::Taken,
+            },
         }
-        let task = Box::new(task);
-        pool.push(Box::new(move || task.run()));
-        Dispatch::Taken
     }
 }
 
@@ -172,29 +180,28 @@ impl Pool {
         self.lock().closed
     }
 
-    /// Makes a thread, if one more piece of work could use it. Fails if there is none at all.
-    fn make_room(self: &Arc<Self>) -> io::Result<()> {
+    /// Takes in work, and makes a thread if one more could use it. The work comes back if there is
+    /// no thread at all.
+    fn push(self: &Arc<Self>, work: Work) -> Result<(), (Work, io::Error)> {
+        // In one step: a pool that is closed lets its threads go as soon as there is no work.
         let mut state = self.lock();
-        if state.idle > state.queue.len() || state.threads >= self.settings.workers {
-            return Ok(());
+        if state.idle <= state.queue.len() && state.threads < self.settings.workers {
+            let mut builder = thread::Builder::new().name(format!("pool {}", state.threads + 1));
+            if let Some(bytes) = self.settings.stack_size {
+                builder = builder.stack_size(bytes);
+            }
+            let pool = self.clone();
+            match builder.spawn(move || pool.work()) {
+                Ok(_) => state.threads += 1,
+                // The others get to it.
+                Err(_) if state.threads > 0 => {}
+                Err(error) => return Err((work, error)),
+            }
         }
-        let mut builder = thread::Builder::new().name(format!("pool {}", state.threads + 1));
-        if let Some(bytes) = self.settings.stack_size {
-            builder = builder.stack_size(bytes);
-        }
-        let pool = self.clone();
-        match builder.spawn(move || pool.work()) {
-            Ok(_) => state.threads += 1,
-            // The others get to it.
-            Err(_) if state.threads > 0 => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
-    fn push(&self, work: Work) {
-        self.lock().queue.push_back(work);
+        state.queue.push_back(work);
+        drop(state);
         self.changed.notify_one();
+        Ok(())
     }
 
     fn work(self: &Arc<Self>) {
