@@ -343,3 +343,63 @@ fn a_closed_stdout_does_not_keep_it_from_serving() {
     let _ = Command::new("kill").arg(child.id().to_string()).status();
     assert_eq!(common::wait(&mut child).code(), Some(0));
 }
+
+/// A server whose log goes into a pipe that nobody reads, with the reading end still in our hands.
+fn unread_log(path: &std::path::Path, model: &str) -> std::process::Child {
+    let endpoint = format!("unix://{}", path.display());
+    let child = socketserver()
+        .args(["upper", "-c", model, "-l", &endpoint])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + PATIENCE;
+    while !exists(path) {
+        assert!(Instant::now() < end);
+    }
+    child
+}
+
+fn answers(path: &std::path::Path) {
+    let mut client = std::os::unix::net::UnixStream::connect(path).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(b"x").unwrap();
+    let mut answer = [0];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"X");
+}
+
+#[test]
+fn a_log_whose_reader_is_gone_does_not_end_the_server() {
+    for model in MODELS {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let mut child = unread_log(&path, model);
+        drop(child.stderr.take());
+        (0..5).for_each(|_| answers(&path));
+        let _ = Command::new("kill").arg(child.id().to_string()).status();
+        assert_eq!(common::wait(&mut child).code(), Some(0), "{model}");
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_nobody_up() {
+    for model in ["threading", "forking"] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let mut child = unread_log(&path, model);
+        // Two lines each, of about a hundred bytes: more than the 64 KiB of a pipe.
+        (0..500).for_each(|_| answers(&path));
+        let _ = Command::new("kill").arg(child.id().to_string()).status();
+        assert_eq!(common::wait(&mut child).code(), Some(0), "{model}");
+        // What was read late says that there would have been more.
+        let mut log = String::new();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut log)
+            .unwrap();
+        assert!(log.len() > 30_000, "{}", log.len());
+    }
+}

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::controller::{HandleError, Shared};
 use super::lifecycle::DEFAULT_DRAIN;
+use super::poller::Poller;
 use super::service::{Gate, Progress};
 use super::{Controller, Hooks, RequestInfo, Server};
 use crate::concurrency::Concurrency;
@@ -232,6 +233,11 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             .map(|listener| local_addr(&listener).map(|address| Gate::new(listener, address)))
             .collect::<std::io::Result<_>>()
             .map_err(failed("look up the address of"))?;
+        // Made now, so that a server which is bound can serve, however few descriptors are left.
+        let parker = self.concurrency.loop_parker();
+        let poller = Poller::new(parker.as_deref())
+            .map_err(std::io::Error::other)
+            .map_err(failed("make an epoll set for"))?;
         let server = Controller(shared.clone());
         let intake = Intake {
             parker: self.concurrency.parker(&server),
@@ -256,7 +262,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             hooks: self.hooks,
             block_on_close: self.block_on_close,
             watches: Vec::new(),
-            poller: None,
+            poller: Some(poller),
             progress: Progress::default(),
         })
     }

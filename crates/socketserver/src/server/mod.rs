@@ -160,6 +160,10 @@ where
     fn run(&mut self, until: Until) -> Result<Handled, ServeError> {
         let mut watches = std::mem::take(&mut self.watches);
         let mut poller = self.poller.take();
+        if !self.shared.lifecycle.is_owner() {
+            // It was made before a fork, and the other process has it as well.
+            poller = None;
+        }
         let result = run(&mut poller, &mut [self], &mut watches, until);
         self.poller = poller;
         self.watches = watches;
