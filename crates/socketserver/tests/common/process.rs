@@ -52,6 +52,19 @@ pub fn stat_field(pid: u32, number: usize) -> Option<String> {
     Some(field.to_owned())
 }
 
+/// Whether each thread of the process sleeps in some call.
+pub fn is_asleep(pid: u32) -> bool {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    let sleeps = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, state)| state.starts_with('S'))
+    };
+    tasks.filter_map(Result::ok).all(sleeps)
+}
+
 fn entries(directory: &str) -> usize {
     fs::read_dir(directory).map_or(0, Iterator::count)
 }

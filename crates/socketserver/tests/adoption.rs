@@ -1,0 +1,128 @@
+//! Servers on sockets that somebody else made.
+
+#![allow(clippy::unwrap_used, reason = "a test says why it fails")]
+
+mod common;
+
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+
+use common::running::{Running, echo, echo_datagram};
+use rustix::net::{AddressFamily, SocketType, bind, socket};
+use socketserver::{
+    BindError, ThreadingTcpServer, ThreadingUdpServer, ThreadingUnixDatagramServer,
+    ThreadingUnixStreamServer,
+};
+
+#[test]
+fn the_standard_librarys_sockets_are_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let tcp = ThreadingTcpServer::builder()
+        .adopt(listener, echo())
+        .unwrap();
+    assert_eq!(*tcp.local_addr(), address);
+    let tcp = Running::start(tcp);
+    assert_eq!(tcp.client().ask("hello"), "hello");
+
+    let socket = UdpSocket::bind("127.0.0.2:0").unwrap();
+    let udp = ThreadingUdpServer::builder()
+        .adopt(socket, echo_datagram())
+        .unwrap();
+    assert_eq!(Running::start(udp).client().ask("hello"), "hello");
+
+    let listener = UnixListener::bind(dir.path().join("stream")).unwrap();
+    let unix = ThreadingUnixStreamServer::builder()
+        .adopt(listener, echo())
+        .unwrap();
+    assert_eq!(Running::start(unix).client().ask("hello"), "hello");
+
+    let socket = UnixDatagram::bind(dir.path().join("packets")).unwrap();
+    let packets = ThreadingUnixDatagramServer::builder()
+        .adopt(socket, echo_datagram())
+        .unwrap();
+    assert_eq!(Running::start(packets).client().ask("hello"), "hello");
+
+    // All four servers but the first are gone by now; the files are not theirs.
+    assert!(dir.path().join("stream").exists() && dir.path().join("packets").exists());
+}
+
+#[test]
+fn a_socket_that_does_not_listen_yet_is_made_to() {
+    let fd = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&fd, &std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let server = ThreadingTcpServer::builder().adopt(fd, echo()).unwrap();
+    assert_eq!(Running::start(server).client().ask("hello"), "hello");
+}
+
+/// The mode is a property of the socket, and so of everybody who shares it.
+#[test]
+fn a_blocking_listener_does_not_block_the_loop() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let shared = listener.try_clone().unwrap();
+    let running = Running::start(
+        ThreadingTcpServer::builder()
+            .adopt(listener, echo())
+            .unwrap(),
+    );
+    assert_eq!(running.client().ask("hello"), "hello");
+    running.controller.shutdown();
+    running.ends().unwrap();
+    drop(shared);
+}
+
+#[test]
+fn the_wrong_kind_is_refused_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let tcp = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
+    let udp = || OwnedFd::from(UdpSocket::bind("127.0.0.1:0").unwrap());
+    let unix = || OwnedFd::from(UnixDatagram::unbound().unwrap());
+    let file = || OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
+
+    for (fd, found) in [
+        (udp(), "IPv4 datagram"),
+        (unix(), "Unix datagram"),
+        (file(), "no socket"),
+    ] {
+        let refused = ThreadingTcpServer::builder().adopt(fd, echo()).unwrap_err();
+        assert!(
+            matches!(refused, BindError::WrongSocket { .. }),
+            "{refused}"
+        );
+        assert!(refused.to_string().contains(found), "{refused}");
+    }
+    for (fd, found) in [
+        (tcp(), "IPv4 stream"),
+        (unix(), "Unix datagram"),
+        (file(), "no socket"),
+    ] {
+        let refused = ThreadingUdpServer::builder()
+            .adopt(fd, echo_datagram())
+            .unwrap_err();
+        assert!(refused.to_string().contains(found), "{refused}");
+    }
+    for (fd, found) in [(tcp(), "IPv4 stream"), (unix(), "Unix datagram")] {
+        let refused = ThreadingUnixStreamServer::builder()
+            .adopt(fd, echo())
+            .unwrap_err();
+        assert!(refused.to_string().contains(found), "{refused}");
+    }
+    for (fd, found) in [(udp(), "IPv4 datagram"), (tcp(), "IPv4 stream")] {
+        let builder = ThreadingUnixDatagramServer::builder();
+        let refused = builder.adopt(fd, echo_datagram()).unwrap_err();
+        assert!(refused.to_string().contains(found), "{refused}");
+    }
+}
+
+/// A connected socket is a stream socket as well, and never a listener.
+#[test]
+fn a_connected_socket_is_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let refused = ThreadingTcpServer::builder()
+        .adopt(client, echo())
+        .unwrap_err();
+    assert!(matches!(refused, BindError::System { .. }), "{refused}");
+}

@@ -1,0 +1,263 @@
+//! How fast a server stops, and who may ask it to, when.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test says why it fails, or is skipped"
+)]
+
+mod common;
+
+use std::io::Write;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::process::{Companion, errand, told};
+use common::running::{Running, echo, echo_datagram};
+use common::{PATIENCE, eventually};
+use socketserver::{
+    Concurrency, Pooled, Sequential, ServeError, Server, TcpServer, Threading, ThreadingTcpServer,
+    ThreadingUdpServer, UdpServer, UnixStreamServer, transport::Tcp,
+};
+
+/// From the call to the end of `serve_forever`. The reference polls twice a second.
+#[test]
+fn an_idle_server_stops_within_ten_milliseconds() {
+    let attempt = || {
+        let mut server = ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap();
+        let controller = server.controller();
+        let mut times: Vec<_> = (0..15)
+            .map(|_| {
+                thread::scope(|scope| {
+                    let serving = scope.spawn(|| {
+                        server.serve_forever().unwrap();
+                        Instant::now()
+                    });
+                    eventually(PATIENCE, "serving", || controller.is_serving());
+                    let asked = Instant::now();
+                    controller.shutdown();
+                    serving.join().unwrap().duration_since(asked)
+                })
+            })
+            .collect();
+        times.sort();
+        (times[times.len() / 2], times[times.len() - 1])
+    };
+    // A busy machine gets three chances.
+    let mut seen = Vec::new();
+    let good = (0..3).any(|_| {
+        seen.push(attempt());
+        seen.last()
+            .is_some_and(|(median, _)| *median < Duration::from_millis(10))
+    });
+    assert!(good, "median and longest: {seen:?}");
+    assert!(
+        seen.iter()
+            .all(|(_, longest)| *longest < Duration::from_secs(2)),
+        "{seen:?}"
+    );
+}
+
+fn race<C: Concurrency>() {
+    const SERVERS: usize = 20;
+    let start = Arc::new(Barrier::new(2 * SERVERS));
+    let servers: Vec<_> = (0..SERVERS)
+        .map(|_| {
+            Server::<Tcp, C, ()>::builder()
+                .bind("127.0.0.1:0", echo())
+                .unwrap()
+        })
+        .collect();
+    let controllers: Vec<_> = servers.iter().map(Server::controller).collect();
+    let serving: Vec<_> = servers
+        .into_iter()
+        .map(|mut server| {
+            let start = start.clone();
+            thread::spawn(move || {
+                start.wait();
+                server.serve_forever()
+            })
+        })
+        .collect();
+    let stopping: Vec<_> = controllers
+        .iter()
+        .cloned()
+        .map(|controller| {
+            let start = start.clone();
+            thread::spawn(move || {
+                start.wait();
+                controller.shutdown();
+            })
+        })
+        .collect();
+    for thread in stopping {
+        thread.join().unwrap();
+    }
+    for (controller, thread) in controllers.iter().zip(serving) {
+        assert!(
+            controller.wait(Some(PATIENCE)),
+            "a stop was lost: {}",
+            C::NAME
+        );
+        thread.join().unwrap().unwrap();
+    }
+}
+
+/// Whichever comes first in each of them, the start or the stop.
+#[test]
+fn twenty_servers_start_and_stop_at_once() {
+    for _ in 0..5 {
+        race::<Sequential>();
+        race::<Threading>();
+        race::<Pooled>();
+    }
+}
+
+#[test]
+fn waiting_has_a_limit_and_an_answer() {
+    let mut server = ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap();
+    let controller = server.controller();
+    assert!(controller.wait(None), "nobody serves yet");
+    assert!(!controller.is_serving());
+    let serving = thread::spawn(move || server.serve_forever());
+    eventually(PATIENCE, "serving", || controller.is_serving());
+    let since = Instant::now();
+    assert!(!controller.wait(Some(Duration::from_millis(30))));
+    assert!(since.elapsed() >= Duration::from_millis(30));
+
+    let waiting: Vec<_> = (0..4)
+        .map(|_| controller.clone())
+        .map(|controller| thread::spawn(move || controller.wait(Some(PATIENCE))))
+        .collect();
+    controller.shutdown();
+    controller.shutdown();
+    assert!(waiting.into_iter().all(|thread| thread.join().unwrap()));
+    serving.join().unwrap().unwrap();
+    assert!(!controller.is_serving());
+    // The server is gone, and its controller no worse for it.
+    controller.shutdown();
+    assert!(controller.wait(None));
+}
+
+#[test]
+fn a_drained_server_is_closed_for_good() {
+    let mut server = UdpServer::bind("127.0.0.1:0", echo_datagram()).unwrap();
+    let controller = server.controller();
+    assert_eq!(controller.drain_report(), None);
+    controller.drain(PATIENCE);
+    assert!(controller.is_draining());
+    server.serve_forever().unwrap();
+    assert!(controller.drain_report().is_some());
+    assert_eq!(server.local_addrs().count(), 0);
+    let closed = server.serve_forever().unwrap_err();
+    assert!(
+        matches!(closed.downcast_ref(), Some(ServeError::Closed)),
+        "{closed}"
+    );
+    let closed = server.handle_request(Some(PATIENCE)).unwrap_err();
+    assert!(
+        matches!(closed.downcast_ref(), Some(ServeError::Closed)),
+        "{closed}"
+    );
+    // To close what is closed is no error; the report is the same.
+    assert_eq!(
+        Some(server.server_close().unwrap()),
+        controller.drain_report()
+    );
+}
+
+#[test]
+fn the_earliest_of_several_deadlines_holds() {
+    let running = Running::start(ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap());
+    let mut client = running.client();
+    assert_eq!(client.ask("hello"), "hello");
+    running.controller.drain(Duration::from_secs(3600));
+    eventually(PATIENCE, "the listener to be closed", || {
+        common::client::Client::connect(&running.endpoint).is_err()
+    });
+    assert_eq!(running.controller.live_count(), 1);
+    running.controller.drain(Duration::MAX);
+    running.controller.drain(Duration::ZERO);
+    assert!(client.was_cut());
+    let controller = running.controller.clone();
+    running.ends().unwrap();
+    let report = controller.drain_report().unwrap();
+    assert_eq!((report.finished, report.cut, report.abandoned), (0, 1, 0));
+}
+
+/// With somebody connected and waiting, even.
+#[test]
+fn an_idle_server_makes_no_system_call() {
+    const NAME: &str = "an_idle_server_makes_no_system_call";
+    if errand().is_some() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let threading = Running::start(ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap());
+        let pooled = socketserver::PooledTcpServer::bind("127.0.0.1:0", echo()).unwrap();
+        let pooled = Running::start(pooled);
+        let udp = Running::start(ThreadingUdpServer::bind("127.0.0.2:0", echo_datagram()).unwrap());
+        let sequential = Running::start(TcpServer::bind("127.0.0.1:0", echo()).unwrap());
+        let _never_asked = Running::start(UnixStreamServer::bind(path, echo()).unwrap());
+        let threads = || common::process::threads(std::process::id());
+        let before = threads();
+        let mut clients = Vec::new();
+        for running in [&threading, &pooled, &udp, &sequential] {
+            let mut client = running.client();
+            assert_eq!(client.ask("hello"), "hello");
+            clients.push(client);
+        }
+        // One for each of the two connections; that of the datagram comes to its end.
+        eventually(PATIENCE, "no thread to be left over", || {
+            threads() == before + 2
+        });
+        println!("idle");
+        // Waits for its own input, in one call.
+        told();
+        return;
+    }
+    if std::process::Command::new("strace")
+        .arg("-V")
+        .output()
+        .is_err()
+    {
+        println!("SKIPPED {NAME}: there is no strace");
+        return;
+    }
+    let seconds = std::env::var("SOCKETSERVER_IDLE_SECONDS").ok();
+    let seconds = seconds.and_then(|text| text.parse().ok()).unwrap_or(3);
+    let mut companion = Companion::start(NAME, "idle");
+    companion.hears("idle");
+    // Whoever has just answered is on the way back to its wait.
+    let asleep = || common::process::is_asleep(companion.pid());
+    eventually(PATIENCE, "every thread to wait", asleep);
+    let trace = tempfile::NamedTempFile::new().unwrap();
+    let mut strace = std::process::Command::new("timeout")
+        .args([
+            "-s",
+            "INT",
+            &seconds.to_string(),
+            "strace",
+            "-f",
+            "-qq",
+            "-p",
+        ])
+        .arg(companion.pid().to_string())
+        .arg("-o")
+        .arg(trace.path())
+        .spawn()
+        .unwrap();
+    let status = common::process::exit_status(&mut strace, PATIENCE);
+    let traced = std::fs::read_to_string(trace.path()).unwrap();
+    if traced.is_empty() {
+        println!("SKIPPED {NAME}: strace could not attach ({status:?})");
+        return;
+    }
+    // A call that goes on all the time is shown without its result.
+    let calls: Vec<_> = traced.lines().filter(|line| line.contains(" = ")).collect();
+    assert!(calls.is_empty(), "{calls:#?}");
+    assert!(traced.contains("epoll_pwait"), "{traced}");
+    companion.tell("enough");
+    companion.passes();
+    let _ = std::io::stdout().flush();
+}
