@@ -10,6 +10,7 @@
 mod contenders;
 mod load;
 mod measure;
+mod soak;
 
 use clap::{Parser, Subcommand};
 
@@ -25,6 +26,8 @@ enum Command {
     Echo(measure::Options),
     /// Compare the memory of connections that are silent
     Idle(measure::IdleOptions),
+    /// Let clients of all kinds loose on a server, for long, and look for what is left
+    Soak(soak::Options),
     /// Be one of the servers
     Serve {
         #[arg(value_enum)]
@@ -38,6 +41,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Echo(options) => measure::echo(&options),
         Command::Idle(options) => measure::idle(&options),
+        Command::Soak(options) => soak::run(&options),
         Command::Serve { contender } => contenders::serve(contender),
         Command::Load(options) => load::run(&options),
     }
