@@ -65,15 +65,20 @@ where
                 for gate in &mut self.gates {
                     gate.knock();
                 }
-                match self.accept(poller, now)? {
+                let taken = match self.accept(poller, now)? {
                     Accepted::InChild(task) => return Ok(Turn::InChild(task)),
-                    Accepted::Some(n) => drain.report.queued += n as u64,
-                }
+                    Accepted::Some(n) => n as u64,
+                };
+                drain.report.queued += taken;
                 let empty = self.gates.iter().all(|gate| gate.empty);
                 let all_taken = self.progress.pending.is_none() && empty;
                 if !all_taken && drain.report.queued < BACKLOG {
                     let again = self.arm(poller, now)?;
-                    let wake_at = again.map_or(until, |again| again.min(until));
+                    let wake_at = match again {
+                        // Only an attempt that brings nothing tells that nothing is left.
+                        None if taken > 0 && self.progress.pending.is_none() => now,
+                        again => again.map_or(until, |again| again.min(until)),
+                    };
                     self.progress.drain = Some(drain);
                     return Ok(Turn::Sleep(Some(wake_at)));
                 }
