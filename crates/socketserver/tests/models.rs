@@ -224,11 +224,12 @@ fn a_thousand_requests_leave_nothing_behind() {
     alone("a_thousand_requests_leave_nothing_behind", || {
         let pid = std::process::id();
         let running = Running::start(ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap());
+        let idle = own_threads();
         assert_eq!(running.client().ask("first"), "first");
         eventually(PATIENCE, "the first to end", || {
             running.controller.live_count() == 0
         });
-        eventually(PATIENCE, "its thread to end", || own_threads() <= 3);
+        eventually(PATIENCE, "its thread to end", || own_threads() == idle);
         let before = (descriptors(pid), own_threads());
         for _ in 0..1000 {
             assert_eq!(running.client().ask("next"), "next");

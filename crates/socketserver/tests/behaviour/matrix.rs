@@ -243,7 +243,12 @@ const EXCEPTIONS: &[(&str, Cells, &str)] = &[
         "a matter of children",
     ),
     (
-        "children_that_ignore_sigterm_end_at_the_deadline",
+        "a_signal_to_the_whole_group_is_for_the_parent",
+        NOT_FORKING,
+        "a matter of children",
+    ),
+    (
+        "children_that_ignore_the_signal_end_at_the_deadline",
         NOT_FORKING,
         "a matter of children",
     ),

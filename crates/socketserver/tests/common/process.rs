@@ -65,6 +65,22 @@ pub fn is_asleep(pid: u32) -> bool {
     tasks.filter_map(Result::ok).all(sleeps)
 }
 
+/// How often each thread of the process was switched away from, of its own will or not.
+pub fn switches(pid: u32) -> Vec<(String, String)> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    let count = |task: fs::DirEntry| {
+        let status = fs::read_to_string(task.path().join("status")).ok()?;
+        let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
+        let name = task.file_name().to_string_lossy().into_owned();
+        Some((name, lines.collect::<Vec<_>>().join(", ")))
+    };
+    let mut all: Vec<_> = tasks.filter_map(|task| count(task.ok()?)).collect();
+    all.sort();
+    all
+}
+
 fn entries(directory: &str) -> usize {
     fs::read_dir(directory).map_or(0, Iterator::count)
 }

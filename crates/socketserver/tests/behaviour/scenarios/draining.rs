@@ -117,15 +117,14 @@ pub fn a_drain_cuts_at_its_deadline(cell: Combination) {
     assert!(client.was_cut());
     reports(&serving, "queued=0 finished=0 refused=0 cut=1 abandoned=0");
     let reason = if cell.is_forking() {
-        "killed by signal 15"
+        "killed by signal 1"
     } else {
         "cancelled"
     };
     serving.tells(&format!("ended 1 {reason}"));
     let took = serving.tells("drained");
     let took: u32 = took.rsplit_once('=').unwrap().1.parse().unwrap();
-    // A sequential server begins to drain when its handler is done, which is after the deadline.
-    assert!(took >= 99 || cell.is_sequential(), "after {took} ms");
+    assert!(took >= 99, "after {took} ms");
     assert_eq!(
         serving.count("handle_error"),
         0,

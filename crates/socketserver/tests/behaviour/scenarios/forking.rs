@@ -117,7 +117,21 @@ pub fn a_killed_child_ends_only_its_request(cell: Combination) {
     serving.is_idle();
 }
 
-pub fn children_that_ignore_sigterm_end_at_the_deadline(cell: Combination) {
+pub fn a_signal_to_the_whole_group_is_for_the_parent(cell: Combination) {
+    // As service managers and terminals send it: the parent drains, and its children finish.
+    let serving = Serving::start(cell, Options::default());
+    let held = serving.hold("served");
+    let child = serving.child();
+    serving.kill(child, Signal::TERM);
+    serving.kill(child, Signal::INT);
+    serving.drain(20_000);
+    held.release();
+    let report = serving.tells("drained");
+    assert!(report.contains("finished=1 refused=0 cut=0"), "{report}");
+    serving.quits();
+}
+
+pub fn children_that_ignore_the_signal_end_at_the_deadline(cell: Combination) {
     let serving = Serving::start(cell, Options::default());
     let _held = serving.hold_by("hold-on-to-dear-life", "gate");
     serving.drain(100);

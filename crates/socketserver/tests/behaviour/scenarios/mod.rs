@@ -98,7 +98,8 @@ scenarios! {
         a_foreign_child_stays_waitable,
         a_child_owns_nothing_of_its_parent,
         a_killed_child_ends_only_its_request,
-        children_that_ignore_sigterm_end_at_the_deadline,
+        a_signal_to_the_whole_group_is_for_the_parent,
+        children_that_ignore_the_signal_end_at_the_deadline,
         serving_with_threads_running_is_refused,
         children_of_a_dead_server_end,
     }
