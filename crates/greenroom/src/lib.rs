@@ -36,7 +36,7 @@
 //! * A suspended coroutine is never destroyed by force. Shutting down makes its waits fail.
 //! * A coroutine that is panicking cannot wait: I/O in a destructor fails, sleeping returns at once.
 //! * What blocks the thread blocks every coroutine of the worker: take the [`sync`] types of this
-//!   crate, put blocking calls into [`unblock`], and let long computations [`yield_now`].
+//!   crate, put blocking calls into [`unblock()`], and let long computations [`yield_now`].
 //!   [`Builder::on_stall`] finds what was overlooked.
 //!
 //! # Platform

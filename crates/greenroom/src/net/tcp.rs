@@ -71,7 +71,7 @@ pub struct TcpStream(Socket<net::TcpStream>);
 
 impl TcpStream {
     /// Connects to the first of the addresses that answers. A name is resolved on the calling
-    /// thread; see [`unblock`](crate::unblock).
+    /// thread; see [`unblock`](crate::unblock()).
     ///
     /// # Errors
     /// Those of `connect(2)`, for the last of the addresses.

@@ -26,7 +26,7 @@ use crate::server::{ChildSource, Controller, Pause, Task};
 /// The default limit is 10,000 requests at once, with a stack of 256 KiB for each (of which only
 /// what is used takes memory), and a thread for each core. A request stays on its thread. One that
 /// keeps its thread to itself for 100 ms is reported as
-/// [`Event::Stalled`](crate::Event::Stalled).
+/// [`Event::Stalled`].
 pub struct Green {
     max_requests: usize,
     at_limit: AtLimit,
