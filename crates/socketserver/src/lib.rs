@@ -25,8 +25,8 @@
 //! }
 //! ```
 //!
-//! Changing `ThreadingTcpServer` to [`TcpServer`], [`ForkingTcpServer`] or [`PooledTcpServer`]
-//! changes how it scales and nothing else.
+//! Changing `ThreadingTcpServer` to [`TcpServer`], [`ForkingTcpServer`], [`PooledTcpServer`], or (with
+//! the feature `green`) `GreenTcpServer` changes how it scales and nothing else.
 //!
 //! # Layout
 //!
@@ -37,7 +37,8 @@
 //! | the server | [`Server`] and its aliases, [`Builder`] for options and hooks, [`ServerGroup`] |
 //! | stopping and looking | [`Controller`]: shutdown, drain, wait, live requests, counters |
 //! | limits on waiting | [`Timeouts`] |
-//! | limits on numbers | [`Threading`], [`Pooled`], [`Forking`], [`AtLimit`] |
+//! | limits on numbers | [`Threading`], [`Pooled`], [`Forking`], `Green`, [`AtLimit`] |
+//! | sleeping, locking, blocking in a handler that runs under every model | `greenroom`, re-exported with the feature `green` |
 //! | what happened | [`Event`], [`HandlerFailure`], and `tracing` |
 //! | what went wrong | [`Error`], [`BindError`], [`ServeError`] |
 //!
