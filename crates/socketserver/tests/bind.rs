@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::client::{Client, Endpoint};
-use common::process::{alone, descriptors};
+use common::process::{alone, descriptors, nobody_starts};
 use common::running::{Running, echo, echo_datagram};
 use common::{PATIENCE, eventually};
 use socketserver::{
@@ -120,6 +120,7 @@ fn a_timeout_of_zero_is_refused() {
 /// The side that closes first keeps the address for a minute, in the state TIME_WAIT.
 #[test]
 fn a_port_can_be_bound_again_at_once() {
+    let _quiet = nobody_starts();
     let hang_up = || handler_fn(|_: &mut Connection| Ok(()));
     let mut server = TcpServer::bind("127.0.0.1:0", hang_up()).unwrap();
     let address = server.local_addr().as_inet().unwrap();
@@ -210,6 +211,7 @@ fn one_socket_serves_both_families_unless_told_otherwise() {
 
 #[test]
 fn several_addresses_are_one_server() {
+    let _quiet = nobody_starts();
     let server = ThreadingTcpServer::builder()
         .bind_all(["127.0.0.1:0", "127.0.0.1:0", "127.0.0.2:0"], echo())
         .unwrap();
@@ -235,6 +237,7 @@ fn several_addresses_are_one_server() {
 
 #[test]
 fn a_bind_that_fails_half_way_keeps_nothing() {
+    let _quiet = nobody_starts();
     let taken = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
     let free = TcpListener::bind("127.0.0.3:0")
         .unwrap()

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::process::{alone, descriptors, threads};
+use common::process::{alone, descriptors, nobody_starts, threads};
 use common::running::{Running, echo};
 use common::{PATIENCE, eventually};
 use socketserver::{
@@ -142,6 +142,7 @@ fn a_drain_does_not_wait_for_daemon_threads() {
 
 #[test]
 fn a_close_that_is_told_not_to_block_does_not() {
+    let _quiet = nobody_starts();
     let (handle, release) = stuck();
     let builder = ThreadingTcpServer::builder().block_on_close(None);
     let mut server = builder.bind("127.0.0.1:0", handler_fn(handle)).unwrap();

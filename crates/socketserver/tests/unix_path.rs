@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::PATIENCE;
-use common::process::{Companion, alone, errand, told};
+use common::process::{Companion, alone, errand, nobody_starts, told};
 use common::running::{Running, echo, echo_datagram};
 use socketserver::{
     BindError, ThreadingUnixStreamServer, UnixAddress, UnixDatagramServer, UnixStreamServer,
@@ -51,6 +51,7 @@ fn the_mode_is_private_unless_told_otherwise() {
 
 #[test]
 fn a_stale_file_is_replaced() {
+    let _quiet = nobody_starts();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     drop(UnixListener::bind(&path).unwrap());
@@ -194,6 +195,7 @@ fn of_several_that_find_a_stale_file_one_wins() {
     racers
         .iter_mut()
         .for_each(|racer| drop(racer.hears("ready")));
+    let _quiet = nobody_starts();
     for round in 0..10 {
         drop(UnixListener::bind(&path).unwrap());
         racers.iter_mut().for_each(|racer| racer.tell("bind"));
@@ -218,6 +220,7 @@ fn of_several_that_find_a_stale_file_one_wins() {
 
 #[test]
 fn an_abstract_name_needs_no_file() {
+    let _quiet = nobody_starts();
     let name = format!("@socketserver-abstract-{}", std::process::id());
     let server = UnixStreamServer::bind(&*name, echo()).unwrap();
     assert_eq!(server.local_addr().to_string(), name);

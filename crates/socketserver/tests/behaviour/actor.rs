@@ -20,8 +20,10 @@ pub trait Talk: Sized {
     fn say(&mut self, answer: &str) -> io::Result<()>;
     /// Everything else that the peer sends, to its end.
     fn rest(&mut self) -> io::Result<Vec<u8>>;
-    /// So many bytes of [`pattern`], in one write.
+    /// So many bytes of [`pattern`].
     fn pour(&mut self, bytes: usize) -> io::Result<()>;
+    /// One byte, by one call.
+    fn byte(&mut self) -> io::Result<usize>;
     /// How long the request was on the wire, and whether some of it is lost.
     fn size(&self) -> (usize, bool);
 }
@@ -60,7 +62,17 @@ impl Talk for Connection {
     }
 
     fn pour(&mut self, bytes: usize) -> io::Result<()> {
-        self.write_all(&pattern(bytes))
+        let bytes = pattern(bytes);
+        let mut sent = 0;
+        // Not `write_all`, which does not mind being interrupted.
+        while sent < bytes.len() {
+            sent += self.write(&bytes[sent..])?;
+        }
+        Ok(())
+    }
+
+    fn byte(&mut self) -> io::Result<usize> {
+        self.read(&mut [0])
     }
 
     fn size(&self) -> (usize, bool) {
@@ -95,6 +107,10 @@ impl Talk for Datagram {
 
     fn pour(&mut self, bytes: usize) -> io::Result<()> {
         self.reply(&pattern(bytes))
+    }
+
+    fn byte(&mut self) -> io::Result<usize> {
+        Ok(0)
     }
 
     fn size(&self) -> (usize, bool) {
@@ -170,6 +186,10 @@ fn obey<R: Talk>(request: &mut R, line: &str) -> Result<bool> {
         [] => request.say("empty")?,
         ["leave"] => {
             request.say("bye")?;
+            return Ok(false);
+        }
+        ["pour-and-leave", bytes] => {
+            request.pour(bytes.parse()?)?;
             return Ok(false);
         }
         ["stop"] => {
@@ -251,19 +271,21 @@ fn wait_at(gate: &str) -> io::Result<()> {
 
 static INTERRUPTIONS: AtomicU64 = AtomicU64::new(0);
 
-/// A large write on a thread that is signalled all the time.
+/// A large write, and a read, on a thread that is signalled all the time.
 fn pour_under_fire<R: Talk>(request: &mut R, bytes: usize) -> Result {
     extern "C" fn hit(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
         INTERRUPTIONS.fetch_add(1, Ordering::Relaxed);
     }
     install(libc::SIGUSR1, hit);
     request.say(&whoami()?)?;
-    let poured = request.pour(bytes);
-    journal(format_args!(
-        "interrupted {}",
-        INTERRUPTIONS.load(Ordering::Relaxed)
-    ));
-    Ok(poured?)
+    let outcome = request.pour(bytes).and_then(|()| {
+        journal("poured");
+        request.byte()
+    });
+    let times = INTERRUPTIONS.load(Ordering::Relaxed);
+    journal(format_args!("interrupted {times} {outcome:?}"));
+    outcome?;
+    Ok(())
 }
 
 /// The file in which a trial says what is to go wrong, a line for each: `setup panic`.

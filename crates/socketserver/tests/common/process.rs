@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use super::{PATIENCE, comes_true};
@@ -105,6 +106,14 @@ pub fn errand() -> Option<String> {
     std::env::var(COMPANION).ok()
 }
 
+static STARTING: RwLock<()> = RwLock::new(());
+
+/// While this is held, no companion is started. Until it calls `execve(2)`, a new process has a copy
+/// of every descriptor: what a test closes meanwhile is not closed.
+pub fn nobody_starts() -> RwLockReadGuard<'static, ()> {
+    STARTING.read().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The test `name` once more, in a process of its own and with an errand.
 pub struct Companion {
     process: Child,
@@ -115,6 +124,7 @@ pub struct Companion {
 impl Companion {
     #[track_caller]
     pub fn start(name: &str, errand: &str) -> Self {
+        let starting = STARTING.write().unwrap_or_else(PoisonError::into_inner);
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args([name, "--exact", "--nocapture", "--test-threads=1"])
             .env(COMPANION, errand)
@@ -122,6 +132,7 @@ impl Companion {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        drop(starting);
         let input = process.stdin.take();
         let output = BufReader::new(process.stdout.take().unwrap());
         Self {
