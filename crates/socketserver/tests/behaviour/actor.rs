@@ -264,7 +264,7 @@ fn wait_at(gate: &str) -> io::Result<()> {
     let wait = move || File::open(gate).map(drop);
     // A model with threads of its own wants to be told what blocks.
     #[cfg(feature = "green")]
-    return socketserver::greenroom::unblock(wait);
+    return greenroom::unblock(wait);
     #[cfg(not(feature = "green"))]
     wait()
 }
