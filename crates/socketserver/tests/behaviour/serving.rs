@@ -276,6 +276,12 @@ impl Serving {
         self.waits_for(&format!("no child, and at most {most} threads"), || {
             self.children().is_empty() && process::threads(pid) <= most
         });
+        // A child's descriptor is closed a moment after the child was collected.
+        self.waits_for("no descriptor of a child", || {
+            !process::open_files(pid)
+                .iter()
+                .any(|file| file.contains("pidfd"))
+        });
         process::descriptors(pid)
     }
 

@@ -161,7 +161,13 @@ pub fn a_large_write_survives_signals_and_a_slow_reader(cell: Combination) {
     while received.len() < SIZE {
         // Slow: the writer is interrupted, in its wait for room, before it is given some.
         shoot();
-        let n = client.read(&mut buffer).unwrap();
+        let n = client.read(&mut buffer).unwrap_or_else(|error| {
+            panic!(
+                "{error} after {} bytes\n{}",
+                received.len(),
+                serving.journal()
+            )
+        });
         assert_ne!(
             n,
             0,
