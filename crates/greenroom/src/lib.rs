@@ -48,9 +48,11 @@ compile_error!("greenroom is built on epoll and eventfd: it needs Linux");
 
 mod block_on;
 mod engine;
+mod inbox;
 mod join;
 pub mod net;
 mod park;
+mod primitives;
 mod reactor;
 #[cfg(feature = "tracing")]
 mod span;

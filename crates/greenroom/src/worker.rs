@@ -8,13 +8,14 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 
+use crate::inbox::Inbox;
 use crate::join::drop_quietly;
 use crate::park::{Parked, Unparker};
 use crate::reactor::{Sources, WAKER};
@@ -55,9 +56,7 @@ pub(crate) enum Message {
 pub(crate) struct Remote {
     epoll: OwnedFd,
     waker: OwnedFd,
-    inbox: Mutex<Inbox>,
-    /// The worker sleeps, or is about to, and has to be woken up for a message.
-    asleep: AtomicBool,
+    inbox: Inbox<Message>,
     /// Stacks in use or promised.
     reserved: AtomicUsize,
     capacity: AtomicUsize,
@@ -66,13 +65,6 @@ pub(crate) struct Remote {
     /// The coroutine that runs right now: its index and one, or zero.
     running: AtomicU32,
     names: Mutex<Vec<Option<Arc<str>>>>,
-}
-
-#[derive(Default)]
-struct Inbox {
-    messages: Vec<Message>,
-    /// The worker has ended and looks at nothing any more.
-    closed: bool,
 }
 
 impl Remote {
@@ -85,8 +77,7 @@ impl Remote {
         Ok(Self {
             epoll,
             waker,
-            inbox: Mutex::default(),
-            asleep: AtomicBool::new(false),
+            inbox: Inbox::default(),
             reserved: AtomicUsize::new(0),
             capacity: AtomicUsize::new(capacity),
             switches: AtomicU64::new(0),
@@ -116,7 +107,7 @@ impl Remote {
     }
 
     pub(crate) fn is_asleep(&self) -> bool {
-        self.asleep.load(Ordering::SeqCst)
+        self.inbox.is_asleep()
     }
 
     /// Promises a stack; `false` if all are in use.
@@ -134,13 +125,7 @@ impl Remote {
 
     /// Hands a message over; it comes back if the worker has ended.
     pub(crate) fn send(&self, message: Message) -> Result<(), Message> {
-        let mut inbox = lock(&self.inbox);
-        if inbox.closed {
-            return Err(message);
-        }
-        inbox.messages.push(message);
-        drop(inbox);
-        if self.asleep.swap(false, Ordering::SeqCst) {
+        if self.inbox.send(message)? {
             // The only failure is a full counter, and then it is being woken up already.
             let _ = rustix::io::write(&self.waker, &1_u64.to_ne_bytes());
         }
@@ -223,7 +208,7 @@ impl Local {
         let mut messages = Vec::new();
         let mut events = [const { MaybeUninit::uninit() }; EVENTS];
         loop {
-            std::mem::swap(&mut messages, &mut lock(&self.remote.inbox).messages);
+            self.remote.inbox.take(&mut messages);
             for message in messages.drain(..) {
                 self.obey(message);
             }
@@ -235,7 +220,7 @@ impl Local {
                     self.resume(key);
                 }
             }
-            if self.stopping.get() && self.is_empty() && self.close() {
+            if self.stopping.get() && self.is_empty() && self.remote.inbox.close() {
                 return;
             }
             self.poll(&mut events, monitor);
@@ -261,16 +246,9 @@ impl Local {
         self.tasks.borrow().len() == 0
     }
 
-    /// Accepts no more messages, unless there are some.
-    fn close(&self) -> bool {
-        let mut inbox = lock(&self.remote.inbox);
-        inbox.closed = inbox.messages.is_empty();
-        inbox.closed
-    }
-
     /// Sleeps until there is news from the kernel or from other threads, and takes it in.
     fn poll(&self, events: &mut [MaybeUninit<epoll::Event>; EVENTS], monitor: Option<&Monitor>) {
-        let idle = self.ready.borrow().is_empty() && self.fall_asleep();
+        let idle = self.ready.borrow().is_empty() && self.remote.inbox.fall_asleep();
         let timeout = if idle {
             let next = self.timers.borrow().next();
             next.map(|at| at.saturating_duration_since(Instant::now()))
@@ -280,7 +258,7 @@ impl Local {
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let polled = epoll::wait(&self.remote.epoll, events, timeout.as_ref());
         if idle {
-            self.remote.asleep.store(false, Ordering::SeqCst);
+            self.remote.inbox.wake_up();
             if let Some(monitor) = monitor {
                 monitor.wake();
             }
@@ -295,17 +273,6 @@ impl Local {
             let sources = self.sources.borrow();
             sources.deliver(event.data.u64(), event.flags);
         }
-    }
-
-    /// Announces that a message needs a wake-up; `false` if one is there already.
-    fn fall_asleep(&self) -> bool {
-        self.remote.asleep.store(true, Ordering::SeqCst);
-        // Looked at after the announcement: whoever comes later sees it.
-        let empty = lock(&self.remote.inbox).messages.is_empty();
-        if !empty {
-            self.remote.asleep.store(false, Ordering::SeqCst);
-        }
-        empty
     }
 
     fn fire_timers(&self) {
