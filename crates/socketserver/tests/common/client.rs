@@ -107,7 +107,7 @@ impl Client {
                 return Ok(Some(text(&line[..end])));
             }
             let mut more = [0; 4096];
-            match self.read(&mut more)? {
+            match self.receive(&mut more)? {
                 0 if self.received.is_empty() => return Ok(None),
                 0 => return Ok(Some(text(&std::mem::take(&mut self.received)))),
                 n => self.received.extend_from_slice(&more[..n]),
@@ -129,6 +129,17 @@ impl Client {
 
     /// Reads what has arrived: some bytes of a stream, or one datagram.
     pub fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        // What came with the last line comes first.
+        if !self.received.is_empty() {
+            let n = into.len().min(self.received.len());
+            into[..n].copy_from_slice(&self.received[..n]);
+            self.received.drain(..n);
+            return Ok(n);
+        }
+        self.receive(into)
+    }
+
+    fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match &mut self.wire {
             Wire::Tcp(stream) => stream.read(into),
             Wire::Unix(stream) => stream.read(into),

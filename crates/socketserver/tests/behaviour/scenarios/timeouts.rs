@@ -52,11 +52,12 @@ pub fn silence_is_cut_by_the_read_and_idle_timeouts(cell: Combination) {
     for limit in ["read", "idle"] {
         let serving = Serving::start(cell, Options::default().with(limit, 100));
         let mut client = serving.client();
-        assert_eq!(client.ask("hello"), "hello");
+        // The server's clock starts with its answer, which may be long in coming.
         let since = Instant::now();
+        assert_eq!(client.ask("hello"), "hello");
         assert!(client.was_cut());
         let waited = since.elapsed();
-        assert!(waited >= Duration::from_millis(80), "{limit}: {waited:?}");
+        assert!(waited >= Duration::from_millis(100), "{limit}: {waited:?}");
         times_out(&serving);
         serving.serves();
     }
