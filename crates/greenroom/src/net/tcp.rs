@@ -2,7 +2,6 @@
 
 use std::io::{self, Read, Write};
 use std::net::{self, Shutdown, SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -50,20 +49,7 @@ impl TcpListener {
     }
 }
 
-impl AsFd for TcpListener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl TryFrom<net::TcpListener> for TcpListener {
-    type Error = io::Error;
-
-    /// Takes over a socket of the standard library.
-    fn try_from(socket: net::TcpListener) -> io::Result<Self> {
-        Socket::new(socket).map(Self)
-    }
-}
+socket!(TcpListener, net::TcpListener);
 
 /// A TCP connection.
 #[derive(Debug)]
@@ -139,66 +125,9 @@ impl TcpStream {
         self.0.inner.set_nodelay(nodelay)
     }
 
-    /// Bounds the wait of each read; `None` is no limit.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for zero.
-    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.0.set_timeout(Interest::Read, timeout)
-    }
-
-    /// Bounds the wait of each write; `None` is no limit.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for zero.
-    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.0.set_timeout(Interest::Write, timeout)
-    }
+    timeouts!();
 }
 
-impl Read for TcpStream {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        (&*self).read(buf)
-    }
-}
+stream!(TcpStream);
 
-impl Write for TcpStream {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        (&*self).write(buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Read for &TcpStream {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buf, |mut socket, buf| socket.read(buf))
-    }
-}
-
-impl Write for &TcpStream {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.0.run(Interest::Write, |mut socket| socket.write(buf))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl AsFd for TcpStream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl TryFrom<net::TcpStream> for TcpStream {
-    type Error = io::Error;
-
-    /// Takes over a socket of the standard library.
-    fn try_from(socket: net::TcpStream) -> io::Result<Self> {
-        Socket::new(socket).map(Self)
-    }
-}
+socket!(TcpStream, net::TcpStream);

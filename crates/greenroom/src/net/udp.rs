@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{self, SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::socket::Socket;
@@ -70,34 +69,7 @@ impl UdpSocket {
         self.0.inner.local_addr()
     }
 
-    /// Bounds the wait of each read; `None` is no limit.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for zero.
-    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.0.set_timeout(Interest::Read, timeout)
-    }
-
-    /// Bounds the wait of each write; `None` is no limit.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for zero.
-    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.0.set_timeout(Interest::Write, timeout)
-    }
+    timeouts!();
 }
 
-impl AsFd for UdpSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl TryFrom<net::UdpSocket> for UdpSocket {
-    type Error = io::Error;
-
-    /// Takes over a socket of the standard library.
-    fn try_from(socket: net::UdpSocket) -> io::Result<Self> {
-        Socket::new(socket).map(Self)
-    }
-}
+socket!(UdpSocket, net::UdpSocket);

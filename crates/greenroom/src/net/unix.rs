@@ -2,7 +2,6 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{self, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -41,20 +40,7 @@ impl UnixListener {
     }
 }
 
-impl AsFd for UnixListener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl TryFrom<net::UnixListener> for UnixListener {
-    type Error = io::Error;
-
-    /// Takes over a socket of the standard library.
-    fn try_from(socket: net::UnixListener) -> io::Result<Self> {
-        Socket::new(socket).map(Self)
-    }
-}
+socket!(UnixListener, net::UnixListener);
 
 /// A connected Unix stream socket.
 #[derive(Debug)]
@@ -87,69 +73,12 @@ impl UnixStream {
         self.0.inner.shutdown(how)
     }
 
-    /// Bounds the wait of each read; `None` is no limit.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for zero.
-    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.0.set_timeout(Interest::Read, timeout)
-    }
-
-    /// Bounds the wait of each write; `None` is no limit.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for zero.
-    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.0.set_timeout(Interest::Write, timeout)
-    }
+    timeouts!();
 }
 
-impl Read for UnixStream {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        (&*self).read(buf)
-    }
-}
+stream!(UnixStream);
 
-impl Write for UnixStream {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        (&*self).write(buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Read for &UnixStream {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buf, |mut socket, buf| socket.read(buf))
-    }
-}
-
-impl Write for &UnixStream {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.0.run(Interest::Write, |mut socket| socket.write(buf))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl AsFd for UnixStream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl TryFrom<net::UnixStream> for UnixStream {
-    type Error = io::Error;
-
-    /// Takes over a socket of the standard library.
-    fn try_from(socket: net::UnixStream) -> io::Result<Self> {
-        Socket::new(socket).map(Self)
-    }
-}
+socket!(UnixStream, net::UnixStream);
 
 /// A Unix datagram socket.
 #[derive(Debug)]
@@ -207,34 +136,7 @@ impl UnixDatagram {
         self.0.run(Interest::Write, |socket| socket.send(bytes))
     }
 
-    /// Bounds the wait of each read; `None` is no limit.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for zero.
-    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.0.set_timeout(Interest::Read, timeout)
-    }
-
-    /// Bounds the wait of each write; `None` is no limit.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for zero.
-    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.0.set_timeout(Interest::Write, timeout)
-    }
+    timeouts!();
 }
 
-impl AsFd for UnixDatagram {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl TryFrom<net::UnixDatagram> for UnixDatagram {
-    type Error = io::Error;
-
-    /// Takes over a socket of the standard library.
-    fn try_from(socket: net::UnixDatagram) -> io::Result<Self> {
-        Socket::new(socket).map(Self)
-    }
-}
+socket!(UnixDatagram, net::UnixDatagram);
