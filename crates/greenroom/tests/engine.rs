@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use greenroom::{Engine, GuardPages, OutOfStacks, sleep, spawn, yield_now};
+use greenroom::{Engine, GuardPages, OutOfStacks, sleep, sleep_until, spawn, yield_now};
 
 /// Nothing here takes as long as this unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -115,28 +115,32 @@ fn a_coroutine_stays_on_its_thread() {
 
 #[test]
 fn sleeping_takes_its_time_and_no_more_and_in_any_order() {
-    let engine = one_worker();
     let (tell, told) = mpsc::channel();
-    let started = Instant::now();
-    for ms in [80, 20, 50, 0, 1] {
-        let tell = tell.clone();
-        let _ = engine
-            .spawn(move || {
-                let before = Instant::now();
-                sleep(Duration::from_millis(ms));
-                assert!(before.elapsed() >= Duration::from_millis(ms));
-                tell.send(ms).unwrap();
+    let asleep = in_coroutine(move || {
+        // From a common start, so that it does not matter how long it takes to begin.
+        let start = Instant::now() + Duration::from_millis(200);
+        let sleepers: Vec<_> = [80, 20, 50, 0, 1]
+            .into_iter()
+            .map(|ms| {
+                let tell = tell.clone();
+                spawn(move || {
+                    let deadline = start + Duration::from_millis(ms);
+                    sleep_until(deadline);
+                    assert!(Instant::now() >= deadline);
+                    tell.send(ms).unwrap();
+                })
+                .unwrap()
             })
-            .unwrap();
-    }
-    let order: Vec<_> = (0..5)
-        .map(|_| told.recv_timeout(PATIENCE).unwrap())
-        .collect();
+            .collect();
+        let before = Instant::now();
+        sleep(Duration::from_millis(30));
+        let asleep = before.elapsed();
+        sleepers.into_iter().for_each(|one| one.join().unwrap());
+        asleep
+    });
+    let order: Vec<_> = told.try_iter().collect();
     assert_eq!(order, [0, 1, 20, 50, 80]);
-    assert!(
-        started.elapsed() < Duration::from_millis(80) * 5,
-        "they sleep side by side"
-    );
+    assert!(asleep >= Duration::from_millis(30));
 }
 
 #[test]
@@ -347,8 +351,10 @@ fn dropping_the_engine_lets_coroutines_finish() {
 #[test]
 fn shutdown_waits_for_the_last_one_and_gives_up_at_its_deadline() {
     let engine = one_worker();
-    let stubborn = engine.spawn(|| sleep(Duration::from_millis(300))).unwrap();
+    let (go, wait) = greenroom::sync::channel::<()>(1);
+    let stubborn = engine.spawn(move || wait.recv().is_err()).unwrap();
     assert!(!engine.shutdown(Duration::from_millis(20)));
+    drop(go);
     assert!(engine.shutdown(PATIENCE));
     stubborn.join().unwrap();
     // Nothing runs there any more, and whoever tries is told.
