@@ -240,6 +240,9 @@ fn obey<R: Talk>(request: &mut R, line: &str) -> Result<bool> {
                 return Err(error.into());
             }
         },
+        ["flood", times] => {
+            (0..times.parse::<u32>()?).try_for_each(|n| request.say(&n.to_string()))?;
+        }
         ["answer-me"] => {
             let answered = request.say("you");
             let kind = answered.as_ref().map_err(io::Error::kind);

@@ -31,12 +31,17 @@ mod scenarios;
 mod serving;
 mod stage;
 
+use std::num::NonZero;
+
 use libtest_mimic::Arguments;
 
 fn main() {
     if let Some(role) = stage::Role::from_environment() {
         return role.play();
     }
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // Trials wait for their servers most of the time.
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    arguments.test_threads.get_or_insert(4 * cores);
     libtest_mimic::run(&arguments, matrix::trials()).exit();
 }

@@ -83,6 +83,7 @@ scenarios! {
         datagrams_of_every_size_arrive_whole,
         an_unnamed_peer_cannot_be_answered,
         a_datagram_peer_that_does_not_read_times_the_reply_out,
+        a_datagram_peer_that_reads_late_gets_every_reply,
     }
     timeouts {
         a_trickle_is_cut_by_the_request_deadline,

@@ -3,7 +3,9 @@
 use std::os::unix::net::UnixDatagram;
 
 use crate::actor::pattern;
+use crate::common::PATIENCE;
 use crate::common::client::named_unix_datagram;
+use crate::common::process::is_asleep;
 use crate::matrix::Combination;
 use crate::serving::Serving;
 use crate::stage::Options;
@@ -95,4 +97,38 @@ pub fn a_datagram_peer_that_does_not_read_times_the_reply_out(cell: Combination)
     serving.tells(&format!("ended 3 {reason}"));
     drop(silent);
     serving.serves();
+}
+
+pub fn a_datagram_peer_that_reads_late_gets_every_reply(cell: Combination) {
+    const REPLIES: u32 = 1000;
+    let serving = Serving::start(cell, Options::default());
+    let path = serving.path().unwrap();
+    for (id, is_connected) in [(1, false), (2, true)] {
+        let peer = named_unix_datagram().unwrap();
+        peer.set_read_timeout(Some(PATIENCE)).unwrap();
+        if is_connected {
+            peer.connect(path).unwrap();
+        }
+        peer.send_to(format!("flood {REPLIES}").as_bytes(), path)
+            .unwrap();
+        serving.tells(&format!("handle {id}"));
+        let server = if cell.is_forking() {
+            serving.child()
+        } else {
+            serving.pid()
+        };
+        serving.waits_for("the handler to find no room", || is_asleep(server));
+        for n in 0..REPLIES {
+            let mut reply = [0; 16];
+            let length = peer.recv(&mut reply).unwrap();
+            assert_eq!(
+                reply[..length],
+                *n.to_string().as_bytes(),
+                "{}",
+                serving.journal()
+            );
+        }
+        serving.tells(&format!("ended {id} completed"));
+        serving.is_idle();
+    }
 }
