@@ -137,7 +137,7 @@ impl Lobby {
                 }
             }
             let mut guests = self.lock();
-            if pool.is_closed() && guests.by_number.is_empty() {
+            if pool.is_over() && guests.by_number.is_empty() {
                 guests.over = true;
                 return;
             }

@@ -176,8 +176,10 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_closed(&self) -> bool {
-        self.lock().closed
+    /// Whether there is no thread any more that could bring a guest to the lobby.
+    fn is_over(&self) -> bool {
+        let state = self.lock();
+        state.closed && state.threads == 0
     }
 
     /// Takes in work, and makes a thread if one more could use it. The work comes back if there is
@@ -217,6 +219,9 @@ impl Pool {
                 state = self.lock();
             } else if state.closed {
                 state.threads -= 1;
+                drop(state);
+                // The lobby stays open until the last of them is gone.
+                self.lobby.look();
                 return;
             } else {
                 state.idle += 1;
