@@ -11,7 +11,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Server, connect, exists, run, socketserver, text};
+use common::{
+    Guarded, PATIENCE, Server, connect, exists, run, socketserver, text, until_listening,
+};
 
 const MODELS: [&str; 5] = ["sequential", "threading", "forking", "pooled", "green"];
 
@@ -329,23 +331,21 @@ fn a_closed_stdout_does_not_keep_it_from_serving() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let endpoint = format!("unix://{}", path.display());
-    let mut child = Command::new("sh")
+    let child = Command::new("sh")
         .args(["-c", "exec \"$0\" upper -l \"$1\" >&- 2>&-"])
         .args([env!("CARGO_BIN_EXE_socketserver"), &endpoint])
         .spawn()
         .unwrap();
-    let end = Instant::now() + PATIENCE;
-    while !exists(&path) {
-        assert!(Instant::now() < end);
-    }
+    let mut child = Guarded(child);
+    until_listening(&path);
     let got = connect(&[&endpoint], b"still here\n");
     assert_eq!(text(&got.stdout), "STILL HERE\n");
-    let _ = Command::new("kill").arg(child.id().to_string()).status();
-    assert_eq!(common::wait(&mut child).code(), Some(0));
+    let _ = Command::new("kill").arg(child.0.id().to_string()).status();
+    assert_eq!(common::wait(&mut child.0).code(), Some(0));
 }
 
 /// A server whose log goes into a pipe that nobody reads, with the reading end still in our hands.
-fn unread_log(path: &std::path::Path, model: &str) -> std::process::Child {
+fn unread_log(path: &std::path::Path, model: &str) -> Guarded {
     let endpoint = format!("unix://{}", path.display());
     let child = socketserver()
         .args(["upper", "-c", model, "-l", &endpoint])
@@ -353,10 +353,8 @@ fn unread_log(path: &std::path::Path, model: &str) -> std::process::Child {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let end = Instant::now() + PATIENCE;
-    while !exists(path) {
-        assert!(Instant::now() < end);
-    }
+    let child = Guarded(child);
+    until_listening(path);
     child
 }
 
@@ -375,10 +373,10 @@ fn a_log_whose_reader_is_gone_does_not_end_the_server() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let mut child = unread_log(&path, model);
-        drop(child.stderr.take());
+        drop(child.0.stderr.take());
         (0..5).for_each(|_| answers(&path));
-        let _ = Command::new("kill").arg(child.id().to_string()).status();
-        assert_eq!(common::wait(&mut child).code(), Some(0), "{model}");
+        let _ = Command::new("kill").arg(child.0.id().to_string()).status();
+        assert_eq!(common::wait(&mut child.0).code(), Some(0), "{model}");
     }
 }
 
@@ -390,8 +388,8 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
         let mut child = unread_log(&path, model);
         // Two lines each, of about a hundred bytes: more than the 64 KiB of a pipe.
         (0..500).for_each(|_| answers(&path));
-        let _ = Command::new("kill").arg(child.id().to_string()).status();
-        assert_eq!(common::wait(&mut child).code(), Some(0), "{model}");
+        let _ = Command::new("kill").arg(child.0.id().to_string()).status();
+        assert_eq!(common::wait(&mut child.0).code(), Some(0), "{model}");
         // What was read late says that there would have been more.
         let mut log = String::new();
         child

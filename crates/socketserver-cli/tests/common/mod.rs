@@ -102,6 +102,26 @@ impl Drop for Server {
     }
 }
 
+/// Killed when the test is done with it or fails.
+pub struct Guarded(pub Child);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until somebody listens at a path. That its file is there is not enough: it appears a
+/// moment before.
+pub fn until_listening(path: &Path) {
+    let end = Instant::now() + PATIENCE;
+    while std::os::unix::net::UnixStream::connect(path).is_err() {
+        assert!(Instant::now() < end, "nobody listens at {}", path.display());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 pub fn wait(child: &mut Child) -> ExitStatus {
     let end = Instant::now() + PATIENCE;
     loop {
