@@ -393,6 +393,7 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
         // What was read late says that there would have been more.
         let mut log = String::new();
         child
+            .0
             .stderr
             .take()
             .unwrap()
