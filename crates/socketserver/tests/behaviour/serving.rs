@@ -49,13 +49,12 @@ impl Serving {
         };
         let mut command = Command::new(std::env::current_exe().unwrap());
         role.assign(&mut command);
-        let mut process = command
+        command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // A group of its own, so that its children are in reach even when it is gone.
-            .process_group(0)
-            .spawn()
-            .unwrap();
+            .process_group(0);
+        let mut process = process::start(&mut command);
         let input = process.stdin.take().unwrap();
         let mut address = String::new();
         BufReader::new(process.stdout.take().unwrap())
@@ -373,7 +372,9 @@ impl Held {
     /// Goes away, and then opens the gate.
     #[track_caller]
     pub fn desert(self) {
+        let quiet = process::nobody_starts();
         drop(self.client);
+        drop(quiet);
         open(&self.gate);
     }
 

@@ -108,8 +108,15 @@ pub fn errand() -> Option<String> {
 
 static STARTING: RwLock<()> = RwLock::new(());
 
-/// While this is held, no companion is started. Until it calls `execve(2)`, a new process has a copy
-/// of every descriptor: what a test closes meanwhile is not closed.
+/// Starts a process.
+#[track_caller]
+pub fn start(command: &mut Command) -> Child {
+    let _starting = STARTING.write().unwrap_or_else(PoisonError::into_inner);
+    command.spawn().unwrap()
+}
+
+/// While this is held, no process is [started](start). Until it calls `execve(2)`, a new process has
+/// a copy of every descriptor: what a test closes meanwhile is not closed.
 pub fn nobody_starts() -> RwLockReadGuard<'static, ()> {
     STARTING.read().unwrap_or_else(PoisonError::into_inner)
 }
@@ -124,15 +131,13 @@ pub struct Companion {
 impl Companion {
     #[track_caller]
     pub fn start(name: &str, errand: &str) -> Self {
-        let starting = STARTING.write().unwrap_or_else(PoisonError::into_inner);
-        let mut process = Command::new(std::env::current_exe().unwrap())
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
             .args([name, "--exact", "--nocapture", "--test-threads=1"])
             .env(COMPANION, errand)
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        drop(starting);
+            .stdout(Stdio::piped());
+        let mut process = start(&mut command);
         let input = process.stdin.take();
         let output = BufReader::new(process.stdout.take().unwrap());
         Self {
