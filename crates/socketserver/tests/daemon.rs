@@ -1,5 +1,6 @@
-//! A daemon binds, so as to fail where somebody sees it, and then forks and serves in the child.
-//! In a program with a main function of its own, as only a process with one thread should fork.
+//! What goes with processes: a daemon binds, so as to fail where somebody sees it, and then forks and
+//! serves in the child; and what a forking server's children inherit, and what they do not. In a
+//! program with a main function of its own, as only a process with one thread should fork.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,7 +14,10 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, WaitOptions, waitpid};
-use socketserver::{Concurrency, Connection, Forking, Sequential, Server, Threading, handler_fn};
+use socketserver::{
+    Concurrency, Connection, Forking, ForkingUnixStreamServer, Sequential, Server, Threading,
+    handler_fn,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -23,7 +27,74 @@ fn main() {
     served_by_a_fork(Forking::new());
     #[cfg(feature = "green")]
     served_by_a_fork(socketserver::Green::new());
+    what_a_watch_owns_is_the_parents();
+    a_child_is_cut_whatever_its_parent_blocks();
     println!("daemon: ok");
+}
+
+/// Connects, before anybody serves, and sends a byte.
+fn knock(path: &std::path::Path) -> UnixStream {
+    let mut client = UnixStream::connect(path).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(b"x").unwrap();
+    client
+}
+
+fn what_a_watch_owns_is_the_parents() {
+    /// Leaves a mark when it is dropped.
+    struct Mark(std::path::PathBuf);
+    impl Drop for Mark {
+        fn drop(&mut self) {
+            std::fs::write(&self.0, "dropped").unwrap();
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (path, mark) = (directory.path().join("s"), directory.path().join("mark"));
+    let handler = handler_fn(|conn: &mut Connection| Ok(conn.write_all(b"y")?));
+    let mut server = ForkingUnixStreamServer::bind(&path, handler).unwrap();
+    let (_other, watched) = UnixStream::pair().unwrap();
+    let owned = Mark(mark.clone());
+    server.watch(watched, move || {
+        let _ = &owned;
+        Ok(())
+    });
+    let mut client = knock(&path);
+    server.handle_request(Some(PATIENCE)).unwrap();
+    // The end of input is the end of the child.
+    client.read_to_end(&mut Vec::new()).unwrap();
+    assert!(
+        !mark.exists(),
+        "a child has dropped what the parent still needs"
+    );
+    drop(server);
+    assert!(mark.exists());
+}
+
+fn a_child_is_cut_whatever_its_parent_blocks() {
+    // As for a descriptor that signals are read from.
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the set is initialised by the call, which cannot fail for a valid pointer.
+    unsafe { libc::sigfillset(set.as_mut_ptr()) };
+    // SAFETY: the set was initialised; a null pointer says that the old mask is not wanted.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    let handler = handler_fn(|conn: &mut Connection| {
+        conn.write_all(b"y")?;
+        std::thread::sleep(2 * PATIENCE);
+        Ok(())
+    });
+    let mut server = ForkingUnixStreamServer::bind(&path, handler).unwrap();
+    let mut client = knock(&path);
+    server.handle_request(Some(PATIENCE)).unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    server.controller().drain(Duration::from_millis(50));
+    server.serve_forever().unwrap();
+    let report = server.controller().drain_report().unwrap();
+    assert_eq!((report.cut, report.abandoned), (1, 0), "{report:?}");
+    // It took the first signal, and not the one that nothing can block, a second later.
+    assert_eq!(server.controller().counters().killed, 1);
+    assert!(report.elapsed < Duration::from_millis(900), "{report:?}");
 }
 
 fn served_by_a_fork<C: Concurrency>(model: C) {
