@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::join::{JoinHandle, detached, packet};
-use crate::stack::{GuardPages, Stacks, install};
+use crate::stack::{GuardPages, Stacks, overflow};
 use crate::stall::{Monitor, OnStall, Stall};
 use crate::worker::{Local, Message, Remote, Spawn, lock};
 
@@ -115,7 +115,7 @@ impl Builder {
     /// # Errors
     /// The system has no room for their threads, descriptors, or address space.
     pub fn build(self) -> io::Result<Engine> {
-        install();
+        overflow::install();
         let cores = || thread::available_parallelism().map_or(1, usize::from);
         let count = self.workers.unwrap_or_else(cores);
         // Rounded up, so that the sum is no less than what was asked for.

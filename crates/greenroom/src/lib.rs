@@ -59,6 +59,7 @@ mod span;
 mod stack;
 mod stall;
 pub mod sync;
+mod table;
 mod task;
 mod time;
 mod timer;

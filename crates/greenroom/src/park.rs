@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::thread::Thread;
 use std::time::Instant;
 
-use crate::worker::{Key, Local, Remote};
+use crate::table::Key;
+use crate::worker::{Local, Remote};
 
 /// How parking ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

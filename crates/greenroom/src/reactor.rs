@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use crate::join::detached;
 use crate::park::{Parked, Unparker, park};
+use crate::table::{Key, Table};
 use crate::worker::{Local, Remote, lock};
 
 /// The epoll data of a worker's own waker.
@@ -66,13 +67,16 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Gives the descriptor to the worker's epoll set.
+    /// Gives the descriptor to the worker's epoll set, unless a worker watches it already.
     fn watch(
         self: &Arc<Self>,
         state: &mut State,
         local: &Local,
         fd: BorrowedFd<'_>,
     ) -> io::Result<()> {
+        if state.watched.is_some() {
+            return Ok(());
+        }
         let token = local.sources.borrow_mut().insert(self);
         if let Err(error) = local.watch(fd, token) {
             local.sources.borrow_mut().remove(token);
@@ -94,6 +98,23 @@ struct State {
     /// A read came back short: nothing more is there until the next report.
     drained: bool,
     waiting: Waiting,
+}
+
+impl State {
+    /// Whether it is ready for this, as far as is known; which is known once only, unless it is for
+    /// good.
+    fn take(&mut self, interest: Interest) -> bool {
+        let ready = self.is_ready(interest);
+        if ready {
+            self.ready &= !interest.bit();
+            self.drained &= interest != Interest::Read;
+        }
+        ready
+    }
+
+    fn is_ready(&self, interest: Interest) -> bool {
+        (self.ready | self.forever) & interest.bit() != 0
+    }
 }
 
 /// Who waits. Nearly always that is one for reading, or one for writing, or one for each, and then
@@ -187,15 +208,10 @@ impl Readiness {
         let own = local.unparker();
         {
             let mut state = lock(&self.source.state);
-            let bit = interest.bit();
-            if (state.ready | state.forever) & bit != 0 {
-                state.ready &= !bit;
-                state.drained &= interest != Interest::Read;
+            if state.take(interest) {
                 return Ok(());
             }
-            if state.watched.is_none() {
-                self.source.watch(&mut state, &local, fd)?;
-            }
+            self.source.watch(&mut state, &local, fd)?;
             state.waiting.add(interest, own.clone());
         }
         loop {
@@ -247,11 +263,8 @@ impl Readiness {
         let source = readiness.source.clone();
         // Under this lock from the look at what is ready to the place in the list.
         let mut state = lock(&source.state);
-        let bit = interest.bit();
-        let ready = (state.ready | state.forever) & bit != 0;
-        state.ready &= !bit;
-        state.drained &= !(ready && interest == Interest::Read);
-        let watched = if ready || state.watched.is_some() {
+        let ready = state.take(interest);
+        let watched = if ready {
             Ok(())
         } else {
             source.watch(&mut state, &local, fd)
@@ -289,7 +302,7 @@ impl Readiness {
         };
         if drained {
             let mut state = lock(&self.source.state);
-            state.drained = state.watched.is_some() && (state.ready | state.forever) & 1 == 0;
+            state.drained = state.watched.is_some() && !state.is_ready(Interest::Read);
         }
         local.count_operation();
     }
@@ -346,51 +359,21 @@ fn wait_in_thread(
 
 /// The descriptors that a worker watches, by token.
 #[derive(Default)]
-pub(crate) struct Sources {
-    places: Vec<Place>,
-    free: Vec<u32>,
-}
-
-struct Place {
-    round: u32,
-    source: Option<Arc<Source>>,
-}
+pub(crate) struct Sources(Table<Arc<Source>>);
 
 impl Sources {
     fn insert(&mut self, source: &Arc<Source>) -> u64 {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place {
-                round: 0,
-                source: None,
-            });
-            u32::try_from(self.places.len() - 1).expect("fewer descriptors than 2^32")
-        });
-        let place = &mut self.places[index as usize];
-        place.source = Some(source.clone());
-        token(index, place.round)
+        self.0.insert(source.clone()).pack()
     }
 
     pub(crate) fn remove(&mut self, token: u64) {
-        let (index, round) = split(token);
-        if let Some(place) = self.places.get_mut(index as usize)
-            && place.round == round
-            && place.source.take().is_some()
-        {
-            // One less than the highest, so that no token is ever that of the waker.
-            place.round = (round + 1) % u32::MAX;
-            self.free.push(index);
-        }
+        self.0.remove(Key::unpack(token));
     }
 
     /// Takes in a report, and unparks who waits for it.
     pub(crate) fn deliver(&self, token: u64, flags: epoll::EventFlags) {
         use epoll::EventFlags;
-        let (index, round) = split(token);
-        let place = self.places.get(index as usize);
-        let Some(source) = place
-            .filter(|place| place.round == round)
-            .and_then(|place| place.source.as_ref())
-        else {
+        let Some(source) = self.0.get(Key::unpack(token)) else {
             return;
         };
         let mut state = lock(&source.state);
@@ -422,7 +405,7 @@ impl Sources {
     /// Everybody who waits for one of them.
     pub(crate) fn waiting(&self) -> Vec<Unparker> {
         let mut all = Vec::new();
-        for source in self.places.iter().filter_map(|place| place.source.as_ref()) {
+        for source in self.0.iter() {
             let state = lock(&source.state);
             all.extend(state.waiting.iter().cloned());
         }
@@ -431,25 +414,15 @@ impl Sources {
 
     /// The worker ends: whoever still has one of them may find another worker for it.
     pub(crate) fn abandon(&mut self) {
-        for place in self.places.drain(..) {
-            if let Some(source) = place.source {
-                let mut state = lock(&source.state);
-                state.watched = None;
-                let waiting = std::mem::take(&mut state.waiting);
-                drop(state);
-                waiting.iter().for_each(Unparker::unpark);
-            }
+        let all = std::mem::take(&mut self.0);
+        for source in all.iter() {
+            let mut state = lock(&source.state);
+            state.watched = None;
+            let waiting = std::mem::take(&mut state.waiting);
+            drop(state);
+            waiting.iter().for_each(Unparker::unpark);
         }
     }
-}
-
-fn token(index: u32, round: u32) -> u64 {
-    u64::from(round) << 32 | u64::from(index)
-}
-
-fn split(token: u64) -> (u32, u32) {
-    let half = |value: u64| u32::try_from(value & u64::from(u32::MAX)).unwrap_or(u32::MAX);
-    (half(token), half(token >> 32))
 }
 
 fn timed_out() -> io::Error {
@@ -488,7 +461,7 @@ mod tests {
         sources.deliver(second, epoll::EventFlags::IN);
         assert_eq!(lock(&two.state).ready, Interest::Read.bit());
         sources.remove(first);
-        assert!(sources.places[0].source.is_some());
+        assert!(sources.0.iter().next().is_some());
     }
 
     #[test]

@@ -1,5 +1,4 @@
-//! The coroutines of one worker: a table of them, their states, and the switch into one and out
-//! of it.
+//! A coroutine: its state, and the switch into it and out of it.
 
 #![allow(unsafe_code)]
 
@@ -12,13 +11,6 @@ use std::time::Instant;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 use crate::stack::SlabStack;
-
-/// Names a coroutine of a worker. Its place may be used again later, under another round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key {
-    pub(crate) index: u32,
-    round: u32,
-}
 
 /// What a coroutine runs: it comes back as a value whatever happens, so it never unwinds.
 pub(crate) type Body = Box<dyn FnOnce()>;
@@ -120,87 +112,5 @@ impl Task {
             timer: None,
             streak: 0,
         }
-    }
-}
-
-/// The coroutines of a worker, by key.
-#[derive(Default)]
-pub(crate) struct Tasks {
-    places: Vec<Place>,
-    free: Vec<u32>,
-}
-
-struct Place {
-    round: u32,
-    task: Option<Task>,
-}
-
-impl Tasks {
-    pub(crate) fn insert(&mut self, task: Task) -> Key {
-        if let Some(index) = self.free.pop() {
-            let place = &mut self.places[index as usize];
-            place.task = Some(task);
-            return Key {
-                index,
-                round: place.round,
-            };
-        }
-        let index = u32::try_from(self.places.len()).expect("fewer coroutines than 2^32");
-        self.places.push(Place {
-            round: 0,
-            task: Some(task),
-        });
-        Key { index, round: 0 }
-    }
-
-    /// The coroutine, if it has not ended.
-    pub(crate) fn get(&mut self, key: Key) -> Option<&mut Task> {
-        let place = self.places.get_mut(key.index as usize)?;
-        place.task.as_mut().filter(|_| place.round == key.round)
-    }
-
-    /// The coroutine that has this place now.
-    pub(crate) fn at(&mut self, index: u32) -> Option<(Key, &mut Task)> {
-        let place = self.places.get_mut(index as usize)?;
-        let round = place.round;
-        place.task.as_mut().map(|task| (Key { index, round }, task))
-    }
-
-    pub(crate) fn remove(&mut self, key: Key) -> Option<Task> {
-        let place = self.places.get_mut(key.index as usize)?;
-        if place.round != key.round {
-            return None;
-        }
-        let task = place.task.take()?;
-        place.round = place.round.wrapping_add(1);
-        self.free.push(key.index);
-        Some(task)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.places.len() - self.free.len()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn task() -> Task {
-        Task::new("test".into(), Box::new(|| ()), false)
-    }
-
-    #[test]
-    fn a_key_is_void_once_its_coroutine_has_ended() {
-        let mut tasks = Tasks::default();
-        let first = tasks.insert(task());
-        assert!(tasks.get(first).is_some());
-        assert!(tasks.remove(first).is_some());
-        let second = tasks.insert(task());
-        assert_eq!(first.index, second.index, "the place is used again");
-        assert!(tasks.get(first).is_none());
-        assert!(tasks.remove(first).is_none());
-        assert_eq!(tasks.len(), 1);
-        assert!(tasks.get(second).is_some());
     }
 }

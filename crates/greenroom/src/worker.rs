@@ -19,12 +19,11 @@ use crate::inbox::Inbox;
 use crate::join::drop_quietly;
 use crate::park::{Parked, Unparker};
 use crate::reactor::{Sources, WAKER};
-use crate::stack::{Running, Stacks};
+use crate::stack::{Stacks, overflow};
 use crate::stall::Monitor;
-use crate::task::{Body, Fiber, State, Task, Tasks, suspend};
+use crate::table::{Key, Table};
+use crate::task::{Body, Fiber, State, Task, suspend};
 use crate::timer::Timers;
-
-pub(crate) use crate::task::Key;
 
 /// Socket operations that a coroutine may complete in a row before it gives way to others. A peer
 /// that is always ready must not keep the worker to itself.
@@ -152,7 +151,7 @@ impl Remote {
 pub(crate) struct Local {
     pub(crate) remote: Arc<Remote>,
     pub(crate) sources: RefCell<Sources>,
-    tasks: RefCell<Tasks>,
+    tasks: RefCell<Table<Task>>,
     ready: RefCell<VecDeque<Key>>,
     timers: RefCell<Timers>,
     stacks: RefCell<Stacks>,
@@ -198,6 +197,7 @@ impl Local {
             cancelled: Cell::new(false),
             stopping: Cell::new(false),
         });
+        overflow::guard(local.stacks.borrow().layout());
         LOCAL.set(Some(local.clone()));
         local.work(monitor);
         local.sources.borrow_mut().abandon();
@@ -336,7 +336,7 @@ impl Local {
     }
 
     fn resume(&self, key: Key) {
-        let taken = self.tasks.borrow_mut().get(key).map(|task| {
+        let taken = self.tasks.borrow_mut().get_mut(key).map(|task| {
             let name: *const str = &*task.name;
             (std::mem::replace(&mut task.state, State::Running), name)
         });
@@ -348,8 +348,7 @@ impl Local {
             },
             Some((State::Running, _)) | None => return,
         };
-        let layout = self.stacks.borrow().layout();
-        Running::set(Some(Running { layout, name }));
+        overflow::set_running(Some(name));
         self.current.set(Some(key));
         let switches = &self.remote.switches;
         // Counted by this thread only, so there is nothing to compete with.
@@ -358,14 +357,14 @@ impl Local {
         let ended = fiber.resume();
         self.remote.running.store(0, Ordering::Release);
         self.current.set(None);
-        Running::set(None);
+        overflow::set_running(None);
         if ended {
             self.stacks.borrow_mut().recycle(fiber.into_stack());
             self.on_stacks.set(self.on_stacks.get() - 1);
             self.bury(key);
             let next = self.postponed.borrow_mut().pop_front();
             self.ready.borrow_mut().extend(next);
-        } else if let Some(task) = self.tasks.borrow_mut().get(key) {
+        } else if let Some(task) = self.tasks.borrow_mut().get_mut(key) {
             task.state = State::Suspended(fiber);
         }
     }
@@ -374,7 +373,7 @@ impl Local {
     fn begin(&self, key: Key, body: Body) -> Option<Fiber> {
         let stack = self.stacks.borrow_mut().take();
         if let Ok(stack) = stack {
-            if let Some(task) = self.tasks.borrow_mut().get(key) {
+            if let Some(task) = self.tasks.borrow_mut().get_mut(key) {
                 task.deadline = None;
                 task.unparked = false;
                 if !std::mem::replace(&mut task.reserved, true) {
@@ -396,7 +395,7 @@ impl Local {
             self.bury(key);
             return None;
         }
-        if let Some(task) = self.tasks.borrow_mut().get(key) {
+        if let Some(task) = self.tasks.borrow_mut().get_mut(key) {
             task.state = State::Dormant(body);
             self.postponed.borrow_mut().push_back(key);
         }
@@ -434,7 +433,7 @@ impl Local {
         let key = self.key();
         {
             let mut tasks = self.tasks.borrow_mut();
-            let task = tasks.get(key).expect("it is running");
+            let task = tasks.get_mut(key).expect("it is running");
             if std::mem::take(&mut task.unparked) {
                 return Parked::Unparked;
             }
@@ -457,7 +456,7 @@ impl Local {
         }
         switch_out();
         let mut tasks = self.tasks.borrow_mut();
-        let task = tasks.get(key).expect("it is running");
+        let task = tasks.get_mut(key).expect("it is running");
         task.deadline = None;
         if std::mem::take(&mut task.unparked) {
             Parked::Unparked
@@ -472,7 +471,7 @@ impl Local {
             return;
         }
         let key = self.key();
-        if let Some(task) = self.tasks.borrow_mut().get(key) {
+        if let Some(task) = self.tasks.borrow_mut().get_mut(key) {
             task.streak = 0;
         }
         self.ready.borrow_mut().push_back(key);
@@ -482,7 +481,7 @@ impl Local {
     /// The coroutine that is running has completed an operation without waiting.
     pub(crate) fn count_operation(&self) {
         let key = self.key();
-        let exhausted = self.tasks.borrow_mut().get(key).is_some_and(|task| {
+        let exhausted = self.tasks.borrow_mut().get_mut(key).is_some_and(|task| {
             task.streak += 1;
             task.streak >= STREAK
         });
@@ -493,7 +492,9 @@ impl Local {
 
     fn unpark(&self, key: Key) {
         let mut tasks = self.tasks.borrow_mut();
-        let Some(task) = tasks.get(key) else { return };
+        let Some(task) = tasks.get_mut(key) else {
+            return;
+        };
         task.unparked = true;
         if std::mem::take(&mut task.parked) {
             let wakes = &self.remote.wakes;

@@ -1,9 +1,8 @@
 //! Stacks for coroutines: where they come from, what guards them, what an overflow says.
 
-mod overflow;
+pub(crate) mod overflow;
 mod slab;
 
-pub(crate) use overflow::{Running, install};
 pub(crate) use slab::{SlabStack, Stacks};
 
 /// How the end of each stack is guarded, so that an overflow is caught and never overwrites

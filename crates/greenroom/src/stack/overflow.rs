@@ -10,25 +10,22 @@ use std::sync::OnceLock;
 
 use super::slab::Layout;
 
-/// What this thread is running, for a signal handler to look at.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Running {
-    pub(crate) layout: Layout,
-    /// The coroutine's name, alive for as long as it runs.
-    pub(crate) name: *const str,
-}
-
 thread_local! {
-    // Without a destructor and with a constant initialiser: access is a plain load, as a signal
+    // Without destructors and with constant initialisers: access is a plain load, as a signal
     // handler needs it to be.
-    static RUNNING: Cell<Option<Running>> = const { Cell::new(None) };
+    static LAYOUT: Cell<Option<Layout>> = const { Cell::new(None) };
+    /// The name of the coroutine that runs on this thread, alive for as long as it runs.
+    static RUNNING: Cell<Option<*const str>> = const { Cell::new(None) };
 }
 
-impl Running {
-    /// Says what runs on this thread from now on.
-    pub(crate) fn set(running: Option<Self>) {
-        RUNNING.set(running);
-    }
+/// Says where the guards of this thread's stacks are.
+pub(crate) fn guard(layout: Layout) {
+    LAYOUT.set(Some(layout));
+}
+
+/// Says what runs on this thread from now on.
+pub(crate) fn set_running(name: Option<*const str>) {
+    RUNNING.set(name);
 }
 
 /// Catches SIGSEGV, once for the process. What is not an overflow of a coroutine is left to the
@@ -58,10 +55,12 @@ extern "C" fn on_segv(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
     let info_ref = unsafe { &*info };
     // SAFETY: for SIGSEGV it carries an address.
     let address = unsafe { info_ref.si_addr() }.addr();
-    if let Some(running) = RUNNING.get().filter(|r| r.layout.is_guard(address)) {
+    if let (Some(layout), Some(name)) = (LAYOUT.get(), RUNNING.get())
+        && layout.is_guard(address)
+    {
         // SAFETY: the name belongs to the coroutine that runs on this thread right now, which this
         // handler interrupts; it is freed only after the coroutine has ended.
-        report(unsafe { &*running.name }, running.layout.stack_size());
+        report(unsafe { &*name }, layout.stack_size());
         // SAFETY: abort is async-signal-safe.
         unsafe { libc::abort() };
     }
