@@ -51,6 +51,7 @@ mod engine;
 mod inbox;
 mod join;
 pub mod net;
+mod outbox;
 mod park;
 mod primitives;
 mod reactor;

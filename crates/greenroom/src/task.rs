@@ -88,6 +88,8 @@ pub(crate) struct Task {
     /// Where it stands in the timer list. Kept when the deadline moves back, and moved only once it
     /// comes up: most deadlines are never reached.
     pub(crate) timer: Option<Instant>,
+    /// What came of the datagram that it has left to its worker to send.
+    pub(crate) sent: Option<rustix::io::Result<()>>,
     /// Socket operations since it last gave way to others.
     pub(crate) streak: u32,
 }
@@ -110,6 +112,7 @@ impl Task {
             unparked: false,
             deadline: None,
             timer: None,
+            sent: None,
             streak: 0,
         }
     }

@@ -14,9 +14,11 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
+use rustix::net::SocketAddrAny;
 
 use crate::inbox::Inbox;
 use crate::join::drop_quietly;
+use crate::outbox::Outbox;
 use crate::park::{Parked, Unparker};
 use crate::reactor::{Sources, WAKER};
 use crate::stack::{Stacks, overflow};
@@ -155,6 +157,7 @@ pub(crate) struct Local {
     ready: RefCell<VecDeque<Key>>,
     timers: RefCell<Timers>,
     stacks: RefCell<Stacks>,
+    outbox: RefCell<Outbox>,
     /// Coroutines that found no stack: they begin when others end.
     postponed: RefCell<VecDeque<Key>>,
     /// Coroutines that have begun and not ended.
@@ -191,6 +194,7 @@ impl Local {
             ready: RefCell::default(),
             timers: RefCell::default(),
             stacks: RefCell::new(stacks),
+            outbox: RefCell::default(),
             postponed: RefCell::default(),
             on_stacks: Cell::new(0),
             current: Cell::new(None),
@@ -220,6 +224,7 @@ impl Local {
                     self.resume(key);
                 }
             }
+            self.send_packets();
             if self.stopping.get() && self.is_empty() && self.remote.inbox.close() {
                 return;
             }
@@ -488,6 +493,53 @@ impl Local {
         if exhausted {
             self.yield_now();
         }
+    }
+
+    /// Whether a datagram may wait for the end of this turn, and is likely to find company there.
+    pub(crate) fn may_send_later(&self, bytes: &[u8]) -> bool {
+        let outbox = self.outbox.borrow();
+        let company = !outbox.is_empty() || !self.ready.borrow().is_empty();
+        // Whoever panics cannot wait.
+        company && outbox.has_room_for(bytes) && !std::thread::panicking()
+    }
+
+    /// Leaves a datagram of the coroutine that is running to the end of this turn, and waits for it.
+    pub(crate) fn send_later(
+        &self,
+        socket: &Arc<OwnedFd>,
+        bytes: &[u8],
+        to: SocketAddrAny,
+    ) -> rustix::io::Result<()> {
+        let sender = self.key();
+        self.outbox.borrow_mut().push(socket, bytes, to, sender);
+        loop {
+            let sent = self
+                .tasks
+                .borrow_mut()
+                .get_mut(sender)
+                .and_then(|task| task.sent.take());
+            if let Some(sent) = sent {
+                return sent;
+            }
+            // Without a deadline, as the end of the turn always comes.
+            self.park(None);
+        }
+    }
+
+    /// Sends what coroutines have left to the end of the turn.
+    fn send_packets(&self) {
+        if self.outbox.borrow().is_empty() {
+            return;
+        }
+        let mut outbox = self.outbox.take();
+        outbox.send_all(|sender, sent| {
+            if let Some(task) = self.tasks.borrow_mut().get_mut(sender) {
+                task.sent = Some(sent);
+            }
+            self.unpark(sender);
+        });
+        // Its memory is used again.
+        self.outbox.replace(outbox);
     }
 
     fn unpark(&self, key: Key) {

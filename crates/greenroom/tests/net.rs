@@ -4,11 +4,14 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::AsFd;
-use std::sync::mpsc;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use greenroom::net::{TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixStream};
+use greenroom::net::{
+    TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixStream, send_together,
+};
 use greenroom::{Engine, Interest, Readiness, spawn};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -426,4 +429,82 @@ fn a_connection_between_messages_holds_no_stack() {
     assert!(engine.shutdown(PATIENCE));
     let errors: Vec<_> = told.try_iter().map(|end| end.unwrap_err().kind()).collect();
     assert_eq!(errors, [ErrorKind::ConnectionAborted; 25]);
+}
+
+#[test]
+fn datagrams_sent_together_arrive_once_and_fail_each_by_itself() {
+    let engine = Engine::builder().workers(1).build().unwrap();
+    let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    let good = receiver.local_addr().unwrap();
+    let socket: Arc<OwnedFd> = Arc::new(std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into());
+    let failed = Arc::new(AtomicUsize::new(0));
+    let start = || {
+        let (socket, failed) = (socket.clone(), failed.clone());
+        move |n: u32| {
+            for round in 0..10_u32 {
+                // Port 0 is nobody's, and 100,000 bytes are more than a datagram can carry.
+                let (bytes, to) = match n % 8 {
+                    0 => (vec![0; 4], "127.0.0.1:0".parse().unwrap()),
+                    1 => (vec![0; 100_000], good),
+                    _ => ((n * 10 + round).to_ne_bytes().to_vec(), good),
+                };
+                if send_together(&socket, &bytes, to).is_err() {
+                    failed.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    };
+    for n in 0..16_u32 {
+        let run = start();
+        let _ = engine.spawn(move || run(n)).unwrap();
+    }
+    let mut seen: Vec<u32> = (0..120)
+        .map(|_| {
+            let mut bytes = [0; 4];
+            assert_eq!(receiver.recv(&mut bytes).unwrap(), 4);
+            u32::from_ne_bytes(bytes)
+        })
+        .collect();
+    assert!(engine.shutdown(PATIENCE));
+    assert_eq!(failed.load(Ordering::Relaxed), 40);
+    seen.sort_unstable();
+    let expected = (0..160).filter(|n| n / 10 % 8 > 1);
+    assert!(seen.into_iter().eq(expected));
+    // Outside of the engine, it is sent at once.
+    send_together(&socket, b"last", good).unwrap();
+    assert_eq!(receiver.recv(&mut [0; 9]).unwrap(), 4);
+}
+
+#[test]
+fn a_datagram_can_be_sent_by_a_coroutine_that_panics() {
+    struct Farewell(Arc<OwnedFd>, std::net::SocketAddr);
+    impl Drop for Farewell {
+        fn drop(&mut self) {
+            send_together(&self.0, b"bye", self.1).unwrap();
+        }
+    }
+    let engine = Engine::builder().workers(1).build().unwrap();
+    let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    let to = receiver.local_addr().unwrap();
+    let socket: Arc<OwnedFd> = Arc::new(receiver.try_clone().unwrap().into());
+    let panicking: Vec<_> = (0..20)
+        .map(|_| {
+            let farewell = Farewell(socket.clone(), to);
+            let run = move || {
+                let _farewell = farewell;
+                panic!("on purpose");
+            };
+            engine.spawn(run).unwrap()
+        })
+        .collect();
+    for _ in &panicking {
+        assert_eq!(receiver.recv(&mut [0; 9]).unwrap(), 3);
+    }
+    assert!(
+        panicking
+            .into_iter()
+            .all(|panicking| panicking.join().is_err())
+    );
 }

@@ -132,12 +132,16 @@ impl Datagram {
             },
             0,
         )?;
-        let mut flags = SendFlags::NOSIGNAL;
-        flags.set(SendFlags::DONTWAIT, self.parker.is_some());
         loop {
-            match rustix::net::sendto(&*self.socket, bytes, flags, to) {
-                Ok(n) => {
-                    self.sent.fetch_add(n as u64, Ordering::Relaxed);
+            let sent = match &self.parker {
+                Some(parker) => parker.send_packet(&self.socket, bytes, to),
+                None => {
+                    rustix::net::sendto(&*self.socket, bytes, SendFlags::NOSIGNAL, to).map(drop)
+                }
+            };
+            match sent {
+                Ok(()) => {
+                    self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     return Ok(());
                 }
                 Err(Errno::INTR) => wait.expired(0)?,

@@ -8,8 +8,11 @@
 
 use std::any::Any;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
+
+use rustix::net::{SendFlags, SocketAddrAny};
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +58,29 @@ pub trait Park: Send + Sync {
     }
 }
 
+pub(crate) fn send_packet(
+    socket: &OwnedFd,
+    bytes: &[u8],
+    to: &SocketAddrAny,
+) -> rustix::io::Result<()> {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    rustix::net::sendto(socket, bytes, flags, to).map(drop)
+}
+
 /// Makes the [`Park`] of each descriptor; a concurrency model that has one is not parked by the
 /// kernel.
 pub trait Parker: Send + Sync {
     /// Begins to watch a descriptor, which has been made non-blocking.
     fn attach(&self, fd: BorrowedFd<'_>) -> io::Result<Box<dyn Park>>;
+
+    /// Sends a datagram without waiting for room. A model that serves many at once may send what
+    /// they have to say together.
+    fn send_packet(
+        &self,
+        socket: &Arc<OwnedFd>,
+        bytes: &[u8],
+        to: &SocketAddrAny,
+    ) -> rustix::io::Result<()> {
+        send_packet(socket, bytes, to)
+    }
 }

@@ -87,5 +87,5 @@ mod udp;
 mod unix;
 
 pub use tcp::{TcpListener, TcpStream};
-pub use udp::UdpSocket;
+pub use udp::{UdpSocket, send_together};
 pub use unix::{UnixDatagram, UnixListener, UnixStream};

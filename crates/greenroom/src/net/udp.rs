@@ -2,10 +2,16 @@
 
 use std::io;
 use std::net::{self, SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustix::io::Errno;
 
 use super::socket::Socket;
 use crate::Interest;
+use crate::outbox::FLAGS;
+use crate::worker::Local;
 
 /// A UDP socket.
 #[derive(Debug)]
@@ -73,3 +79,26 @@ impl UdpSocket {
 }
 
 socket!(UdpSocket, net::UdpSocket);
+
+/// Sends a datagram, without waiting for room. If other coroutines of this worker are about to run,
+/// it waits for them: what they send in this way at the same time goes out with one system call,
+/// `sendmmsg(2)`.
+///
+/// For the replies of a server whose socket is shared by many coroutines.
+///
+/// # Errors
+/// Those of `sendto(2)` for this datagram, [`io::ErrorKind::WouldBlock`] among them.
+pub fn send_together(socket: &Arc<OwnedFd>, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
+    match Local::in_coroutine() {
+        Some(local) if local.may_send_later(bytes) => {
+            Ok(local.send_later(socket, bytes, to.into())?)
+        }
+        _ => loop {
+            match rustix::net::sendto(&**socket, bytes, FLAGS, &to) {
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        },
+    }
+}

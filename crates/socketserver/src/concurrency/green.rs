@@ -3,17 +3,20 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use greenroom::{Engine, Readiness};
+use rustix::io::Errno;
+use rustix::net::SocketAddrAny;
 
 use super::{AtLimit, Concurrency, Dispatch};
 use crate::RequestInfo;
 use crate::ServeError;
 use crate::event::Event;
-use crate::park::{Interest, Park, Parker};
+use crate::park::{Interest, Park, Parker, send_packet};
 use crate::server::{ChildSource, Controller, Pause, Task};
 
 /// Serves each request in a coroutine, on a few threads.
@@ -203,6 +206,19 @@ struct Watching;
 impl Parker for Watching {
     fn attach(&self, _: BorrowedFd<'_>) -> io::Result<Box<dyn Park>> {
         Ok(Box::new(Readiness::new()))
+    }
+
+    fn send_packet(
+        &self,
+        socket: &Arc<OwnedFd>,
+        bytes: &[u8],
+        to: &SocketAddrAny,
+    ) -> rustix::io::Result<()> {
+        match SocketAddr::try_from(to.clone()) {
+            Ok(to) => greenroom::net::send_together(socket, bytes, to)
+                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+            Err(_) => send_packet(socket, bytes, to),
+        }
     }
 }
 

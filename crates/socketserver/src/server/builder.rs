@@ -20,9 +20,6 @@ use crate::transport::{
 };
 use crate::{BindError, RequestHandler, Result, Timeouts};
 
-/// The longest datagram there is over IP, header included.
-const MAX_PACKET: usize = 65_535;
-
 /// Options of a server that is about to be made; see [`Server::builder`].
 ///
 /// Hooks run on the serving thread, except `handle_error` and `on_event`, which run wherever the
@@ -33,7 +30,6 @@ pub struct Builder<T: Transport, C> {
     timeouts: Timeouts,
     options: SocketOptions,
     nodelay: bool,
-    max_packet_size: usize,
     block_on_close: Option<Duration>,
     hooks: Hooks<T::Request>,
     handle_error: Option<HandleError>,
@@ -48,7 +44,6 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             timeouts: T::default_timeouts(),
             options: SocketOptions::default(),
             nodelay: true,
-            max_packet_size: MAX_PACKET,
             block_on_close: Some(DEFAULT_DRAIN),
             hooks: Hooks {
                 verify_request: None,
@@ -244,14 +239,8 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             server,
             timeouts: self.timeouts,
             nodelay: self.nodelay,
-            buffer: vec![
-                0;
-                if T::IS_DATAGRAM {
-                    self.max_packet_size
-                } else {
-                    0
-                }
-            ],
+            room: 1,
+            emptied: false,
         };
         Ok(Server {
             shared,
@@ -341,7 +330,7 @@ impl<T: DatagramTransport, C: Concurrency> Builder<T, C> {
     /// the beginning is kept, and [marked](crate::Datagram::is_truncated).
     #[must_use]
     pub fn max_packet_size(mut self, bytes: usize) -> Self {
-        self.max_packet_size = bytes;
+        self.options.max_packet_size = bytes;
         self
     }
 }

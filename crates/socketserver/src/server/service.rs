@@ -277,19 +277,23 @@ where
             }
         }
         for index in 0..self.gates.len() {
-            if !std::mem::take(&mut self.gates[index].ready) {
+            let gate = &mut self.gates[index];
+            if !std::mem::take(&mut gate.ready) && !T::has_received(&gate.listener) {
                 continue;
             }
+            self.intake.emptied = false;
             // A handler that the loop runs itself may have asked for a stop: look around after each.
             for _ in 0..if C::IS_INLINE { 1 } else { BUDGET } {
                 let one = matches!(self.progress.until, Until::OneRequest(_)) && taken > 0;
                 if one || self.progress.pending.is_some() || self.must_wait() {
                     return Ok(Accepted::Some(taken));
                 }
-                let has_room = self.has_room();
+                let room = self.room();
+                self.intake.room = self.want(room);
+                let has_room = room > 0;
                 let gate = &mut self.gates[index];
                 gate.empty = false;
-                let request = match T::get_request(&gate.listener, &mut self.intake) {
+                let request = match T::get_request(&mut gate.listener, &mut self.intake) {
                     Ok(request) => request,
                     Err(errno) => match self.accept_failed(index, errno, now)? {
                         Class::Retry => continue,
@@ -337,10 +341,16 @@ where
                 gate.armed = true;
             }
         }
-        Ok(paused)
+        // What has left the kernel already is reported by nobody.
+        let waiting = self
+            .gates
+            .iter()
+            .any(|gate| T::has_received(&gate.listener));
+        Ok(if open && waiting { Some(now) } else { paused })
     }
 
-    fn has_room(&self) -> bool {
+    /// How many more requests may be served at once.
+    fn room(&self) -> usize {
         let live = self.shared.live();
         // Read after the other: one that resumes in between is counted rather than left out.
         let elsewhere = if self.concurrency.counts_pauses() {
@@ -348,7 +358,24 @@ where
         } else {
             self.shared.paused()
         };
-        live.saturating_sub(elsewhere) < self.concurrency.limit().0
+        let here = live.saturating_sub(elsewhere);
+        self.concurrency.limit().0.saturating_sub(here)
+    }
+
+    fn has_room(&self) -> bool {
+        self.room() > 0
+    }
+
+    /// How many requests may be taken from the kernel at once: as many as can be handed on now, as
+    /// others may share the socket, and could have served the rest.
+    fn want(&self, room: usize) -> usize {
+        if C::IS_INLINE || matches!(self.progress.until, Until::OneRequest(_)) {
+            1
+        } else if self.concurrency.limit().1 == AtLimit::Reject {
+            usize::MAX
+        } else {
+            room
+        }
     }
 
     /// Whether the next request has to wait for another one to end. If so, that end wakes the loop.
@@ -399,7 +426,8 @@ where
 
     /// Refuses one request that waits at a gate; `false` if none does.
     pub(super) fn refuse_next(&mut self, gate: usize) -> bool {
-        let Ok(request) = T::get_request(&self.gates[gate].listener, &mut self.intake) else {
+        self.intake.emptied = false;
+        let Ok(request) = T::get_request(&mut self.gates[gate].listener, &mut self.intake) else {
             return false;
         };
         let address = self.gates[gate].address.clone();

@@ -62,9 +62,16 @@ pub trait Transport: sealed::Sealed + Sized + Send + Sync + 'static {
 
     #[doc(hidden)]
     fn get_request(
-        listener: &Self::Listener,
+        listener: &mut Self::Listener,
         intake: &mut Intake,
     ) -> rustix::io::Result<Self::Request>;
+
+    /// Whether a request has left the kernel already, and waits to be got.
+    #[doc(hidden)]
+    fn has_received(listener: &Self::Listener) -> bool {
+        let _ = listener;
+        false
+    }
 }
 
 mod sealed {
@@ -115,6 +122,9 @@ pub enum DualStack {
     Disabled,
 }
 
+/// The longest datagram there is over IP, header included.
+const MAX_PACKET: usize = 65_535;
+
 /// The options of a listening socket, for all transports; the builder shows to each what applies.
 #[doc(hidden)]
 #[derive(Clone, Debug)]
@@ -125,6 +135,8 @@ pub struct SocketOptions {
     pub(crate) backlog: i32,
     pub(crate) mode: u32,
     pub(crate) write_timeout: Option<std::time::Duration>,
+    /// For datagrams: the longest one that is wanted.
+    pub(crate) max_packet_size: usize,
 }
 
 impl Default for SocketOptions {
@@ -137,6 +149,7 @@ impl Default for SocketOptions {
             backlog: i32::MAX,
             mode: 0o600,
             write_timeout: None,
+            max_packet_size: MAX_PACKET,
         }
     }
 }
@@ -147,8 +160,11 @@ pub struct Intake {
     pub(crate) server: Controller,
     pub(crate) timeouts: Timeouts,
     pub(crate) nodelay: bool,
-    /// For datagrams: as long as the longest one that is wanted.
-    pub(crate) buffer: Vec<u8>,
+    /// How many requests may be taken from the kernel at once.
+    pub(crate) room: usize,
+    /// Nothing more was there when datagrams were received in this turn. What has come since is
+    /// reported anew, as listeners are watched level-triggered.
+    pub(crate) emptied: bool,
     pub(crate) parker: Option<std::sync::Arc<dyn Parker>>,
 }
 

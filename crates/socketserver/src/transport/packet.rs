@@ -4,9 +4,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use packet_batch::Batch;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, RecvFlags, SocketType, recvfrom};
+use rustix::net::{AddressFamily, SocketType};
 
 use super::unix_path::PathGuard;
 use super::{Intake, SocketOptions, stream};
@@ -22,9 +23,15 @@ pub struct PacketSocket {
     // Before the socket: while it is open, nobody takes the file for a stale one.
     path: Option<PathGuard>,
     fd: Arc<OwnedFd>,
+    /// Received together, and handed out one by one.
+    batch: Batch,
 }
 
 impl PacketSocket {
+    pub(super) fn has_received(&self) -> bool {
+        !self.batch.is_empty()
+    }
+
     /// Makes this process the one that cleans up.
     pub(super) fn take_over(&self) {
         if let Some(path) = &self.path {
@@ -55,6 +62,7 @@ pub(super) fn activate(
     Ok(PacketSocket {
         fd: Arc::new(fd),
         path,
+        batch: Batch::new(options.max_packet_size),
     })
 }
 
@@ -72,25 +80,27 @@ pub(super) fn adopt(
     })
 }
 
-/// Receives one datagram.
+/// The next datagram. When none is at hand, as many as there is room for are received together.
 pub(super) fn get_request(
-    socket: &PacketSocket,
+    socket: &mut PacketSocket,
     intake: &mut Intake,
 ) -> rustix::io::Result<Datagram> {
-    // With MSG_TRUNC the kernel reports the datagram's full length, even if it did not fit.
-    let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
-    let (kept, full_len, from) = recvfrom(&socket.fd, intake.buffer.as_mut_slice(), flags)?;
-    let id = intake.server.0.next_id();
-    let packet = (&intake.buffer[..kept], full_len);
-    let server = intake.server.clone();
-    let write_timeout = intake.timeouts.write;
+    let PacketSocket { fd, batch, .. } = socket;
+    if batch.is_empty() {
+        if intake.emptied {
+            return Err(Errno::AGAIN);
+        }
+        batch.receive(&*fd, intake.room)?;
+        intake.emptied = batch.has_emptied_socket();
+    }
+    let packet = batch.next().ok_or(Errno::AGAIN)?;
     Ok(Datagram::new(
-        packet,
-        from,
-        socket.fd.clone(),
-        server,
-        id,
-        write_timeout,
+        (packet.bytes, packet.full_len),
+        packet.from,
+        fd.clone(),
+        intake.server.clone(),
+        intake.server.0.next_id(),
+        intake.timeouts.write,
         intake.parker.clone(),
     ))
 }

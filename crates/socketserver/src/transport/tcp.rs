@@ -40,7 +40,7 @@ impl Transport for Tcp {
     }
 
     fn get_request(
-        listener: &StreamListener,
+        listener: &mut StreamListener,
         intake: &mut Intake,
     ) -> rustix::io::Result<Connection> {
         stream::get_request(listener, intake)

@@ -46,8 +46,12 @@ impl Transport for UnixDatagram {
         listener.take_over();
     }
 
-    fn get_request(socket: &PacketSocket, intake: &mut Intake) -> rustix::io::Result<Datagram> {
+    fn get_request(socket: &mut PacketSocket, intake: &mut Intake) -> rustix::io::Result<Datagram> {
         packet::get_request(socket, intake)
+    }
+
+    fn has_received(socket: &PacketSocket) -> bool {
+        socket.has_received()
     }
 }
 

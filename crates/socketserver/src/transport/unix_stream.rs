@@ -42,7 +42,7 @@ impl Transport for UnixStream {
     }
 
     fn get_request(
-        listener: &StreamListener,
+        listener: &mut StreamListener,
         intake: &mut Intake,
     ) -> rustix::io::Result<Connection> {
         stream::get_request(listener, intake)
