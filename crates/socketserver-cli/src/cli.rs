@@ -94,6 +94,18 @@ pub(crate) enum Model {
     Green,
 }
 
+impl Model {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sequential => "sequential",
+            Self::Threading => "threading",
+            Self::Forking => "forking",
+            Self::Pooled => "pooled",
+            Self::Green => "green",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Policy {
     /// It waits until one is free

@@ -5,8 +5,9 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::{Args, ValueEnum};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::level_filters::LevelFilter;
+
+use crate::terminal;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -56,7 +57,10 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 impl Write for Lossy {
     /// Takes a whole line, as the formatter hands it over.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if !takes_at_once() {
+        if io::stderr().is_terminal() && terminal::above_prompt(&String::from_utf8_lossy(line)) {
+            return Ok(line.len());
+        }
+        if !terminal::has_room(&io::stderr()) {
             DROPPED.fetch_add(1, Ordering::Relaxed);
             return Ok(line.len());
         }
@@ -80,14 +84,4 @@ impl Write for Lossy {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-fn takes_at_once() -> bool {
-    let stderr = io::stderr();
-    let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    matches!(poll(&mut fds, Some(&now)), Ok(1)) && fds[0].revents().contains(PollFlags::OUT)
 }

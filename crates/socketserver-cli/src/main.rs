@@ -7,11 +7,14 @@
 
 mod cli;
 mod connect;
+mod console;
 mod endpoint;
 mod logging;
 mod programs;
 mod serve;
 mod signals;
+mod terminal;
+mod text;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

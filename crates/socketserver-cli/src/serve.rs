@@ -1,80 +1,217 @@
-//! What every server program does: bind its endpoints, say so, serve until a signal ends it.
+//! What every server program does: bind its endpoints, say so, serve until a signal or the console
+//! ends it.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use socketserver::transport::{Tcp, Udp, UnixDatagram, UnixStream};
 use socketserver::{
-    Address, AtLimit, Builder, Concurrency, Connection, Datagram, Event, Forking, Green, Pooled,
-    RequestHandler, Sequential, Server, ServerGroup, Threading, Transport,
+    Address, AtLimit, Builder, Concurrency, Connection, Datagram, Event, Forking, Green,
+    GroupController, Pooled, RequestHandler, Sequential, Server, ServerGroup, Threading, Transport,
 };
 
 use crate::cli::{Model, Policy, ServerOptions};
+use crate::console::Console;
 use crate::endpoint::Endpoint;
 use crate::signals::Signals;
+use crate::terminal;
 
-/// Serves every endpoint with the handlers of one factory.
-pub(crate) fn serve<F, H>(options: &ServerOptions, factory: F) -> anyhow::Result<ExitCode>
+/// Servers that are bound and do not serve yet.
+pub(crate) struct Bound {
+    pub(crate) group: ServerGroup,
+    /// Where clients find them, with real ports.
+    pub(crate) listening: Vec<Endpoint>,
+    pub(crate) addresses: Vec<Address>,
+    /// How many requests each of them serves at once.
+    pub(crate) limits: Vec<usize>,
+    pub(crate) model: Model,
+    pub(crate) drain_timeout: Duration,
+    signals: Signals,
+}
+
+/// Binds every endpoint, or none.
+pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow::Result<Bound> {
+    let endpoints = options
+        .endpoints
+        .iter()
+        .map(|text| text.parse())
+        .collect::<Result<Vec<Endpoint>, _>>()
+        .context("cannot start")?;
+    let mut bound = Bound {
+        group: ServerGroup::new(),
+        listening: Vec::new(),
+        addresses: Vec::new(),
+        limits: Vec::new(),
+        model: options.concurrency,
+        drain_timeout: options.drain_timeout,
+        signals: Signals::catch().context("cannot catch signals")?,
+    };
+    for endpoint in endpoints {
+        match options.concurrency {
+            Model::Sequential => bound.add(options, handlers, Sequential, &endpoint),
+            Model::Threading => bound.add(options, handlers, threading(options), &endpoint),
+            Model::Forking => bound.add(options, handlers, forking(options), &endpoint),
+            Model::Pooled => bound.add(options, handlers, pooled(options), &endpoint),
+            Model::Green => bound.add(options, handlers, green(options), &endpoint),
+        }
+        .with_context(|| format!("cannot start {endpoint}"))?;
+    }
+    Ok(bound)
+}
+
+impl Bound {
+    fn add<C: Concurrency>(
+        &mut self,
+        options: &ServerOptions,
+        handlers: &impl Handlers,
+        model: C,
+        endpoint: &Endpoint,
+    ) -> anyhow::Result<()> {
+        let (limit, _) = model.limit();
+        let address = handlers.bind(options, model, endpoint, &mut self.group)?;
+        self.listening.push(endpoint.bound_to(&address));
+        self.addresses.push(address);
+        self.limits.push(limit);
+        Ok(())
+    }
+
+    /// The handle that stops all of them.
+    pub(crate) fn controller(&self) -> GroupController {
+        self.group.controller()
+    }
+
+    /// Says where clients can connect, and serves until the end; 1 if it was forced.
+    pub(crate) fn serve_forever(mut self) -> anyhow::Result<ExitCode> {
+        let forced = self.signals.forced();
+        if self.model == Model::Forking {
+            self.signals
+                .drain_from_loop(&mut self.group, self.drain_timeout)
+        } else {
+            self.signals
+                .drain_from_thread(&self.group, self.drain_timeout)
+        }
+        .context("cannot wait for signals")?;
+        announce(&self.listening);
+        let served = self.group.serve_forever();
+        terminal::restore();
+        served.map_err(|error| anyhow::Error::from_boxed(error.into()).context("serving ended"))?;
+        Ok(if forced.load(Ordering::Relaxed) {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        })
+    }
+}
+
+/// Serves with no more than a console beside it.
+pub(crate) fn serve(options: &ServerOptions, handlers: &impl Handlers) -> anyhow::Result<ExitCode> {
+    let mut bound = bind(options, handlers)?;
+    Console::new(&bound).attend(&mut bound)?;
+    bound.serve_forever()
+}
+
+/// What a program makes handlers for.
+pub(crate) trait Handlers {
+    /// Binds one endpoint, and puts its server into the group.
+    fn bind<C: Concurrency>(
+        &self,
+        options: &ServerOptions,
+        model: C,
+        endpoint: &Endpoint,
+        group: &mut ServerGroup,
+    ) -> anyhow::Result<Address>;
+}
+
+/// Handlers of one factory for connections and datagrams alike.
+pub(crate) struct Any<F>(pub(crate) F);
+
+/// Handlers of one factory for connections.
+pub(crate) struct Streams<F>(pub(crate) F);
+
+impl<F, H> Handlers for Any<F>
 where
     F: Fn() -> H + Clone + Send + Sync + 'static,
     H: RequestHandler<Connection> + RequestHandler<Datagram> + 'static,
 {
-    let signals = Signals::catch().context("cannot catch signals")?;
-    let forced = signals.forced();
-    let (mut group, listening) = match options.concurrency {
-        Model::Sequential => bind(options, || Sequential, factory)?,
-        Model::Threading => bind(options, || threading(options), factory)?,
-        Model::Forking => bind(options, || forking(options), factory)?,
-        Model::Pooled => bind(options, || pooled(options), factory)?,
-        Model::Green => bind(options, || green(options), factory)?,
-    };
-    if options.concurrency == Model::Forking {
-        signals.drain_from_loop(&mut group, options.drain_timeout)
-    } else {
-        signals.drain_from_thread(&group, options.drain_timeout)
+    fn bind<C: Concurrency>(
+        &self,
+        options: &ServerOptions,
+        model: C,
+        endpoint: &Endpoint,
+        group: &mut ServerGroup,
+    ) -> anyhow::Result<Address> {
+        let factory = self.0.clone();
+        let server = match endpoint {
+            Endpoint::Udp(address) => builder::<Udp, C>(options, model)
+                .bind(address, factory)
+                .map(|server| add(group, server)),
+            Endpoint::Unixgram(path) => builder::<UnixDatagram, C>(options, model)
+                .mode(options.unix_mode)
+                .bind(path, factory)
+                .map(|server| add(group, server)),
+            _ => return Streams(factory).bind(options, model, endpoint, group),
+        };
+        Ok(server?)
     }
-    .context("cannot wait for signals")?;
-    announce(&listening);
-    group
-        .serve_forever()
-        .map_err(|error| anyhow::Error::from_boxed(error.into()).context("serving ended"))?;
-    Ok(if forced.load(Ordering::Relaxed) {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+}
+
+impl<F, H> Handlers for Streams<F>
+where
+    F: Fn() -> H + Clone + Send + Sync + 'static,
+    H: RequestHandler<Connection> + 'static,
+{
+    fn bind<C: Concurrency>(
+        &self,
+        options: &ServerOptions,
+        model: C,
+        endpoint: &Endpoint,
+        group: &mut ServerGroup,
+    ) -> anyhow::Result<Address> {
+        let factory = self.0.clone();
+        let server = match endpoint {
+            Endpoint::Tcp(address) => builder::<Tcp, C>(options, model)
+                .on_event(log_connection)
+                .bind(address, factory)
+                .map(|server| add(group, server)),
+            Endpoint::Unix(path) => builder::<UnixStream, C>(options, model)
+                .on_event(log_connection)
+                .mode(options.unix_mode)
+                .bind(path, factory)
+                .map(|server| add(group, server)),
+            Endpoint::Udp(_) | Endpoint::Unixgram(_) => {
+                bail!("this program needs connections: use tcp:// or unix://")
+            }
+        };
+        Ok(server?)
+    }
 }
 
 fn threading(options: &ServerOptions) -> Threading {
     let model = Threading::new().at_limit(policy(options));
-    match options.workers {
-        Some(n) => model.max_threads(n as usize),
-        None => model,
-    }
+    limited(options, model, Threading::max_threads)
 }
 
 fn forking(options: &ServerOptions) -> Forking {
     let model = Forking::new().at_limit(policy(options));
-    match options.workers {
-        Some(n) => model.max_children(n as usize),
-        None => model,
-    }
+    limited(options, model, Forking::max_children)
 }
 
 fn pooled(options: &ServerOptions) -> Pooled {
     let model = Pooled::new().at_limit(policy(options));
-    match options.workers {
-        Some(n) => model.workers(n as usize),
-        None => model,
-    }
+    limited(options, model, Pooled::workers)
 }
 
 fn green(options: &ServerOptions) -> Green {
     let model = Green::new().at_limit(policy(options));
+    limited(options, model, Green::max_requests)
+}
+
+fn limited<M>(options: &ServerOptions, model: M, limit: impl FnOnce(M, usize) -> M) -> M {
     match options.workers {
-        Some(n) => model.max_requests(n as usize),
+        Some(n) => limit(model, n as usize),
         None => model,
     }
 }
@@ -84,51 +221,6 @@ fn policy(options: &ServerOptions) -> AtLimit {
         Policy::Wait => AtLimit::Wait,
         Policy::Reject => AtLimit::Reject,
     }
-}
-
-/// Binds every endpoint, or none.
-fn bind<C, F, H>(
-    options: &ServerOptions,
-    model: impl Fn() -> C,
-    factory: F,
-) -> anyhow::Result<(ServerGroup, Vec<Endpoint>)>
-where
-    C: Concurrency,
-    F: Fn() -> H + Clone + Send + Sync + 'static,
-    H: RequestHandler<Connection> + RequestHandler<Datagram> + 'static,
-{
-    let endpoints = options
-        .endpoints
-        .iter()
-        .map(|text| text.parse())
-        .collect::<Result<Vec<Endpoint>, _>>()
-        .context("cannot start")?;
-    let mut group = ServerGroup::new();
-    let mut listening = Vec::new();
-    for endpoint in endpoints {
-        let (model, factory) = (model(), factory.clone());
-        let address = match &endpoint {
-            Endpoint::Tcp(address) => builder::<Tcp, C>(options, model)
-                .on_event(log_connection)
-                .bind(address, factory)
-                .map(|server| add(&mut group, server)),
-            Endpoint::Udp(address) => builder::<Udp, C>(options, model)
-                .bind(address, factory)
-                .map(|server| add(&mut group, server)),
-            Endpoint::Unix(path) => builder::<UnixStream, C>(options, model)
-                .on_event(log_connection)
-                .mode(options.unix_mode)
-                .bind(path, factory)
-                .map(|server| add(&mut group, server)),
-            Endpoint::Unixgram(path) => builder::<UnixDatagram, C>(options, model)
-                .mode(options.unix_mode)
-                .bind(path, factory)
-                .map(|server| add(&mut group, server)),
-        }
-        .with_context(|| format!("cannot start {endpoint}"))?;
-        listening.push(endpoint.bound_to(&address));
-    }
-    Ok((group, listening))
 }
 
 fn add<T, C, F, H>(group: &mut ServerGroup, server: Server<T, C, F>) -> Address

@@ -10,6 +10,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 use socketserver::{GroupController, ServerGroup};
 
+use crate::terminal;
+
 /// How long a forced end may take: a drain without time needs up to two seconds, to cut handlers
 /// and then to kill children.
 const FORCED: Duration = Duration::from_secs(3);
@@ -53,6 +55,7 @@ impl Signals {
                 if stop.signalled(n) == Asked::ToForce {
                     // A handler may be stuck on the serving thread itself.
                     let _ = stop.group.wait(Some(FORCED));
+                    terminal::restore();
                     std::process::exit(1);
                 }
             }

@@ -87,7 +87,7 @@ pub use failure::{Cause, HandlerFailure, Stage};
 pub use handler::{HandlerFn, RequestHandler, handler_fn};
 pub use server::{
     Builder, Controller, DrainReport, GroupController, Handled, LiveRequest, Request, RequestId,
-    RequestInfo, Server, ServerGroup,
+    RequestInfo, RequestState, Server, ServerGroup, Watched,
 };
 pub use timeouts::Timeouts;
 pub use transport::{DualStack, Transport};

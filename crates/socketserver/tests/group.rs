@@ -133,7 +133,7 @@ fn a_watch_that_fails_is_not_called_again() {
         server.watch(watched, move || {
             sender.send(())?;
             assert!(!panics, "told to panic");
-            Err(socketserver::Error::msg("told to fail"))
+            Err::<(), _>(socketserver::Error::msg("told to fail"))
         });
         let running = common::running::Running::start(server);
         signal.write_all(b"x").unwrap();

@@ -7,7 +7,7 @@ use clap::Args;
 use socketserver::{Connection, Datagram, RequestHandler, Result};
 
 use crate::cli::ServerOptions;
-use crate::serve::serve;
+use crate::serve::{Any, serve};
 
 /// Send everything back with its ASCII letters in upper case
 ///
@@ -20,7 +20,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    serve(&options.server, || Upper)
+    serve(&options.server, &Any(|| Upper))
 }
 
 struct Upper;

@@ -125,17 +125,35 @@ pub(crate) struct Model {
 /// A descriptor that the application wants to have watched, and what to do when it is readable.
 pub(crate) struct Watch {
     pub(crate) fd: OwnedFd,
-    pub(crate) call: Box<dyn FnMut() -> Result + Send>,
-    /// It has failed, and is not called again.
-    failed: bool,
+    pub(crate) call: Box<dyn FnMut() -> Result<Watched> + Send>,
+    /// It has failed or said that it is done, and is not called again.
+    over: bool,
+}
+
+/// Whether to go on with watching a descriptor; see [`Server::watch`](crate::Server::watch).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// Call again when it is readable. `()` means the same.
+    Again,
+    /// Watch it no longer: its input has ended, say.
+    Done,
+}
+
+impl From<()> for Watched {
+    fn from((): ()) -> Self {
+        Self::Again
+    }
 }
 
 impl Watch {
-    pub(crate) fn new(fd: OwnedFd, call: impl FnMut() -> Result + Send + 'static) -> Self {
+    pub(crate) fn new<W: Into<Watched>>(
+        fd: OwnedFd,
+        mut call: impl FnMut() -> Result<W> + Send + 'static,
+    ) -> Self {
         Self {
             fd,
-            call: Box::new(call),
-            failed: false,
+            call: Box::new(move || Ok(call()?.into())),
+            over: false,
         }
     }
 
@@ -212,11 +230,7 @@ fn drive(
     watches: &mut [Watch],
     until: Until,
 ) -> Result<Outcome, ServeError> {
-    for (index, watch) in watches
-        .iter()
-        .enumerate()
-        .filter(|(_, watch)| !watch.failed)
-    {
+    for (index, watch) in watches.iter().enumerate().filter(|(_, watch)| !watch.over) {
         poller.add(
             &watch.fd,
             Source::Watch {
@@ -265,10 +279,14 @@ fn drive(
         })?;
         for index in called {
             let watch = &mut watches[index];
-            if let Err(cause) = guarded(|| (watch.call)()) {
-                // One that fails may not have read its descriptor, and would spin.
-                poller.remove(&watch.fd);
-                watch.failed = true;
+            let watched = guarded(|| (watch.call)());
+            if let Ok(Watched::Again) = watched {
+                continue;
+            }
+            // One that fails may not have read its descriptor, and would spin.
+            poller.remove(&watch.fd);
+            watch.over = true;
+            if let Err(cause) = watched {
                 members[0].controller().0.hook_failed("watch", cause);
             }
         }

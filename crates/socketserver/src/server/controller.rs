@@ -87,6 +87,32 @@ pub struct LiveRequest {
     pub received: u64,
     /// Bytes sent so far. Zero where a child process counts them.
     pub sent: u64,
+    /// What it is doing.
+    pub state: RequestState,
+}
+
+/// What a live request is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RequestState {
+    /// It is being served, or is about to be.
+    Serving,
+    /// Its handler [keeps it alive](crate::Connection::keep_alive), and is called again when there
+    /// is more to read.
+    Waiting,
+    /// It was cut, and its handler has not ended yet.
+    Cut,
+}
+
+impl fmt::Display for RequestState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // With the padding that is asked for.
+        f.pad(match self {
+            Self::Serving => "serving",
+            Self::Waiting => "waiting",
+            Self::Cut => "cut",
+        })
+    }
 }
 
 /// What a drain did; see [`Controller::drain`].
@@ -451,11 +477,19 @@ impl Controller {
         let entries = self.0.entries();
         let look = |entry: &Arc<Entry>| {
             let socket = entry.socket.as_ref().and_then(Weak::upgrade);
-            let (received, sent) = socket.map_or((0, 0), |socket| socket.meters());
+            let (received, sent) = socket.as_ref().map_or((0, 0), |socket| socket.meters());
+            let state = if socket.is_some_and(|socket| socket.is_cancelled()) {
+                RequestState::Cut
+            } else if *lock(&entry.paused) {
+                RequestState::Waiting
+            } else {
+                RequestState::Serving
+            };
             LiveRequest {
                 info: entry.info.clone(),
                 received,
                 sent,
+                state,
             }
         };
         entries.values().map(look).collect()

@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use super::accept_loop::{Member, Until, Watch, run};
+use super::accept_loop::{Member, Until, Watch, Watched, run};
 use super::poller::Poller;
 use super::{Controller, Server};
 use crate::concurrency::Concurrency;
@@ -70,7 +70,11 @@ impl ServerGroup {
     }
 
     /// Has the serving thread call `call` whenever `fd` is readable; see [`Server::watch`].
-    pub fn watch(&mut self, fd: impl Into<OwnedFd>, call: impl FnMut() -> Result + Send + 'static) {
+    pub fn watch<W: Into<Watched>>(
+        &mut self,
+        fd: impl Into<OwnedFd>,
+        call: impl FnMut() -> Result<W> + Send + 'static,
+    ) {
         self.watches.push(Watch::new(fd.into(), call));
     }
 

@@ -19,9 +19,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use accept_loop::ChildSource;
+pub use accept_loop::{ChildSource, Watched};
 pub use builder::Builder;
-pub use controller::{Controller, DrainReport, LiveRequest, RequestId, RequestInfo};
+pub use controller::{Controller, DrainReport, LiveRequest, RequestId, RequestInfo, RequestState};
 pub use group::{GroupController, ServerGroup};
 pub(crate) use session::wait_to_end;
 pub use session::{Pause, Place, Request, Task};
@@ -199,8 +199,12 @@ impl<T: Transport, C: Concurrency, F> Server<T, C, F> {
     /// Has the serving thread call `call` whenever `fd` is readable; `call` reads it.
     ///
     /// This is how signals reach a forking server, which can have no thread for them. A `call`
-    /// that fails is not called again.
-    pub fn watch(&mut self, fd: impl Into<OwnedFd>, call: impl FnMut() -> Result + Send + 'static) {
+    /// that returns [`Watched::Done`], or fails, is not called again.
+    pub fn watch<W: Into<Watched>>(
+        &mut self,
+        fd: impl Into<OwnedFd>,
+        call: impl FnMut() -> Result<W> + Send + 'static,
+    ) {
         self.watches.push(Watch::new(fd.into(), call));
     }
 }

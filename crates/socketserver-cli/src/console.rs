@@ -1,0 +1,290 @@
+//! The admin console: commands about the running servers, typed on their terminal or piped in.
+//!
+//! What it does with a line is decided here; where lines come from is `terminal.rs`.
+
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use socketserver::{Controller, GroupController, LiveRequest, RequestId};
+
+use crate::cli::Model;
+use crate::serve::Bound;
+use crate::terminal::{self, Lines};
+use crate::text;
+
+const HELP: &str = "\
+list      connections that are being served, and how many workers are busy
+kick ID   cut a connection
+stats     totals since the start
+drain     stop accepting, let connections come to their end, then exit
+quit      cut all connections, and exit
+help      this
+";
+
+/// What an operator can do to a group of servers.
+pub(crate) struct Console {
+    group: GroupController,
+    endpoints: Vec<Served>,
+    model: Model,
+    drain_timeout: Duration,
+    started: Instant,
+    notes: Vec<Box<dyn Fn() -> String + Send>>,
+}
+
+struct Served {
+    name: String,
+    /// How many requests it serves at once.
+    limit: usize,
+}
+
+impl Console {
+    pub(crate) fn new(bound: &Bound) -> Self {
+        let endpoints = bound
+            .listening
+            .iter()
+            .zip(&bound.limits)
+            .map(|(endpoint, &limit)| Served {
+                name: endpoint.to_string(),
+                limit,
+            })
+            .collect();
+        Self {
+            group: bound.controller(),
+            endpoints,
+            model: bound.model,
+            drain_timeout: bound.drain_timeout,
+            started: Instant::now(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// Adds something that only this program knows to the output of `stats`.
+    pub(crate) fn with_note(mut self, note: impl Fn() -> String + Send + 'static) -> Self {
+        self.notes.push(Box::new(note));
+        self
+    }
+
+    /// Obeys whatever comes from stdin while the servers run.
+    pub(crate) fn attend(self, bound: &mut Bound) -> anyhow::Result<()> {
+        let lines = Lines {
+            prompt: "> ",
+            greeting: "type help for the console's commands",
+        };
+        lines.attend(bound, move |line| {
+            terminal::say(&self.obey(&String::from_utf8_lossy(line)));
+        })
+    }
+
+    /// Does what a line says; the answer is shown as it is.
+    pub(crate) fn obey(&self, line: &str) -> String {
+        let words: Vec<_> = line.split_whitespace().collect();
+        match words[..] {
+            [] => String::new(),
+            ["list"] => self.list(),
+            ["kick", id] => self.kick(id),
+            ["kick"] => "kick whom? Say kick ID; list shows the IDs\n".into(),
+            ["stats"] => self.stats(),
+            ["drain"] => {
+                self.group.drain(self.drain_timeout);
+                let limit = humantime::format_duration(self.drain_timeout);
+                format!("draining; what has not ended in {limit} is cut\n")
+            }
+            ["quit"] => {
+                self.group.drain(Duration::ZERO);
+                "stopping\n".into()
+            }
+            ["help"] => HELP.into(),
+            _ => format!(
+                "{} is no command. There are:\n{HELP}\n{}",
+                text::printable(line.trim().as_bytes()),
+                self.list()
+            ),
+        }
+    }
+
+    fn servers(&self) -> impl Iterator<Item = (usize, &Served, &Controller)> {
+        self.endpoints
+            .iter()
+            .zip(self.group.controllers())
+            .enumerate()
+            .map(|(index, (served, controller))| (index, served, controller))
+    }
+
+    fn list(&self) -> String {
+        let mut out = String::new();
+        for (index, served, controller) in self.servers() {
+            let live = controller.live();
+            let Served { name, limit } = served;
+            let busy = live.len();
+            let _ = writeln!(out, "{name}: {}, {busy} of {limit} busy", self.model.name());
+            if live.is_empty() {
+                continue;
+            }
+            let mut rows = vec![["ID", "PEER", "AGE", "IN", "OUT", "STATE"].map(String::from)];
+            rows.extend(live.iter().map(|request| self.row(index, request)));
+            out += &table(&rows);
+        }
+        out
+    }
+
+    fn row(&self, endpoint: usize, request: &LiveRequest) -> [String; 6] {
+        let info = &request.info;
+        // Seconds are enough for people.
+        let age = Duration::from_secs(info.age().as_secs());
+        [
+            self.label(endpoint, info.id()),
+            text::printable(info.peer().to_string().as_bytes()),
+            humantime::format_duration(age).to_string(),
+            request.received.to_string(),
+            request.sent.to_string(),
+            request.state.to_string(),
+        ]
+    }
+
+    /// Requests are numbered by each server for itself.
+    fn label(&self, endpoint: usize, id: RequestId) -> String {
+        match self.endpoints.len() {
+            1 => id.to_string(),
+            _ => format!("{}.{id}", endpoint + 1),
+        }
+    }
+
+    fn kick(&self, label: &str) -> String {
+        let Some((controller, id)) = self.find(label) else {
+            return format!(
+                "{} is no ID; list shows them\n",
+                text::printable(label.as_bytes())
+            );
+        };
+        if controller.cancel(id) {
+            format!("{label} is cut\n")
+        } else {
+            format!("{label} is not being served\n")
+        }
+    }
+
+    fn find(&self, label: &str) -> Option<(&Controller, RequestId)> {
+        let (endpoint, id) = match label.split_once('.') {
+            Some((endpoint, id)) => (endpoint.parse::<usize>().ok()?.checked_sub(1)?, id),
+            None if self.endpoints.len() == 1 => (0, label),
+            None => return None,
+        };
+        let id: u64 = id.parse().ok()?;
+        Some((self.group.controllers().get(endpoint)?, id.into()))
+    }
+
+    fn stats(&self) -> String {
+        let up = Duration::from_secs(self.started.elapsed().as_secs());
+        let mut out = format!("up {}\n", humantime::format_duration(up));
+        for (_, served, controller) in self.servers() {
+            let n = controller.counters();
+            let live = controller.live_count();
+            let _ = writeln!(
+                out,
+                "{}: accepted {}, refused {}, live {live}, ended {} (failed {}, panicked {}, timed out {}, \
+                 peer gone {}, cut {}, killed {}), received {} bytes, sent {}",
+                served.name,
+                n.accepted,
+                n.refused,
+                n.ended,
+                n.failed,
+                n.panicked,
+                n.timed_out,
+                n.peer_gone,
+                n.cancelled,
+                n.killed,
+                n.bytes_received,
+                n.bytes_sent,
+            );
+        }
+        for note in &self.notes {
+            out += &note();
+        }
+        out
+    }
+}
+
+/// Columns as wide as what is in them.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: [_; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let mut out = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(line, "  {cell:width$}");
+        }
+        out += line.trim_end();
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use socketserver::{Connection, ServerGroup, ThreadingTcpServer, handler_fn};
+
+    fn console(endpoints: usize) -> (Console, ServerGroup) {
+        let mut group = ServerGroup::new();
+        for _ in 0..endpoints {
+            let handler = handler_fn(|_: &mut Connection| Ok(()));
+            group.add(ThreadingTcpServer::bind("127.0.0.1:0", handler).unwrap());
+        }
+        let served = |n| Served {
+            name: format!("tcp://host:{n}"),
+            limit: 7,
+        };
+        let console = Console {
+            group: group.controller(),
+            endpoints: (0..endpoints).map(served).collect(),
+            model: Model::Threading,
+            drain_timeout: Duration::from_secs(30),
+            started: Instant::now(),
+            notes: vec![Box::new(|| "a note\n".into())],
+        };
+        (console, group)
+    }
+
+    #[test]
+    fn every_line_has_an_answer() {
+        let (console, _group) = console(1);
+        assert_eq!(console.obey(" \t"), "");
+        assert_eq!(
+            console.obey("list"),
+            "tcp://host:0: threading, 0 of 7 busy\n"
+        );
+        assert!(console.obey(" stats ").ends_with("sent 0\na note\n"));
+        assert_eq!(console.obey("help"), HELP);
+        let unknown = console.obey("lis\u{1b}[2Jt now");
+        assert!(
+            unknown.starts_with("lis\\x1b[2Jt now is no command"),
+            "{unknown}"
+        );
+        assert!(unknown.contains("kick ID"));
+        assert!(unknown.ends_with("0 of 7 busy\n"));
+    }
+
+    #[test]
+    fn ids_say_which_endpoint_where_there_are_several() {
+        let (one, _group) = console(1);
+        assert_eq!(one.obey("kick 3"), "3 is not being served\n");
+        assert_eq!(one.obey("kick 1.3"), "1.3 is not being served\n");
+        let (two, _group) = console(2);
+        assert_eq!(two.obey("kick 2.3"), "2.3 is not being served\n");
+        for bad in ["3", "0.3", "3.3", "x", "1.", ".1", "-1", "1.1.1"] {
+            assert!(
+                two.obey(&format!("kick {bad}"))
+                    .ends_with("is no ID; list shows them\n")
+            );
+        }
+        assert!(two.obey("kick").contains("whom"));
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_cells() {
+        let rows = [["ID", "PEER"], ["1", "a"], ["100", "bcdef"]];
+        let rows = rows.map(|row| row.map(String::from)).to_vec();
+        assert_eq!(table(&rows), "  ID   PEER\n  1    a\n  100  bcdef\n");
+    }
+}

@@ -1,0 +1,45 @@
+//! Bytes of strangers, made fit to be shown.
+
+/// With everything escaped that could mean something to a terminal, and all that is not UTF-8.
+pub(crate) fn printable(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\n' => out.push_str("\\n"),
+                '\r' => out.push_str("\\r"),
+                '\t' => out.push_str("\\t"),
+                '\\' => out.push_str("\\\\"),
+                c if c.is_ascii_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+                // The other controls, and what turns the direction of writing.
+                c if c.is_control()
+                    || matches!(c, '\u{200e}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
+                {
+                    out.extend(c.escape_unicode());
+                }
+                c => out.push(c),
+            }
+        }
+        for byte in chunk.invalid() {
+            out.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_reaches_the_terminal_as_a_command() {
+        assert_eq!(printable("grüße, 世界".as_bytes()), "grüße, 世界");
+        assert_eq!(printable(b"a\r\n\tb\\"), "a\\r\\n\\tb\\\\");
+        assert_eq!(printable(b"\x1b]0;x\x07\x7f"), "\\x1b]0;x\\x07\\x7f");
+        assert_eq!(printable(b"\xff\xc3(\xe4\xb8"), "\\xff\\xc3(\\xe4\\xb8");
+        assert_eq!(
+            printable("\u{9b}2J\u{202e}x".as_bytes()),
+            "\\u{9b}2J\\u{202e}x"
+        );
+    }
+}
