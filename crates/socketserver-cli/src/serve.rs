@@ -267,10 +267,16 @@ fn log_connection(event: &Event<'_>) {
 
 /// Tells, on stdout, where a client can connect by now.
 fn announce(listening: &[Endpoint]) {
-    let mut stdout = io::stdout().lock();
-    let told = listening
+    let text: String = listening
         .iter()
-        .try_for_each(|endpoint| writeln!(stdout, "listening {endpoint}"))
+        .map(|endpoint| format!("listening {endpoint}\n"))
+        .collect();
+    if terminal::above_prompt(&text) {
+        return;
+    }
+    let mut stdout = io::stdout().lock();
+    let told = stdout
+        .write_all(text.as_bytes())
         .and_then(|()| stdout.flush());
     if let Err(error) = told {
         // The servers are up all the same.

@@ -6,9 +6,10 @@
 
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -38,7 +39,16 @@ const LINE: usize = 64 << 10;
 const UNSEEN: usize = 1024;
 
 /// While lines are being edited: the way to the terminal, which is not ours alone.
-static ABOVE_PROMPT: OnceLock<SyncSender<String>> = OnceLock::new();
+static ABOVE_PROMPT: OnceLock<SyncSender<Shown>> = OnceLock::new();
+
+enum Shown {
+    Text(String),
+    /// Everything before this is to be shown first.
+    Mark(SyncSender<()>),
+}
+
+/// Nobody waits for longer than this until everything has been shown.
+const FLUSH: Duration = Duration::from_millis(500);
 
 /// How the terminal was found.
 static FOUND: Mutex<Option<Termios>> = Mutex::new(None);
@@ -92,7 +102,7 @@ pub(crate) fn above_prompt(text: &str) -> bool {
     let Some(printer) = ABOVE_PROMPT.get() else {
         return false;
     };
-    match printer.try_send(text.to_owned()) {
+    match printer.try_send(Shown::Text(text.to_owned())) {
         Ok(()) | Err(TrySendError::Full(_)) => true,
         Err(TrySendError::Disconnected(_)) => false,
     }
@@ -100,8 +110,18 @@ pub(crate) fn above_prompt(text: &str) -> bool {
 
 /// Leaves the terminal as it was found, whatever is being typed. To be called before exiting.
 pub(crate) fn restore() {
-    if let Some(found) = lock_found().take() {
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &found);
+    let Some(found) = lock_found().take() else {
+        return;
+    };
+    if let Some(printer) = ABOVE_PROMPT.get() {
+        let (shown, all) = sync_channel(1);
+        let _ = printer.try_send(Shown::Mark(shown));
+        let _ = all.recv_timeout(FLUSH);
+    }
+    let _ = tcsetattr(io::stdin(), OptionalActions::Now, &found);
+    // What follows does not belong behind the prompt.
+    if has_room(&io::stdout()) {
+        let _ = io::stdout().write_all(b"\n");
     }
 }
 
@@ -141,12 +161,16 @@ fn print_above(editor: &mut LineEditor) -> anyhow::Result<()> {
         // A terminal that cannot do more than lines.
         return Ok(());
     };
-    let (to, lines): (_, Receiver<String>) = sync_channel(UNSEEN);
+    let (to, shown) = sync_channel(UNSEEN);
     thread::Builder::new()
         .name("printer".into())
         .spawn(move || {
-            for line in lines {
-                if printer.print(line).is_err() {
+            for shown in shown {
+                let printed = match shown {
+                    Shown::Text(text) => printer.print(text).is_ok(),
+                    Shown::Mark(all) => all.send(()).is_ok(),
+                };
+                if !printed {
                     return;
                 }
             }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, WaitOptions, waitpid};
 use socketserver::{
     Concurrency, Connection, Forking, ForkingUnixStreamServer, Sequential, Server, Threading,
-    handler_fn,
+    Watched, handler_fn,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -119,7 +119,7 @@ fn served_by_a_fork<C: Concurrency>(model: C) {
         server.watch(stopped, move || {
             // The other end was closed.
             controller.drain(PATIENCE);
-            Err(socketserver::Error::msg("not to be called again"))
+            Ok(Watched::Done)
         });
         let served = server.serve_forever().is_ok();
         drop(server);
