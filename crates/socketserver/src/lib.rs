@@ -70,6 +70,7 @@ mod event;
 mod failure;
 mod handler;
 mod park;
+mod process;
 mod server;
 mod socket;
 mod timeouts;

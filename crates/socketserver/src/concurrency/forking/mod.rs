@@ -17,6 +17,7 @@ use rustix::process::{
 use super::{AtLimit, Concurrency, Dispatch};
 use crate::ServeError;
 use crate::event::EndReason;
+use crate::process::number;
 use crate::server::{ChildSource, Place, Task};
 
 /// Serves each request in a process of its own.
@@ -192,8 +193,4 @@ fn give_up(pid: Pid, place: Place) {
     let _ = kill_process(pid, Signal::KILL);
     let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
     place.end(EndReason::Killed(Signal::KILL.as_raw()));
-}
-
-fn number(pid: Pid) -> u32 {
-    pid.as_raw_nonzero().get().unsigned_abs()
 }
