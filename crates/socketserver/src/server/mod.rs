@@ -23,6 +23,7 @@ pub use accept_loop::ChildSource;
 pub use builder::Builder;
 pub use controller::{Controller, DrainReport, LiveRequest, RequestId, RequestInfo};
 pub use group::{GroupController, ServerGroup};
+pub(crate) use poller::watch;
 pub(crate) use session::wait_to_end;
 pub use session::{Pause, Place, Request, Task};
 
