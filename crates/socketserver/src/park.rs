@@ -11,6 +11,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
+use rustix::event::PollFlags;
+
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
@@ -18,6 +20,16 @@ pub enum Interest {
     Read,
     /// Room to write, or an error.
     Write,
+}
+
+impl Interest {
+    /// The same for `poll(2)`.
+    pub(crate) fn poll_flags(self) -> PollFlags {
+        match self {
+            Self::Read => PollFlags::IN,
+            Self::Write => PollFlags::OUT,
+        }
+    }
 }
 
 /// Parks the caller, on behalf of one descriptor, without blocking the thread under it.
