@@ -23,13 +23,7 @@ where
 {
     let signals = Signals::catch().context("cannot catch signals")?;
     let forced = signals.forced();
-    let (mut group, listening) = match options.concurrency {
-        Model::Sequential => bind(options, || Sequential, factory)?,
-        Model::Threading => bind(options, || threading(options), factory)?,
-        Model::Forking => bind(options, || forking(options), factory)?,
-        Model::Pooled => bind(options, || pooled(options), factory)?,
-        Model::Green => bind(options, || green(options), factory)?,
-    };
+    let (mut group, listening) = bind_under(options, factory)?;
     if options.concurrency == Model::Forking {
         signals.drain_from_loop(&mut group, options.drain_timeout)
     } else {
@@ -47,42 +41,46 @@ where
     })
 }
 
-fn threading(options: &ServerOptions) -> Threading {
-    let model = Threading::new().at_limit(policy(options));
-    match options.workers {
-        Some(n) => model.max_threads(n as usize),
-        None => model,
-    }
-}
-
-fn forking(options: &ServerOptions) -> Forking {
-    let model = Forking::new().at_limit(policy(options));
-    match options.workers {
-        Some(n) => model.max_children(n as usize),
-        None => model,
-    }
-}
-
-fn pooled(options: &ServerOptions) -> Pooled {
-    let model = Pooled::new().at_limit(policy(options));
-    match options.workers {
-        Some(n) => model.workers(n as usize),
-        None => model,
-    }
-}
-
-fn green(options: &ServerOptions) -> Green {
-    let model = Green::new().at_limit(policy(options));
-    match options.workers {
-        Some(n) => model.max_requests(n as usize),
-        None => model,
-    }
-}
-
-fn policy(options: &ServerOptions) -> AtLimit {
-    match options.at_limit {
+/// Binds under the concurrency model that was asked for, with its limits.
+fn bind_under<F, H>(
+    options: &ServerOptions,
+    factory: F,
+) -> anyhow::Result<(ServerGroup, Vec<Endpoint>)>
+where
+    F: Fn() -> H + Clone + Send + Sync + 'static,
+    H: RequestHandler<Connection> + RequestHandler<Datagram> + 'static,
+{
+    let limit = options.workers;
+    let policy = match options.at_limit {
         Policy::Wait => AtLimit::Wait,
         Policy::Reject => AtLimit::Reject,
+    };
+    match options.concurrency {
+        Model::Sequential => bind(options, || Sequential, factory),
+        Model::Threading => {
+            let model = || limited(Threading::new(), limit, Threading::max_threads);
+            bind(options, || model().at_limit(policy), factory)
+        }
+        Model::Forking => {
+            let model = || limited(Forking::new(), limit, Forking::max_children);
+            bind(options, || model().at_limit(policy), factory)
+        }
+        Model::Pooled => {
+            let model = || limited(Pooled::new(), limit, Pooled::workers);
+            bind(options, || model().at_limit(policy), factory)
+        }
+        Model::Green => {
+            let model = || limited(Green::new(), limit, Green::max_requests);
+            bind(options, || model().at_limit(policy), factory)
+        }
+    }
+}
+
+/// The model with the limit that was asked for, or else with its own.
+fn limited<C>(model: C, limit: Option<u32>, set: impl FnOnce(C, usize) -> C) -> C {
+    match limit {
+        Some(limit) => set(model, limit as usize),
+        None => model,
     }
 }
 
@@ -163,7 +161,8 @@ fn log_connection(event: &Event<'_>) {
             tracing::info!(id = %r.id(), peer = %r.peer(), listener = %r.listener(), "connected");
         }
         Event::Refused(r, reason) => {
-            tracing::info!(id = %r.id(), peer = %r.peer(), listener = %r.listener(), %reason, "refused");
+            let (id, peer, listener) = (r.id(), r.peer(), r.listener());
+            tracing::info!(%id, %peer, %listener, %reason, "refused");
         }
         Event::Ended(r, end) => {
             let (id, peer, listener, reason) = (r.id(), r.peer(), r.listener(), end.reason);
