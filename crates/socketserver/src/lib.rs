@@ -25,8 +25,8 @@
 //! }
 //! ```
 //!
-//! Changing `ThreadingTcpServer` to [`TcpServer`], [`ForkingTcpServer`], [`PooledTcpServer`], or (with
-//! the feature `green`) `GreenTcpServer` changes how it scales and nothing else.
+//! Changing `ThreadingTcpServer` to [`TcpServer`], [`ForkingTcpServer`], [`PooledTcpServer`], or
+//! (with the feature `green`) `GreenTcpServer` changes how it scales and nothing else.
 //!
 //! # Layout
 //!

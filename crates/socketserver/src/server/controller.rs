@@ -372,7 +372,8 @@ impl Drop for Record {
 /// ```
 /// use socketserver::{Connection, ThreadingTcpServer, handler_fn};
 ///
-/// let mut server = ThreadingTcpServer::bind("127.0.0.1:0", handler_fn(|_: &mut Connection| Ok(())))?;
+/// let handler = handler_fn(|_: &mut Connection| Ok(()));
+/// let mut server = ThreadingTcpServer::bind("127.0.0.1:0", handler)?;
 /// let controller = server.controller();
 /// let serving = std::thread::spawn(move || server.serve_forever());
 /// controller.shutdown();

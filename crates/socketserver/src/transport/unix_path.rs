@@ -43,7 +43,7 @@ pub(super) fn parse(path: &Path) -> Result<Vec<UnixAddress>, BindError> {
         }
         _ => {}
     }
-    // A path of 108 bytes could be bound, but its NUL is one too many for everybody who asks for it.
+    // A path of 108 bytes could be bound, but its NUL is one too many for all who ask for it.
     let is_too_long =
         matches!(&address, UnixAddress::Path(path) if path.as_os_str().len() > LONGEST);
     if is_too_long || address.to_raw().is_err() {
