@@ -70,7 +70,12 @@ pub(crate) struct ServerOptions {
     pub(crate) request_timeout: Limit,
 
     /// How long requests have to end after SIGINT or SIGTERM, before they are cut
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = humantime::parse_duration
+    )]
     pub(crate) drain_timeout: Duration,
 
     /// Permissions of the files of Unix sockets, in octal

@@ -55,8 +55,8 @@ impl Address {
         if let Ok(inet) = SocketAddr::try_from(any.clone()) {
             return Self::Inet(inet);
         }
-        // A path of 108 bytes: the kernel adds a NUL that the structure has no room for, and takes no
-        // such address back. A peer with that name cannot be answered, as if it had none.
+        // A path of 108 bytes: the kernel adds a NUL that the structure has no room for, and takes
+        // no such address back. A peer with that name cannot be answered, as if it had none.
         if any.addr_len() as usize > size_of::<libc::sockaddr_un>() {
             return Self::Unix(UnixAddress::Unnamed);
         }

@@ -164,9 +164,10 @@ impl Connection {
     /// holds neither a stack (`Green`) nor a thread of the pool
     /// ([`Pooled`](crate::Pooled)) while it waits. Under the other models it simply waits.
     ///
-    /// The request ends, by [`finish`](crate::RequestHandler::finish), when it waits for longer than
-    /// the idle or read timeout allows. When the server begins to drain, the handler finds the end
-    /// of input (but not under [`Forking`](crate::Forking), where the drain's deadline cuts it).
+    /// The request ends, by [`finish`](crate::RequestHandler::finish), when it waits for longer
+    /// than the idle or read timeout allows. When the server begins to drain, the handler finds the
+    /// end of input (but not under [`Forking`](crate::Forking), where the drain's deadline cuts
+    /// it).
     ///
     /// ```
     /// use socketserver::{Connection, PooledTcpServer, handler_fn};
@@ -193,8 +194,9 @@ impl Connection {
         self.socket.shutdown(how)
     }
 
-    /// A second handle that only writes, for another thread. After the end of the request its writes
-    /// fail with [`io::ErrorKind::BrokenPipe`]; drop it then, as it keeps the descriptor open.
+    /// A second handle that only writes, for another thread. After the end of the request its
+    /// writes fail with [`io::ErrorKind::BrokenPipe`]; drop it then, as it keeps the descriptor
+    /// open.
     #[must_use]
     pub fn writer(&self) -> Writer {
         Writer {

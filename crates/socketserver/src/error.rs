@@ -127,7 +127,11 @@ pub enum BindError {
         address: String,
     },
     /// The directory of a Unix socket does not exist.
-    #[error("no such directory: {} cannot hold the socket {}; create it first", .directory.display(), .path.display())]
+    #[error(
+        "no such directory: {} cannot hold the socket {}; create it first",
+        .directory.display(),
+        .path.display()
+    )]
     NoSuchDirectory {
         /// The missing directory.
         directory: PathBuf,
@@ -135,7 +139,10 @@ pub enum BindError {
         path: PathBuf,
     },
     /// Something that is not a socket stands at the path of a Unix socket. It was left alone.
-    #[error("{} exists and is not a socket; it was left as it is: remove it or choose another path", .path.display())]
+    #[error(
+        "{} exists and is not a socket; it was left as it is: remove it or choose another path",
+        .path.display()
+    )]
     NotASocket {
         /// The path of the socket.
         path: PathBuf,

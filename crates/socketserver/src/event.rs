@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::failure::{Cause, HandlerFailure, guarded};
+use crate::failure::{Cause, HandlerFailure, contain};
 use crate::server::{DrainReport, RequestInfo};
 
 /// Something that happened in a server; see [`Builder::on_event`](crate::Builder::on_event).
@@ -203,27 +203,16 @@ impl Reporter {
     pub(crate) fn emit(&self, event: &Event<'_>) {
         self.totals.count(event);
         // A subscriber is the application's as well: it may panic when its output is gone.
-        let logged = guarded(|| {
-            trace(event);
-            Ok(())
-        });
-        if logged.is_err() {
+        if contain(|| trace(event)).is_err() {
             Totals::add(&self.totals.hook_failures, 1);
         }
         let Some(observer) = &self.observer else {
             return;
         };
-        let observed = guarded(|| {
-            observer(event);
-            Ok(())
-        });
-        if let Err(cause) = observed {
+        if let Err(cause) = contain(|| observer(event)) {
             // Not emitted: the observer would be told of its own failure for ever.
             Totals::add(&self.totals.hook_failures, 1);
-            drop(guarded(|| {
-                tracing::error!(hook = "on_event", %cause, "hook failed");
-                Ok(())
-            }));
+            let _ = contain(|| tracing::error!(hook = "on_event", %cause, "hook failed"));
         }
     }
 }

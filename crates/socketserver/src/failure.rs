@@ -108,18 +108,17 @@ impl fmt::Display for HandlerFailure {
 /// Unwinding may leave what `run` borrows in any state. That is sound to use, and here it is only
 /// finished with: after a panic the server touches the request to close it, and nothing else.
 pub(crate) fn guarded<T>(run: impl FnOnce() -> Result<T, Error>) -> Result<T, Cause> {
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(Cause::Error(error)),
-        Err(payload) => Err(Cause::Panic(message(payload))),
-    }
+    contain(run)?.map_err(Cause::Error)
+}
+
+/// The same for what can do nothing worse than panic.
+pub(crate) fn contain<T>(run: impl FnOnce() -> T) -> Result<T, Cause> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|payload| Cause::Panic(message(payload)))
 }
 
 /// Drops what belongs to the application, whose destructors may panic.
 pub(crate) fn discard<T>(value: T) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
-        let _ = message(payload);
-    }
+    let _ = contain(|| drop(value));
 }
 
 fn message(payload: Box<dyn Any + Send>) -> String {

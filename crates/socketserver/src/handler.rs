@@ -11,11 +11,13 @@ use crate::Result;
 /// request has ended; it is never shared. State that requests share is put into the factory's
 /// closure.
 ///
-/// The order is `setup`, `handle`, `finish`. A handler that has asked to
-/// [keep the connection alive](crate::Connection::keep_alive) is called again, by `handle` only,
-/// when the peer sends more; perhaps on another thread, which is why a handler is `Send`. When `setup` fails, the other two are left out; when
+/// The order is `setup`, `handle`, `finish`. When `setup` fails, the other two are left out; when
 /// `handle` fails or panics, `finish` runs all the same. The first failure goes to the server's
 /// `handle_error` hook; it never ends the server.
+///
+/// A handler that has asked to [keep the connection alive](crate::Connection::keep_alive) is called
+/// again, by `handle` only, when the peer sends more; perhaps on another thread, which is why a
+/// handler is `Send`.
 ///
 /// ```
 /// use socketserver::{Connection, RequestHandler, Result};
@@ -36,7 +38,8 @@ use crate::Result;
 /// }
 ///
 /// let total = Arc::new(AtomicU64::new(0));
-/// let server = socketserver::ThreadingTcpServer::bind("127.0.0.1:0", move || Counter(total.clone()))?;
+/// let factory = move || Counter(total.clone());
+/// let server = socketserver::ThreadingTcpServer::bind("127.0.0.1:0", factory)?;
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 pub trait RequestHandler<R>: Send + 'static {

@@ -25,8 +25,8 @@
 //! }
 //! ```
 //!
-//! Changing `ThreadingTcpServer` to [`TcpServer`], [`ForkingTcpServer`], [`PooledTcpServer`], or (with
-//! the feature `green`) `GreenTcpServer` changes how it scales and nothing else.
+//! Changing `ThreadingTcpServer` to [`TcpServer`], [`ForkingTcpServer`], [`PooledTcpServer`], or
+//! (with the feature `green`) `GreenTcpServer` changes how it scales and nothing else.
 //!
 //! # Layout
 //!
@@ -70,6 +70,7 @@ mod event;
 mod failure;
 mod handler;
 mod park;
+mod process;
 mod server;
 mod socket;
 mod timeouts;

@@ -12,6 +12,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustix::event::PollFlags;
 use rustix::net::{SendFlags, SocketAddrAny};
 
 /// What is waited for.
@@ -21,6 +22,16 @@ pub enum Interest {
     Read,
     /// Room to write, or an error.
     Write,
+}
+
+impl Interest {
+    /// The same for `poll(2)`.
+    pub(crate) fn poll_flags(self) -> PollFlags {
+        match self {
+            Self::Read => PollFlags::IN,
+            Self::Write => PollFlags::OUT,
+        }
+    }
 }
 
 /// Parks the caller, on behalf of one descriptor, without blocking the thread under it.

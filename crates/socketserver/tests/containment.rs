@@ -2,16 +2,17 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::error::Error as StdError;
 use std::fmt;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use common::PATIENCE;
+use common::running::Running;
 use socketserver::transport::Tcp;
 use socketserver::{Concurrency, Connection, Pooled, Sequential, Server, Threading, handler_fn};
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An error that panics wherever it can.
 #[derive(Debug, Clone, Copy)]
@@ -56,14 +57,6 @@ impl Drop for Armed {
     }
 }
 
-fn talk(address: SocketAddr, byte: u8) -> Option<u8> {
-    let mut client = TcpStream::connect(address).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
-    client.write_all(&[byte]).unwrap();
-    let mut answer = [0];
-    (client.read(&mut answer).unwrap_or(0) == 1).then_some(answer[0])
-}
-
 /// Sends bombs to a server that formats what its handlers return, then asks it for an answer.
 fn survives<C: Concurrency>(model: C) {
     // Formats whatever it is told, as a log does.
@@ -72,7 +65,7 @@ fn survives<C: Concurrency>(model: C) {
         .on_event(|event| {
             let _ = format!("{event:?}");
         });
-    let mut server = builder
+    let server = builder
         .verify_request(|_| Ok(true))
         .bind(
             "127.0.0.1:0",
@@ -89,15 +82,18 @@ fn survives<C: Concurrency>(model: C) {
             }),
         )
         .unwrap();
-    let address = server.local_addr().as_inet().unwrap();
-    let controller = server.controller();
-    let serving = std::thread::spawn(move || server.serve_forever());
-    for byte in *b"sdxsdxsdx" {
-        assert_eq!(talk(address, byte), None);
+    let running = Running::start(server);
+    for bomb in b"sdxsdxsdx" {
+        let mut client = running.client();
+        client.send(&[*bomb]).unwrap();
+        assert!(client.was_cut());
     }
-    assert_eq!(talk(address, b'?'), Some(b'!'));
+    let mut client = running.client();
+    client.send(b"?").unwrap();
+    assert_eq!(client.rest().unwrap(), b"!");
+    let controller = running.controller.clone();
     controller.drain(PATIENCE);
-    serving.join().unwrap().unwrap();
+    running.ends().unwrap();
     let counters = controller.counters();
     assert_eq!((counters.accepted, controller.live_count()), (10, 0));
 }
@@ -135,16 +131,15 @@ fn hooks_that_return_errors_that_panic() {
         .handle_timeout(|| Err(Armed(Bomb::Drop).into()))
         .bind("127.0.0.1:0", handler_fn(|_: &mut Connection| Ok(())))
         .unwrap();
-    let address = server.local_addr().as_inet().unwrap();
     server
         .handle_request(Some(Duration::from_millis(1)))
         .unwrap();
-    let controller = server.controller();
-    let serving = std::thread::spawn(move || server.serve_forever());
+    let running = Running::start(server);
     for _ in 0..5 {
-        assert_eq!(talk(address, b'x'), None);
+        assert!(running.client().was_cut());
     }
+    let controller = running.controller.clone();
     controller.shutdown();
-    serving.join().unwrap().unwrap();
+    running.ends().unwrap();
     assert_eq!(controller.counters().refused, 5);
 }

@@ -9,17 +9,20 @@
     reason = "it forks, and says why it fails"
 )]
 
+mod common;
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use common::client::{Client, Endpoint};
+use common::{PATIENCE, eventually};
 use rustix::process::{Pid, WaitOptions, waitpid};
 use socketserver::{
     Concurrency, Connection, Forking, ForkingUnixStreamServer, Sequential, Server, Threading,
     Watched, handler_fn,
 };
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn main() {
     served_by_a_fork(Sequential);
@@ -32,17 +35,16 @@ fn main() {
     println!("daemon: ok");
 }
 
-/// Connects, before anybody serves, and sends a byte.
-fn knock(path: &std::path::Path) -> UnixStream {
-    let mut client = UnixStream::connect(path).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
-    client.write_all(b"x").unwrap();
+/// Connects, perhaps before anybody serves, and sends a byte.
+fn knock(path: &Path) -> Client {
+    let mut client = Client::connect(&Endpoint::Unix(path.to_owned())).unwrap();
+    client.send(b"x").unwrap();
     client
 }
 
 fn what_a_watch_owns_is_the_parents() {
     /// Leaves a mark when it is dropped.
-    struct Mark(std::path::PathBuf);
+    struct Mark(PathBuf);
     impl Drop for Mark {
         fn drop(&mut self) {
             std::fs::write(&self.0, "dropped").unwrap();
@@ -58,10 +60,10 @@ fn what_a_watch_owns_is_the_parents() {
         let _ = &owned;
         Ok(())
     });
-    let mut client = knock(&path);
+    let client = knock(&path);
     server.handle_request(Some(PATIENCE)).unwrap();
     // The end of input is the end of the child.
-    client.read_to_end(&mut Vec::new()).unwrap();
+    client.rest().unwrap();
     assert!(
         !mark.exists(),
         "a child has dropped what the parent still needs"
@@ -87,7 +89,7 @@ fn a_child_is_cut_whatever_its_parent_blocks() {
     let mut server = ForkingUnixStreamServer::bind(&path, handler).unwrap();
     let mut client = knock(&path);
     server.handle_request(Some(PATIENCE)).unwrap();
-    client.read_exact(&mut [0]).unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap(), 1);
     server.controller().drain(Duration::from_millis(50));
     server.serve_forever().unwrap();
     let report = server.controller().drain_report().unwrap();
@@ -129,25 +131,17 @@ fn served_by_a_fork<C: Concurrency>(model: C) {
     drop(stopped);
     let daemon = Pid::from_raw(pid).unwrap();
     // What is ours of the server must not take anything from the one who serves.
-    let mut client = UnixStream::connect(&path).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
-    client.write_all(b"x").unwrap();
-    client.read_exact(&mut [0]).unwrap();
+    let mut client = knock(&path);
+    assert_eq!(client.read(&mut [0]).unwrap(), 1);
     drop(client);
 
     drop(stop);
-    let end = Instant::now() + PATIENCE;
-    let status = loop {
-        if let Some((_, status)) = waitpid(Some(daemon), WaitOptions::NOHANG).unwrap() {
-            break status;
-        }
-        assert!(
-            Instant::now() < end,
-            "{}: the daemon does not stop",
-            C::NAME
-        );
-        std::thread::sleep(Duration::from_millis(2));
-    };
+    let mut ended = None;
+    eventually(PATIENCE, &format!("the {} daemon to stop", C::NAME), || {
+        ended = waitpid(Some(daemon), WaitOptions::NOHANG).unwrap();
+        ended.is_some()
+    });
+    let (_, status) = ended.unwrap();
     assert_eq!(status.exit_status(), Some(0), "{}", C::NAME);
     assert!(
         path.symlink_metadata().is_err(),

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 
 use common::client::{Client, Endpoint};
 use common::process::{Companion, alone, errand, stat_field, told};
-use common::running::{Running, echo};
+use common::running::{Running, echo, echo_datagram};
 use common::{PATIENCE, eventually};
+use rustix::net::Shutdown;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use socketserver::{Event, Threading, ThreadingTcpServer};
+use socketserver::{Event, Threading, ThreadingTcpServer, ThreadingUdpServer};
 
 /// Processor time that a process has used, in ticks of ten milliseconds.
 fn ticks(pid: u32) -> u64 {
@@ -154,6 +155,33 @@ fn a_request_without_a_thread_waits_for_one() {
         // Told when nobody is found waiting any more, which takes another look.
         assert_eq!(events.recv_timeout(PATIENCE).unwrap(), "resumed");
     });
+}
+
+/// A socket that was shut down from elsewhere is reported as ready for ever, and has nothing.
+#[test]
+fn a_socket_that_never_has_what_it_promises_is_left_alone() {
+    let (sender, pauses) = channel();
+    let server = ThreadingUdpServer::builder()
+        .on_event(move |event| {
+            if let Event::AcceptPaused { error, .. } = event {
+                let _ = sender.send(error.to_string());
+            }
+        })
+        .bind("127.0.0.1:0", echo_datagram())
+        .unwrap();
+    // It says that there is no connection, and does it all the same.
+    let _ = rustix::net::shutdown(&server, Shutdown::Read);
+    let running = Running::start(server);
+    let reason = pauses.recv_timeout(PATIENCE).unwrap();
+    assert!(reason.contains("again and again"), "{reason}");
+    let attempts = || running.controller.counters().accept_errors;
+    eventually(PATIENCE, "a few more attempts", || attempts() > 3);
+    // Nothing is left in the queue: that is seen even so.
+    let controller = running.controller.clone();
+    controller.drain(PATIENCE);
+    running.ends().unwrap();
+    assert!(controller.drain_report().unwrap().elapsed < PATIENCE / 2);
+    assert!(pauses.try_recv().is_err(), "told once");
 }
 
 /// No system has room for such a stack.

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::client::{Client, Endpoint};
+use common::process::{alone, open_files};
 use common::running::{echo, echo_datagram, endpoint_of};
 use common::{PATIENCE, eventually};
 use socketserver::{
@@ -163,6 +164,28 @@ fn a_member_that_cannot_serve_ends_the_group() {
         "{error}"
     );
     assert!(group.controller().wait(Some(PATIENCE)), "nobody serves");
+}
+
+#[test]
+fn a_group_has_one_epoll_set_for_all() {
+    alone("a_group_has_one_epoll_set_for_all", || {
+        let own = std::process::id();
+        let sets = || {
+            let files = open_files(own);
+            files
+                .iter()
+                .filter(|file| file.contains("eventpoll"))
+                .count()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let (mut group, endpoints) = group(dir.path());
+        let controller = group.controller();
+        let serving = thread::spawn(move || group.serve_forever().map(|()| group));
+        all_answer(&endpoints);
+        assert_eq!(sets(), 1);
+        controller.shutdown();
+        drop(serving.join().unwrap().unwrap());
+    });
 }
 
 #[test]

@@ -2,19 +2,21 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+mod common;
+
+use std::io::{BufRead, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use common::client::{Client, Endpoint};
+use common::running::Running;
+use common::{PATIENCE, eventually};
 use socketserver::transport::Tcp;
 use socketserver::{
-    Concurrency, Connection, Controller, Pooled, RequestHandler, Result, Sequential, Server,
-    Threading, Timeouts,
+    Concurrency, Connection, Pooled, RequestHandler, Result, Sequential, Server, Threading,
+    Timeouts,
 };
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Answers each line with its number, counted by the handler itself.
 struct Numbers {
@@ -39,17 +41,16 @@ impl RequestHandler<Connection> for Numbers {
     }
 }
 
-struct Running {
-    address: SocketAddr,
-    controller: Controller,
+/// A server of such handlers, and how many of them have finished.
+struct Counted {
+    running: Running,
     finished: Arc<AtomicUsize>,
-    serving: Option<std::thread::JoinHandle<Result>>,
 }
 
-fn serve<C: Concurrency>(model: C, timeouts: Timeouts) -> Running {
+fn serve<C: Concurrency>(model: C, timeouts: Timeouts) -> Counted {
     let finished = Arc::new(AtomicUsize::new(0));
     let count = finished.clone();
-    let mut server = Server::<Tcp, C, ()>::builder()
+    let server = Server::<Tcp, C, ()>::builder()
         .concurrency(model)
         .timeouts(timeouts)
         .bind("127.0.0.1:0", move || Numbers {
@@ -57,116 +58,86 @@ fn serve<C: Concurrency>(model: C, timeouts: Timeouts) -> Running {
             finished: count.clone(),
         })
         .unwrap();
-    Running {
-        address: server.local_addr().as_inet().unwrap(),
-        controller: server.controller(),
+    Counted {
+        running: Running::start(server),
         finished,
-        serving: Some(std::thread::spawn(move || server.serve_forever())),
     }
 }
 
-impl Running {
-    fn client(&self) -> TcpStream {
-        let client = TcpStream::connect(self.address).unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
-        client
-    }
-
+impl Counted {
+    #[track_caller]
     fn until_finished(&self, count: usize) {
-        let end = Instant::now() + PATIENCE;
-        while self.finished.load(Ordering::SeqCst) < count || self.controller.live_count() > 0 {
-            assert!(Instant::now() < end, "{:?}", self.controller);
-            std::thread::yield_now();
-        }
-        assert_eq!(self.finished.load(Ordering::SeqCst), count);
+        let finished = || self.finished.load(Ordering::SeqCst);
+        eventually(PATIENCE, "all to finish", || {
+            finished() >= count && self.running.controller.live_count() == 0
+        });
+        assert_eq!(finished(), count);
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.controller.drain(Duration::ZERO);
-        let _ = self.serving.take().unwrap().join();
-    }
-}
-
-fn ask(client: &mut TcpStream, line: &str) -> String {
-    client.write_all(line.as_bytes()).unwrap();
-    answer(client)
-}
-
-fn answer(client: &mut TcpStream) -> String {
-    let mut answer = String::new();
-    let mut byte = [0];
-    while !answer.ends_with('\n') {
-        assert_eq!(client.read(&mut byte).unwrap(), 1, "after {answer:?}");
-        answer.push(char::from(byte[0]));
-    }
-    answer.trim().into()
+fn next(client: &mut Client) -> Option<String> {
+    client.hear().unwrap()
 }
 
 fn one_handler_for_all_messages<C: Concurrency>(model: C) {
-    let running = serve(model, Timeouts::default());
-    let mut client = running.client();
+    let counted = serve(model, Timeouts::default());
+    let mut client = counted.running.client();
     for n in 1..=5 {
-        assert_eq!(
-            ask(&mut client, &format!("line{n}\n")),
-            format!("{n} line{n}")
-        );
+        assert_eq!(client.ask(&format!("line{n}")), format!("{n} line{n}"));
     }
     // Several at once: what is buffered is handled without waiting for more.
-    assert_eq!(ask(&mut client, "a\nb\nc\n"), "6 a");
-    assert_eq!(answer(&mut client), "7 b");
-    assert_eq!(answer(&mut client), "8 c");
-    assert_eq!(running.finished.load(Ordering::SeqCst), 0);
+    assert_eq!(client.ask("a\nb\nc"), "6 a");
+    assert_eq!(next(&mut client).as_deref(), Some("7 b"));
+    assert_eq!(next(&mut client).as_deref(), Some("8 c"));
+    assert_eq!(counted.finished.load(Ordering::SeqCst), 0);
     // In pieces.
-    client.write_all(b"in ").unwrap();
-    assert_eq!(ask(&mut client, "pieces\n"), "9 in pieces");
-    client.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(client.read(&mut [0]).unwrap(), 0);
-    running.until_finished(1);
-    let counters = running.controller.counters();
+    client.send(b"in ").unwrap();
+    assert_eq!(client.ask("pieces"), "9 in pieces");
+    client.half_close().unwrap();
+    assert_eq!(next(&mut client), None);
+    counted.until_finished(1);
+    let counters = counted.running.controller.counters();
     assert_eq!((counters.ended, counters.failed), (1, 0));
 }
 
 fn silence_ends_it<C: Concurrency>(model: C) {
     let limit = Duration::from_millis(100);
-    let running = serve(model, Timeouts::default().idle(Some(limit)));
-    let mut client = running.client();
-    assert_eq!(ask(&mut client, "x\n"), "1 x");
+    let counted = serve(model, Timeouts::default().idle(Some(limit)));
+    let mut client = counted.running.client();
+    assert_eq!(client.ask("x"), "1 x");
     let before = Instant::now();
-    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    assert_eq!(next(&mut client), None);
     assert!(before.elapsed() >= limit - Duration::from_millis(20));
-    running.until_finished(1);
-    assert_eq!(running.controller.counters().timed_out, 1);
+    counted.until_finished(1);
+    assert_eq!(counted.running.controller.counters().timed_out, 1);
 }
 
 fn a_drain_ends_pauses_at_once<C: Concurrency>(model: C, count: usize) {
-    let mut running = serve(model, Timeouts::default());
+    let Counted { running, .. } = serve(model, Timeouts::default());
     let mut clients: Vec<_> = (0..count).map(|_| running.client()).collect();
     for client in &mut clients {
-        assert_eq!(ask(client, "x\n"), "1 x");
+        assert_eq!(client.ask("x"), "1 x");
     }
+    let controller = running.controller.clone();
     let before = Instant::now();
-    running.controller.drain(PATIENCE);
-    running.serving.take().unwrap().join().unwrap().unwrap();
-    running.serving = Some(std::thread::spawn(|| Ok(())));
+    controller.drain(PATIENCE);
+    running.ends().unwrap();
     assert!(before.elapsed() < PATIENCE / 2, "long before its deadline");
-    let report = running.controller.drain_report().unwrap();
+    let report = controller.drain_report().unwrap();
     assert_eq!((report.finished, report.cut), (count as u64, 0));
     for client in &mut clients {
-        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        assert_eq!(next(client), None);
     }
 }
 
 fn a_reset_in_a_pause_ends_it<C: Concurrency>(model: C) {
-    let running = serve(model, Timeouts::default());
-    let mut client = running.client();
-    assert_eq!(ask(&mut client, "x\n"), "1 x");
-    rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
-    drop(client);
-    running.until_finished(1);
-    assert_eq!(running.controller.counters().failed, 0);
-    assert_eq!(ask(&mut running.client(), "y\n"), "1 y");
+    let counted = serve(model, Timeouts::default());
+    let mut client = counted.running.client();
+    assert_eq!(client.ask("x"), "1 x");
+    client.reset();
+    counted.until_finished(1);
+    assert_eq!(counted.running.controller.counters().failed, 0);
+    assert_eq!(counted.running.client().ask("y"), "1 y");
 }
 
 macro_rules! under_every_model {
@@ -214,15 +185,15 @@ under_every_model! {
 
 /// More connections than there are threads or stacks, all of them alive and taking turns.
 fn many_share_few<C: Concurrency>(model: C) {
-    let running = serve(model, Timeouts::default());
-    let mut clients: Vec<_> = (0..100).map(|_| running.client()).collect();
+    let counted = serve(model, Timeouts::default());
+    let mut clients: Vec<_> = (0..100).map(|_| counted.running.client()).collect();
     for round in 1..=3 {
         for client in &mut clients {
-            assert_eq!(ask(client, "x\n"), format!("{round} x"));
+            assert_eq!(client.ask("x"), format!("{round} x"));
         }
     }
     drop(clients);
-    running.until_finished(100);
+    counted.until_finished(100);
 }
 
 #[test]
@@ -255,30 +226,24 @@ fn what_is_alive_when_the_server_is_dropped_comes_to_its_end() {
             finished: count.clone(),
         })
         .unwrap();
-    let address = server.local_addr().as_inet().unwrap();
+    let endpoint = Endpoint::Tcp(server.local_addr().as_inet().unwrap());
     let controller = server.controller();
     let mut clients: Vec<_> = (0..2)
-        .map(|_| TcpStream::connect(address).unwrap())
+        .map(|_| Client::connect(&endpoint).unwrap())
         .collect();
     for _ in 0..2 {
         server.handle_request(Some(PATIENCE)).unwrap();
     }
-    assert_eq!(ask(&mut clients[0], "x\n"), "1 x");
+    assert_eq!(clients[0].ask("x"), "1 x");
     drop(server);
     // One is between messages; the other has the only thread, and has not begun.
     for client in clients.iter_mut().rev() {
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
-        let reply = ask(client, "y\n");
+        let reply = client.ask("y");
         assert!(reply.ends_with('y'), "{reply}");
     }
     drop(clients);
-    let end = Instant::now() + PATIENCE;
-    while finished.load(Ordering::SeqCst) < 2 {
-        assert!(Instant::now() < end);
-        std::thread::yield_now();
-    }
-    while controller.live_count() > 0 {
-        assert!(Instant::now() < end);
-    }
+    eventually(PATIENCE, "both to end", || {
+        finished.load(Ordering::SeqCst) == 2 && controller.live_count() == 0
+    });
     assert_eq!(controller.counters().ended, 2);
 }

@@ -2,18 +2,34 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use common::{PATIENCE, eventually};
 use socketserver::{
-    Connection, Handled, ServeError, ServerGroup, TcpServer, ThreadingTcpServer, Timeouts,
-    handler_fn,
+    Connection, Controller, Handled, ServeError, ServerGroup, TcpServer, ThreadingTcpServer,
+    Timeouts, handler_fn,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Waits until the only request there is has come to its end, or has sent nothing more for a
+/// moment, as it waits for its client to read.
+#[track_caller]
+fn until_it_waits(controller: &Controller) {
+    let (mut sent, mut since) = (0, Instant::now());
+    eventually(PATIENCE, "the writer to wait", || {
+        let now = controller.live().first().map_or(0, |live| live.sent);
+        if now != sent {
+            (sent, since) = (now, Instant::now());
+        }
+        let waits = sent > 0 && since.elapsed() > Duration::from_millis(20);
+        waits || controller.counters().ended > 0
+    });
+}
 
 #[test]
 fn a_sequential_server_stops_between_two_queued_clients() {
@@ -91,10 +107,7 @@ fn a_client_that_always_sends_cannot_outlast_a_drain() {
         let mut client = TcpStream::connect(address).unwrap();
         let flooding = std::thread::spawn(move || while client.write_all(&[0; 65_536]).is_ok() {});
         let own = &controller.controllers()[0];
-        let end = Instant::now() + PATIENCE;
-        while own.live_count() == 0 {
-            assert!(Instant::now() < end);
-        }
+        eventually(PATIENCE, "the client to be served", || own.live_count() > 0);
         let before = Instant::now();
         controller.drain(Duration::from_millis(100));
         serving.join().unwrap().unwrap();
@@ -130,18 +143,7 @@ fn a_writer_on_another_thread_does_not_take_commands_away() {
         let controller = server.controller();
         let serving = std::thread::spawn(move || server.serve_forever());
         let client = TcpStream::connect(address).unwrap();
-        let end = Instant::now() + PATIENCE;
-        // Until the writer waits.
-        let mut sent = 0;
-        loop {
-            let now = controller.live().first().map_or(0, |live| live.sent);
-            if now > 0 && now == sent {
-                break;
-            }
-            sent = now;
-            assert!(Instant::now() < end);
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        until_it_waits(&controller);
         let before = Instant::now();
         controller.drain(Duration::from_millis(100));
         serving.join().unwrap().unwrap();
@@ -243,18 +245,7 @@ fn a_long_reply_survives_a_client_that_sends_a_little_more() {
     let mut client = TcpStream::connect(address).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     client.write_all(b"?").unwrap();
-    // Until the handler has returned, or waits for us to read.
-    let end = Instant::now() + PATIENCE;
-    let mut sent = 0;
-    loop {
-        let now = controller.live().first().map_or(u64::MAX, |live| live.sent);
-        if now == sent {
-            break;
-        }
-        sent = now;
-        assert!(Instant::now() < end);
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until_it_waits(&controller);
     client.write_all(b"more").unwrap();
     let mut reply = Vec::new();
     client.read_to_end(&mut reply).unwrap();

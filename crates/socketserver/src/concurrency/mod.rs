@@ -1,5 +1,5 @@
-//! How requests are served: one at a time, on a thread each, on a pool, in a process each, or in a coroutine
-//! each.
+//! How requests are served: one at a time, on a thread each, on a pool, in a process each, or in a
+//! coroutine each.
 //!
 //! A model is given a [`Task`] and serves it; it knows nothing of sockets, limits on peers, or
 //! stops. One file each, with the same surface.
@@ -12,7 +12,7 @@ mod sequential;
 mod threading;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use forking::Forking;
 pub(crate) use forking::exit;
@@ -24,7 +24,7 @@ pub use threading::Threading;
 
 use crate::ServeError;
 use crate::park::Parker;
-use crate::server::{ChildSource, Controller, Task};
+use crate::server::{ChildSource, Controller, Pause, Task};
 
 /// A way to serve requests: [`Sequential`], [`Threading`], [`Pooled`], [`Forking`], or `Green` with
 /// the feature of that name.
@@ -136,4 +136,31 @@ pub enum Dispatch<J> {
     NoRoom(J, io::Error),
     /// This is the child that is to serve it.
     InChild(J),
+}
+
+/// Hands a task to a thread that `start` finds or makes. Where it fails, the closure that the task
+/// went into is lost, and the task comes back whole all the same.
+fn hand_over<J: Task>(task: J, start: impl FnOnce(Handed<J>) -> io::Result<()>) -> Dispatch<J> {
+    let ours = Handed(Arc::new(Mutex::new(Some(Box::new(task)))));
+    let theirs = Handed(ours.0.clone());
+    match start(theirs) {
+        Ok(()) => Dispatch::Taken,
+        Err(error) => match ours.take() {
+            Some(task) => Dispatch::NoRoom(*task, error),
+            None => Dispatch::Taken,
+        },
+    }
+}
+
+/// A task that belongs to whoever takes it first.
+struct Handed<J>(Arc<Mutex<Option<Box<J>>>>);
+
+impl<J: Task> Handed<J> {
+    fn run(self) -> Option<Box<dyn Pause>> {
+        self.take()?.run()
+    }
+
+    fn take(&self) -> Option<Box<J>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }

@@ -69,10 +69,6 @@ impl Park for Attentive {
         until: Option<Instant>,
     ) -> io::Result<()> {
         let lifecycle = &self.0.0.lifecycle;
-        let wanted = match interest {
-            Interest::Read => PollFlags::IN,
-            Interest::Write => PollFlags::OUT,
-        };
         loop {
             let now = Instant::now();
             let drain = lifecycle.commands().drain;
@@ -88,7 +84,7 @@ impl Park for Attentive {
             // would take them away from it.
             let hears = lifecycle.is_serving_thread();
             let mut fds = [
-                PollFd::from_borrowed_fd(fd, wanted),
+                PollFd::from_borrowed_fd(fd, interest.poll_flags()),
                 PollFd::new(
                     lifecycle,
                     if hears {

@@ -1,9 +1,8 @@
 //! A thread per request.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use super::{AtLimit, Concurrency, Dispatch};
+use super::{AtLimit, Concurrency, Dispatch, hand_over};
 use crate::server::{ChildSource, Task, wait_to_end};
 
 /// Serves each request on a thread of its own.
@@ -78,24 +77,10 @@ impl Concurrency for Threading {
         if let Some(bytes) = self.stack_size {
             builder = builder.stack_size(bytes);
         }
-        // A spawn that fails drops its closure; the task must survive that.
-        let slot = Arc::new(Mutex::new(Some(Box::new(task))));
-        let theirs = slot.clone();
-        let take = |slot: &Mutex<Option<Box<J>>>| {
-            slot.lock().unwrap_or_else(PoisonError::into_inner).take()
-        };
-        let spawned = builder.spawn(move || {
-            if let Some(task) = take(&theirs) {
-                wait_to_end(task.run());
-            }
-        });
-        match spawned {
-            Ok(_) => Dispatch::Taken,
-            Err(error) => match take(&slot) {
-                Some(task) => Dispatch::NoRoom(*task, error),
-                None => Dispatch::Taken,
-            },
-        }
+        hand_over(task, |theirs| {
+            let thread = builder.spawn(move || wait_to_end(theirs.run()));
+            thread.map(drop)
+        })
     }
 
     fn is_waited_for(&self) -> bool {

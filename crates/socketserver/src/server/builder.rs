@@ -171,8 +171,8 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
     /// was inherited. A stream socket that does not listen yet is made to.
     ///
     /// The socket's options are left as they are, but for its blocking mode and, for datagrams, its
-    /// send timeout, which belong to all who share it. The file of an adopted Unix socket is not removed at the end: it is
-    /// somebody else's.
+    /// send timeout, which belong to all who share it. The file of an adopted Unix socket is not
+    /// removed at the end: it is somebody else's.
     ///
     /// # Errors
     /// [`BindError::WrongSocket`] if it is of another kind.

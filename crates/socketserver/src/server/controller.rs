@@ -15,7 +15,7 @@ use super::lifecycle::Lifecycle;
 use crate::Result;
 use crate::address::Address;
 use crate::event::{Counters, EndReason, Ended, Event, Reporter};
-use crate::failure::{Cause, HandlerFailure, discard, guarded};
+use crate::failure::{Cause, HandlerFailure, contain, discard, guarded};
 use crate::socket::Socket;
 
 /// The number of a request, unique in its server and counted from 1.
@@ -235,10 +235,7 @@ impl Shared {
                 }
             }
             // An error is the application's: to format it is to run its code.
-            None => drop(guarded(|| {
-                log_failure(info, failure);
-                Ok(())
-            })),
+            None => drop(contain(|| log_failure(info, failure))),
         }
     }
 
@@ -401,7 +398,8 @@ impl Drop for Record {
 /// ```
 /// use socketserver::{Connection, ThreadingTcpServer, handler_fn};
 ///
-/// let mut server = ThreadingTcpServer::bind("127.0.0.1:0", handler_fn(|_: &mut Connection| Ok(())))?;
+/// let handler = handler_fn(|_: &mut Connection| Ok(()));
+/// let mut server = ThreadingTcpServer::bind("127.0.0.1:0", handler)?;
 /// let controller = server.controller();
 /// let serving = std::thread::spawn(move || server.serve_forever());
 /// controller.shutdown();

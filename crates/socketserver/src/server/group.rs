@@ -66,6 +66,8 @@ impl ServerGroup {
         H: RequestHandler<T::Request> + 'static,
     {
         self.watches.append(&mut server.watches);
+        // The group has one for all.
+        server.poller = None;
         self.members.push(Box::new(server));
     }
 

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::process::{this_process, this_thread};
+
 const PHASE: u32 = 0b11;
 const NEW: u32 = 0;
 const SERVING: u32 = 1;
@@ -60,7 +62,7 @@ impl Lifecycle {
             word: AtomicU32::new(NEW),
             waker: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             own_waker: OnceLock::new(),
-            owner: AtomicU32::new(process()),
+            owner: AtomicU32::new(this_process()),
             thread: AtomicU32::new(0),
             base: Instant::now(),
             drain_from: AtomicU64::new(u64::MAX),
@@ -72,12 +74,12 @@ impl Lifecycle {
 
     /// Whether this is the process that serves, and not a child of it.
     pub(crate) fn is_owner(&self) -> bool {
-        process() == self.owner.load(Ordering::Relaxed)
+        this_process() == self.owner.load(Ordering::Relaxed)
     }
 
     /// Whether this is the thread that serves.
     pub(crate) fn is_serving_thread(&self) -> bool {
-        thread() == self.thread.load(Ordering::Relaxed)
+        this_thread() == self.thread.load(Ordering::Relaxed)
     }
 
     /// Makes this process the one that serves, if it is a fork of the one that made the server: a
@@ -93,7 +95,7 @@ impl Lifecycle {
                 "it has served in another process that this one was forked from",
             ));
         }
-        self.owner.store(process(), Ordering::Relaxed);
+        self.owner.store(this_process(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -142,7 +144,7 @@ impl Lifecycle {
 
     /// Begins to serve; `false` if the server is closed.
     pub(crate) fn enter(&self) -> bool {
-        self.thread.store(thread(), Ordering::Relaxed);
+        self.thread.store(this_thread(), Ordering::Relaxed);
         let before = self.word.load(Ordering::SeqCst) & PHASE;
         let units = self.read();
         if units >= CHILD_DRAIN_UNIT {
@@ -273,20 +275,6 @@ impl Lifecycle {
             Err(_) => 0,
         }
     }
-}
-
-fn process() -> u32 {
-    rustix::process::getpid()
-        .as_raw_nonzero()
-        .get()
-        .unsigned_abs()
-}
-
-fn thread() -> u32 {
-    rustix::thread::gettid()
-        .as_raw_nonzero()
-        .get()
-        .unsigned_abs()
 }
 
 fn far(from: Instant) -> Instant {

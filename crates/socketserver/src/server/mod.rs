@@ -23,6 +23,7 @@ pub use accept_loop::{ChildSource, Watched};
 pub use builder::Builder;
 pub use controller::{Controller, DrainReport, LiveRequest, RequestId, RequestInfo, RequestState};
 pub use group::{GroupController, ServerGroup};
+pub(crate) use poller::watch;
 pub(crate) use session::wait_to_end;
 pub use session::{Pause, Place, Request, Task};
 
@@ -88,7 +89,10 @@ impl<T: Transport, C: Concurrency> Server<T, C, ()> {
     ///
     /// let server = ThreadingTcpServer::builder()
     ///     .timeouts(Timeouts::default().request(Some(Duration::from_secs(10))))
-    ///     .verify_request(|conn| Ok(conn.peer_addr().as_inet().is_some_and(|a| a.ip().is_loopback())))
+    ///     .verify_request(|conn| {
+    ///         let peer = conn.peer_addr().as_inet();
+    ///         Ok(peer.is_some_and(|peer| peer.ip().is_loopback()))
+    ///     })
     ///     .bind("127.0.0.1:0", handler_fn(|_: &mut Connection| Ok(())))?;
     /// # Ok::<(), socketserver::Error>(())
     /// ```
@@ -129,8 +133,8 @@ where
     /// Takes on one request and returns, or calls `handle_timeout` once `timeout` has passed.
     ///
     /// Under a concurrent model the request may still be served when this returns. The hook
-    /// `service_actions` is not called. A drain that is asked for meanwhile is seen through, and may
-    /// take longer than `timeout`.
+    /// `service_actions` is not called. A drain that is asked for meanwhile is seen through, and
+    /// may take longer than `timeout`.
     ///
     /// # Errors
     /// As for [`serve_forever`](Self::serve_forever).

@@ -35,13 +35,8 @@ impl Poller {
     }
 
     pub(crate) fn add(&self, fd: impl AsFd, source: Source) -> Result<(), ServeError> {
-        let data = epoll::EventData::new_u64(source.pack());
-        let added = match epoll::add(&self.epoll, &fd, data, epoll::EventFlags::IN) {
-            // It has stayed here since an earlier round.
-            Err(Errno::EXIST) => epoll::modify(&self.epoll, &fd, data, epoll::EventFlags::IN),
-            added => added,
-        };
-        added.map_err(|errno| ServeError::Resources {
+        let watched = watch(&self.epoll, fd, source.pack(), epoll::EventFlags::IN);
+        watched.map_err(|errno| ServeError::Resources {
             step: "watch a descriptor",
             source: errno.into(),
         })
@@ -88,5 +83,20 @@ impl Poller {
             Err(Errno::INTR) => Ok(()),
             Err(errno) => Err(failed(errno.into())),
         }
+    }
+}
+
+/// Has `fd` reported as `data`, whether it is new to the epoll set or has stayed there since an
+/// earlier round.
+pub(crate) fn watch(
+    epoll: &OwnedFd,
+    fd: impl AsFd,
+    data: u64,
+    flags: epoll::EventFlags,
+) -> rustix::io::Result<()> {
+    let data = epoll::EventData::new_u64(data);
+    match epoll::add(epoll, &fd, data, flags) {
+        Err(Errno::EXIST) => epoll::modify(epoll, &fd, data, flags),
+        added => added,
     }
 }

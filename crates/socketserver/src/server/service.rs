@@ -297,10 +297,6 @@ where
                     Ok(request) => request,
                     Err(errno) => match self.accept_failed(index, errno, now)? {
                         Class::Retry => continue,
-                        Class::Empty if self.gates[index].is_barren() => {
-                            self.exhausted(index, &barren(), now);
-                            return Ok(Accepted::Some(taken));
-                        }
                         Class::Exhausted => return Ok(Accepted::Some(taken)),
                         Class::Empty | Class::Fatal => break,
                     },
@@ -469,19 +465,20 @@ where
         errno: rustix::io::Errno,
         now: Instant,
     ) -> Result<Class, ServeError> {
-        let class = match Class::of(errno) {
-            // One client after the other, or not a client at all.
-            Class::Retry if self.gates[gate].is_barren() => Class::Exhausted,
-            class => class,
-        };
-        let address = self.gates[gate].address.clone();
+        let class = Class::of(errno);
+        let is_empty = class == Class::Empty;
+        self.gates[gate].empty = is_empty;
         let error = errno.into();
+        if (is_empty || class == Class::Retry) && self.gates[gate].is_barren() {
+            // One client after the other fails, or there is none at all.
+            let error = if is_empty { barren() } else { error };
+            self.exhausted(gate, &error, now);
+            return Ok(Class::Exhausted);
+        }
+        let address = self.gates[gate].address.clone();
         match class {
             Class::Empty => {
-                self.gates[gate].empty = true;
-                if self.gates[gate].barren < BARREN
-                    && let Some(failures) = self.progress.back_off.recovered()
-                {
+                if let Some(failures) = self.progress.back_off.recovered() {
                     self.shared.emit(&Event::AcceptResumed {
                         address: &address,
                         failures,

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::controller::{Record, RequestId, Shared};
 use crate::address::Address;
 use crate::event::{EndReason, Ended, Event};
-use crate::failure::{HandlerFailure, Stage, discard, guarded};
+use crate::failure::{HandlerFailure, Stage, contain, discard, guarded};
 use crate::park::Park;
 use crate::socket::Socket;
 use crate::{Connection, Datagram, RequestHandler, RequestInfo, Result};
@@ -131,11 +131,11 @@ where
     H: RequestHandler<R>,
 {
     fn run(self: Box<Self>) -> Option<Box<dyn Pause>> {
-        contained(|| serve(self, false).paused())
+        shielded(|| serve(self, false).paused())
     }
 
     fn run_in_child(self) -> i32 {
-        let code = contained(|| {
+        let code = shielded(|| {
             let mut step = serve(Box::new(self), true);
             loop {
                 match step {
@@ -264,16 +264,13 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
 
     fn after(self: Box<Self>, waited: io::Result<()>) -> Step<R, H> {
         self.record.set_paused(false);
-        match waited {
-            Ok(()) => self.handle(),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                Step::Over(self.finish(Ok(()), Some(EndReason::TimedOut)))
-            }
-            Err(_) if self.request.is_cancelled() => {
-                Step::Over(self.finish(Ok(()), Some(EndReason::Cancelled)))
-            }
-            Err(_) => Step::Over(self.finish(Ok(()), Some(EndReason::PeerGone))),
-        }
+        let reason = match waited {
+            Ok(()) => return self.handle(),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => EndReason::TimedOut,
+            Err(_) if self.request.is_cancelled() => EndReason::Cancelled,
+            Err(_) => EndReason::PeerGone,
+        };
+        Step::Over(self.finish(Ok(()), Some(reason)))
     }
 
     #[inline(never)]
@@ -284,7 +281,7 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
     ) -> EndReason {
         let own = &mut self;
         let finished = attempt(Stage::Finish, || own.handler.finish(&mut own.request));
-        let served = own.then(handled, finished);
+        let served = then(own.record.shared(), handled, finished);
         self.end(served, reason)
     }
 
@@ -310,14 +307,6 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
         let reason = close(request, record, in_child, reason, outcome.as_ref().err());
         discard(outcome);
         reason
-    }
-
-    fn then(
-        &self,
-        first: Result<(), HandlerFailure>,
-        next: Result<(), HandlerFailure>,
-    ) -> Result<(), HandlerFailure> {
-        then(self.record.shared(), first, next)
     }
 }
 
@@ -351,23 +340,19 @@ impl<R: Request, H: RequestHandler<R>> Pause for Session<R, H> {
     }
 
     fn resume(self: Box<Self>, waited: io::Result<()>) -> Option<Box<dyn Pause>> {
-        contained(|| self.after(waited).paused())
+        shielded(|| self.after(waited).paused())
     }
 }
 
 /// The last line of defence. Whatever belongs to the application is guarded where it is called; if
 /// a panic gets here all the same, it ends the request and not the thread, the pool, or the server.
-fn contained<T>(run: impl FnOnce() -> Option<T>) -> Option<T> {
-    match guarded(|| Ok(run())) {
-        Ok(done) => done,
-        Err(cause) => {
-            discard(guarded(|| {
-                tracing::error!(%cause, "a request ended in a panic outside of its handler");
-                Ok(())
-            }));
-            None
-        }
-    }
+fn shielded<T>(run: impl FnOnce() -> Option<T>) -> Option<T> {
+    contain(run).unwrap_or_else(|cause| {
+        let _ = contain(|| {
+            tracing::error!(%cause, "a request ended in a panic outside of its handler");
+        });
+        None
+    })
 }
 
 fn attempt<T>(stage: Stage, run: impl FnOnce() -> Result<T>) -> Result<T, HandlerFailure> {
@@ -399,7 +384,7 @@ fn reason<R: Request>(failure: Option<&HandlerFailure>, request: &R) -> EndReaso
         None if request.is_cancelled() => EndReason::Cancelled,
         None => EndReason::Completed,
         // It looks into the error, whose methods are the application's.
-        Some(failure) => guarded(|| Ok(classify(failure, request))).unwrap_or(EndReason::Failed),
+        Some(failure) => contain(|| classify(failure, request)).unwrap_or(EndReason::Failed),
     }
 }
 

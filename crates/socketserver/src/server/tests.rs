@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, Timespec, poll};
 
 use super::*;
 use crate::concurrency::{AtLimit, Dispatch};
@@ -44,13 +44,10 @@ impl Park for Arc<Poll> {
         until: Option<Instant>,
     ) -> io::Result<()> {
         self.0.fetch_add(1, Ordering::Relaxed);
-        let flags = match interest {
-            Interest::Read => PollFlags::IN,
-            Interest::Write => PollFlags::OUT,
-        };
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         let timeout = left.map(|left| Timespec::try_from(left).unwrap());
-        match poll(&mut [PollFd::from_borrowed_fd(fd, flags)], timeout.as_ref()) {
+        let mut fds = [PollFd::from_borrowed_fd(fd, interest.poll_flags())];
+        match poll(&mut fds, timeout.as_ref()) {
             Ok(0) => Err(io::ErrorKind::TimedOut.into()),
             _ => Ok(()),
         }

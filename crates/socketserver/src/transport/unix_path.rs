@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::SocketOptions;
+use crate::process::this_process;
 use crate::{BindError, UnixAddress};
 
 /// How long two servers that find the same stale file may keep each other waiting.
@@ -42,7 +43,7 @@ pub(super) fn parse(path: &Path) -> Result<Vec<UnixAddress>, BindError> {
         }
         _ => {}
     }
-    // A path of 108 bytes could be bound, but its NUL is one too many for everybody who asks for it.
+    // A path of 108 bytes could be bound, but its NUL is one too many for all who ask for it.
     let is_too_long =
         matches!(&address, UnixAddress::Path(path) if path.as_os_str().len() > LONGEST);
     if is_too_long || address.to_raw().is_err() {
@@ -226,23 +227,14 @@ impl PathGuard {
             path,
             file: identity(&found),
             mode: found.mode(),
-            owner: AtomicU32::new(process()),
+            owner: AtomicU32::new(this_process()),
         })
     }
-}
 
-impl PathGuard {
     /// Makes this process the one that removes the file.
     pub(super) fn take_over(&self) {
-        self.owner.store(process(), Ordering::Relaxed);
+        self.owner.store(this_process(), Ordering::Relaxed);
     }
-}
-
-fn process() -> u32 {
-    rustix::process::getpid()
-        .as_raw_nonzero()
-        .get()
-        .unsigned_abs()
 }
 
 impl Drop for PathGuard {
@@ -250,7 +242,7 @@ impl Drop for PathGuard {
         let is_ours = || {
             std::fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.file)
         };
-        if process() == self.owner.load(Ordering::Relaxed) && is_ours() {
+        if this_process() == self.owner.load(Ordering::Relaxed) && is_ours() {
             let _ = std::fs::remove_file(&self.path);
         }
     }

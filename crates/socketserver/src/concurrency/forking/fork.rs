@@ -96,7 +96,8 @@ fn block_signals() -> libc::sigset_t {
 
 fn no_signals() -> libc::sigset_t {
     let mut none = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigemptyset initialises the set that it is given, and cannot fail for a valid pointer.
+    // SAFETY: sigemptyset initialises the set that it is given, and cannot fail for a valid
+    // pointer.
     unsafe { libc::sigemptyset(none.as_mut_ptr()) };
     // SAFETY: the call above has initialised it.
     unsafe { none.assume_init() }

@@ -17,6 +17,7 @@ use rustix::process::{
 use super::{AtLimit, Concurrency, Dispatch};
 use crate::ServeError;
 use crate::event::EndReason;
+use crate::process::number;
 use crate::server::{ChildSource, Place, Task};
 
 /// Serves each request in a process of its own.
@@ -25,10 +26,10 @@ use crate::server::{ChildSource, Place, Task};
 ///   [`ServeError::ThreadsRunning`]. The reason: a child gets a copy of every lock that other
 ///   threads hold at that moment, and nobody to release it.
 /// * The child closes the listeners and what else belongs to the parent, runs the handler, and
-///   exits with 0, or with 1 after a failure. It ignores `SIGINT` and `SIGTERM`, which terminals and
-///   service managers send to the whole group: the parent decides when to stop. Every other signal
-///   has its default action and is not blocked. A child that the server cuts, or whose parent dies,
-///   is sent `SIGHUP`.
+///   exits with 0, or with 1 after a failure. It ignores `SIGINT` and `SIGTERM`, which terminals
+///   and service managers send to the whole group: the parent decides when to stop. Every other
+///   signal has its default action and is not blocked. A child that the server cuts, or whose
+///   parent dies, is sent `SIGHUP`.
 /// * What handlers and the hook `handle_error` change in memory is lost with the child. The events
 ///   between [`Started`](crate::Event::Started) and [`Closing`](crate::Event::Closing) are told in
 ///   the child.
@@ -192,8 +193,4 @@ fn give_up(pid: Pid, place: Place) {
     let _ = kill_process(pid, Signal::KILL);
     let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
     place.end(EndReason::Killed(Signal::KILL.as_raw()));
-}
-
-fn number(pid: Pid) -> u32 {
-    pid.as_raw_nonzero().get().unsigned_abs()
 }

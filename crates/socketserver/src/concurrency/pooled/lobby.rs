@@ -10,10 +10,9 @@ use std::thread;
 use std::time::Instant;
 
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
-use rustix::io::Errno;
 
 use super::Pool;
-use crate::server::{Pause, wait_to_end};
+use crate::server::{self, Pause, wait_to_end};
 
 /// The epoll data of the waker; guests are counted from 0.
 const WAKER: u64 = u64::MAX;
@@ -57,13 +56,7 @@ impl Lobby {
         guests.next += 1;
         // One report, and then silence: whoever is handed to the pool is not watched meanwhile.
         let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ONESHOT;
-        let data = epoll::EventData::new_u64(number);
-        let added = match epoll::add(&watch.epoll, pause.socket(), data, flags) {
-            // It has been here before.
-            Err(Errno::EXIST) => epoll::modify(&watch.epoll, pause.socket(), data, flags),
-            added => added,
-        };
-        if added.is_err() {
+        if server::watch(&watch.epoll, pause.socket(), number, flags).is_err() {
             return Err(pause);
         }
         let is_next = pause.until().is_some_and(|until| {

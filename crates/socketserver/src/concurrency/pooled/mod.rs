@@ -8,7 +8,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use super::{AtLimit, Concurrency, Dispatch};
+use super::{AtLimit, Concurrency, Dispatch, hand_over};
 use crate::server::{ChildSource, Pause, Task, wait_to_end};
 use lobby::Lobby;
 
@@ -108,20 +108,10 @@ impl Concurrency for Pooled {
         let pool = self
             .pool
             .get_or_insert_with(|| Arc::new(Pool::new(settings)));
-        // Work that is refused comes back as a closure, but a task has to come back as it was.
-        let slot = Arc::new(Mutex::new(Some(Box::new(task))));
-        let theirs = slot.clone();
-        let take = |slot: &Mutex<Option<Box<J>>>| {
-            let mut task = slot.lock().unwrap_or_else(PoisonError::into_inner);
-            task.take()
-        };
-        match pool.push(Box::new(move || take(&theirs)?.run())) {
-            Ok(()) => Dispatch::Taken,
-            Err((_, error)) => match take(&slot) {
-                Some(task) => Dispatch::NoRoom(*task, error),
-                None => Dispatch::Taken,
-            },
-        }
+        hand_over(task, |theirs| {
+            let pushed = pool.push(Box::new(move || theirs.run()));
+            pushed.map_err(|(_work, error)| error)
+        })
     }
 }
 
