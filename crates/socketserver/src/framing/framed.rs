@@ -240,7 +240,7 @@ impl<S: Read, C: Decoder> FusedIterator for Frames<'_, S, C> {}
 /// let server = PooledTcpServer::bind("127.0.0.1:0", Echo::default)?;
 /// # Ok::<(), socketserver::Error>(())
 /// ```
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Parts<C> {
     codec: C,
     wire: Wire,
@@ -266,5 +266,14 @@ impl<C> Parts<C> {
     #[must_use]
     pub fn into_unread(mut self) -> BytesMut {
         std::mem::take(self.wire.unread())
+    }
+}
+
+impl<C: fmt::Debug> fmt::Debug for Parts<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts")
+            .field("codec", &self.codec)
+            .field("memory", &self.wire.size())
+            .finish_non_exhaustive()
     }
 }

@@ -52,7 +52,8 @@ impl<S: Write> Framed<S, JsonHeader> {
     /// Until all of them are written, no other frame can be sent.
     ///
     /// # Errors
-    /// Those of [`Framed::write`].
+    /// Those of [`Framed::write`]. When the stream takes the header in part only, no body can follow:
+    /// the connection is of no use any more.
     ///
     /// ```
     /// use std::io::{self, Write};
@@ -68,8 +69,11 @@ impl<S: Write> Framed<S, JsonHeader> {
     /// ```
     pub fn write_body(&mut self, length: u64) -> Result<BodyWriter<'_, S>, FrameError> {
         let (stream, codec, wire) = self.split();
-        wire.write(stream, |dst| codec.encode_head(length, dst))?;
-        codec.owed = length;
+        wire.write(stream, |dst| {
+            codec.encode_head(length, dst)?;
+            codec.owed = length;
+            Ok::<_, FrameError>(())
+        })?;
         Ok(BodyWriter { stream, codec })
     }
 }

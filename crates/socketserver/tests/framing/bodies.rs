@@ -181,9 +181,13 @@ fn a_body_is_neither_longer_nor_shorter_than_announced() {
 }
 
 #[test]
-fn a_header_that_was_sent_in_part_is_no_header() {
+fn nothing_follows_a_header_that_was_sent_in_part() {
     let mut frames = Framed::new(Narrow::default(), JsonHeader::default());
     assert!(matches!(frames.write_body(5), Err(FrameError::Io(_))));
     frames.stream_mut().room = usize::MAX;
     assert!(matches!(frames.write("x"), Err(FrameError::Unsendable(_))));
+    // The peer has a header then, and takes whatever comes for the body.
+    frames.flush().unwrap();
+    assert!(matches!(frames.write("x"), Err(FrameError::Unsendable(_))));
+    assert_eq!(frames.stream().taken, head(5));
 }
