@@ -25,6 +25,10 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Upper(programs::upper::Options),
+    Echo(programs::echo::Options),
+    Chat(programs::chat::Options),
+    Collect(programs::collect::Options),
+    Reply(programs::reply::Options),
     Connect(connect::Options),
 }
 

@@ -10,6 +10,7 @@ mod connect;
 mod console;
 mod endpoint;
 mod logging;
+mod messages;
 mod programs;
 mod serve;
 mod signals;
@@ -28,6 +29,10 @@ fn main() -> ExitCode {
     logging::init(&cli.logging);
     let outcome = match cli.command {
         Command::Upper(args) => programs::upper::run(&args),
+        Command::Echo(args) => programs::echo::run(&args),
+        Command::Chat(args) => programs::chat::run(&args),
+        Command::Collect(args) => programs::collect::run(&args),
+        Command::Reply(args) => programs::reply::run(&args),
         Command::Connect(args) => connect::run(&args),
     };
     outcome.unwrap_or_else(|error| {

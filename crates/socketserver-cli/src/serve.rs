@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -113,6 +114,16 @@ pub(crate) fn serve(options: &ServerOptions, handlers: &impl Handlers) -> anyhow
     bound.serve_forever()
 }
 
+/// For programs whose clients meet in the memory of one process.
+pub(crate) fn need_one_process(options: &ServerOptions, what: &str) -> anyhow::Result<()> {
+    if options.concurrency == Model::Forking {
+        bail!(
+            "{what}, which processes of their own cannot do: use another --concurrency than forking"
+        );
+    }
+    Ok(())
+}
+
 /// What a program makes handlers for.
 pub(crate) trait Handlers {
     /// Binds one endpoint, and puts its server into the group.
@@ -129,7 +140,25 @@ pub(crate) trait Handlers {
 pub(crate) struct Any<F>(pub(crate) F);
 
 /// Handlers of one factory for connections.
-pub(crate) struct Streams<F>(pub(crate) F);
+pub(crate) struct Streams<F> {
+    factory: F,
+    on_drain: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
+impl<F> Streams<F> {
+    pub(crate) fn new(factory: F) -> Self {
+        Self {
+            factory,
+            on_drain: None,
+        }
+    }
+
+    /// Has `call` called when a drain begins. It must not wait: it runs in the serving loop.
+    pub(crate) fn on_drain(mut self, call: impl Fn() + Send + Sync + 'static) -> Self {
+        self.on_drain = Some(Arc::new(call));
+        self
+    }
+}
 
 impl<F, H> Handlers for Any<F>
 where
@@ -152,7 +181,7 @@ where
                 .mode(options.unix_mode)
                 .bind(path, factory)
                 .map(|server| add(group, server)),
-            _ => return Streams(factory).bind(options, model, endpoint, group),
+            _ => return Streams::new(factory).bind(options, model, endpoint, group),
         };
         Ok(server?)
     }
@@ -170,14 +199,21 @@ where
         endpoint: &Endpoint,
         group: &mut ServerGroup,
     ) -> anyhow::Result<Address> {
-        let factory = self.0.clone();
+        let factory = self.factory.clone();
+        let on_drain = self.on_drain.clone();
+        let on_event = move |event: &Event<'_>| {
+            log_connection(event);
+            if let (Event::DrainStarted { .. }, Some(call)) = (event, &on_drain) {
+                call();
+            }
+        };
         let server = match endpoint {
             Endpoint::Tcp(address) => builder::<Tcp, C>(options, model)
-                .on_event(log_connection)
+                .on_event(on_event)
                 .bind(address, factory)
                 .map(|server| add(group, server)),
             Endpoint::Unix(path) => builder::<UnixStream, C>(options, model)
-                .on_event(log_connection)
+                .on_event(on_event)
                 .mode(options.unix_mode)
                 .bind(path, factory)
                 .map(|server| add(group, server)),
