@@ -1,12 +1,14 @@
 //! What a client says, message by message: in chunks as they arrive, or in lines.
 
+use std::time::{Duration, Instant};
+
 use bytes::{Bytes, BytesMut};
 use clap::{Args, ValueEnum};
 use socketserver::framing::{Decoder, FrameError, Framed, Lines, Parts};
 use socketserver::{Connection, Result};
 
 #[derive(Debug, Args)]
-pub(crate) struct Options {
+pub(crate) struct MessageOptions {
     /// What a message is; datagrams are always one each
     #[arg(long, value_enum, default_value_t)]
     pub(crate) framing: Framing,
@@ -35,13 +37,20 @@ impl Framing {
 pub(crate) struct Messages {
     framing: Framing,
     parts: Option<Parts<Codec>>,
+    /// When it was seen that the server drains.
+    draining: Option<Instant>,
 }
+
+/// How long a client can go on when the server drains: what it has sent before is heard, but one
+/// that never stops does not hold up the end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 impl Messages {
     pub(crate) fn new(framing: Framing) -> Self {
         Self {
             framing,
             parts: None,
+            draining: None,
         }
     }
 
@@ -67,8 +76,15 @@ impl Messages {
             next = messages.read_buffered()?;
         }
         self.parts = Some(messages.into_parts().1);
-        conn.keep_alive();
+        if !self.is_over(conn) {
+            conn.keep_alive();
+        }
         Ok(())
+    }
+
+    fn is_over(&mut self, conn: &Connection) -> bool {
+        conn.server().is_draining()
+            && self.draining.get_or_insert_with(Instant::now).elapsed() > LAST_WORDS
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct Bound {
     pub(crate) limits: Vec<usize>,
     pub(crate) model: Model,
     pub(crate) drain_timeout: Duration,
+    /// Stdout belongs to the program: what is said here goes to stderr.
+    pub(crate) stdout_taken: bool,
     signals: Signals,
 }
 
@@ -48,6 +50,7 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
         limits: Vec::new(),
         model: options.concurrency,
         drain_timeout: options.drain_timeout,
+        stdout_taken: false,
         signals: Signals::catch().context("cannot catch signals")?,
     };
     for endpoint in endpoints {
@@ -95,7 +98,7 @@ impl Bound {
                 .drain_from_thread(&self.group, self.drain_timeout)
         }
         .context("cannot wait for signals")?;
-        announce(&self.listening);
+        announce(&self.listening, self.stdout_taken);
         let served = self.group.serve_forever();
         terminal::restore();
         served.map_err(|error| anyhow::Error::from_boxed(error.into()).context("serving ended"))?;
@@ -301,8 +304,8 @@ fn log_connection(event: &Event<'_>) {
     }
 }
 
-/// Tells, on stdout, where a client can connect by now.
-fn announce(listening: &[Endpoint]) {
+/// Tells where a client can connect by now.
+fn announce(listening: &[Endpoint], stdout_taken: bool) {
     let text: String = listening
         .iter()
         .map(|endpoint| format!("listening {endpoint}\n"))
@@ -310,12 +313,13 @@ fn announce(listening: &[Endpoint]) {
     if terminal::above_prompt(&text) {
         return;
     }
-    let mut stdout = io::stdout().lock();
-    let told = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
-    if let Err(error) = told {
+    let mut out: Box<dyn Write> = if stdout_taken {
+        Box::new(io::stderr())
+    } else {
+        Box::new(io::stdout())
+    };
+    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // The servers are up all the same.
-        tracing::warn!(%error, "cannot write to stdout");
+        tracing::warn!(%error, "cannot say where it listens");
     }
 }

@@ -8,7 +8,7 @@ use socketserver::{Connection, Member, RequestHandler, Result, Room, RoomLimits}
 
 use crate::cli::{Model, ServerOptions};
 use crate::console::Console;
-use crate::messages::{self, Framing, Messages, is_quit};
+use crate::messages::{Framing, MessageOptions, Messages, is_quit};
 use crate::serve::{Streams, bind, need_one_process};
 use crate::text::name_of;
 
@@ -23,7 +23,7 @@ pub(crate) struct Options {
     server: ServerOptions,
 
     #[command(flatten)]
-    messages: messages::Options,
+    messages: MessageOptions,
 
     /// How many messages may wait for a client that does not read, before it is cut
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]

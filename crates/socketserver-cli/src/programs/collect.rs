@@ -15,7 +15,7 @@ use socketserver::{Connection, Datagram, Error, GroupController, RequestHandler,
 
 use crate::cli::ServerOptions;
 use crate::console::Console;
-use crate::messages::{self, Framing, Messages};
+use crate::messages::{Framing, MessageOptions, Messages};
 use crate::serve::{Any, bind, need_one_process};
 use sink::Sink;
 
@@ -23,14 +23,15 @@ use sink::Sink;
 ///
 /// Every message is written as it came, in the order in which messages were taken from a queue. When
 /// the queue is full, clients wait. The server closes a connection only after everything that came
-/// by it has been written; with --ack, each message is confirmed by a line `ok` once it is.
+/// by it has been written; with --ack, each message is confirmed by a line `ok` once it is. Written
+/// means handed to the system, which survives the end of this program.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     #[command(flatten)]
     server: ServerOptions,
 
     #[command(flatten)]
-    messages: messages::Options,
+    messages: MessageOptions,
 
     /// The file to append to [default: stdout]
     #[arg(long, short, value_name = "FILE")]
@@ -70,8 +71,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     };
     let mut bound = bind(&options.server, &Any(factory))?;
     if options.output.is_some() {
-        // Otherwise its answers would be among the messages.
         Console::new(&bound).attend(&mut bound)?;
+    } else {
+        // Nothing but messages goes there: no console, and no word about where it listens.
+        bound.stdout_taken = true;
     }
     let (drain_timeout, group) = (bound.drain_timeout, bound.controller());
     let (told, ended) = std::sync::mpsc::channel();

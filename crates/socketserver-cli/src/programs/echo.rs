@@ -7,7 +7,7 @@ use clap::Args;
 use socketserver::{Connection, Datagram, RequestHandler, Result};
 
 use crate::cli::ServerOptions;
-use crate::messages::{self, Framing, Messages, is_quit};
+use crate::messages::{Framing, MessageOptions, Messages, is_quit};
 use crate::serve::{Any, serve};
 use crate::text::{name_of, printable};
 
@@ -21,7 +21,7 @@ pub(crate) struct Options {
     server: ServerOptions,
 
     #[command(flatten)]
-    messages: messages::Options,
+    messages: MessageOptions,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {

@@ -13,7 +13,7 @@ use socketserver::{Connection, Datagram, Error, RequestHandler, Result};
 
 use crate::cli::ServerOptions;
 use crate::console::Console;
-use crate::messages::{self, Framing, Messages, is_quit};
+use crate::messages::{Framing, MessageOptions, Messages, is_quit};
 use crate::serve::{Any, bind, need_one_process};
 use crate::terminal::{self, Lines};
 use crate::text::{name_of, printable};
@@ -29,7 +29,7 @@ pub(crate) struct Options {
     server: ServerOptions,
 
     #[command(flatten)]
-    messages: messages::Options,
+    messages: MessageOptions,
 
     /// How long a message waits for its answer; then its connection is closed
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
