@@ -9,7 +9,7 @@ use socketserver::framing::{FrameError, Framed, JsonHeader, LengthPrefix, Lines,
 use socketserver::transport::Tcp;
 use socketserver::{
     Concurrency, Connection, EndReason, Event, Pooled, RequestHandler, Result, Sequential, Server,
-    ThreadingTcpServer, Timeouts, handler_fn,
+    Threading, ThreadingTcpServer, Timeouts, handler_fn,
 };
 
 use crate::common::PATIENCE;
@@ -156,6 +156,17 @@ fn kept_alive_on_a_pool() {
 #[test]
 fn kept_alive_one_at_a_time() {
     kept_alive(Sequential);
+}
+
+#[test]
+fn kept_alive_on_threads() {
+    kept_alive(Threading::default());
+}
+
+#[cfg(feature = "green")]
+#[test]
+fn kept_alive_in_coroutines() {
+    kept_alive(socketserver::Green::new());
 }
 
 #[test]
