@@ -10,39 +10,40 @@ use socketserver::{Connection, Sequential, handler_fn};
 use super::{Contender, announce, epoll, green, pooled, socketserver, threading};
 
 pub(super) fn serve(contender: Contender) -> anyhow::Result<()> {
-    let listener = listen()?;
-    announce(listener.local_addr()?)?;
     let (all, once) = (handler_fn(echo), handler_fn(echo_once));
     match contender {
-        Contender::Epoll => Ok(epoll::serve(&listener)?),
-        Contender::Green => socketserver::<Tcp, _, _, _>(green(), listener, all),
-        Contender::GreenKeepAlive => socketserver::<Tcp, _, _, _>(green(), listener, once),
-        Contender::Greenroom => greenroom(listener),
-        Contender::Threading => socketserver::<Tcp, _, _, _>(threading(), listener, all),
-        Contender::Pooled => socketserver::<Tcp, _, _, _>(pooled(), listener, all),
+        Contender::Epoll => Ok(epoll::serve(&listen()?)?),
+        Contender::Green => socketserver::<Tcp, _, _, _>(green(), listen()?, all),
+        Contender::GreenKeepAlive => socketserver::<Tcp, _, _, _>(green(), listen()?, once),
+        Contender::Greenroom => greenroom(listen()?),
+        Contender::Threading => socketserver::<Tcp, _, _, _>(threading(), listen()?, all),
+        Contender::Pooled => socketserver::<Tcp, _, _, _>(pooled(), listen()?, all),
         Contender::PooledKeepAlive => {
-            socketserver::<Tcp, _, _, _>(pooled().workers(4), listener, once)
+            socketserver::<Tcp, _, _, _>(pooled().workers(4), listen()?, once)
         }
-        Contender::Sequential => socketserver::<Tcp, _, _, _>(Sequential, listener, all),
+        Contender::Sequential => socketserver::<Tcp, _, _, _>(Sequential, listen()?, all),
         Contender::TokioCurrent => {
-            tokio(&mut tokio::runtime::Builder::new_current_thread(), listener)
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            tokio(&mut builder, listen()?)
         }
         Contender::TokioMulti => {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
-            tokio(builder.worker_threads(2), listener)
+            tokio(builder.worker_threads(2), listen()?)
         }
-        Contender::May => may(listener),
-        Contender::StdThread => std_thread(&listener),
+        Contender::May => may(),
+        Contender::StdThread => std_thread(&listen()?),
     }
 }
 
-/// As long a backlog as the system allows, for all alike.
+/// As long a backlog as the system allows, for all alike but one, which makes its own socket.
 fn listen() -> io::Result<TcpListener> {
     let fd = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
     sockopt::set_socket_reuseaddr(&fd, true)?;
     rustix::net::bind(&fd, &SocketAddr::from(([127, 0, 0, 1], 0)))?;
     rustix::net::listen(&fd, i32::MAX)?;
-    Ok(fd.into())
+    let listener = TcpListener::from(fd);
+    announce(listener.local_addr()?)?;
+    Ok(listener)
 }
 
 fn echo(conn: &mut Connection) -> socketserver::Result {
@@ -105,12 +106,10 @@ fn tokio(builder: &mut tokio::runtime::Builder, listener: TcpListener) -> anyhow
     })
 }
 
-fn may(listener: TcpListener) -> anyhow::Result<()> {
+fn may() -> anyhow::Result<()> {
     may::config().set_workers(1);
-    let address = listener.local_addr()?;
-    // It makes its own socket, and takes the port over.
-    drop(listener);
-    let listener = may::net::TcpListener::bind(address)?;
+    let listener = may::net::TcpListener::bind("127.0.0.1:0")?;
+    announce(listener.local_addr()?)?;
     for stream in listener.incoming() {
         let mut stream = stream?;
         stream.set_nodelay(true)?;
