@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod chart;
+mod chat;
 mod compare;
 mod contenders;
 mod load;
@@ -34,6 +35,10 @@ enum Command {
     Udp(compare::UdpOptions),
     /// Compare the memory of connections that are silent
     Idle(compare::IdleOptions),
+    /// Fill a chat room, stop one client, and see how long words take to the others
+    Chat(chat::Options),
+    /// Be the client that is stopped
+    Frozen(chat::FrozenOptions),
     /// Let clients of all kinds loose on a server, for long, and look for what is left
     Soak(soak::Options),
     /// Be one of the servers
@@ -48,6 +53,8 @@ fn main() -> anyhow::Result<()> {
         Command::Churn(options) => compare::churn(&options),
         Command::Udp(options) => compare::udp(&options),
         Command::Idle(options) => compare::idle(&options),
+        Command::Chat(options) => chat::run(&options),
+        Command::Frozen(options) => chat::frozen(&options),
         Command::Soak(options) => soak::run(&options),
         Command::Serve(options) => contenders::serve(&options),
         Command::Load(options) => load::run(&options),
