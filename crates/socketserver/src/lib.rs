@@ -34,6 +34,7 @@
 //! |---|---|
 //! | what you write | [`RequestHandler`], [`handler_fn`] |
 //! | what it is given | [`Connection`] (TCP, Unix stream), [`Datagram`] (UDP, Unix datagram) |
+//! | messages, where a stream has only bytes | `framing`, with the feature of that name |
 //! | the server | [`Server`] and its aliases, [`Builder`] for options and hooks, [`ServerGroup`] |
 //! | stopping and looking | [`Controller`]: shutdown, drain, wait, live requests, counters |
 //! | limits on waiting | [`Timeouts`] |
@@ -68,6 +69,8 @@ mod datagram;
 mod error;
 mod event;
 mod failure;
+#[cfg(feature = "framing")]
+pub mod framing;
 mod handler;
 mod park;
 mod process;

@@ -1,0 +1,270 @@
+//! A stream of frames: a codec, a buffer, and anything that reads or writes.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::iter::FusedIterator;
+
+use bytes::BytesMut;
+
+use super::wire::Wire;
+use super::{Decoder, Encoder};
+
+/// Reads and writes messages on a stream: on a [`Connection`](crate::Connection), a `&mut` to one, a
+/// `TcpStream`, or one half of them.
+///
+/// # What it holds
+///
+/// The reading side has at most [`buffer_limit`](Decoder::buffer_limit) and 8 KiB of memory,
+/// allocated for what has arrived and not for what was announced, and gives back what a long frame
+/// needed with the next read. A `Bytes` that it has handed out keeps the memory in which it arrived,
+/// up to as much again: copy what is kept for long. The writing side has one frame.
+///
+/// # After an error
+///
+/// * Of the stream, such as a timeout: nothing is lost, calling again goes on.
+/// * Of the format: if [the decoder can go on](Decoder::is_recoverable), it does with the next call.
+///   If not, nobody knows where the next frame begins: every further read returns `None`.
+///
+/// ```
+/// use socketserver::{Connection, ThreadingTcpServer, handler_fn};
+/// use socketserver::framing::{Framed, LengthPrefix};
+///
+/// let echo = handler_fn(|conn: &mut Connection| {
+///     let mut frames = Framed::new(conn, LengthPrefix::u32_be());
+///     while let Some(frame) = frames.read()? {
+///         frames.write(frame)?;
+///     }
+///     Ok(())
+/// });
+/// let server = ThreadingTcpServer::bind("127.0.0.1:0", echo)?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+pub struct Framed<S, C> {
+    stream: S,
+    codec: C,
+    wire: Wire,
+}
+
+impl<S, C> Framed<S, C> {
+    /// Frames on `stream`, of which nothing was read yet.
+    #[must_use]
+    pub fn new(stream: S, codec: C) -> Self {
+        Self::from_parts(stream, Parts::new(codec))
+    }
+
+    /// Goes on where [`into_parts`](Framed::into_parts) has stopped.
+    #[must_use]
+    pub fn from_parts(stream: S, parts: Parts<C>) -> Self {
+        let Parts { codec, wire } = parts;
+        Self {
+            stream,
+            codec,
+            wire,
+        }
+    }
+
+    /// Separates the stream from what was read of it, and not yet decoded. Memory that this does
+    /// not need is given back.
+    #[must_use]
+    pub fn into_parts(mut self) -> (S, Parts<C>) {
+        self.wire.shrink();
+        let Self {
+            stream,
+            codec,
+            wire,
+        } = self;
+        (stream, Parts { codec, wire })
+    }
+
+    /// Goes on with another codec, from the first byte that is not decoded: for a protocol that
+    /// begins with lines, for example.
+    ///
+    /// ```
+    /// use socketserver::framing::{Framed, FrameError, Lines, Netstring};
+    ///
+    /// let mut lines = Framed::new(&b"STARTNET\n3:abc,"[..], Lines::default());
+    /// assert_eq!(lines.read()?.unwrap(), "STARTNET");
+    /// let mut strings = lines.with_codec(Netstring::default());
+    /// assert_eq!(strings.read()?.unwrap(), "abc");
+    /// # Ok::<(), FrameError>(())
+    /// ```
+    #[must_use]
+    pub fn with_codec<D>(self, codec: D) -> Framed<S, D> {
+        Framed {
+            stream: self.stream,
+            codec,
+            wire: self.wire,
+        }
+    }
+
+    /// The stream.
+    #[must_use]
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+
+    /// The stream, to set its timeouts for example. What is read from it or written to it directly
+    /// is missing in the frames.
+    pub fn stream_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
+    /// The codec.
+    #[must_use]
+    pub fn codec(&self) -> &C {
+        &self.codec
+    }
+
+    /// How much memory its buffers have, in bytes.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.wire.size()
+    }
+
+    pub(super) fn split(&mut self) -> (&mut S, &mut C, &mut Wire) {
+        (&mut self.stream, &mut self.codec, &mut self.wire)
+    }
+}
+
+impl<S: Read, C: Decoder> Framed<S, C> {
+    /// Reads until a message is complete; `None` when the peer has ended after one.
+    ///
+    /// # Errors
+    /// Those of the stream and of the codec, [see above](Framed#after-an-error). A peer that ends
+    /// within a frame is one of the latter.
+    pub fn read(&mut self) -> Result<Option<C::Item>, C::Error> {
+        self.wire.read(&mut self.stream, &mut self.codec)
+    }
+
+    /// The messages until the peer ends. An error does not end it: see [`read`](Framed::read).
+    ///
+    /// ```
+    /// use socketserver::framing::{Framed, FrameError, Lines};
+    ///
+    /// let mut lines = Framed::new(&b"a\nb\n"[..], Lines::default());
+    /// let all: Vec<_> = lines.frames().collect::<Result<_, FrameError>>()?;
+    /// assert_eq!(all, ["a", "b"]);
+    /// # Ok::<(), FrameError>(())
+    /// ```
+    pub fn frames(&mut self) -> Frames<'_, S, C> {
+        Frames(self)
+    }
+}
+
+impl<S, C: Decoder> Framed<S, C> {
+    /// The next message if all of it has been read from the stream already. It never waits.
+    ///
+    /// A handler that is [kept alive](crate::Connection::keep_alive) has to take these before it
+    /// returns: it is called again for what is still to come, not for what it holds.
+    ///
+    /// # Errors
+    /// Those of the codec.
+    pub fn read_buffered(&mut self) -> Result<Option<C::Item>, C::Error> {
+        self.wire.decode(&mut self.codec)
+    }
+}
+
+impl<S: Write, C> Framed<S, C> {
+    /// Sends a message: its whole frame in one write, as far as the stream takes it.
+    ///
+    /// # Errors
+    /// Those of the codec, after which nothing was sent; and those of the stream, after which the
+    /// rest of the frame is kept for [`flush`](Framed::flush). Nothing else is taken meanwhile.
+    pub fn write<I>(&mut self, item: I) -> Result<(), C::Error>
+    where
+        C: Encoder<I>,
+    {
+        self.wire
+            .write(&mut self.stream, |dst| self.codec.encode(item, dst))
+    }
+
+    /// Sends the rest of a frame whose [`write`](Framed::write) has failed.
+    ///
+    /// # Errors
+    /// Those of the stream.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.wire.flush(&mut self.stream)
+    }
+}
+
+impl<S, C: fmt::Debug> fmt::Debug for Framed<S, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Framed")
+            .field("codec", &self.codec)
+            .field("memory", &self.memory())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The messages of a stream, made by [`Framed::frames`].
+#[derive(Debug)]
+pub struct Frames<'a, S, C>(&'a mut Framed<S, C>);
+
+impl<S: Read, C: Decoder> Iterator for Frames<'_, S, C> {
+    type Item = Result<C::Item, C::Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.read().transpose()
+    }
+}
+
+impl<S: Read, C: Decoder> FusedIterator for Frames<'_, S, C> {}
+
+/// A [`Framed`] without its stream: the codec, and what was read and not yet decoded.
+///
+/// A handler that is [kept alive](crate::Connection::keep_alive) has it between its calls.
+///
+/// ```
+/// use socketserver::{Connection, PooledTcpServer, RequestHandler, Result};
+/// use socketserver::framing::{Framed, Lines, Parts};
+///
+/// #[derive(Default)]
+/// struct Echo(Parts<Lines>);
+///
+/// impl RequestHandler<Connection> for Echo {
+///     fn handle(&mut self, conn: &mut Connection) -> Result {
+///         let mut lines = Framed::from_parts(conn, std::mem::take(&mut self.0));
+///         let mut next = lines.read()?;
+///         if next.is_some() {
+///             lines.stream_mut().keep_alive();
+///         }
+///         while let Some(line) = next {
+///             lines.write(line)?;
+///             next = lines.read_buffered()?;
+///         }
+///         (_, self.0) = lines.into_parts();
+///         Ok(())
+///     }
+/// }
+///
+/// let server = PooledTcpServer::bind("127.0.0.1:0", Echo::default)?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct Parts<C> {
+    codec: C,
+    wire: Wire,
+}
+
+impl<C> Parts<C> {
+    /// Nothing has been read yet.
+    #[must_use]
+    pub fn new(codec: C) -> Self {
+        Self::with_unread(codec, BytesMut::new())
+    }
+
+    /// Somebody else has read `unread` from the stream, and it is to be decoded first.
+    #[must_use]
+    pub fn with_unread(codec: C, unread: BytesMut) -> Self {
+        Self {
+            codec,
+            wire: Wire::with_unread(unread),
+        }
+    }
+
+    /// What was read and not decoded, for somebody else.
+    #[must_use]
+    pub fn into_unread(mut self) -> BytesMut {
+        std::mem::take(self.wire.unread())
+    }
+}

@@ -1,0 +1,203 @@
+//! A JSON header that says how long the body is: whole frames. Bodies in pieces are in `json_body.rs`.
+
+use bytes::{Buf, Bytes, BytesMut};
+use serde_json::Value;
+
+use super::{DEFAULT_MAX_LEN, Decoder, Encoder, FrameError};
+
+/// Frames of three parts: the header's length in four bytes (signed, the little end first), the
+/// header, and the body as it is. The header is JSON in UTF-8, `{"dataBodyLength": 5}`.
+///
+/// A header is written byte for byte as Python's `json.dumps` writes it. What is received may be any
+/// JSON object with that member; others are ignored.
+///
+/// A body of many MiB need not be in memory as a whole: see `read_body` and `write_body` of
+/// [`Framed`](super::Framed).
+///
+/// ```
+/// use socketserver::framing::{BytesMut, Decoder, Encoder, FrameError, JsonHeader};
+///
+/// let mut codec = JsonHeader::default();
+/// let mut wire = BytesMut::new();
+/// codec.encode("hello", &mut wire)?;
+/// assert_eq!(wire, &b"\x15\0\0\0{\"dataBodyLength\": 5}hello"[..]);
+/// assert_eq!(codec.decode(&mut wire)?.unwrap(), "hello");
+/// # Ok::<(), FrameError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct JsonHeader {
+    max_header: usize,
+    max_body: u64,
+    pub(super) incoming: Incoming,
+    /// How much of a body that was announced is still to be sent.
+    pub(super) owed: u64,
+}
+
+/// What the next bytes from the peer are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Incoming {
+    Head,
+    /// A whole body of this length.
+    Body(u64),
+    /// What is left of a body that is read in pieces. Nobody may want it: then it is skipped.
+    Rest(u64),
+}
+
+impl JsonHeader {
+    /// 4 KiB.
+    pub const DEFAULT_MAX_HEADER: usize = 4096;
+
+    /// The longest header that is taken, in bytes.
+    #[must_use]
+    pub const fn max_header(mut self, max_header: usize) -> Self {
+        self.max_header = max_header;
+        self
+    }
+
+    /// The longest body that is taken or sent, in bytes; [`DEFAULT_MAX_LEN`] unless set.
+    #[must_use]
+    pub const fn max_body(mut self, max_body: u64) -> Self {
+        self.max_body = max_body;
+        self
+    }
+
+    /// Takes a header, and what is left of the body before it; returns the length of the next body.
+    pub(super) fn decode_head(&mut self, src: &mut BytesMut) -> Result<Option<u64>, FrameError> {
+        if let Incoming::Body(length) = self.incoming {
+            return Ok(Some(length));
+        }
+        if let Incoming::Rest(left) = &mut self.incoming {
+            let skipped = src.len().min(clamped(*left));
+            src.advance(skipped);
+            *left -= skipped as u64;
+            if *left > 0 {
+                return Ok(None);
+            }
+            self.incoming = Incoming::Head;
+        }
+        let Some(begin) = src.first_chunk() else {
+            return Ok(None);
+        };
+        let end = 4 + self.header_length(*begin)?;
+        let Some(header) = src.get(4..end) else {
+            return Ok(None);
+        };
+        let length = self.body_length(header)?;
+        src.advance(end);
+        self.incoming = Incoming::Body(length);
+        Ok(Some(length))
+    }
+
+    /// At the end of input: a frame has to be over.
+    pub(super) fn check_end(&self, src: &BytesMut) -> Result<(), FrameError> {
+        match self.incoming {
+            Incoming::Head if src.is_empty() => Ok(()),
+            _ => Err(FrameError::UnexpectedEnd),
+        }
+    }
+
+    pub(super) fn encode_head(&self, length: u64, dst: &mut BytesMut) -> Result<(), FrameError> {
+        if self.owed > 0 {
+            return Err(FrameError::Unsendable(
+                format!("the body before it is {} bytes short", self.owed).into(),
+            ));
+        }
+        if length > self.max_body {
+            return Err(FrameError::too_long_to_send(length, self.max_body));
+        }
+        let header = format!("{{\"dataBodyLength\": {length}}}");
+        dst.extend_from_slice(&(header.len() as u64).to_le_bytes()[..4]);
+        dst.extend_from_slice(header.as_bytes());
+        Ok(())
+    }
+
+    pub(super) fn head_limit(&self) -> usize {
+        self.max_header.saturating_add(4)
+    }
+
+    fn header_length(&self, begin: [u8; 4]) -> Result<usize, FrameError> {
+        let claimed = i32::from_le_bytes(begin);
+        let Ok(length) = usize::try_from(claimed) else {
+            return Err(FrameError::malformed("the header's length is negative"));
+        };
+        if length > self.max_header {
+            return Err(FrameError::TooLong {
+                limit: self.max_header as u64,
+                claimed: length as u64,
+            });
+        }
+        Ok(length)
+    }
+
+    fn body_length(&self, header: &[u8]) -> Result<u64, FrameError> {
+        let header: Value = serde_json::from_slice(header)
+            .map_err(|error| FrameError::malformed_by("the header is not JSON", error))?;
+        // `get` is `None` for what is no object.
+        let Some(claimed) = header.get("dataBodyLength").and_then(Value::as_u64) else {
+            return Err(FrameError::malformed(
+                "the header is no object whose dataBodyLength is a number of bytes",
+            ));
+        };
+        if claimed > self.max_body {
+            return Err(FrameError::TooLong {
+                limit: self.max_body,
+                claimed,
+            });
+        }
+        Ok(claimed)
+    }
+}
+
+impl Default for JsonHeader {
+    fn default() -> Self {
+        Self {
+            max_header: Self::DEFAULT_MAX_HEADER,
+            max_body: DEFAULT_MAX_LEN as u64,
+            incoming: Incoming::Head,
+            owed: 0,
+        }
+    }
+}
+
+impl Decoder for JsonHeader {
+    type Item = Bytes;
+    type Error = FrameError;
+
+    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Bytes>, FrameError> {
+        let Some(length) = self.decode_head(src)? else {
+            return Ok(None);
+        };
+        if (src.len() as u64) < length {
+            return Ok(None);
+        }
+        self.incoming = Incoming::Head;
+        Ok(Some(src.split_to(clamped(length)).freeze()))
+    }
+
+    fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Bytes>, FrameError> {
+        match self.decode(src)? {
+            None => self.check_end(src).map(|()| None),
+            body => Ok(body),
+        }
+    }
+
+    fn buffer_limit(&self) -> usize {
+        self.head_limit().max(clamped(self.max_body))
+    }
+}
+
+impl<T: AsRef<[u8]>> Encoder<T> for JsonHeader {
+    type Error = FrameError;
+
+    fn encode(&mut self, item: T, dst: &mut BytesMut) -> Result<(), FrameError> {
+        let body = item.as_ref();
+        self.encode_head(body.len() as u64, dst)?;
+        dst.extend_from_slice(body);
+        Ok(())
+    }
+}
+
+/// Lengths in memory are compared with lengths on the wire; where memory is smaller, it is the limit.
+fn clamped(length: u64) -> usize {
+    usize::try_from(length).unwrap_or(usize::MAX)
+}
