@@ -10,7 +10,7 @@ use socketserver::{Controller, GroupController, LiveRequest, RequestId};
 use crate::cli::Model;
 use crate::serve::Bound;
 use crate::terminal::{self, Lines};
-use crate::text;
+use crate::{signals, text};
 
 const HELP: &str = "\
 list      connections that are being served, and how many workers are busy
@@ -85,12 +85,12 @@ impl Console {
             ["kick"] => "kick whom? Say kick ID; list shows the IDs\n".into(),
             ["stats"] => self.stats(),
             ["drain"] => {
-                self.group.drain(self.drain_timeout);
+                signals::drain(&self.group, self.drain_timeout, self.model);
                 let limit = humantime::format_duration(self.drain_timeout);
                 format!("draining; what has not ended in {limit} is cut\n")
             }
             ["quit"] => {
-                self.group.drain(Duration::ZERO);
+                signals::drain(&self.group, Duration::ZERO, self.model);
                 "stopping\n".into()
             }
             ["help"] => HELP.into(),

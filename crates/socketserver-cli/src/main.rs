@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod command_client;
 mod connect;
 mod console;
 mod endpoint;
@@ -13,8 +14,10 @@ mod logging;
 mod programs;
 mod serve;
 mod signals;
+mod size;
 mod terminal;
 mod text;
+mod token;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -28,6 +31,8 @@ fn main() -> ExitCode {
     logging::init(&cli.logging);
     let outcome = match cli.command {
         Command::Upper(args) => programs::upper::run(&args),
+        Command::Command(args) => programs::command::run(args),
+        Command::CommandClient(args) => command_client::run(&args),
         Command::Connect(args) => connect::run(&args),
     };
     outcome.unwrap_or_else(|error| {
