@@ -82,6 +82,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         server: Framed::new(stream, codec),
         framing: options.framing,
         charset: options.charset,
+        max_body: options.max_body.0,
         at_terminal: false,
     };
     match &options.command {
@@ -134,6 +135,7 @@ struct Client {
     server: Framed<Box<dyn Stream>, JsonHeader>,
     framing: Framing,
     charset: &'static Encoding,
+    max_body: u64,
     /// A person reads the output, and a prompt follows it.
     at_terminal: bool,
 }
@@ -214,7 +216,7 @@ impl Client {
                 bail!("the server has closed the connection, and did not reply to this command")
             }
             (_, Some(error)) => return Err(silence(error)).context("cannot send the command"),
-            (Err(error), _) => return Err(explain(error)),
+            (Err(error), _) => return Err(explain(error, self.max_body)),
         };
         let end = End::of(&body)?;
         let ends_line = print(body, self.charset)?;
@@ -374,11 +376,15 @@ fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-fn explain(error: FrameError) -> anyhow::Error {
+fn explain(error: FrameError, max_body: u64) -> anyhow::Error {
     match error {
-        FrameError::TooLong { limit, claimed } => anyhow!(
-            "the server announces a reply of {claimed} bytes, and {limit} are taken: --max-body raises that"
+        FrameError::TooLong { limit, claimed } if limit == max_body => anyhow!(
+            "the server announces a reply of {claimed} bytes, and {limit} are taken: --max-body \
+             raises that"
         ),
+        FrameError::TooLong { .. } => {
+            anyhow!("malformed reply: no header is that long; is it another kind of server?")
+        }
         FrameError::UnexpectedEnd => {
             anyhow!("the server has closed the connection in the middle of a reply's header")
         }
