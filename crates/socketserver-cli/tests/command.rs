@@ -110,9 +110,11 @@ fn pids(file: &Path, count: usize) -> Vec<String> {
     read().lines().map(String::from).collect()
 }
 
-/// Also a zombie is alive: somebody has to reap it.
+/// What has ended and was left to the system to reap is not.
 fn is_alive(pid: &str) -> bool {
-    exists(format!("/proc/{pid}"))
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, state)| !state.starts_with('Z'))
 }
 
 fn until_gone(pids: &[String], context: &str) {
@@ -121,6 +123,14 @@ fn until_gone(pids: &[String], context: &str) {
             !is_alive(pid)
         });
     }
+}
+
+/// The same for what [`endless`] has started, whose shell has to be reaped by the server.
+fn until_cleared_away(pids: &[String], context: &str) {
+    until_gone(pids, context);
+    until(&format!("{context}: the shell is not reaped"), || {
+        !exists(format!("/proc/{}", pids[1]))
+    });
 }
 
 /// A command that has a child in the background, and ends only when it is killed.
@@ -263,7 +273,7 @@ fn a_client_that_is_killed_leaves_nothing_running() {
         let running = pids(&file, 2);
         assert!(running.iter().all(|pid| is_alive(pid)));
         client.0.kill().unwrap();
-        until_gone(&running, model);
+        until_cleared_away(&running, model);
         server.logged("killed: the client has gone");
         assert_eq!(Client::of(&server).ask("echo on").text(), "on\n");
     }
@@ -278,7 +288,7 @@ fn a_client_that_half_closes_gives_up_its_command() {
     client.send(endless(&file));
     let running = pids(&file, 2);
     client.0.shutdown(Shutdown::Write).unwrap();
-    until_gone(&running, "half-closed");
+    until_cleared_away(&running, "half-closed");
     client.ends();
 }
 
@@ -290,7 +300,7 @@ fn a_command_that_takes_too_long_is_killed() {
         let file = dir.path().join("pids");
         let mut client = Client::of(&server);
         let reply = client.ask(format!("printf begun; {}", endless(&file)));
-        until_gone(&pids(&file, 2), model);
+        until_cleared_away(&pids(&file, 2), model);
         assert!(reply.header.ends_with(", \"signal\": 9}"), "{reply:?}");
         let (begun, why) = reply
             .text()
@@ -428,7 +438,7 @@ fn a_stop_lets_short_commands_end_and_kills_the_others() {
         let running = pids(&file, 2);
         server.signal("TERM");
         assert_eq!(server.wait().code(), Some(0), "{model}");
-        until_gone(&running, model);
+        until_cleared_away(&running, model);
         assert_eq!(client.0.read(&mut [0]).unwrap_or(0), 0);
     }
 }
@@ -446,7 +456,7 @@ fn a_forced_stop_kills_commands_at_once() {
         server.logged("stop asked for");
         server.signal("INT");
         assert_eq!(server.wait().code(), Some(1), "{model}");
-        until_gone(&running, model);
+        until_cleared_away(&running, model);
     }
 }
 
