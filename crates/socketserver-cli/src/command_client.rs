@@ -86,6 +86,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         at_terminal: false,
     };
     match &options.command {
+        Some(command) if command.trim_ascii().is_empty() => Ok(ExitCode::SUCCESS),
         Some(command) => Ok(ExitCode::from(client.obey(command.as_bytes())?.code())),
         None if terminal::is_interactive() => client.prompt(),
         None => client.obey_lines(),
