@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
@@ -259,13 +259,4 @@ fn wait<const N: usize>(
         return Err(Stopped::HungUp);
     }
     Ok(fds.map(|fd| fd.is_some() && ready.next() == Some(true)))
-}
-
-/// How a status is told to the client: a member of the header and its value.
-pub(super) fn told(status: ExitStatus) -> Option<(&'static str, i32)> {
-    match (status.code(), status.signal()) {
-        (Some(0), _) => None,
-        (Some(code), _) => Some(("exitStatus", code)),
-        (None, signal) => Some(("signal", signal.unwrap_or(0))),
-    }
 }
