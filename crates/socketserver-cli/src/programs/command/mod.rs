@@ -31,9 +31,9 @@ use turns::Turns;
 
 /// Run what clients send in a shell, and send back what it writes
 ///
-/// WHOEVER CAN CONNECT CAN RUN ANY COMMAND AS YOU: on 127.0.0.1 every user of this machine, at
-/// unix:///path only those whom its permissions admit. Other addresses need --auth-token-file.
-/// Nothing is encrypted.
+/// WHOEVER CAN CONNECT CAN RUN ANY COMMAND AS YOU: on 127.0.0.1 and at unix://@abstract every user
+/// of this machine, at unix:///path only those whom its permissions admit. Other addresses need
+/// --auth-token-file. Nothing is encrypted.
 ///
 /// A command is run by `/bin/sh -c`, in a process group of its own, with its input from /dev/null.
 /// The reply is what it has written to stdout, or to stderr if that is nothing: four bytes with the
@@ -43,6 +43,8 @@ use turns::Turns;
 /// The reply is sent when the shell has exited; what it has left running is killed then, unless that
 /// runs in a session of its own (setsid). A client that closes, or only half-closes, gives up its
 /// command, which is killed with everything in its group.
+///
+/// Under the green model 32 connections are served at once, those of all endpoints together.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Where a command ends
