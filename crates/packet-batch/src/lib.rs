@@ -88,7 +88,7 @@ impl Batch {
             metas: Default::default(),
             received: 0,
             taken: 0,
-            expected: 1,
+            expected: MAX,
             emptied: false,
         }
     }

@@ -26,6 +26,10 @@ pub(crate) struct Cli {
 #[expect(clippy::enum_variant_names, reason = "one of them is called so")]
 pub(crate) enum Command {
     Upper(programs::upper::Options),
+    Echo(programs::echo::Options),
+    Chat(programs::chat::Options),
+    Collect(programs::collect::Options),
+    Reply(programs::reply::Options),
     Command(programs::command::Options),
     Connect(connect::Options),
     CommandClient(command_client::Options),

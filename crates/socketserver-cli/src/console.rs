@@ -178,11 +178,15 @@ impl Console {
         let mut out = format!("up {}\n", humantime::format_duration(up));
         for (_, served, controller) in self.servers() {
             let n = controller.counters();
-            let live = controller.live_count();
+            let live = controller.live();
+            let received = live.iter().map(|r| r.received).sum::<u64>() + n.bytes_received;
+            let sent = live.iter().map(|r| r.sent).sum::<u64>() + n.bytes_sent;
+            let live = live.len();
             let _ = writeln!(
                 out,
-                "{}: accepted {}, refused {}, live {live}, ended {} (failed {}, panicked {}, timed out {}, \
-                 peer gone {}, cut {}, killed {}), received {} bytes, sent {}",
+                "{}: accepted {}, refused {}, live {live}, ended {} (failed {}, panicked {}, \
+                 timed out {}, peer gone {}, fell behind {}, cut {}, killed {}), \
+                 received {received} bytes, sent {sent}",
                 served.name,
                 n.accepted,
                 n.refused,
@@ -191,10 +195,9 @@ impl Console {
                 n.panicked,
                 n.timed_out,
                 n.peer_gone,
+                n.fell_behind,
                 n.cancelled,
                 n.killed,
-                n.bytes_received,
-                n.bytes_sent,
             );
         }
         for note in &self.notes {

@@ -11,6 +11,7 @@ mod connect;
 mod console;
 mod endpoint;
 mod logging;
+mod messages;
 mod programs;
 mod serve;
 mod signals;
@@ -31,6 +32,10 @@ fn main() -> ExitCode {
     logging::init(&cli.logging);
     let outcome = match cli.command {
         Command::Upper(args) => programs::upper::run(&args),
+        Command::Echo(args) => programs::echo::run(&args),
+        Command::Chat(args) => programs::chat::run(&args),
+        Command::Collect(args) => programs::collect::run(&args),
+        Command::Reply(args) => programs::reply::run(&args),
         Command::Command(args) => programs::command::run(args),
         Command::CommandClient(args) => command_client::run(&args),
         Command::Connect(args) => connect::run(&args),

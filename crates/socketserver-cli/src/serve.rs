@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub(crate) struct Bound {
     pub(crate) limits: Vec<usize>,
     pub(crate) model: Model,
     pub(crate) drain_timeout: Duration,
+    /// Stdout belongs to the program: what is said here goes to stderr.
+    pub(crate) stdout_taken: bool,
     signals: Signals,
 }
 
@@ -47,6 +50,7 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
         limits: Vec::new(),
         model: options.concurrency,
         drain_timeout: options.drain_timeout,
+        stdout_taken: false,
         signals: Signals::catch().context("cannot catch signals")?,
     };
     for endpoint in endpoints {
@@ -94,7 +98,7 @@ impl Bound {
                 .drain_from_thread(&self.group, self.drain_timeout, self.model)
         }
         .context("cannot wait for signals")?;
-        announce(&self.listening);
+        announce(&self.listening, self.stdout_taken);
         let served = self.group.serve_forever();
         terminal::restore();
         served.map_err(|error| anyhow::Error::from_boxed(error.into()).context("serving ended"))?;
@@ -113,6 +117,16 @@ pub(crate) fn serve(options: &ServerOptions, handlers: &impl Handlers) -> anyhow
     bound.serve_forever()
 }
 
+/// For programs whose clients meet in the memory of one process.
+pub(crate) fn need_one_process(options: &ServerOptions, what: &str) -> anyhow::Result<()> {
+    if options.concurrency == Model::Forking {
+        bail!(
+            "{what}, which processes of their own cannot do: use another --concurrency than forking"
+        );
+    }
+    Ok(())
+}
+
 /// What a program makes handlers for.
 pub(crate) trait Handlers {
     /// Binds one endpoint, and puts its server into the group.
@@ -129,7 +143,25 @@ pub(crate) trait Handlers {
 pub(crate) struct Any<F>(pub(crate) F);
 
 /// Handlers of one factory for connections.
-pub(crate) struct Streams<F>(pub(crate) F);
+pub(crate) struct Streams<F> {
+    factory: F,
+    on_drain: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
+impl<F> Streams<F> {
+    pub(crate) fn new(factory: F) -> Self {
+        Self {
+            factory,
+            on_drain: None,
+        }
+    }
+
+    /// Has `call` called when a drain begins. It must not wait: it runs in the serving loop.
+    pub(crate) fn on_drain(mut self, call: impl Fn() + Send + Sync + 'static) -> Self {
+        self.on_drain = Some(Arc::new(call));
+        self
+    }
+}
 
 impl<F, H> Handlers for Any<F>
 where
@@ -152,7 +184,7 @@ where
                 .mode(options.unix_mode)
                 .bind(path, factory)
                 .map(|server| add(group, server)),
-            _ => return Streams(factory).bind(options, model, endpoint, group),
+            _ => return Streams::new(factory).bind(options, model, endpoint, group),
         };
         Ok(server?)
     }
@@ -170,14 +202,21 @@ where
         endpoint: &Endpoint,
         group: &mut ServerGroup,
     ) -> anyhow::Result<Address> {
-        let factory = self.0.clone();
+        let factory = self.factory.clone();
+        let on_drain = self.on_drain.clone();
+        let on_event = move |event: &Event<'_>| {
+            log_connection(event);
+            if let (Event::DrainStarted { .. }, Some(call)) = (event, &on_drain) {
+                call();
+            }
+        };
         let server = match endpoint {
             Endpoint::Tcp(address) => builder::<Tcp, C>(options, model)
-                .on_event(log_connection)
+                .on_event(on_event)
                 .bind(address, factory)
                 .map(|server| add(group, server)),
             Endpoint::Unix(path) => builder::<UnixStream, C>(options, model)
-                .on_event(log_connection)
+                .on_event(on_event)
                 .mode(options.unix_mode)
                 .bind(path, factory)
                 .map(|server| add(group, server)),
@@ -265,8 +304,8 @@ fn log_connection(event: &Event<'_>) {
     }
 }
 
-/// Tells, on stdout, where a client can connect by now.
-fn announce(listening: &[Endpoint]) {
+/// Tells where a client can connect by now.
+fn announce(listening: &[Endpoint], stdout_taken: bool) {
     let text: String = listening
         .iter()
         .map(|endpoint| format!("listening {endpoint}\n"))
@@ -274,12 +313,13 @@ fn announce(listening: &[Endpoint]) {
     if terminal::above_prompt(&text) {
         return;
     }
-    let mut stdout = io::stdout().lock();
-    let told = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
-    if let Err(error) = told {
+    let mut out: Box<dyn Write> = if stdout_taken {
+        Box::new(io::stderr())
+    } else {
+        Box::new(io::stdout())
+    };
+    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // The servers are up all the same.
-        tracing::warn!(%error, "cannot write to stdout");
+        tracing::warn!(%error, "cannot say where it listens");
     }
 }

@@ -168,7 +168,11 @@ fn print_above(editor: &mut LineEditor) -> anyhow::Result<()> {
             for shown in shown {
                 let printed = match shown {
                     Shown::Text(text) => printer.print(text).is_ok(),
-                    Shown::Mark(all) => all.send(()).is_ok(),
+                    // One text can be on its way to the editor. When it takes the second of these,
+                    // it has shown what came before the first.
+                    Shown::Mark(all) => {
+                        (0..2).all(|_| printer.print(String::new()).is_ok()) && all.send(()).is_ok()
+                    }
                 };
                 if !printed {
                     return;

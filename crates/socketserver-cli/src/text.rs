@@ -1,4 +1,19 @@
-//! Bytes of strangers, made fit to be shown.
+//! Bytes and names of strangers, made fit to be shown.
+
+use std::net::SocketAddr;
+
+use socketserver::{Address, RequestId};
+
+/// `IP:PORT` of a peer, or the path of its Unix socket. Most of these have none: the number of the
+/// request is their name.
+pub(crate) fn name_of(peer: &Address, id: RequestId) -> String {
+    match peer.as_inet() {
+        // What an IPv6 socket shows of an IPv4 client is still that client's address.
+        Some(address) => SocketAddr::new(address.ip().to_canonical(), address.port()).to_string(),
+        None if peer.is_unnamed() => format!("unix:{id}"),
+        None => printable(peer.to_string().as_bytes()),
+    }
+}
 
 /// With everything escaped that could mean something to a terminal, and all that is not UTF-8.
 pub(crate) fn printable(bytes: &[u8]) -> String {

@@ -12,17 +12,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{
-    Guarded, PATIENCE, Server, connect, exists, run, socketserver, text, until_listening,
+    Guarded, MODELS, PATIENCE, Server, client, connect, exists, run, socketserver, text,
+    until_listening,
 };
-
-const MODELS: [&str; 5] = ["sequential", "threading", "forking", "pooled", "green"];
-
-fn client(server: &Server, index: usize) -> TcpStream {
-    let client = TcpStream::connect(server.address(index)).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
-    client.set_write_timeout(Some(PATIENCE)).unwrap();
-    client
-}
 
 fn exchange(client: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
     client.write_all(bytes).unwrap();

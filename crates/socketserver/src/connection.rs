@@ -333,6 +333,12 @@ pub struct Writer {
     deadline: Option<Instant>,
 }
 
+impl Writer {
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+}
+
 impl Write for Writer {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.write_vectored(&[IoSlice::new(buf)])

@@ -118,6 +118,8 @@ pub enum EndReason {
     PeerGone,
     /// The server cut the connection.
     Cancelled,
+    /// The peer did not read what a [`Room`](crate::Room) sent to it, and was cut.
+    FellBehind,
     /// The child that served it was killed by this signal.
     Killed(i32),
 }
@@ -131,6 +133,7 @@ impl fmt::Display for EndReason {
             Self::TimedOut => f.write_str("timed out"),
             Self::PeerGone => f.write_str("peer gone"),
             Self::Cancelled => f.write_str("cancelled"),
+            Self::FellBehind => f.write_str("fell behind"),
             Self::Killed(signal) => write!(f, "killed by signal {signal}"),
         }
     }
@@ -170,6 +173,8 @@ pub struct Counters {
     pub peer_gone: u64,
     /// Of those: cut by the server.
     pub cancelled: u64,
+    /// Of those: cut because they did not read what a [`Room`](crate::Room) sent to them.
+    pub fell_behind: u64,
     /// Of those: served by a child that a signal killed.
     pub killed: u64,
     /// Failed attempts to accept.
@@ -227,6 +232,7 @@ struct Totals {
     timed_out: AtomicU64,
     peer_gone: AtomicU64,
     cancelled: AtomicU64,
+    fell_behind: AtomicU64,
     killed: AtomicU64,
     accept_errors: AtomicU64,
     hook_failures: AtomicU64,
@@ -254,6 +260,7 @@ impl Totals {
                     EndReason::TimedOut => Self::add(&self.timed_out, 1),
                     EndReason::PeerGone => Self::add(&self.peer_gone, 1),
                     EndReason::Cancelled => Self::add(&self.cancelled, 1),
+                    EndReason::FellBehind => Self::add(&self.fell_behind, 1),
                     EndReason::Killed(_) => Self::add(&self.killed, 1),
                 }
                 Self::add(&self.ended, 1);
@@ -273,6 +280,7 @@ impl Totals {
             timed_out: read(&self.timed_out),
             peer_gone: read(&self.peer_gone),
             cancelled: read(&self.cancelled),
+            fell_behind: read(&self.fell_behind),
             killed: read(&self.killed),
             accept_errors: read(&self.accept_errors),
             hook_failures: read(&self.hook_failures),

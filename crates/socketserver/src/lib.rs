@@ -37,6 +37,7 @@
 //! | messages, where a stream has only bytes | `framing`, with the feature of that name |
 //! | the server | [`Server`] and its aliases, [`Builder`] for options and hooks, [`ServerGroup`] |
 //! | stopping and looking | [`Controller`]: shutdown, drain, wait, live requests, counters |
+//! | sending to many connections at once | [`Room`] |
 //! | limits on waiting | [`Timeouts`] |
 //! | limits on numbers | [`Threading`], [`Pooled`], [`Forking`], `Green`, [`AtLimit`] |
 //! | sleeping, locking, blocking in a handler that runs under every model | `greenroom`, re-exported with the feature `green` |
@@ -74,7 +75,9 @@ pub mod framing;
 mod handler;
 mod park;
 mod process;
+mod room;
 mod server;
+mod signal;
 mod socket;
 mod timeouts;
 pub mod transport;
@@ -89,6 +92,7 @@ pub use error::{BindError, Error, Result, ServeError};
 pub use event::{Counters, EndReason, Ended, Event, Refusal};
 pub use failure::{Cause, HandlerFailure, Stage};
 pub use handler::{HandlerFn, RequestHandler, handler_fn};
+pub use room::{Member, Room, RoomCounters, RoomLimits};
 pub use server::{
     Builder, Controller, DrainReport, GroupController, Handled, LiveRequest, Request, RequestId,
     RequestInfo, RequestState, Server, ServerGroup, Watched,

@@ -6,6 +6,7 @@
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
+use crate::EndReason;
 use crate::park::{Interest, Park};
 use crate::timeouts::{Limits, Wait};
 
@@ -21,7 +23,7 @@ pub struct Socket {
     park: Option<Box<dyn Park>>, // dropped before the descriptor: see `Park`
     fd: OwnedFd,
     /// Set before the socket is shut down from outside, so that the handler sees an error, no EOF.
-    cancelled: AtomicBool,
+    cut: OnceLock<Cut>,
     /// The peer reset the connection or closed it under a write: not a fault of the handler.
     lost: AtomicBool,
     received: AtomicU64,
@@ -37,7 +39,7 @@ impl Socket {
         Self {
             park,
             fd,
-            cancelled: AtomicBool::new(false),
+            cut: OnceLock::new(),
             lost: AtomicBool::new(false),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -59,7 +61,12 @@ impl Socket {
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Acquire)
+        self.cut().is_some()
+    }
+
+    /// Why it was cut from this side, if it was.
+    pub(crate) fn cut(&self) -> Option<Cut> {
+        self.cut.get().copied()
     }
 
     pub(crate) fn recv(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
@@ -71,7 +78,7 @@ impl Socket {
                 self.again(Errno::AGAIN, Interest::Read, &mut wait)?;
             }
             match rustix::net::recv(&self.fd, &mut *buf, RecvFlags::empty()) {
-                Ok((0, _)) if self.is_cancelled() => return Err(cancelled()),
+                Ok((0, _)) if self.is_cancelled() => return Err(self.cancelled()),
                 Ok((n, _)) => {
                     self.received.fetch_add(n as u64, Ordering::Relaxed);
                     if let Some(park) = &self.park {
@@ -91,7 +98,7 @@ impl Socket {
         self.arm(Interest::Read, &wait)?;
         let mut byte = [0];
         match rustix::net::recv(&self.fd, &mut byte, RecvFlags::PEEK) {
-            Ok((0, _)) if self.is_cancelled() => Err(cancelled()),
+            Ok((0, _)) if self.is_cancelled() => Err(self.cancelled()),
             Ok(_) => Ok(()),
             Err(errno) => {
                 self.again(errno, Interest::Read, &mut wait)?;
@@ -163,8 +170,8 @@ impl Socket {
     }
 
     /// Ends the connection from outside: whoever waits in it wakes up with an error.
-    pub(crate) fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Release);
+    pub(crate) fn cancel(&self, why: Cut) {
+        let _ = self.cut.set(why);
         let _ = self.shutdown(Shutdown::Both);
     }
 
@@ -172,10 +179,10 @@ impl Socket {
     /// noticed.
     fn check_cancelled(&self) -> io::Result<()> {
         if self.park.as_ref().is_some_and(|park| park.is_over()) {
-            self.cancelled.store(true, Ordering::Release);
+            let _ = self.cut.set(Cut::ByServer);
         }
         if self.is_cancelled() {
-            return Err(cancelled());
+            return Err(self.cancelled());
         }
         Ok(())
     }
@@ -216,7 +223,7 @@ impl Socket {
                 Some(park) => match park.wait(self.fd.as_fd(), interest, wait.until()) {
                     Err(e) if e.kind() == io::ErrorKind::TimedOut => wait.expired(self.moved()),
                     Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {
-                        self.cancelled.store(true, Ordering::Release);
+                        let _ = self.cut.set(Cut::ByServer);
                         Err(e)
                     }
                     other => other,
@@ -227,9 +234,20 @@ impl Socket {
         }
     }
 
+    /// What reads and writes say once it was cut.
+    pub(crate) fn cancelled(&self) -> io::Error {
+        let why = match self.cut() {
+            Some(Cut::FellBehind) => {
+                "the connection was cut by this server: the peer did not read what was sent to it"
+            }
+            Some(Cut::ByServer) | None => return cancelled(),
+        };
+        io::Error::new(io::ErrorKind::ConnectionAborted, why)
+    }
+
     fn failed(&self, errno: Errno) -> io::Error {
         if self.is_cancelled() {
-            return cancelled();
+            return self.cancelled();
         }
         if matches!(
             errno,
@@ -255,7 +273,25 @@ impl AsFd for Socket {
     }
 }
 
-/// The error of every read and write on a connection that was cut from this side.
+/// Why a connection was cut from this side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The server was told to, or its time was over.
+    ByServer,
+    /// The peer did not read what was sent to it.
+    FellBehind,
+}
+
+impl From<Cut> for EndReason {
+    fn from(cut: Cut) -> Self {
+        match cut {
+            Cut::ByServer => Self::Cancelled,
+            Cut::FellBehind => Self::FellBehind,
+        }
+    }
+}
+
+/// The error of every read and write on a connection that was cut.
 pub(crate) fn cancelled() -> io::Error {
     io::Error::new(
         io::ErrorKind::ConnectionAborted,

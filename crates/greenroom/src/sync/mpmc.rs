@@ -136,6 +136,12 @@ impl<T> Sender<T> {
         self.0.not_empty.wake_one();
         Ok(())
     }
+
+    /// Whether nobody is left to receive.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        lock(&self.0.state).receivers == 0
+    }
 }
 
 impl<T> Clone for Sender<T> {

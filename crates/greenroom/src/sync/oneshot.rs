@@ -23,6 +23,12 @@ impl<T> OneshotSender<T> {
     pub fn send(self, value: T) -> Result<(), SendError<T>> {
         self.0.send(value)
     }
+
+    /// Whether the receiver is gone.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
 }
 
 impl<T> fmt::Debug for OneshotSender<T> {

@@ -1,4 +1,8 @@
-//! The servers, each a handler and the options that are its own.
+//! The programs: a handler each, and what it takes to start it.
 
+pub(crate) mod chat;
+pub(crate) mod collect;
 pub(crate) mod command;
+pub(crate) mod echo;
+pub(crate) mod reply;
 pub(crate) mod upper;

@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
@@ -12,6 +13,36 @@ use std::time::{Duration, Instant};
 
 /// Nothing here takes as long as this unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub const MODELS: [&str; 5] = ["sequential", "threading", "forking", "pooled", "green"];
+
+/// A client of an endpoint over TCP, all of whose calls have a deadline.
+pub fn client(server: &Server, index: usize) -> TcpStream {
+    let client = TcpStream::connect(server.address(index)).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_write_timeout(Some(PATIENCE)).unwrap();
+    client
+}
+
+/// Reads exactly this.
+#[track_caller]
+pub fn hear(client: &mut impl Read, expected: &[u8]) {
+    let mut heard = vec![0; expected.len()];
+    if let Err(error) = client.read_exact(&mut heard) {
+        panic!("{error} instead of {:?}", text(expected));
+    }
+    assert_eq!(text(&heard), text(expected));
+}
+
+/// Waits until a condition holds.
+#[track_caller]
+pub fn eventually(mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "it never came to be");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
 
 pub fn socketserver() -> Command {
     Command::new(env!("CARGO_BIN_EXE_socketserver"))
@@ -23,14 +54,26 @@ pub struct Server {
     /// The endpoints it listens on, as it has told them.
     pub endpoints: Vec<String>,
     log: mpsc::Receiver<String>,
+    told: mpsc::Receiver<String>,
+    console: Option<std::process::ChildStdin>,
 }
 
 impl Server {
     /// Starts `socketserver ARGS...` and waits for it to tell `endpoints` endpoints.
     pub fn start(args: &[&str], endpoints: usize) -> Self {
-        let mut child = socketserver()
-            .args(args)
-            .stdin(Stdio::null())
+        Self::launch(socketserver().args(args).stdin(Stdio::null()), endpoints)
+    }
+
+    /// Starts one whose console is a pipe.
+    pub fn with_console(args: &[&str], endpoints: usize) -> Self {
+        let mut command = socketserver();
+        let mut server = Self::launch(command.args(args).stdin(Stdio::piped()), endpoints);
+        server.console = server.child.stdin.take();
+        server
+    }
+
+    fn launch(command: &mut Command, endpoints: usize) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -41,9 +84,11 @@ impl Server {
             child,
             endpoints: Vec::new(),
             log,
+            told,
+            console: None,
         };
         for _ in 0..endpoints {
-            let Ok(line) = told.recv_timeout(PATIENCE) else {
+            let Ok(line) = server.told.recv_timeout(PATIENCE) else {
                 panic!("the server does not listen: {:?}", server.log());
             };
             let endpoint = line.strip_prefix("listening ").unwrap().to_owned();
@@ -66,6 +111,26 @@ impl Server {
             .args(["-s", name, &self.pid().to_string()])
             .status();
         assert!(status.unwrap().success());
+    }
+
+    /// Types a line into the console.
+    pub fn type_in(&mut self, line: &str) {
+        let console = self.console.as_mut().unwrap();
+        writeln!(console, "{line}").unwrap();
+    }
+
+    /// Closes the console's pipe.
+    pub fn hang_up(&mut self) {
+        self.console = None;
+    }
+
+    /// The next line on stdout.
+    #[track_caller]
+    pub fn says(&self) -> String {
+        match self.told.recv_timeout(PATIENCE) {
+            Ok(line) => line,
+            Err(error) => panic!("nothing is said ({error}); logged: {:?}", self.log()),
+        }
     }
 
     /// Waits for the end of the process.

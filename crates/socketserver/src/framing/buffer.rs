@@ -12,7 +12,7 @@ pub(super) const CHUNK: usize = 8 * 1024;
 /// Its memory is zeroed once, when it is allocated; the reads go straight into it, and the frames
 /// are handed out of it, without copying. When what is left is too small to read into, what is
 /// unread moves to new memory, of a size that fits it then.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Buffer {
     /// Arrived, and not yet taken by the decoder.
     pub data: BytesMut,
@@ -51,8 +51,11 @@ impl Buffer {
 
     /// How much memory is held.
     pub fn size(&self) -> usize {
-        // A decoder may have reserved more on its own account.
-        self.size.max(self.data.capacity())
+        match self.data.capacity() {
+            // A decoder has reserved memory on its own account.
+            own if own > self.size => self.size + own,
+            _ => self.size,
+        }
     }
 
     fn make_room(&mut self, limit: usize) {

@@ -4,10 +4,8 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::iter::FusedIterator;
 
-use bytes::BytesMut;
-
 use super::wire::Wire;
-use super::{Decoder, Encoder};
+use super::{Decoder, Encoder, Parts};
 
 /// Reads and writes messages on a stream: on a [`Connection`](crate::Connection), a `&mut` to one, a
 /// `TcpStream`, or one half of them.
@@ -15,9 +13,10 @@ use super::{Decoder, Encoder};
 /// # What it holds
 ///
 /// The reading side has at most [`buffer_limit`](Decoder::buffer_limit) and 8 KiB of memory,
-/// allocated for what has arrived and not for what was announced, and gives back what a long frame
-/// needed with the next read. A `Bytes` that it has handed out keeps the memory in which it arrived,
-/// up to as much again: copy what is kept for long. The writing side has one frame.
+/// allocated for what has arrived and not for what was announced (and what it moves from, while it
+/// grows). It gives back what a long frame needed with the next read. A `Bytes` that it has handed
+/// out keeps the memory in which it arrived, up to as much again: copy what is kept for long. The
+/// writing side has one frame.
 ///
 /// # After an error
 ///
@@ -55,11 +54,10 @@ impl<S, C> Framed<S, C> {
     /// Goes on where [`into_parts`](Framed::into_parts) has stopped.
     #[must_use]
     pub fn from_parts(stream: S, parts: Parts<C>) -> Self {
-        let Parts { codec, wire } = parts;
         Self {
             stream,
-            codec,
-            wire,
+            codec: parts.codec,
+            wire: parts.wire,
         }
     }
 
@@ -209,62 +207,3 @@ impl<S: Read, C: Decoder> Iterator for Frames<'_, S, C> {
 }
 
 impl<S: Read, C: Decoder> FusedIterator for Frames<'_, S, C> {}
-
-/// A [`Framed`] without its stream: the codec, and what was read and not yet decoded.
-///
-/// A handler that is [kept alive](crate::Connection::keep_alive) has it between its calls.
-///
-/// ```
-/// use socketserver::{Connection, PooledTcpServer, RequestHandler, Result};
-/// use socketserver::framing::{Framed, Lines, Parts};
-///
-/// #[derive(Default)]
-/// struct Echo(Parts<Lines>);
-///
-/// impl RequestHandler<Connection> for Echo {
-///     fn handle(&mut self, conn: &mut Connection) -> Result {
-///         let mut lines = Framed::from_parts(conn, std::mem::take(&mut self.0));
-///         let mut next = lines.read()?;
-///         if next.is_some() {
-///             lines.stream_mut().keep_alive();
-///         }
-///         while let Some(line) = next {
-///             lines.write(line)?;
-///             next = lines.read_buffered()?;
-///         }
-///         (_, self.0) = lines.into_parts();
-///         Ok(())
-///     }
-/// }
-///
-/// let server = PooledTcpServer::bind("127.0.0.1:0", Echo::default)?;
-/// # Ok::<(), socketserver::Error>(())
-/// ```
-#[derive(Debug, Default)]
-pub struct Parts<C> {
-    codec: C,
-    wire: Wire,
-}
-
-impl<C> Parts<C> {
-    /// Nothing has been read yet.
-    #[must_use]
-    pub fn new(codec: C) -> Self {
-        Self::with_unread(codec, BytesMut::new())
-    }
-
-    /// Somebody else has read `unread` from the stream, and it is to be decoded first.
-    #[must_use]
-    pub fn with_unread(codec: C, unread: BytesMut) -> Self {
-        Self {
-            codec,
-            wire: Wire::with_unread(unread),
-        }
-    }
-
-    /// What was read and not decoded, for somebody else.
-    #[must_use]
-    pub fn into_unread(mut self) -> BytesMut {
-        std::mem::take(self.wire.unread())
-    }
-}

@@ -53,7 +53,8 @@ impl<S: Write> Framed<S, JsonHeader> {
     /// Until all of them are written, no other frame can be sent.
     ///
     /// # Errors
-    /// Those of [`Framed::write`].
+    /// Those of [`Framed::write`]. When the stream takes the header in part only, no body can follow:
+    /// the connection is of no use any more.
     ///
     /// ```
     /// use std::io::{self, Write};
@@ -98,8 +99,11 @@ impl<S: Write> Framed<S, JsonHeader> {
         members: &Map<String, Value>,
     ) -> Result<BodyWriter<'_, S>, FrameError> {
         let (stream, codec, wire) = self.split();
-        wire.write(stream, |dst| codec.encode_head(length, members, dst))?;
-        codec.owed = length;
+        wire.write(stream, |dst| {
+            codec.encode_head(length, members, dst)?;
+            codec.owed = length;
+            Ok::<_, FrameError>(())
+        })?;
         Ok(BodyWriter { stream, codec })
     }
 }

@@ -71,6 +71,7 @@ mod json_header;
 mod length_prefix;
 mod lines;
 mod netstring;
+mod parts;
 #[cfg(feature = "tokio-codec")]
 mod tokio_codec;
 mod wire;
@@ -82,12 +83,13 @@ pub use serde_json::{Map, Value};
 
 pub use codec::{Decoder, Encoder};
 pub use error::FrameError;
-pub use framed::{Framed, Frames, Parts};
+pub use framed::{Framed, Frames};
 pub use json_body::{Body, BodyWriter};
 pub use json_header::JsonHeader;
 pub use length_prefix::LengthPrefix;
 pub use lines::{Lines, Utf8Lines};
 pub use netstring::Netstring;
+pub use parts::Parts;
 #[cfg(feature = "tokio-codec")]
 pub use tokio_codec::TokioCodec;
 

@@ -7,8 +7,8 @@ use super::{Decoder, Encoder};
 
 /// Any codec of tokio-util, or written for it, with its own messages and its own error type.
 ///
-/// How much such a decoder may hold has to be said: its trait has no word for it. None of its errors
-/// counts as recoverable.
+/// How much such a decoder may hold has to be said: its trait has no word for it. It may have a limit
+/// of its own as well, and may reserve memory up to that. None of its errors counts as recoverable.
 ///
 /// ```
 /// use socketserver::framing::{Framed, TokioCodec};

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use super::buffer::{Buffer, CHUNK};
 use super::{Decoder, FrameError};
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Wire {
     input: Buffer,
     /// The frame that is being sent, and how much of it is.
@@ -16,7 +16,7 @@ pub(super) struct Wire {
     stage: Stage,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Stage {
     #[default]
     Open,

@@ -16,7 +16,7 @@ use crate::Result;
 use crate::address::Address;
 use crate::event::{Counters, EndReason, Ended, Event, Reporter};
 use crate::failure::{Cause, HandlerFailure, contain, discard, guarded};
-use crate::socket::Socket;
+use crate::socket::{Cut, Socket};
 
 /// The number of a request, unique in its server and counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -312,7 +312,9 @@ impl Entry {
             return pidfd_send_signal(child, Signal::HUP).is_ok();
         }
         let socket = self.socket.as_ref().and_then(Weak::upgrade);
-        socket.inspect(|socket| socket.cancel()).is_some()
+        socket
+            .inspect(|socket| socket.cancel(Cut::ByServer))
+            .is_some()
     }
 }
 

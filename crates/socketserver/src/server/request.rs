@@ -10,7 +10,7 @@ use super::controller::RequestId;
 use super::session::sealed;
 use crate::address::Address;
 use crate::park::Park;
-use crate::socket::Socket;
+use crate::socket::{Cut, Socket};
 use crate::timeouts::{Limits, earliest};
 use crate::{Connection, Datagram};
 
@@ -41,8 +41,8 @@ impl sealed::Request for Connection {
         self.socket().is_lost()
     }
 
-    fn is_cancelled(&self) -> bool {
-        self.socket().is_cancelled()
+    fn cut(&self) -> Option<Cut> {
+        self.socket().cut()
     }
 
     fn take_keep_alive(&mut self) -> bool {
@@ -148,8 +148,8 @@ impl sealed::Request for Datagram {
         self.is_lost()
     }
 
-    fn is_cancelled(&self) -> bool {
-        false
+    fn cut(&self) -> Option<Cut> {
+        None
     }
 
     fn take_keep_alive(&mut self) -> bool {

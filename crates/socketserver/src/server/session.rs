@@ -21,6 +21,7 @@ impl Request for Datagram {}
 
 pub(crate) mod sealed {
     use super::{Address, BorrowedFd, Instant, Park, RequestId, Socket, Weak, io};
+    use crate::socket::Cut;
 
     pub trait Request: Sized + Send + 'static {
         fn id(&self) -> RequestId;
@@ -30,8 +31,8 @@ pub(crate) mod sealed {
         fn meters(&self) -> (u64, u64);
         /// The peer went away.
         fn is_lost(&self) -> bool;
-        /// This server cut it.
-        fn is_cancelled(&self) -> bool;
+        /// Why this server cut it, if it did.
+        fn cut(&self) -> Option<Cut>;
         /// The handler has asked to be called again.
         fn take_keep_alive(&mut self) -> bool;
         /// There is something to read that has left the kernel already.
@@ -243,7 +244,7 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
         loop {
             let own = &mut *self;
             let handled = attempt(Stage::Handle, || own.handler.handle(&mut own.request));
-            if handled.is_err() || !own.request.take_keep_alive() || own.request.is_cancelled() {
+            if handled.is_err() || !own.request.take_keep_alive() || own.request.cut().is_some() {
                 return Step::Over(self.finish(handled, None));
             }
             if !own.request.has_buffered() {
@@ -267,8 +268,7 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
         let reason = match waited {
             Ok(()) => return self.handle(),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => EndReason::TimedOut,
-            Err(_) if self.request.is_cancelled() => EndReason::Cancelled,
-            Err(_) => EndReason::PeerGone,
+            Err(_) => self.request.cut().map_or(EndReason::PeerGone, Into::into),
         };
         Step::Over(self.finish(Ok(()), Some(reason)))
     }
@@ -381,8 +381,7 @@ fn then(
 
 fn reason<R: Request>(failure: Option<&HandlerFailure>, request: &R) -> EndReason {
     match failure {
-        None if request.is_cancelled() => EndReason::Cancelled,
-        None => EndReason::Completed,
+        None => request.cut().map_or(EndReason::Completed, Into::into),
         // It looks into the error, whose methods are the application's.
         Some(failure) => contain(|| classify(failure, request)).unwrap_or(EndReason::Failed),
     }
@@ -397,7 +396,10 @@ fn close<R: Request>(
     failure: Option<&HandlerFailure>,
 ) -> EndReason {
     if let Some(failure) = failure
-        && !matches!(reason, EndReason::PeerGone | EndReason::Cancelled)
+        && !matches!(
+            reason,
+            EndReason::PeerGone | EndReason::Cancelled | EndReason::FellBehind
+        )
     {
         record.shared().handle_error(record.info(), failure);
     }
@@ -431,8 +433,8 @@ fn classify<R: Request>(failure: &HandlerFailure, request: &R) -> EndReason {
     let Some(error) = failure.error() else {
         return EndReason::Panicked;
     };
-    if request.is_cancelled() {
-        return EndReason::Cancelled;
+    if let Some(cut) = request.cut() {
+        return cut.into();
     }
     match error.io_kind() {
         // Only if it was this peer: a handler may have other connections, and lose those.

@@ -106,7 +106,7 @@ pub(crate) fn run(mut options: Options) -> anyhow::Result<ExitCode> {
     });
     let is_protected = rules.token.is_some();
     let factory = move || Session::new(rules.clone());
-    let mut bound = bind(&options.server, &Streams(factory))?;
+    let mut bound = bind(&options.server, &Streams::new(factory))?;
     if !is_protected {
         refuse_strangers(&bound).context("refusing to start")?;
     }

@@ -120,7 +120,7 @@ impl Session {
                 .then(Hangup::catch)
                 .transpose()?
                 .map(Arc::new),
-            peer: conn.peer_addr().to_string(),
+            peer: text::name_of(conn.peer_addr(), conn.id()),
             until,
         });
         Ok(true)

@@ -1,0 +1,159 @@
+//! Clients that each connect, send one message, wait for it to come back, and close.
+//!
+//! A client ends its output once it has the answer, and waits for the server to close: a connection
+//! that is counted is one that the server has seen the end of. As the client is the first to close,
+//! `TIME_WAIT` stays with it, as with most clients; and so that this does not use up its ports,
+//! connections come from 250 loopback addresses in turn. (A client that resets its connection would
+//! leave none, but would take every server the way of an error.)
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use rustix::event::epoll;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType};
+
+use super::echo::send;
+use super::{Count, Load, NO_EVENTS, client, next, watch};
+
+pub(super) struct Churn {
+    epoll: OwnedFd,
+    server: SocketAddr,
+    clients: Vec<Option<Client>>,
+    message: Vec<u8>,
+    /// The last byte of the next source address.
+    source: u8,
+}
+
+struct Client {
+    stream: OwnedFd,
+    /// So many bytes are still to come back; then the end.
+    missing: usize,
+}
+
+impl Churn {
+    pub(super) fn new(server: SocketAddr, clients: usize, size: usize) -> anyhow::Result<Self> {
+        Ok(Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            server,
+            clients: (0..clients).map(|_| None).collect(),
+            message: vec![b'x'; size],
+            source: 1,
+        })
+    }
+
+    /// The client connects anew. On a loopback that does not take long: it blocks.
+    fn begin(&mut self, number: usize) -> anyhow::Result<()> {
+        let kind = SocketType::STREAM;
+        let stream =
+            rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
+        let source = SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, self.source), 0);
+        self.source = self.source % 250 + 1;
+        rustix::net::bind(&stream, &source).context("no port is left")?;
+        rustix::net::connect(&stream, &self.server).context("cannot connect")?;
+        send(&stream, &self.message)?;
+        watch(&self.epoll, &stream, number)?;
+        self.clients[number] = Some(Client {
+            stream,
+            missing: self.message.len(),
+        });
+        Ok(())
+    }
+}
+
+impl Load for Churn {
+    fn run(&mut self, time: Duration) -> anyhow::Result<Count> {
+        let end = Instant::now() + time;
+        let mut count = Count::default();
+        let mut outstanding = self.clients.len();
+        let mut events = NO_EVENTS;
+        let mut buf = [0; 65_536];
+        for number in 0..self.clients.len() {
+            self.begin(number)?;
+        }
+        while outstanding > 0 {
+            let ready = next(&self.epoll, &mut events)?;
+            let over = Instant::now() >= end;
+            for event in ready {
+                let number = client(event)?;
+                let Some(client) = &mut self.clients[number] else {
+                    continue;
+                };
+                let n = match rustix::net::recv(&client.stream, &mut buf, RecvFlags::DONTWAIT) {
+                    Ok((n, _)) => n,
+                    Err(Errno::AGAIN | Errno::INTR) => continue,
+                    Err(errno) => return Err(errno.into()),
+                };
+                if n > 0 {
+                    ensure!(n <= client.missing, "the server sent too much");
+                    client.missing -= n;
+                    if client.missing == 0 {
+                        rustix::net::shutdown(&client.stream, Shutdown::Write)?;
+                    }
+                    continue;
+                }
+                ensure!(client.missing == 0, "the server closed too early");
+                self.clients[number] = None;
+                count.answered += 1;
+                if over {
+                    outstanding -= 1;
+                } else {
+                    self.begin(number)?;
+                }
+            }
+        }
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    /// Serves one connection after the other, until one is an error; says how many there were.
+    fn serve(
+        mut each: impl FnMut(TcpStream) -> std::io::Result<()> + Send + 'static,
+    ) -> (SocketAddr, std::thread::JoinHandle<u32>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = std::thread::spawn(move || {
+            let mut served = 0;
+            while each(listener.accept().unwrap().0).is_ok() {
+                served += 1;
+            }
+            served
+        });
+        (address, serving)
+    }
+
+    #[test]
+    fn every_connection_is_counted_once() {
+        let (address, serving) = serve(|mut stream| {
+            let mut message = [0; 16];
+            stream.read_exact(&mut message)?;
+            stream.write_all(&message)?;
+            assert_eq!(stream.read(&mut message)?, 0);
+            Ok(())
+        });
+        let mut load = Churn::new(address, 3, 16).unwrap();
+        let count = load.run(Duration::from_millis(30)).unwrap();
+        assert_eq!(count.lost, 0);
+        // One that says nothing ends the server.
+        drop(TcpStream::connect(address).unwrap());
+        assert_eq!(serving.join().unwrap(), count.answered);
+        assert!(count.answered >= 3);
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_is_an_error() {
+        let (address, serving) = serve(|mut stream| stream.read_exact(&mut [0; 16]));
+        let mut load = Churn::new(address, 1, 16).unwrap();
+        assert!(load.run(Duration::from_millis(20)).is_err());
+        drop(TcpStream::connect(address).unwrap());
+        serving.join().unwrap();
+    }
+}

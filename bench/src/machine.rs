@@ -1,0 +1,90 @@
+//! What every table begins with: on what it was measured, what was, and by which command.
+
+use std::fs;
+
+use anyhow::Context;
+use rustix::thread::{CpuSet, sched_getaffinity};
+
+/// The cores that this process may use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cores {
+    /// The one that servers are pinned to.
+    pub(crate) server: usize,
+    /// The one that the load is pinned to: another one, if there is any.
+    pub(crate) load: usize,
+    count: u32,
+}
+
+impl Cores {
+    pub(crate) fn look() -> anyhow::Result<Self> {
+        let allowed = sched_getaffinity(None)?;
+        let mut each = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
+        let server = each.next().context("no core")?;
+        Ok(Self {
+            server,
+            load: each.next().unwrap_or(server),
+            count: allowed.count(),
+        })
+    }
+}
+
+/// Kernel, processor, cores, versions, command line: one to a line.
+pub(crate) fn describe(cores: Cores) -> anyhow::Result<Vec<String>> {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
+    let model = cpuinfo
+        .lines()
+        .find(|line| line.starts_with("model name"))
+        .and_then(|line| line.split(": ").nth(1))
+        .unwrap_or("a processor without a name");
+    let build = if cfg!(debug_assertions) {
+        "a debug build, whose figures say nothing"
+    } else {
+        "a release build"
+    };
+    let packages = ["socketserver", "greenroom", "tokio", "may"].map(|name| {
+        let version = version_in(include_str!("../../Cargo.lock"), name).unwrap_or("?");
+        format!("{name} {version}")
+    });
+    let words: Vec<_> = std::env::args().skip(1).collect();
+    let Cores {
+        server,
+        load,
+        count,
+    } = cores;
+    Ok(vec![
+        format!("Linux {}, {model}, {count} cores", kernel.trim()),
+        format!("server on core {server}, load on core {load}"),
+        format!("{}, {build}", env!("COMPILER")),
+        packages.join(", "),
+        format!("bench {}", words.join(" ")),
+    ])
+}
+
+fn version_in<'a>(lock: &'a str, package: &str) -> Option<&'a str> {
+    let (_, after) = lock.split_once(&format!("name = \"{package}\"\nversion = \""))?;
+    after.split_once('"').map(|(version, _)| version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_those_of_the_lock_file() {
+        let lock = "[[package]]\nname = \"ab\"\nversion = \"1.2.3\"\n\n[[package]]\nname = \"b\"\n\
+                    version = \"4.5.6\"\n";
+        assert_eq!(version_in(lock, "b"), Some("4.5.6"));
+        assert_eq!(version_in(lock, "c"), None);
+        let own = version_in(include_str!("../../Cargo.lock"), "bench");
+        assert_eq!(own, Some(env!("CARGO_PKG_VERSION")));
+    }
+
+    #[test]
+    fn a_description_names_the_kernel_and_the_peers() {
+        let text = describe(Cores::look().unwrap()).unwrap().join("\n");
+        for part in ["Linux ", "rustc ", "tokio 1."] {
+            assert!(text.contains(part), "{part:?} in {text}");
+        }
+    }
+}

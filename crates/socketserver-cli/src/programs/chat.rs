@@ -1,0 +1,101 @@
+//! `chat`: what anybody says, everybody hears.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::Args;
+use socketserver::{Connection, Member, RequestHandler, Result, Room, RoomLimits};
+
+use crate::cli::{Model, ServerOptions};
+use crate::console::Console;
+use crate::messages::{Framing, MessageOptions, Messages, is_quit};
+use crate::serve::{Streams, bind, need_one_process};
+use crate::text::name_of;
+
+/// Pass on what each client says to all of them
+///
+/// A message MESSAGE reaches everybody, its sender included, as `IP:PORT MESSAGE`, and in the same
+/// order. `quit` or the end of its input ends a connection. Clients that do not read are cut when
+/// too much waits for them; nobody waits for them.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    server: ServerOptions,
+
+    #[command(flatten)]
+    messages: MessageOptions,
+
+    /// How many messages may wait for a client that does not read, before it is cut
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
+    outbox_messages: u32,
+
+    /// How many bytes of messages may wait for it
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..))]
+    outbox_bytes: u32,
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    need_one_process(&options.server, "the clients of a chat meet in one room")?;
+    if options.server.concurrency == Model::Sequential {
+        bail!(
+            "a chat with one client at a time is none: use --concurrency threading, pooled or green"
+        );
+    }
+    let limits = RoomLimits::default()
+        .messages(options.outbox_messages as usize)
+        .bytes(options.outbox_bytes as usize);
+    let room = Room::with_limits(limits);
+    let (framing, closing, counted) = (options.messages.framing, room.clone(), room.clone());
+    let factory = move || Chat {
+        room: room.clone(),
+        member: None,
+        framing,
+        messages: Messages::new(framing),
+    };
+    let handlers = Streams::new(factory).on_drain(move || closing.close());
+    let mut bound = bind(&options.server, &handlers)?;
+    Console::new(&bound)
+        .with_note(move || {
+            let n = counted.counters();
+            let (members, messages, behind) = (n.members, n.messages, n.fell_behind);
+            format!("room: {members} members, {messages} messages, {behind} fell behind\n")
+        })
+        .attend(&mut bound)?;
+    bound.serve_forever()
+}
+
+struct Chat {
+    room: Room,
+    member: Option<Member>,
+    framing: Framing,
+    messages: Messages,
+}
+
+impl RequestHandler<Connection> for Chat {
+    fn setup(&mut self, conn: &mut Connection) -> Result {
+        self.member = Some(self.room.join(conn)?);
+        Ok(())
+    }
+
+    fn handle(&mut self, conn: &mut Connection) -> Result {
+        let (end, member) = (self.framing.end(), &self.member);
+        self.messages.serve(conn, |conn, message| {
+            if is_quit(message) {
+                return Ok(false);
+            }
+            let peer = name_of(conn.peer_addr(), conn.id());
+            if let Some(member) = member {
+                member.send([peer.as_bytes(), b" ", message, end].concat())?;
+            }
+            Ok(true)
+        })
+    }
+
+    fn finish(&mut self, _: &mut Connection) -> Result {
+        // What was said before it left is still heard.
+        match self.member.take() {
+            Some(member) => Ok(member.leave()?),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! `collect`: what any client sends ends up in one place, in one order.
+
+mod sink;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use socketserver::greenroom::sync::{OneshotSender, Receiver, Sender, channel, oneshot};
+use socketserver::{Connection, Datagram, Error, GroupController, RequestHandler, Result};
+
+use crate::cli::ServerOptions;
+use crate::console::Console;
+use crate::messages::{Framing, MessageOptions, Messages};
+use crate::serve::{Any, bind, need_one_process};
+use sink::Sink;
+
+/// Gather what all clients send, in one file or on stdout
+///
+/// Every message is written as it came, in the order in which messages were taken from a queue. When
+/// the queue is full, clients wait. The server closes a connection only after everything that came
+/// by it has been written; with --ack, each message is confirmed by a line `ok` once it is. Written
+/// means handed to the system, which survives the end of this program.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    server: ServerOptions,
+
+    #[command(flatten)]
+    messages: MessageOptions,
+
+    /// The file to append to [default: stdout]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Begin a new file when this one has so many bytes; the old one becomes FILE.1, and so on
+    #[arg(long, value_name = "BYTES", requires = "output", value_parser = clap::value_parser!(u64).range(1..))]
+    rotate: Option<u64>,
+
+    /// How many old files are kept
+    #[arg(long, value_name = "N", default_value_t = 5, requires = "rotate")]
+    keep: u32,
+
+    /// How many messages may wait to be written
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    queue: u32,
+
+    /// Answer each message with a line `ok` once it has been written
+    #[arg(long)]
+    ack: bool,
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    need_one_process(&options.server, "all messages go into one queue")?;
+    let sink = match &options.output {
+        Some(path) => Sink::file(path, options.rotate, options.keep)
+            .with_context(|| format!("cannot write to {}", path.display()))?,
+        None => Sink::stdout(),
+    };
+    let (queue, arriving) = channel(options.queue as usize);
+    let (framing, ack, last) = (options.messages.framing, options.ack, queue.clone());
+    let factory = move || Collect {
+        queue: queue.clone(),
+        messages: Messages::new(framing),
+        framing,
+        ack,
+    };
+    let mut bound = bind(&options.server, &Any(factory))?;
+    if options.output.is_some() {
+        Console::new(&bound).attend(&mut bound)?;
+    } else {
+        // Nothing but messages goes there: no console, and no word about where it listens.
+        bound.stdout_taken = true;
+    }
+    let (drain_timeout, group) = (bound.drain_timeout, bound.controller());
+    let (told, ended) = std::sync::mpsc::channel();
+    thread::Builder::new()
+        .name("collect".into())
+        .spawn(move || told.send(write_all(&arriving, sink, &group)))
+        .context("cannot start")?;
+    let code = bound.serve_forever()?;
+    // Nobody is served any more. What is in the queue is written before this, which may have to wait
+    // for room itself.
+    thread::spawn(move || last.send(Item::End));
+    let written = ended
+        .recv_timeout(drain_timeout)
+        .context("nobody takes the output; messages that were not confirmed are lost")?;
+    written.map(|()| code)
+}
+
+/// What is on the queue.
+enum Item {
+    Message(Vec<u8>),
+    /// Tell once everything before this has been written.
+    Mark(OneshotSender<()>),
+    End,
+}
+
+/// Writes what arrives until the end; a failure stops the servers.
+fn write_all(
+    arriving: &Receiver<Item>,
+    mut sink: Sink,
+    group: &GroupController,
+) -> anyhow::Result<()> {
+    let written = write_until_end(arriving, &mut sink);
+    if written.is_err() {
+        group.drain(Duration::ZERO);
+    }
+    written.context("cannot write what was collected")
+}
+
+fn write_until_end(arriving: &Receiver<Item>, sink: &mut Sink) -> std::io::Result<()> {
+    let mut marks = Vec::new();
+    loop {
+        // What is buffered is written out when nothing more is at hand.
+        let item = match arriving.try_recv() {
+            Ok(Some(item)) => item,
+            _ => {
+                sink.flush()?;
+                marks.drain(..).for_each(tell);
+                match arriving.recv() {
+                    Ok(item) => item,
+                    Err(_) => return Ok(()),
+                }
+            }
+        };
+        match item {
+            Item::Message(bytes) => sink.write(&bytes)?,
+            Item::Mark(mark) => marks.push(mark),
+            Item::End => {
+                sink.flush()?;
+                marks.drain(..).for_each(tell);
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn tell(mark: OneshotSender<()>) {
+    // Whoever waited may be gone.
+    let _ = mark.send(());
+}
+
+struct Collect {
+    queue: Sender<Item>,
+    messages: Messages,
+    framing: Framing,
+    ack: bool,
+}
+
+const OK: &[u8] = b"ok\n";
+
+fn put(queue: &Sender<Item>, item: Item) -> Result {
+    let gone = |_| Error::msg("the output failed, and nothing more is taken");
+    queue.send(item).map_err(gone)
+}
+
+/// Waits until everything that was put before has been written.
+fn until_written(queue: &Sender<Item>) -> Result {
+    let (mark, written) = oneshot();
+    put(queue, Item::Mark(mark))?;
+    let gone = |_| Error::msg("the output failed before everything was written");
+    written.recv().map_err(gone)
+}
+
+impl RequestHandler<Connection> for Collect {
+    fn handle(&mut self, conn: &mut Connection) -> Result {
+        let (queue, end, ack) = (&self.queue, self.framing.end(), self.ack);
+        self.messages.serve(conn, |conn, message| {
+            put(queue, Item::Message([message, end].concat()))?;
+            if ack {
+                until_written(queue)?;
+                conn.write_all(OK)?;
+            }
+            Ok(true)
+        })
+    }
+
+    fn finish(&mut self, _: &mut Connection) -> Result {
+        until_written(&self.queue)
+    }
+}
+
+impl RequestHandler<Datagram> for Collect {
+    fn handle(&mut self, packet: &mut Datagram) -> Result {
+        let message = [&packet.take_bytes(), self.framing.end()].concat();
+        put(&self.queue, Item::Message(message))?;
+        if self.ack {
+            until_written(&self.queue)?;
+            packet.reply(OK)?;
+        }
+        Ok(())
+    }
+}

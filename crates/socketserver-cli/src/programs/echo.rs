@@ -1,0 +1,62 @@
+//! `echo`: what a client says comes back with its address before it.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Args;
+use socketserver::{Connection, Datagram, RequestHandler, Result};
+
+use crate::cli::ServerOptions;
+use crate::messages::{Framing, MessageOptions, Messages, is_quit};
+use crate::serve::{Any, serve};
+use crate::text::{name_of, printable};
+
+/// Send everything back with the sender's address before it, and log it
+///
+/// A message MESSAGE of a client is answered with `IP:PORT MESSAGE`. `quit` or the end of its input
+/// ends the connection.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    server: ServerOptions,
+
+    #[command(flatten)]
+    messages: MessageOptions,
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let framing = options.messages.framing;
+    let factory = move || Echo {
+        framing,
+        messages: Messages::new(framing),
+    };
+    serve(&options.server, &Any(factory))
+}
+
+struct Echo {
+    framing: Framing,
+    messages: Messages,
+}
+
+impl RequestHandler<Connection> for Echo {
+    fn handle(&mut self, conn: &mut Connection) -> Result {
+        let end = self.framing.end();
+        self.messages.serve(conn, |conn, message| {
+            if is_quit(message) {
+                return Ok(false);
+            }
+            let peer = name_of(conn.peer_addr(), conn.id());
+            tracing::info!("{peer} {}", printable(message));
+            conn.write_all(&[peer.as_bytes(), b" ", message, end].concat())?;
+            Ok(true)
+        })
+    }
+}
+
+impl RequestHandler<Datagram> for Echo {
+    fn handle(&mut self, packet: &mut Datagram) -> Result {
+        let peer = name_of(packet.peer_addr(), packet.id());
+        tracing::info!("{peer} {}", printable(packet.bytes()));
+        Ok(packet.reply(&[peer.as_bytes(), b" ", packet.bytes()].concat())?)
+    }
+}

@@ -1,0 +1,187 @@
+//! `reply`: an operator answers each client by hand.
+
+use std::collections::VecDeque;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clap::Args;
+use socketserver::greenroom::sync::{OneshotSender, RecvError, oneshot};
+use socketserver::{Connection, Datagram, Error, RequestHandler, Result};
+
+use crate::cli::ServerOptions;
+use crate::console::Console;
+use crate::messages::{Framing, MessageOptions, Messages, is_quit};
+use crate::serve::{Any, bind, need_one_process};
+use crate::terminal::{self, Lines};
+use crate::text::{name_of, printable};
+
+/// Answer each message by hand
+///
+/// Messages are shown on this terminal, one after the other, and each waits for the line that is
+/// typed for it, which is sent to its client. Lines that begin with a slash are commands, such as
+/// /list and /quit; /help has them all. To send a line that begins with a slash, type two.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    server: ServerOptions,
+
+    #[command(flatten)]
+    messages: MessageOptions,
+
+    /// How long a message waits for its answer; then its connection is closed
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
+    answer_timeout: Duration,
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    need_one_process(&options.server, "one operator answers all clients")?;
+    let desk = Arc::new(Desk {
+        waiting: Mutex::default(),
+        timeout: options.answer_timeout,
+    });
+    let (framing, own) = (options.messages.framing, desk.clone());
+    let factory = move || Reply {
+        desk: own.clone(),
+        framing,
+        messages: Messages::new(framing),
+    };
+    let mut bound = bind(&options.server, &Any(factory))?;
+    let counted = desk.clone();
+    let console = Console::new(&bound)
+        .with_note(move || format!("messages that wait for an answer: {}\n", counted.len()));
+    let lines = Lines {
+        prompt: "> ",
+        greeting: "type answers to the messages that are shown here, or /help",
+    };
+    lines.attend(&mut bound, move |line| match line.strip_prefix(b"/") {
+        Some(command) if !command.starts_with(b"/") => {
+            terminal::say(&console.obey(&String::from_utf8_lossy(command)));
+        }
+        Some(text) => desk.answer(text),
+        None => desk.answer(line),
+    })?;
+    bound.serve_forever()
+}
+
+/// Messages that wait for their answers. The first one has been shown.
+struct Desk {
+    waiting: Mutex<VecDeque<Question>>,
+    timeout: Duration,
+}
+
+struct Question {
+    peer: String,
+    text: String,
+    answer: OneshotSender<Vec<u8>>,
+}
+
+impl Desk {
+    /// Waits for the operator's answer.
+    fn ask(&self, peer: &str, message: &[u8]) -> Result<Vec<u8>> {
+        let (answer, answered) = oneshot();
+        let question = Question {
+            peer: peer.into(),
+            text: printable(message.trim_ascii_end()),
+            answer,
+        };
+        {
+            let mut waiting = self.waiting();
+            waiting.push_back(question);
+            if let [only] = waiting.make_contiguous() {
+                show(only);
+            }
+        }
+        let until = Instant::now().checked_add(self.timeout);
+        answered.recv_until(until).map_err(|error| match error {
+            RecvError::TimedOut => {
+                drop(answered);
+                self.tidy();
+                Error::from(std::io::Error::new(
+                    std::io::ErrorKind::TimedOut,
+                    "nobody has answered",
+                ))
+            }
+            _ => Error::msg("nobody will answer"),
+        })
+    }
+
+    /// Sends a line to whoever has waited longest; an empty one shows his message again.
+    fn answer(&self, line: &[u8]) {
+        self.tidy();
+        let mut waiting = self.waiting();
+        if line.is_empty() {
+            match waiting.front() {
+                Some(first) => show(first),
+                None => terminal::say("nobody waits\n"),
+            }
+            return;
+        }
+        let Some(question) = waiting.pop_front() else {
+            terminal::say("nobody waits, and nothing was sent\n");
+            return;
+        };
+        if question.answer.send(line.to_vec()).is_err() {
+            terminal::say(&format!("{} has gone; nothing was sent\n", question.peer));
+        }
+        if let Some(next) = waiting.front() {
+            show(next);
+        }
+    }
+
+    /// Forgets whoever waits no longer, and shows the first one if it is another one now.
+    fn tidy(&self) {
+        let mut waiting = self.waiting();
+        let before = waiting.front().map(|first| first.peer.clone());
+        waiting.retain(|question| !question.answer.is_closed());
+        if let Some(first) = waiting.front()
+            && before.as_ref() != Some(&first.peer)
+        {
+            show(first);
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.waiting().len()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Question>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn show(question: &Question) {
+    terminal::say(&format!("{}: {}\n", question.peer, question.text));
+}
+
+struct Reply {
+    desk: Arc<Desk>,
+    framing: Framing,
+    messages: Messages,
+}
+
+impl RequestHandler<Connection> for Reply {
+    fn handle(&mut self, conn: &mut Connection) -> Result {
+        let (desk, end) = (&self.desk, self.framing.end());
+        self.messages
+            .serve(conn, |conn: &mut Connection, message: &Bytes| {
+                if is_quit(message) {
+                    return Ok(false);
+                }
+                let peer = name_of(conn.peer_addr(), conn.id());
+                let answer = desk.ask(&peer, message)?;
+                conn.write_all(&[&answer, end].concat())?;
+                Ok(true)
+            })
+    }
+}
+
+impl RequestHandler<Datagram> for Reply {
+    fn handle(&mut self, packet: &mut Datagram) -> Result {
+        let peer = name_of(packet.peer_addr(), packet.id());
+        let answer = self.desk.ask(&peer, packet.bytes())?;
+        Ok(packet.reply(&[&answer, self.framing.end()].concat())?)
+    }
+}

@@ -1,0 +1,138 @@
+//! `socketserver echo`, from outside.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use common::{MODELS, PATIENCE, Server, client, hear, run, text};
+
+#[test]
+fn each_chunk_comes_back_with_the_senders_address() {
+    for model in MODELS {
+        let server = Server::start(&["echo", "-c", model, "-l", "tcp://127.0.0.1:0"], 1);
+        let mut one = client(&server, 0);
+        let name = one.local_addr().unwrap().to_string();
+        for chunk in [&b"hello"[..], b"w\xc3\xb6rld\xff\n", b"quitter"] {
+            one.write_all(chunk).unwrap();
+            hear(&mut one, &[name.as_bytes(), b" ", chunk].concat());
+        }
+        server.logged(&format!("{name} wörld\\xff\\n"));
+        one.write_all(b"quit").unwrap();
+        assert_eq!(one.read(&mut [0; 9]).unwrap(), 0, "{model}");
+
+        let mut other = client(&server, 0);
+        other.write_all(b"last").unwrap();
+        other.shutdown(Shutdown::Write).unwrap();
+        let mut all = String::new();
+        other.read_to_string(&mut all).unwrap();
+        assert_eq!(all, format!("{} last", other.local_addr().unwrap()));
+    }
+}
+
+#[test]
+fn many_clients_at_once() {
+    for model in ["threading", "forking", "pooled", "green"] {
+        let server = Server::start(&["echo", "-c", model, "-l", "tcp://127.0.0.1:0"], 1);
+        let mut clients: Vec<_> = (0..20).map(|_| client(&server, 0)).collect();
+        for round in 0..3 {
+            for one in &mut clients {
+                write!(one, "{round}").unwrap();
+            }
+            for one in &mut clients {
+                let expected = format!("{} {round}", one.local_addr().unwrap());
+                hear(one, expected.as_bytes());
+            }
+        }
+    }
+}
+
+#[test]
+fn lines_are_whole_however_they_arrive() {
+    let server = Server::start(
+        &["echo", "--framing", "lines", "-l", "tcp://127.0.0.1:0"],
+        1,
+    );
+    let mut one = client(&server, 0);
+    let name = one.local_addr().unwrap();
+    for piece in ["o", "ne\r", "\ntwo\nthr"] {
+        one.write_all(piece.as_bytes()).unwrap();
+    }
+    hear(&mut one, format!("{name} one\n{name} two\n").as_bytes());
+    one.write_all(b"ee\nquit\n").unwrap();
+    let mut rest = String::new();
+    one.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, format!("{name} three\n"));
+
+    // Too long: told in the log, and the end of this connection only.
+    let mut long = client(&server, 0);
+    let _ = long.write_all(&vec![b'x'; 70_000]);
+    let _ = long.read(&mut [0; 9]);
+    server.logged("65536");
+    let mut still = client(&server, 0);
+    still.write_all(b"here\n").unwrap();
+    let expected = format!("{} here\n", still.local_addr().unwrap());
+    hear(&mut still, expected.as_bytes());
+}
+
+#[test]
+fn datagrams_and_unix_sockets() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let unix = format!("unix://{}", path.display());
+    let server = Server::start(&["echo", "-l", "udp://127.0.0.1:0", "-l", &unix], 2);
+    let packet = UdpSocket::bind("127.0.0.1:0").unwrap();
+    packet.set_read_timeout(Some(PATIENCE)).unwrap();
+    packet.send_to(b"quit", server.address(0)).unwrap();
+    let mut answer = [0; 100];
+    let n = packet.recv(&mut answer).unwrap();
+    assert_eq!(
+        text(&answer[..n]),
+        format!("{} quit", packet.local_addr().unwrap())
+    );
+
+    let mut stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"who").unwrap();
+    hear(&mut stream, b"unix:1 who");
+}
+
+#[test]
+fn an_ipv4_client_of_an_ipv6_socket_keeps_its_address() {
+    let server = Server::start(&["echo", "-l", "tcp://[::]:0"], 1);
+    let port = server.address(0).rsplit_once(':').unwrap().1;
+    let mut one = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+    one.set_read_timeout(Some(PATIENCE)).unwrap();
+    one.write_all(b"x").unwrap();
+    let expected = format!("{} x", one.local_addr().unwrap());
+    hear(&mut one, expected.as_bytes());
+}
+
+#[test]
+fn pythons_socket_module_finds_what_it_expects() {
+    let server = Server::start(&["echo", "-l", "tcp://127.0.0.1:0"], 1);
+    let script = r#"
+import socket, sys
+host, port = sys.argv[1].split(":")
+with socket.create_connection((host, int(port)), timeout=20) as s:
+    ip, me = s.getsockname()
+    for word in ["hello", "grüße"]:
+        s.sendall(word.encode("utf-8"))
+        expected = f"{ip}:{me} {word}".encode("utf-8")
+        got = b""
+        while len(got) < len(expected):
+            got += s.recv(1024)
+        assert got == expected, (got, expected)
+    s.sendall(b"quit")
+    assert s.recv(1024) == b""
+"#;
+    let args = ["-c", script, server.address(0)];
+    let Some(output) = run(&mut Command::new("python3"), args, b"") else {
+        return;
+    };
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}

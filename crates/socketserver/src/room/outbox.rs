@@ -1,0 +1,253 @@
+//! What waits to be written to one member of a room, and what writes it.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Write};
+use std::net::Shutdown;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::RoomLimits;
+use crate::connection::Writer;
+use crate::signal::Signal;
+use crate::socket::Cut;
+use crate::{Connection, RequestId};
+
+/// Messages handed to the kernel in one system call.
+const BATCH: usize = 64;
+
+pub(super) struct Outbox {
+    id: RequestId,
+    limits: RoomLimits,
+    writer: Writer,
+    state: Mutex<State>,
+    /// There is something to write, or nothing will come any more.
+    filled: Signal,
+    /// Something was written, or nothing will be.
+    written: Signal,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Arc<[u8]>>,
+    /// Of these, so many are being written.
+    writing: usize,
+    writing_since: Option<Instant>,
+    bytes: usize,
+    /// Who wait until it is no longer half full.
+    waiters: Vec<Arc<Signal>>,
+    /// Nothing is put in any more.
+    closed: bool,
+    /// Why nothing is written any more.
+    failed: Option<io::ErrorKind>,
+}
+
+impl State {
+    fn fail(&mut self, kind: io::ErrorKind) {
+        self.failed.get_or_insert(kind);
+        self.closed = true;
+        self.queue.clear();
+        (self.writing, self.bytes) = (0, 0);
+        self.writing_since = None;
+    }
+}
+
+/// What came of a message, or of writing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Put {
+    Fine,
+    /// The outbox is more than half full.
+    Filling,
+    /// The member does not read.
+    FellBehind,
+}
+
+/// A write that takes longer waits for the peer, and not for its turn on this machine.
+const STUCK: Duration = Duration::from_millis(10);
+
+impl Outbox {
+    pub(super) fn new(conn: &Connection, limits: RoomLimits) -> Self {
+        Self {
+            id: conn.id(),
+            limits,
+            writer: conn.writer(),
+            state: Mutex::default(),
+            filled: Signal::default(),
+            written: Signal::default(),
+        }
+    }
+
+    pub(super) fn id(&self) -> RequestId {
+        self.id
+    }
+
+    /// Messages that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.state().queue.len()
+    }
+
+    pub(super) fn put(&self, message: &Arc<[u8]>) -> Put {
+        let mut state = self.state();
+        if state.closed {
+            return Put::Fine;
+        }
+        let is_over = |state: &State| {
+            state.queue.len() >= self.limits.messages
+                || state.bytes + message.len() > self.limits.bytes
+        };
+        if !state.queue.is_empty() && is_over(&state) {
+            return Put::FellBehind;
+        }
+        let was_empty = state.queue.is_empty();
+        state.queue.push_back(message.clone());
+        state.bytes += message.len();
+        let filling = self.is_filling(&state);
+        drop(state);
+        if was_empty {
+            self.filled.raise();
+        }
+        if filling { Put::Filling } else { Put::Fine }
+    }
+
+    fn is_filling(&self, state: &State) -> bool {
+        state.queue.len() > self.limits.messages / 2 || state.bytes > self.limits.bytes / 2
+    }
+
+    /// Waits until it is no longer half full; but never for a peer that does not read, and not
+    /// beyond `until`.
+    pub(super) fn wait_for_slack(&self, signal: &Arc<Signal>, until: Instant) {
+        {
+            let mut state = self.state();
+            let stuck = state
+                .writing_since
+                .is_some_and(|since| since.elapsed() > STUCK);
+            if stuck || !self.is_filling(&state) {
+                return;
+            }
+            state.waiters.push(signal.clone());
+        }
+        signal.wait(Some(until));
+    }
+
+    /// Whether its client had better read before it sends more.
+    pub(super) fn is_half_full(&self) -> io::Result<bool> {
+        let state = self.state();
+        match state.failed {
+            Some(kind) => Err(self.failure(kind)),
+            None => Ok(self.is_filling(&state)),
+        }
+    }
+
+    /// Whether there is nothing left to write.
+    pub(super) fn is_written(&self) -> io::Result<bool> {
+        let state = self.state();
+        match state.failed {
+            Some(kind) => Err(self.failure(kind)),
+            None => Ok(state.queue.is_empty()),
+        }
+    }
+
+    /// Waits until something was written; `false` if `until` has passed first.
+    pub(super) fn wait_for_progress(&self, until: Option<Instant>) -> bool {
+        self.written.wait(until)
+    }
+
+    /// Nothing is put in any more; what is there is written.
+    pub(super) fn close(&self) {
+        self.state().closed = true;
+        self.filled.raise();
+    }
+
+    /// The member's client seems to have left.
+    pub(super) fn end_input(&self) {
+        let _ = self.writer.socket().shutdown(Shutdown::Read);
+    }
+
+    pub(super) fn cut(&self) {
+        self.writer.socket().cancel(Cut::FellBehind);
+        self.stop(io::ErrorKind::ConnectionAborted);
+    }
+
+    fn stop(&self, kind: io::ErrorKind) {
+        let waiters = {
+            let mut state = self.state();
+            state.fail(kind);
+            std::mem::take(&mut state.waiters)
+        };
+        self.filled.raise();
+        self.written.raise();
+        waiters.iter().for_each(|waiter| waiter.raise());
+    }
+
+    /// Writes what is put in, until the outbox is closed and empty, or a write fails.
+    pub(super) fn write_all(&self) -> Put {
+        let mut writer = self.writer.clone();
+        while let Some(batch) = self.next_batch() {
+            if let Err(error) = write_whole(&mut writer, &batch) {
+                self.stop(error.kind());
+                return if error.kind() == io::ErrorKind::TimedOut {
+                    Put::FellBehind
+                } else {
+                    Put::Fine
+                };
+            }
+            let mut state = self.state();
+            // They stood in the queue, and counted, until now.
+            let done = std::mem::take(&mut state.writing);
+            let bytes: usize = state.queue.drain(..done).map(|message| message.len()).sum();
+            state.bytes -= bytes;
+            state.writing_since = None;
+            let waiters = if self.is_filling(&state) {
+                Vec::new()
+            } else {
+                std::mem::take(&mut state.waiters)
+            };
+            drop(state);
+            self.written.raise();
+            waiters.iter().for_each(|waiter| waiter.raise());
+        }
+        Put::Fine
+    }
+
+    fn next_batch(&self) -> Option<Vec<Arc<[u8]>>> {
+        loop {
+            {
+                let mut state = self.state();
+                if !state.queue.is_empty() {
+                    let batch: Vec<_> = state.queue.iter().take(BATCH).cloned().collect();
+                    state.writing = batch.len();
+                    state.writing_since = Some(Instant::now());
+                    return Some(batch);
+                }
+                if state.closed {
+                    return None;
+                }
+            }
+            self.filled.wait(None);
+        }
+    }
+
+    fn failure(&self, kind: io::ErrorKind) -> io::Error {
+        match kind {
+            io::ErrorKind::ConnectionAborted => self.writer.socket().cancelled(),
+            kind => kind.into(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // As for the room's own lock: held for moments only.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn write_whole(writer: &mut Writer, batch: &[Arc<[u8]>]) -> io::Result<()> {
+    let mut slices: Vec<_> = batch.iter().map(|message| IoSlice::new(message)).collect();
+    let mut left = &mut slices[..];
+    IoSlice::advance_slices(&mut left, 0);
+    while !left.is_empty() {
+        match writer.write_vectored(left)? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            n => IoSlice::advance_slices(&mut left, n),
+        }
+    }
+    Ok(())
+}
