@@ -89,14 +89,14 @@ impl Signals {
 /// Drains the group's servers. A sequential one may be busy itself, with a handler that waits for
 /// something else than its client, and cannot cut that at the deadline: then somebody else does.
 pub(crate) fn drain(group: &GroupController, timeout: Duration, model: Model) {
-    group.drain(timeout);
     if model != Model::Sequential {
-        return;
+        return group.drain(timeout);
     }
-    let group = group.clone();
-    let cut_at_deadline = move || {
-        if !group.wait(Some(timeout)) {
-            for server in group.controllers() {
+    let drained = group.clone();
+    let drain_and_cut = move || {
+        drained.drain(timeout);
+        if !drained.wait(Some(timeout)) {
+            for server in drained.controllers() {
                 for request in server.live() {
                     // It may have ended meanwhile.
                     let _ = server.cancel(request.info.id());
@@ -105,10 +105,11 @@ pub(crate) fn drain(group: &GroupController, timeout: Duration, model: Model) {
         }
     };
     let started = std::thread::Builder::new()
-        .name("deadline".into())
-        .spawn(cut_at_deadline);
+        .name("drain".into())
+        .spawn(drain_and_cut);
     if let Err(error) = started {
         tracing::warn!(%error, "a handler that is busy when the time is over is not cut");
+        group.drain(timeout);
     }
 }
 

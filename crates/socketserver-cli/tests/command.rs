@@ -780,35 +780,11 @@ fn who_is_slow_with_the_token_is_not_served() {
 
 #[test]
 fn the_log_and_the_console_tell_of_commands() {
-    let mut child = socketserver()
-        .args(["command", "-l", "tcp://127.0.0.1:0"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map(Guarded)
-        .unwrap();
-    let mut told = BufReader::new(child.0.stdout.take().unwrap()).lines();
-    let endpoint = told.next().unwrap().unwrap();
-    let endpoint = endpoint.strip_prefix("listening ").unwrap();
-    client(&[endpoint, "-c", "echo '\x1b[31mred'; exit 4"], b"");
-    let mut stdin = child.0.stdin.take().unwrap();
-    stdin.write_all(b"stats\nquit\n").unwrap();
-    let note = told.find_map(|line| line.ok().filter(|line| line.starts_with("commands:")));
-    assert_eq!(
-        note.unwrap(),
-        "commands: running 0, waiting 0, done 1, killed 0"
-    );
-    assert_eq!(common::wait(&mut child.0).code(), Some(0));
-    let mut log = String::new();
-    child
-        .0
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut log)
-        .unwrap();
-    let line = log.lines().find(|line| line.contains("echo")).unwrap();
+    let args = ["command", "-l", "tcp://127.0.0.1:0"];
+    let mut server = Server::with_console(&args, 1);
+    let command = "echo '\x1b[31mred'; exit 4";
+    client(&[&server.endpoints[0], "-c", command], b"");
+    let line = server.logged("ran");
     for part in [
         "peer=127.0.0.1:",
         "\\x1b[31mred",
@@ -818,6 +794,14 @@ fn the_log_and_the_console_tell_of_commands() {
     ] {
         assert!(line.contains(part), "{line}");
     }
+    server.type_in("stats");
+    let mut said = server.says();
+    while !said.starts_with("commands:") {
+        said = server.says();
+    }
+    assert_eq!(said, "commands: running 0, waiting 0, done 1, killed 0");
+    server.type_in("quit");
+    assert_eq!(server.wait().code(), Some(0));
 }
 
 #[test]
