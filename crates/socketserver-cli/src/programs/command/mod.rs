@@ -127,8 +127,8 @@ fn refuse_strangers(bound: &Bound) -> anyhow::Result<()> {
             .is_none_or(|address| address.ip().to_canonical().is_loopback());
         ensure!(
             is_local,
-            "whoever reaches {endpoint} could run commands here: listen on 127.0.0.1 or unix:///path, or give \
-             --auth-token-file FILE"
+            "whoever reaches {endpoint} could run commands here: listen on 127.0.0.1 or \
+             unix:///path, or give --auth-token-file FILE"
         );
     }
     Ok(())
@@ -138,8 +138,8 @@ fn limit_green(server: &mut ServerOptions) -> anyhow::Result<()> {
     let share = u32::try_from((GREEN / server.endpoints.len().max(1)).max(1))?;
     if server.workers.is_some_and(|workers| workers > share) {
         bail!(
-            "the green model has {GREEN} threads for commands: --workers must be at most {share} for each of \
-             {} endpoints; or take another model",
+            "the green model has {GREEN} threads for commands: --workers must be at most {share} \
+             for each of {} endpoints; or take another model",
             server.endpoints.len()
         );
     }

@@ -77,8 +77,8 @@ impl Rules {
 
     fn no_turn(&self) -> String {
         format!(
-            "it was not its turn in time: {} others run; the server's --max-commands lets more run at once, and its \
-             --time-limit lets them wait",
+            "it was not its turn in time, as {} others ran; the server's --max-commands lets more \
+             run at once, and its --time-limit lets them wait",
             self.max_commands
         )
     }

@@ -56,7 +56,8 @@ pub(super) struct Outcome {
 
 /// Runs a command to its end, or to the end of somebody's patience.
 ///
-/// When this returns, nothing of the command's process group is left, and the shell is reaped.
+/// When this returns, all of the command's process group have ended or been killed, and the shell is
+/// reaped.
 ///
 /// # Errors
 /// If there is no process for it, or no descriptor.
