@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{connect, logging, programs};
+use crate::{command_client, connect, logging, programs};
 
 /// Network servers to talk to, and a client to talk with.
 #[derive(Debug, Parser)]
@@ -23,13 +23,16 @@ pub(crate) struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::enum_variant_names, reason = "one of them is called so")]
 pub(crate) enum Command {
     Upper(programs::upper::Options),
     Echo(programs::echo::Options),
     Chat(programs::chat::Options),
     Collect(programs::collect::Options),
     Reply(programs::reply::Options),
+    Command(programs::command::Options),
     Connect(connect::Options),
+    CommandClient(command_client::Options),
 }
 
 /// What every server program has in common.
@@ -128,7 +131,7 @@ pub(crate) enum Policy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limit(pub(crate) Option<Duration>);
 
-fn limit(text: &str) -> Result<Limit, String> {
+pub(crate) fn limit(text: &str) -> Result<Limit, String> {
     if text == "none" {
         return Ok(Limit(None));
     }

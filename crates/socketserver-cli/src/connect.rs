@@ -105,7 +105,7 @@ fn connected_udp(address: &str) -> io::Result<UdpSocket> {
     Err(failure)
 }
 
-fn unix_address(path: &Path) -> io::Result<SocketAddr> {
+pub(crate) fn unix_address(path: &Path) -> io::Result<SocketAddr> {
     match path.as_os_str().as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
         _ => SocketAddr::from_pathname(path),

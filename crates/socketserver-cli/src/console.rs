@@ -10,7 +10,7 @@ use socketserver::{Controller, GroupController, LiveRequest, RequestId};
 use crate::cli::Model;
 use crate::serve::Bound;
 use crate::terminal::{self, Lines};
-use crate::text;
+use crate::{signals, text};
 
 const HELP: &str = "\
 list      connections that are being served, and how many workers are busy
@@ -85,14 +85,11 @@ impl Console {
             ["kick"] => "kick whom? Say kick ID; list shows the IDs\n".into(),
             ["stats"] => self.stats(),
             ["drain"] => {
-                self.group.drain(self.drain_timeout);
                 let limit = humantime::format_duration(self.drain_timeout);
-                format!("draining; what has not ended in {limit} is cut\n")
+                let answer = format!("draining; what has not ended in {limit} is cut\n");
+                self.stop(&answer, self.drain_timeout)
             }
-            ["quit"] => {
-                self.group.drain(Duration::ZERO);
-                "stopping\n".into()
-            }
+            ["quit"] => self.stop("stopping\n", Duration::ZERO),
             ["help"] => HELP.into(),
             _ => format!(
                 "{} is no command. There are:\n{HELP}\n{}",
@@ -100,6 +97,13 @@ impl Console {
                 self.list()
             ),
         }
+    }
+
+    /// The answer comes first: the end may be faster than who gives it.
+    fn stop(&self, answer: &str, timeout: Duration) -> String {
+        terminal::say(answer);
+        signals::drain(&self.group, timeout, self.model);
+        String::new()
     }
 
     fn servers(&self) -> impl Iterator<Item = (usize, &Served, &Controller)> {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod command_client;
 mod connect;
 mod console;
 mod endpoint;
@@ -14,8 +15,10 @@ mod messages;
 mod programs;
 mod serve;
 mod signals;
+mod size;
 mod terminal;
 mod text;
+mod token;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -33,6 +36,8 @@ fn main() -> ExitCode {
         Command::Chat(args) => programs::chat::run(&args),
         Command::Collect(args) => programs::collect::run(&args),
         Command::Reply(args) => programs::reply::run(&args),
+        Command::Command(args) => programs::command::run(args),
+        Command::CommandClient(args) => command_client::run(&args),
         Command::Connect(args) => connect::run(&args),
     };
     outcome.unwrap_or_else(|error| {

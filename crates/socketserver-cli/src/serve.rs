@@ -95,7 +95,7 @@ impl Bound {
                 .drain_from_loop(&mut self.group, self.drain_timeout)
         } else {
             self.signals
-                .drain_from_thread(&self.group, self.drain_timeout)
+                .drain_from_thread(&self.group, self.drain_timeout, self.model)
         }
         .context("cannot wait for signals")?;
         announce(&self.listening, self.stdout_taken);

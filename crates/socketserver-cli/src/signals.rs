@@ -10,6 +10,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 use socketserver::{GroupController, ServerGroup};
 
+use crate::cli::Model;
 use crate::terminal;
 
 /// How long a forced end may take: a drain without time needs up to two seconds, to cut handlers
@@ -46,8 +47,9 @@ impl Signals {
         self,
         group: &ServerGroup,
         timeout: Duration,
+        model: Model,
     ) -> io::Result<()> {
-        let mut stop = Stop::new(self.forced, group, timeout);
+        let mut stop = Stop::new(self.forced, group, timeout, model);
         let mut arrivals = self.arrivals;
         let wait_for_signals = move || {
             let mut bytes = [0; 16];
@@ -72,7 +74,7 @@ impl Signals {
         group: &mut ServerGroup,
         timeout: Duration,
     ) -> io::Result<()> {
-        let mut stop = Stop::new(self.forced, group, timeout);
+        let mut stop = Stop::new(self.forced, group, timeout, Model::Forking);
         let mut arrivals = self.arrivals.try_clone()?;
         group.watch(self.arrivals, move || {
             let mut bytes = [0; 16];
@@ -81,6 +83,33 @@ impl Signals {
             Ok(())
         });
         Ok(())
+    }
+}
+
+/// Drains the group's servers. A sequential one may be busy itself, with a handler that waits for
+/// something else than its client, and cannot cut that at the deadline: then somebody else does.
+pub(crate) fn drain(group: &GroupController, timeout: Duration, model: Model) {
+    if model != Model::Sequential {
+        return group.drain(timeout);
+    }
+    let drained = group.clone();
+    let drain_and_cut = move || {
+        drained.drain(timeout);
+        if !drained.wait(Some(timeout)) {
+            for server in drained.controllers() {
+                for request in server.live() {
+                    // It may have ended meanwhile.
+                    let _ = server.cancel(request.info.id());
+                }
+            }
+        }
+    };
+    let started = std::thread::Builder::new()
+        .name("drain".into())
+        .spawn(drain_and_cut);
+    if let Err(error) = started {
+        tracing::warn!(%error, "a handler that is busy when the time is over is not cut");
+        group.drain(timeout);
     }
 }
 
@@ -94,14 +123,16 @@ struct Stop {
     group: GroupController,
     timeout: Duration,
     arrived: usize,
+    model: Model,
     forced: Arc<AtomicBool>,
 }
 
 impl Stop {
-    fn new(forced: Arc<AtomicBool>, group: &ServerGroup, timeout: Duration) -> Self {
+    fn new(forced: Arc<AtomicBool>, group: &ServerGroup, timeout: Duration, model: Model) -> Self {
         Self {
             group: group.controller(),
             timeout,
+            model,
             arrived: 0,
             forced,
         }
@@ -110,12 +141,12 @@ impl Stop {
     fn signalled(&mut self, times: usize) -> Asked {
         self.arrived += times;
         if self.arrived == 1 {
-            self.group.drain(self.timeout);
+            drain(&self.group, self.timeout, self.model);
             tracing::info!(timeout = ?self.timeout, "stop asked for; a second signal forces it");
             return Asked::ToDrain;
         }
         self.forced.store(true, Ordering::Relaxed);
-        self.group.drain(Duration::ZERO);
+        drain(&self.group, Duration::ZERO, self.model);
         tracing::warn!("forced to stop");
         Asked::ToForce
     }

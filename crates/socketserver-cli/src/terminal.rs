@@ -141,7 +141,7 @@ fn lock_found() -> std::sync::MutexGuard<'static, Option<Termios>> {
 
 /// Whether a person is there. A process in the background has the terminal, too, but would be
 /// stopped when it reads from it: termios(3), "job control".
-fn is_interactive() -> bool {
+pub(crate) fn is_interactive() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal() && in_foreground()
 }
 

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::io::{BufRead, Write};
+use std::io::{BufRead, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use common::{PATIENCE, eventually};
 use socketserver::transport::Tcp;
 use socketserver::{
     Concurrency, Connection, Pooled, RequestHandler, Result, Sequential, Server, Threading,
-    Timeouts,
+    Timeouts, handler_fn,
 };
 
 /// Answers each line with its number, counted by the handler itself.
@@ -140,6 +140,29 @@ fn a_reset_in_a_pause_ends_it<C: Concurrency>(model: C) {
     assert_eq!(counted.running.client().ask("y"), "1 y");
 }
 
+/// A handler that takes two bytes at a time leaves the others in the kernel.
+fn what_a_handler_leaves_is_for_the_next_call<C: Concurrency>(model: C) {
+    let server = Server::<Tcp, C, ()>::builder()
+        .concurrency(model)
+        .bind(
+            "127.0.0.1:0",
+            handler_fn(|conn: &mut Connection| {
+                let mut two = [0; 2];
+                conn.read_exact(&mut two)?;
+                conn.write_all(&two)?;
+                conn.keep_alive();
+                Ok(())
+            }),
+        )
+        .unwrap();
+    let running = Running::start(server);
+    let mut client = running.client();
+    assert_eq!(client.ask("1"), "1");
+    assert_eq!(client.ask("2\n3\n4"), "2");
+    assert_eq!(next(&mut client).as_deref(), Some("3"));
+    assert_eq!(next(&mut client).as_deref(), Some("4"));
+}
+
 macro_rules! under_every_model {
     ($($model:ident: $make:expr;)*) => {
         $(mod $model {
@@ -160,6 +183,11 @@ macro_rules! under_every_model {
             fn a_drain_ends_pauses_at_once() {
                 // One, for those who serve no more at a time.
                 super::a_drain_ends_pauses_at_once($make, 1);
+            }
+
+            #[test]
+            fn what_a_handler_leaves_is_for_the_next_call() {
+                super::what_a_handler_leaves_is_for_the_next_call($make);
             }
 
             #[test]

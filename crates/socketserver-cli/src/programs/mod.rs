@@ -2,6 +2,7 @@
 
 pub(crate) mod chat;
 pub(crate) mod collect;
+pub(crate) mod command;
 pub(crate) mod echo;
 pub(crate) mod reply;
 pub(crate) mod upper;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use greenroom::{Engine, Readiness};
 use rustix::io::Errno;
-use rustix::net::SocketAddrAny;
+use rustix::net::{RecvFlags, SocketAddrAny, recv};
 
 use super::{AtLimit, Concurrency, Dispatch};
 use crate::RequestInfo;
@@ -165,13 +165,28 @@ impl Concurrency for Green {
 
 /// Lets a request that is to go on later do so in a new coroutine of this worker. Until then it has
 /// no stack.
-fn go_on_later(pause: Option<Box<dyn Pause>>) {
-    let Some(pause) = pause else { return };
-    let (until, name) = (pause.until(), request_name(pause.info()));
+fn go_on_later(mut pause: Option<Box<dyn Pause>>) {
     let interest = greenroom::Interest::Read;
-    Readiness::when_ready(pause, watched, interest, until, name, |pause, waited| {
-        go_on_later(pause.resume(waited));
-    });
+    while let Some(waiting) = pause {
+        if has_left(&waiting) {
+            pause = waiting.resume(Ok(()));
+            continue;
+        }
+        let (until, name) = (waiting.until(), request_name(waiting.info()));
+        Readiness::when_ready(waiting, watched, interest, until, name, |pause, waited| {
+            go_on_later(pause.resume(waited));
+        });
+        return;
+    }
+}
+
+/// Whether the handler has read less than there was. Readiness is told once: what was left is not
+/// told again.
+#[expect(clippy::borrowed_box, reason = "as below")]
+fn has_left(pause: &Box<dyn Pause>) -> bool {
+    let (readiness, socket) = watched(pause);
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    !readiness.is_drained() && matches!(recv(socket, &mut [0], flags), Ok((1.., _)))
 }
 
 #[expect(

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 
 use bytes::{Buf, BytesMut};
+use serde_json::{Map, Value};
 
 use super::json_header::Incoming;
 use super::wire::Wire;
@@ -68,9 +69,38 @@ impl<S: Write> Framed<S, JsonHeader> {
     /// # Ok::<(), FrameError>(())
     /// ```
     pub fn write_body(&mut self, length: u64) -> Result<BodyWriter<'_, S>, FrameError> {
+        self.write_body_with(length, &Map::new())
+    }
+
+    /// The same, with further members in the header, behind `dataBodyLength`. A peer that does not
+    /// know them ignores them.
+    ///
+    /// # Errors
+    /// Those of [`Framed::write`].
+    ///
+    /// ```
+    /// use socketserver::framing::{Framed, FrameError, JsonHeader, Map};
+    /// use std::io::Write;
+    ///
+    /// let mut wire = Vec::new();
+    /// let mut frames = Framed::new(&mut wire, JsonHeader::default());
+    /// let members = Map::from_iter([("exitStatus".into(), 1.into())]);
+    /// frames.write_body_with(2, &members)?.write_all(b"no")?;
+    /// assert_eq!(wire, b"\x26\0\0\0{\"dataBodyLength\": 2, \"exitStatus\": 1}no");
+    ///
+    /// let mut frames = Framed::new(&wire[..], JsonHeader::default());
+    /// let body = frames.read_body()?.unwrap();
+    /// assert_eq!(body.header()["exitStatus"], 1);
+    /// # Ok::<(), FrameError>(())
+    /// ```
+    pub fn write_body_with(
+        &mut self,
+        length: u64,
+        members: &Map<String, Value>,
+    ) -> Result<BodyWriter<'_, S>, FrameError> {
         let (stream, codec, wire) = self.split();
         wire.write(stream, |dst| {
-            codec.encode_head(length, dst)?;
+            codec.encode_head(length, members, dst)?;
             codec.owed = length;
             Ok::<_, FrameError>(())
         })?;
@@ -93,6 +123,12 @@ impl<S> Body<'_, S> {
             Incoming::Rest(left) => left,
             Incoming::Head | Incoming::Body(_) => 0,
         }
+    }
+
+    /// The header, with whatever else is in it.
+    #[must_use]
+    pub fn header(&self) -> &Map<String, Value> {
+        &self.codec.header
     }
 }
 

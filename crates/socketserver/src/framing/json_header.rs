@@ -1,7 +1,7 @@
 //! A JSON header that says how long the body is: whole frames. Bodies in pieces are in `json_body.rs`.
 
 use bytes::{Buf, Bytes, BytesMut};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{DEFAULT_MAX_LEN, Decoder, Encoder, FrameError};
 
@@ -9,7 +9,7 @@ use super::{DEFAULT_MAX_LEN, Decoder, Encoder, FrameError};
 /// header, and the body as it is. The header is JSON in UTF-8, `{"dataBodyLength": 5}`.
 ///
 /// A header is written byte for byte as Python's `json.dumps` writes it. What is received may be any
-/// JSON object with that member; others are ignored.
+/// JSON object with that member. Others are ignored; with bodies in pieces they can be read and sent.
 ///
 /// A body of many MiB need not be in memory as a whole: see `read_body` and `write_body` of
 /// [`Framed`](super::Framed).
@@ -29,6 +29,8 @@ pub struct JsonHeader {
     max_header: usize,
     max_body: u64,
     pub(super) incoming: Incoming,
+    /// The last header that was taken.
+    pub(super) header: Map<String, Value>,
     /// How much of a body that was announced is still to be sent.
     pub(super) owed: u64,
 }
@@ -82,8 +84,10 @@ impl JsonHeader {
         let Some(header) = src.get(4..end) else {
             return Ok(None);
         };
-        let length = self.body_length(header)?;
+        let header = parse(header)?;
+        let length = self.body_length(&header)?;
         src.advance(end);
+        self.header = header;
         self.incoming = Incoming::Body(length);
         Ok(Some(length))
     }
@@ -96,7 +100,12 @@ impl JsonHeader {
         }
     }
 
-    pub(super) fn encode_head(&self, length: u64, dst: &mut BytesMut) -> Result<(), FrameError> {
+    pub(super) fn encode_head(
+        &self,
+        length: u64,
+        members: &Map<String, Value>,
+        dst: &mut BytesMut,
+    ) -> Result<(), FrameError> {
         if self.owed > 0 {
             return Err(FrameError::Unsendable(
                 format!("the body before it is {} bytes short", self.owed).into(),
@@ -105,7 +114,15 @@ impl JsonHeader {
         if length > self.max_body {
             return Err(FrameError::too_long_to_send(length, self.max_body));
         }
-        let header = format!("{{\"dataBodyLength\": {length}}}");
+        let mut header = format!("{{\"dataBodyLength\": {length}");
+        for (name, value) in members {
+            header += &format!(", {}: {value}", Value::from(name.as_str()));
+        }
+        header.push('}');
+        if header.len() > self.max_header {
+            let (len, limit) = (header.len() as u64, self.max_header as u64);
+            return Err(FrameError::too_long_to_send(len, limit));
+        }
         dst.extend_from_slice(&(header.len() as u64).to_le_bytes()[..4]);
         dst.extend_from_slice(header.as_bytes());
         Ok(())
@@ -129,14 +146,9 @@ impl JsonHeader {
         Ok(length)
     }
 
-    fn body_length(&self, header: &[u8]) -> Result<u64, FrameError> {
-        let header: Value = serde_json::from_slice(header)
-            .map_err(|error| FrameError::malformed_by("the header is not JSON", error))?;
-        // `get` is `None` for what is no object.
+    fn body_length(&self, header: &Map<String, Value>) -> Result<u64, FrameError> {
         let Some(claimed) = header.get("dataBodyLength").and_then(Value::as_u64) else {
-            return Err(FrameError::malformed(
-                "the header is no object whose dataBodyLength is a number of bytes",
-            ));
+            return Err(FrameError::malformed(NO_LENGTH));
         };
         if claimed > self.max_body {
             return Err(FrameError::TooLong {
@@ -154,6 +166,7 @@ impl Default for JsonHeader {
             max_header: Self::DEFAULT_MAX_HEADER,
             max_body: DEFAULT_MAX_LEN as u64,
             incoming: Incoming::Head,
+            header: Map::new(),
             owed: 0,
         }
     }
@@ -191,9 +204,19 @@ impl<T: AsRef<[u8]>> Encoder<T> for JsonHeader {
 
     fn encode(&mut self, item: T, dst: &mut BytesMut) -> Result<(), FrameError> {
         let body = item.as_ref();
-        self.encode_head(body.len() as u64, dst)?;
+        self.encode_head(body.len() as u64, &Map::new(), dst)?;
         dst.extend_from_slice(body);
         Ok(())
+    }
+}
+
+const NO_LENGTH: &str = "the header is no object whose dataBodyLength is a number of bytes";
+
+fn parse(header: &[u8]) -> Result<Map<String, Value>, FrameError> {
+    match serde_json::from_slice(header) {
+        Ok(Value::Object(header)) => Ok(header),
+        Ok(_) => Err(FrameError::malformed(NO_LENGTH)),
+        Err(error) => Err(FrameError::malformed_by("the header is not JSON", error)),
     }
 }
 

@@ -78,6 +78,8 @@ mod wire;
 
 #[doc(no_inline)]
 pub use bytes::{Bytes, BytesMut};
+#[doc(no_inline)]
+pub use serde_json::{Map, Value};
 
 pub use codec::{Decoder, Encoder};
 pub use error::FrameError;

@@ -109,8 +109,8 @@ fn restore_signals(mask: &libc::sigset_t) {
 }
 
 /// Gives every signal that has a handler its default action back, as `execve(2)` would, but for
-/// those by which the Rust runtime reports a stack overflow; ignores SIGINT and SIGTERM, which are
-/// for the parent to act on; and listens to SIGHUP, by which the parent ends a child.
+/// those by which the Rust runtime reports a stack overflow; disregards SIGINT and SIGTERM, which
+/// are for the parent to act on; and listens to SIGHUP, by which the parent ends a child.
 fn reset_signals() {
     for signal in 1..=64 {
         if signal == libc::SIGSEGV || signal == libc::SIGBUS {
@@ -124,15 +124,23 @@ fn reset_signals() {
         // SAFETY: it was zeroed, and all zeroes are a valid value, or else written by the kernel.
         let mut action = unsafe { now.assume_init() };
         let wanted = match action.sa_sigaction {
-            _ if signal == libc::SIGINT || signal == libc::SIGTERM => libc::SIG_IGN,
+            _ if signal == libc::SIGINT || signal == libc::SIGTERM => {
+                disregard as *const () as libc::sighandler_t
+            }
             _ if signal == libc::SIGHUP => libc::SIG_DFL,
             libc::SIG_IGN | libc::SIG_DFL => continue,
             _ => libc::SIG_DFL,
         };
         action.sa_sigaction = wanted;
-        action.sa_flags = 0;
-        // SAFETY: `action` is initialised and carries a disposition that needs no code of ours; a
-        // null pointer says that the old one is not wanted.
+        // Has an effect where there is a handler only: it interrupts as little as can be.
+        action.sa_flags = libc::SA_RESTART;
+        // SAFETY: `action` is initialised, and its disposition is one of the kernel's own or a
+        // function that does nothing, which is async-signal-safe; a null pointer says that the old
+        // one is not wanted.
         unsafe { libc::sigaction(signal, &action, ptr::null_mut()) };
     }
 }
+
+/// Unlike `SIG_IGN`, this is not inherited by what a child executes: with SIGTERM ignored, a
+/// `timeout 1 sleep 60` would not end. execve(2): handled signals are reset, ignored ones are not.
+extern "C" fn disregard(_: libc::c_int) {}

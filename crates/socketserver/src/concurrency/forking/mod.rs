@@ -26,10 +26,10 @@ use crate::server::{ChildSource, Place, Task};
 ///   [`ServeError::ThreadsRunning`]. The reason: a child gets a copy of every lock that other
 ///   threads hold at that moment, and nobody to release it.
 /// * The child closes the listeners and what else belongs to the parent, runs the handler, and
-///   exits with 0, or with 1 after a failure. It ignores `SIGINT` and `SIGTERM`, which terminals
+///   exits with 0, or with 1 after a failure. It disregards `SIGINT` and `SIGTERM`, which terminals
 ///   and service managers send to the whole group: the parent decides when to stop. Every other
-///   signal has its default action and is not blocked. A child that the server cuts, or whose
-///   parent dies, is sent `SIGHUP`.
+///   signal has its default action and is not blocked; what a child executes finds all of them so.
+///   A child that the server cuts, or whose parent dies, is sent `SIGHUP`.
 /// * What handlers and the hook `handle_error` change in memory is lost with the child. The events
 ///   between [`Started`](crate::Event::Started) and [`Closing`](crate::Event::Closing) are told in
 ///   the child.

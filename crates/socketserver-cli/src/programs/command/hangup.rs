@@ -1,0 +1,54 @@
+//! SIGHUP in a forked child: the server's way to cut it, and the kernel's when the server is gone.
+//!
+//! By default it ends the child at once, and leaves the command that it runs to itself. While one
+//! runs, it is heard here instead.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::process::{Signal, getpid, kill_process};
+use signal_hook::consts::SIGHUP;
+use signal_hook::{flag, low_level::pipe};
+
+#[derive(Debug)]
+pub(super) struct Hangup {
+    arrivals: UnixStream,
+    /// No command runs, and nothing has to be cleaned up.
+    idle: Arc<AtomicBool>,
+}
+
+impl Hangup {
+    /// From now on the signal is caught. To be called in the child.
+    pub(super) fn catch() -> io::Result<Self> {
+        let (arrivals, handler) = UnixStream::pair()?;
+        arrivals.set_nonblocking(true)?;
+        let idle = Arc::new(AtomicBool::new(true));
+        // In this order: if nothing runs, the first of the two is the last.
+        flag::register_conditional_default(SIGHUP, idle.clone())?;
+        pipe::register(SIGHUP, handler)?;
+        Ok(Self { arrivals, idle })
+    }
+
+    /// Readable once it has arrived while a command ran.
+    pub(super) fn arrival(&self) -> BorrowedFd<'_> {
+        self.arrivals.as_fd()
+    }
+
+    /// Runs something that listens to it.
+    pub(super) fn heard_by<T>(&self, run: impl FnOnce() -> T) -> T {
+        self.idle.store(false, Ordering::SeqCst);
+        let done = run();
+        self.idle.store(true, Ordering::SeqCst);
+        done
+    }
+
+    /// Ends this process, as the signal does by default, if it has arrived meanwhile.
+    pub(super) fn settle(&self) {
+        if matches!((&self.arrivals).read(&mut [0]), Ok(1..)) {
+            let _ = kill_process(getpid(), Signal::HUP);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! `command`: runs what a client sends in a shell, and returns what that has written.
+//!
+//! Here is what a person can choose. The conversation with a client is in `session.rs`, and a reply
+//! in `reply.rs`; whether and how long a command may run is in `rules.rs`, and whose turn it is in
+//! `turns.rs`; one command is run by `shell.rs`, and what it has written is kept by `output.rs`.
+//! `hangup.rs` is for forked children.
+
+mod hangup;
+mod output;
+mod reply;
+mod rules;
+mod session;
+mod shell;
+mod turns;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+use clap::{Args, ValueEnum};
+
+use crate::cli::{Limit, Model, ServerOptions, limit};
+use crate::console::Console;
+use crate::serve::{Bound, Streams, bind};
+use crate::size::Size;
+use crate::token::Token;
+use rules::Rules;
+use session::Session;
+use turns::Turns;
+
+/// Run what clients send in a shell, and send back what it writes
+///
+/// WHOEVER CAN CONNECT CAN RUN ANY COMMAND AS YOU: on 127.0.0.1 and at unix://@abstract every user
+/// of this machine, at unix:///path only those whom its permissions admit. Other addresses need
+/// --auth-token-file. Nothing is encrypted.
+///
+/// A command is run by `/bin/sh -c`, in a process group of its own, with its input from /dev/null.
+/// The reply is what it has written to stdout, or to stderr if that is nothing: four bytes with the
+/// length of the header (the little end first), the header `{"dataBodyLength": N}`, and N bytes. If
+/// the command has failed, the header has "exitStatus" or "signal" as well.
+///
+/// The reply is sent when the shell has exited; what it has left running is killed then, unless that
+/// runs in a session of its own (setsid). A client that closes, or only half-closes, gives up its
+/// command, which is killed with everything in its group.
+///
+/// Under the green model 32 connections are served at once, those of all endpoints together.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Where a command ends
+    #[arg(long, value_enum, default_value_t)]
+    framing: Framing,
+
+    /// How long a command may run before it is killed, and wait before that until it is its turn
+    /// ("none" for any time)
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = limit)]
+    time_limit: Limit,
+
+    /// How much a command may write, to stdout and stderr together, before it is killed
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
+    output_limit: Size,
+
+    /// How many commands run at once, those of all connections together
+    #[arg(long, value_name = "N", default_value = "16", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    max_commands: u32,
+
+    /// The secret that clients have to send first: the first line of a file that only you can read
+    #[arg(long, value_name = "FILE")]
+    auth_token_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    server: ServerOptions,
+}
+
+/// Where a command ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Framing {
+    /// Where one read of the server ends
+    #[default]
+    Chunks,
+    /// At the end of the line
+    Lines,
+}
+
+/// A longer command is refused.
+pub(crate) const LONGEST: usize = 64 << 10;
+
+/// So many threads does `greenroom::unblock` have, one of which each connection needs.
+const GREEN: usize = 32;
+
+pub(crate) fn run(mut options: Options) -> anyhow::Result<ExitCode> {
+    let token = options.auth_token_file.as_deref().map(Token::load);
+    let token = token.transpose().context("cannot start")?;
+    if options.server.concurrency == Model::Green {
+        limit_green(&mut options.server).context("cannot start")?;
+    }
+    let turns = Turns::new(options.max_commands).context("cannot start")?;
+    let rules = Arc::new(Rules {
+        framing: options.framing,
+        time: options.time_limit.0,
+        output: options.output_limit,
+        max_commands: options.max_commands,
+        token,
+        forks: options.server.concurrency == Model::Forking,
+        turns: turns.clone(),
+    });
+    let is_protected = rules.token.is_some();
+    let factory = move || Session::new(rules.clone());
+    let mut bound = bind(&options.server, &Streams::new(factory))?;
+    if !is_protected {
+        refuse_strangers(&bound).context("refusing to start")?;
+    }
+    let mut console = Console::new(&bound);
+    if bound.model != Model::Forking {
+        // Forked children count for themselves.
+        console = console.with_note(move || turns.told());
+    }
+    console.attend(&mut bound)?;
+    bound.serve_forever()
+}
+
+/// Without a token, only this machine may be able to connect.
+fn refuse_strangers(bound: &Bound) -> anyhow::Result<()> {
+    for (endpoint, address) in bound.listening.iter().zip(&bound.addresses) {
+        let is_local = address
+            .as_inet()
+            .is_none_or(|address| address.ip().to_canonical().is_loopback());
+        ensure!(
+            is_local,
+            "whoever reaches {endpoint} could run commands here: listen on 127.0.0.1 or \
+             unix:///path, or give --auth-token-file FILE"
+        );
+    }
+    Ok(())
+}
+
+fn limit_green(server: &mut ServerOptions) -> anyhow::Result<()> {
+    let share = u32::try_from((GREEN / server.endpoints.len().max(1)).max(1))?;
+    if server.workers.is_some_and(|workers| workers > share) {
+        bail!(
+            "the green model has {GREEN} threads for commands: --workers must be at most {share} \
+             for each of {} endpoints; or take another model",
+            server.endpoints.len()
+        );
+    }
+    server.workers.get_or_insert(share);
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! Whether and how long a command may run, and how the server explains itself.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socketserver::Result;
+
+use super::Framing;
+use super::hangup::Hangup;
+use super::shell::{self, Limits, Listeners, Outcome, Stopped};
+use super::turns::Turns;
+use crate::size::Size;
+use crate::token::Token;
+
+/// What holds for every command.
+#[derive(Debug)]
+pub(super) struct Rules {
+    pub(super) framing: Framing,
+    pub(super) time: Option<Duration>,
+    pub(super) output: Size,
+    pub(super) max_commands: u32,
+    pub(super) token: Option<Token>,
+    pub(super) forks: bool,
+    pub(super) turns: Arc<Turns>,
+}
+
+/// Why a command was not run.
+pub(super) enum NotRun {
+    Gone,
+    Because(String),
+}
+
+impl Rules {
+    /// Runs a command when it is its turn. This blocks.
+    pub(super) fn run(
+        &self,
+        command: &[u8],
+        client: &OwnedFd,
+        hangup: Option<&Hangup>,
+        until: Option<Instant>,
+    ) -> Result<Outcome, NotRun> {
+        let listeners = Listeners {
+            client: client.as_fd(),
+            hangup: hangup.map(Hangup::arrival),
+        };
+        let run = || {
+            let turn = self.turns.wait(listeners, self.until(until));
+            let _turn = turn.map_err(|stopped| match stopped {
+                Stopped::TimeIsOver => NotRun::Because(self.no_turn()),
+                Stopped::Failed(error) => NotRun::Because(format!("cannot wait: {error}")),
+                _ => NotRun::Gone,
+            })?;
+            let limits = Limits {
+                until: self.until(until),
+                output: self.output.0,
+            };
+            let outcome = shell::run(command, listeners, limits)
+                .map_err(|error| NotRun::Because(format!("cannot run /bin/sh: {error}")))?;
+            self.turns.count(outcome.stopped.is_some());
+            Ok(outcome)
+        };
+        match hangup {
+            Some(hangup) => hangup.heard_by(run),
+            None => run(),
+        }
+    }
+
+    /// The end of a wait that begins now.
+    fn until(&self, connection: Option<Instant>) -> Option<Instant> {
+        let end = self.time.and_then(|time| Instant::now().checked_add(time));
+        match (end, connection) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    fn no_turn(&self) -> String {
+        format!(
+            "it was not its turn in time, as {} others ran; the server's --max-commands lets more \
+             run at once, and its --time-limit lets them wait",
+            self.max_commands
+        )
+    }
+
+    pub(super) fn explain(&self, stopped: &Stopped) -> String {
+        match stopped {
+            Stopped::Gone => "the client has gone, or was cut".into(),
+            Stopped::HungUp => "the server cuts it".into(),
+            Stopped::TimeIsOver => format!(
+                "it took longer than {}; the server's --time-limit raises that",
+                humantime::format_duration(self.time.unwrap_or_default())
+            ),
+            Stopped::TooMuchOutput => format!(
+                "it wrote more than {}; the server's --output-limit raises that",
+                self.output
+            ),
+            Stopped::Failed(error) => format!("the server cannot keep its output: {error}"),
+        }
+    }
+}

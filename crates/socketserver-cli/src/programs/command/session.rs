@@ -1,0 +1,301 @@
+//! The conversation with one client: the token, then commands and replies in turn.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socketserver::framing::{Bytes, FrameError, Framed, Lines, Parts};
+use socketserver::{Connection, RequestHandler, Result, greenroom};
+
+use super::hangup::Hangup;
+use super::reply::{NOT_ADMITTED, NOT_RUN, Reply};
+use super::rules::{NotRun, Rules};
+use super::shell::{Outcome, Stopped};
+use super::{Framing, LONGEST};
+use crate::text;
+use crate::token::Token;
+
+/// What is read at once: the longest command, and the end of its line.
+const CHUNK: usize = LONGEST + 2;
+
+/// How long a client has to send the token.
+const ADMISSION: Duration = Duration::from_secs(10);
+
+/// One client.
+pub(super) struct Session {
+    rules: Arc<Rules>,
+    /// Once it was let in.
+    admitted: Option<Admitted>,
+    /// Lines that have arrived and not been obeyed.
+    lines: Parts<Lines>,
+}
+
+struct Admitted {
+    /// In a forked child.
+    hangup: Option<Arc<Hangup>>,
+    peer: String,
+    /// When the connection is over in any case.
+    until: Option<Instant>,
+}
+
+/// What a client has sent.
+enum Sent {
+    Command(Vec<u8>),
+    TooLong,
+    End,
+}
+
+impl RequestHandler<Connection> for Session {
+    /// Obeys what there is to obey. A client that is silent holds nothing but its connection.
+    fn handle(&mut self, conn: &mut Connection) -> Result {
+        if self.admitted.is_none() {
+            if !self.admit(conn)? {
+                return Ok(());
+            }
+            conn.keep_alive();
+            return Ok(());
+        }
+        let mut sent = self.next(conn)?;
+        loop {
+            match sent {
+                Sent::Command(command) if is_http(&command) => return self.refuse_http(conn),
+                Sent::Command(command) => {
+                    if !self.obey(conn, command)? {
+                        return Ok(());
+                    }
+                }
+                Sent::TooLong => {
+                    let why =
+                        format!("a command has at most {LONGEST} bytes, and this one has more");
+                    Reply::refusal(NOT_RUN, &why).send(conn)?;
+                    if self.rules.framing == Framing::Chunks {
+                        // The rest of it must not be taken for the next one.
+                        return Ok(());
+                    }
+                }
+                Sent::End => return Ok(()),
+            }
+            sent = match self.buffered(conn)? {
+                Some(sent) => sent,
+                None => {
+                    conn.keep_alive();
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+impl Session {
+    pub(super) fn new(rules: Arc<Rules>) -> Self {
+        Self {
+            rules,
+            admitted: None,
+            lines: Parts::new(Lines::default().max_len(LONGEST)),
+        }
+    }
+
+    /// Lets a client in if it knows the token, where there is one.
+    fn admit(&mut self, conn: &mut Connection) -> Result<bool> {
+        let now = Instant::now();
+        let limit = conn.timeouts().request;
+        let until = limit.and_then(|limit| now.checked_add(limit));
+        if let Some(token) = &self.rules.token {
+            let soon = now + ADMISSION;
+            conn.set_deadline(Some(until.map_or(soon, |until| until.min(soon))));
+            let verdict = present(conn, token)?;
+            conn.set_deadline(until);
+            if let Err(fault) = verdict {
+                tracing::warn!(peer = %conn.peer_addr(), "refused: {fault}");
+                let why = format!("refused: {fault}; the first line has to be the server's token");
+                Reply::refusal(NOT_ADMITTED, &why).send(conn)?;
+                return Ok(false);
+            }
+        }
+        self.admitted = Some(Admitted {
+            hangup: self
+                .rules
+                .forks
+                .then(Hangup::catch)
+                .transpose()?
+                .map(Arc::new),
+            peer: text::name_of(conn.peer_addr(), conn.id()),
+            until,
+        });
+        Ok(true)
+    }
+
+    /// Waits for what the client sends next.
+    fn next(&mut self, conn: &mut Connection) -> Result<Sent> {
+        match self.rules.framing {
+            Framing::Chunks => {
+                let mut chunk = vec![0; CHUNK];
+                let n = conn.read(&mut chunk)?;
+                chunk.truncate(n);
+                let command = without_end(&chunk);
+                Ok(match command.len() {
+                    _ if n == 0 => Sent::End,
+                    0..=LONGEST => Sent::Command(command.to_vec()),
+                    _ => Sent::TooLong,
+                })
+            }
+            Framing::Lines => self.line(conn, Framed::read),
+        }
+    }
+
+    /// What has been sent and received already.
+    fn buffered(&mut self, conn: &mut Connection) -> Result<Option<Sent>> {
+        match self.rules.framing {
+            // What has not been read yet is still to be a chunk.
+            Framing::Chunks => Ok(None),
+            Framing::Lines => Ok(match self.line(conn, Framed::read_buffered)? {
+                Sent::End => None,
+                sent => Some(sent),
+            }),
+        }
+    }
+
+    fn line<'c>(
+        &mut self,
+        conn: &'c mut Connection,
+        take: impl FnOnce(&mut Framed<&'c mut Connection, Lines>) -> Result<Option<Bytes>, FrameError>,
+    ) -> Result<Sent> {
+        let mut lines = Framed::from_parts(conn, std::mem::take(&mut self.lines));
+        let taken = take(&mut lines);
+        (_, self.lines) = lines.into_parts();
+        match taken {
+            Ok(Some(line)) => Ok(Sent::Command(line.to_vec())),
+            Ok(None) => Ok(Sent::End),
+            Err(FrameError::TooLong { .. }) => Ok(Sent::TooLong),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Runs a command and sends the reply; `false` if there is nobody to send it to.
+    fn obey(&self, conn: &mut Connection, command: Vec<u8>) -> Result<bool> {
+        let Some(client) = &self.admitted else {
+            return Ok(false);
+        };
+        if command.iter().all(u8::is_ascii_whitespace) {
+            Reply::empty().send(conn)?;
+            return Ok(true);
+        }
+        // For the thread that watches it while the command runs.
+        let socket = conn.as_fd().try_clone_to_owned()?;
+        let reply = match client.run(&self.rules, command, socket) {
+            Err(NotRun::Gone) => return Ok(false),
+            Err(NotRun::Because(why)) => Reply::refusal(NOT_RUN, &why),
+            Ok(outcome) => match outcome.stopped {
+                Some(Stopped::Gone | Stopped::HungUp) => return Ok(false),
+                None => Reply::new(outcome.status, outcome.output.into_body()?),
+                Some(stopped) => {
+                    let mut reply = Reply::new(outcome.status, outcome.output.into_body()?);
+                    reply.add_line(&format!("killed: {}", self.rules.explain(&stopped)));
+                    reply
+                }
+            },
+        };
+        reply.send(conn)?;
+        Ok(true)
+    }
+
+    fn refuse_http(&self, conn: &mut Connection) -> Result {
+        tracing::warn!(peer = %conn.peer_addr(), "refused: it speaks HTTP");
+        let why = "refused: this is no web server, and a request to one is no command";
+        Reply::refusal(NOT_ADMITTED, why).send(conn)
+    }
+}
+
+impl Admitted {
+    /// Runs a command, where it holds up nobody else, and logs what became of it.
+    fn run(
+        &self,
+        rules: &Arc<Rules>,
+        command: Vec<u8>,
+        socket: OwnedFd,
+    ) -> Result<Outcome, NotRun> {
+        let shown = shown(&command);
+        let begun = Instant::now();
+        let ran = {
+            let (rules, hangup, until) = (rules.clone(), self.hangup.clone(), self.until);
+            greenroom::unblock(move || rules.run(&command, &socket, hangup.as_deref(), until))
+        };
+        let (peer, command, took) = (&self.peer, shown, begun.elapsed());
+        match &ran {
+            Ok(outcome) => {
+                let (status, bytes) = (outcome.status, outcome.output.len());
+                let end = match &outcome.stopped {
+                    None => "ran".into(),
+                    Some(stopped) => format!("killed: {}", rules.explain(stopped)),
+                };
+                tracing::info!(%peer, %command, %status, ?took, bytes, "{end}");
+            }
+            Err(NotRun::Gone) => {
+                tracing::info!(%peer, %command, ?took, "not run: the client has gone");
+            }
+            Err(NotRun::Because(why)) => {
+                tracing::warn!(%peer, %command, ?took, "not run: {why}");
+            }
+        }
+        if let Some(hangup) = &self.hangup {
+            hangup.settle();
+        }
+        ran
+    }
+}
+
+/// Takes the token from a client, and not a byte more: what follows is a command.
+fn present(conn: &mut Connection, token: &Token) -> Result<Result<(), &'static str>> {
+    let mut line = vec![0; token.line().len()];
+    let mut filled = 0;
+    while filled < line.len() && !line[..filled].contains(&b'\n') {
+        match conn.read(&mut line[filled..]) {
+            Ok(0) => return Ok(Err("it closed without a token")),
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                return Ok(Err("no token came in time"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(if token.is(&line[..filled]) {
+        Ok(())
+    } else {
+        Err("wrong token")
+    })
+}
+
+/// A page in a browser on this machine can have it send a request here, whose lines would be run.
+fn is_http(command: &[u8]) -> bool {
+    let line = command.split(|&byte| byte == b'\n').next();
+    let mut words = line
+        .unwrap_or_default()
+        .trim_ascii_end()
+        .split(|&byte| byte == b' ');
+    words
+        .next()
+        .is_some_and(|method| method.iter().all(u8::is_ascii_uppercase))
+        && words
+            .next_back()
+            .is_some_and(|version| version.starts_with(b"HTTP/"))
+}
+
+fn without_end(command: &[u8]) -> &[u8] {
+    let without = command.strip_suffix(b"\r\n");
+    without
+        .or_else(|| command.strip_suffix(b"\n"))
+        .unwrap_or(command)
+}
+
+/// A command for the log.
+fn shown(command: &[u8]) -> String {
+    const LENGTH: usize = 200;
+    // Every byte of it is shown as one character at least, but for UTF-8.
+    let mut shown = text::printable(&command[..command.len().min(LENGTH * 4)]);
+    if let Some((end, _)) = shown.char_indices().nth(LENGTH) {
+        shown.truncate(end);
+        shown.push_str("...");
+    }
+    shown
+}

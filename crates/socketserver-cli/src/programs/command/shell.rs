@@ -1,0 +1,263 @@
+//! One command in a shell of its own: run, watched, and ended with everything it has started.
+//!
+//! It knows nothing of frames. It blocks, in `poll(2)`, until something happens: there is output,
+//! the shell has exited, the client has gone, the server wants an end, or the time is over.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, ioctl_fionread};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+use super::output::Output;
+
+/// What ends a command before its own end.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) until: Option<Instant>,
+    /// Bytes of stdout and stderr together.
+    pub(super) output: u64,
+}
+
+/// Whose going away ends a command, too.
+#[derive(Clone, Copy)]
+pub(super) struct Listeners<'a> {
+    /// The client's socket.
+    pub(super) client: BorrowedFd<'a>,
+    /// Readable when the server wants an end; only where it cannot cut the socket.
+    pub(super) hangup: Option<BorrowedFd<'a>>,
+}
+
+/// Why somebody stopped waiting before what he waited for.
+#[derive(Debug)]
+pub(super) enum Stopped {
+    /// The client has closed its side, or the server has cut the connection.
+    Gone,
+    /// This process has been told to end.
+    HungUp,
+    TimeIsOver,
+    TooMuchOutput,
+    /// Something that this needs, such as room for the output.
+    Failed(io::Error),
+}
+
+pub(super) struct Outcome {
+    pub(super) status: ExitStatus,
+    /// `None` if the command came to its own end.
+    pub(super) stopped: Option<Stopped>,
+    pub(super) output: Output,
+}
+
+/// Runs a command to its end, or to the end of somebody's patience.
+///
+/// When this returns, all of the command's process group have ended or been killed, and the shell is
+/// reaped.
+///
+/// # Errors
+/// If there is no process for it, or no descriptor.
+pub(super) fn run(command: &[u8], listeners: Listeners<'_>, limits: Limits) -> io::Result<Outcome> {
+    let mut child = Command::new("/bin/sh")
+        .arg("-c")
+        .arg(OsStr::from_bytes(command))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()?;
+    let pipes = [
+        child.stdout.take().map(OwnedFd::from),
+        child.stderr.take().map(OwnedFd::from),
+    ];
+    let mut group = Group::new(child)?;
+    let mut capture = Capture {
+        pipes,
+        output: Output::default(),
+        limit: limits.output,
+        piece: vec![0; 64 << 10],
+    };
+    let stopped = capture.until_exit(&group, listeners, limits.until);
+    // What still writes stops, so that what is in the pipes now is all there is.
+    let status = group.end()?;
+    let stopped = match stopped {
+        Ok(()) => capture.take_rest().err(),
+        Err(Stopped::TimeIsOver) => capture.take_rest().err().or(Some(Stopped::TimeIsOver)),
+        Err(stopped) => Some(stopped),
+    };
+    Ok(Outcome {
+        status,
+        stopped,
+        output: capture.output,
+    })
+}
+
+/// Waits for a descriptor to be readable, while listening.
+pub(super) fn wait_readable(
+    fd: BorrowedFd<'_>,
+    listeners: Listeners<'_>,
+    until: Option<Instant>,
+) -> Result<(), Stopped> {
+    while wait([Some(fd)], listeners, until)? == [false] {}
+    Ok(())
+}
+
+/// The shell and whatever it has started and not put into a group of its own.
+struct Group {
+    child: Child,
+    leader: Pid,
+    exited: OwnedFd,
+    status: Option<ExitStatus>,
+}
+
+impl Group {
+    fn new(mut child: Child) -> io::Result<Self> {
+        let leader = Pid::from_child(&child);
+        match pidfd_open(leader, PidfdFlags::empty()) {
+            Ok(exited) => Ok(Self {
+                child,
+                leader,
+                exited,
+                status: None,
+            }),
+            Err(errno) => {
+                end(&mut child, leader)?;
+                Err(errno.into())
+            }
+        }
+    }
+
+    fn end(&mut self) -> io::Result<ExitStatus> {
+        if let Some(status) = self.status {
+            return Ok(status);
+        }
+        let status = end(&mut self.child, self.leader)?;
+        self.status = Some(status);
+        Ok(status)
+    }
+}
+
+/// Also when a panic passes by.
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+/// In this order: until its leader is reaped, nobody else can have the group's number.
+fn end(child: &mut Child, leader: Pid) -> io::Result<ExitStatus> {
+    // It fails if all of them have exited.
+    let _ = kill_process_group(leader, Signal::KILL);
+    child.wait()
+}
+
+struct Capture {
+    /// stdout and stderr, until they end.
+    pipes: [Option<OwnedFd>; 2],
+    output: Output,
+    limit: u64,
+    piece: Vec<u8>,
+}
+
+impl Capture {
+    /// Takes in what the command writes until its shell has exited.
+    fn until_exit(
+        &mut self,
+        group: &Group,
+        listeners: Listeners<'_>,
+        until: Option<Instant>,
+    ) -> Result<(), Stopped> {
+        loop {
+            let [stdout, stderr] = &self.pipes;
+            let fds = [stdout.as_ref(), stderr.as_ref(), Some(&group.exited)];
+            let fds = fds.map(|fd| fd.map(AsFd::as_fd));
+            let [stdout, stderr, exited] = wait(fds, listeners, until)?;
+            if exited {
+                return Ok(());
+            }
+            for (stream, ready) in [stdout, stderr].into_iter().enumerate() {
+                if ready && self.read(stream, usize::MAX)? == 0 {
+                    self.pipes[stream] = None;
+                }
+            }
+        }
+    }
+
+    /// Takes in what is in the pipes now. Somebody outside of the group may have them open and go
+    /// on writing: that is none of this command's output.
+    fn take_rest(&mut self) -> Result<(), Stopped> {
+        for stream in 0..self.pipes.len() {
+            let left = self.pipes[stream].as_ref().map(ioctl_fionread);
+            let mut left = match left {
+                Some(Ok(left)) => usize::try_from(left).unwrap_or(usize::MAX),
+                _ => 0,
+            };
+            while left > 0 {
+                match self.read(stream, left)? {
+                    0 => break,
+                    n => left -= n,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads once from a pipe that is ready; 0 is its end.
+    fn read(&mut self, stream: usize, most: usize) -> Result<usize, Stopped> {
+        let Some(pipe) = &self.pipes[stream] else {
+            return Ok(0);
+        };
+        let most = most.min(self.piece.len());
+        let piece = &mut self.piece[..most];
+        let n = rustix::io::retry_on_intr(|| rustix::io::read(pipe, &mut *piece)).unwrap_or(0);
+        let room = self.limit - self.output.len();
+        let kept = n.min(usize::try_from(room).unwrap_or(usize::MAX));
+        self.output
+            .push(stream, &self.piece[..kept])
+            .map_err(Stopped::Failed)?;
+        if kept < n {
+            return Err(Stopped::TooMuchOutput);
+        }
+        Ok(n)
+    }
+}
+
+/// Sleeps until one of the descriptors is ready, and says which; `None` is left out.
+fn wait<const N: usize>(
+    fds: [Option<BorrowedFd<'_>>; N],
+    listeners: Listeners<'_>,
+    until: Option<Instant>,
+) -> Result<[bool; N], Stopped> {
+    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+    if left.is_some_and(|left| left.is_zero()) {
+        return Err(Stopped::TimeIsOver);
+    }
+    // A client that sends its next command meanwhile is not listened to yet.
+    let mut polled = vec![PollFd::from_borrowed_fd(listeners.client, PollFlags::RDHUP)];
+    polled.extend(
+        listeners
+            .hangup
+            .into_iter()
+            .chain(fds.into_iter().flatten())
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
+    );
+    let left = left.and_then(|left| Timespec::try_from(left).ok());
+    match poll(&mut polled, left.as_ref()) {
+        Ok(_) => {}
+        Err(Errno::INTR) => return Ok([false; N]),
+        // The kernel is out of memory: whoever waits must not go on without being able to.
+        Err(errno) => return Err(Stopped::Failed(errno.into())),
+    }
+    let mut ready = polled.iter().map(|fd| !fd.revents().is_empty());
+    if ready.next() == Some(true) {
+        return Err(Stopped::Gone);
+    }
+    if listeners.hangup.is_some() && ready.next() == Some(true) {
+        return Err(Stopped::HungUp);
+    }
+    Ok(fds.map(|fd| fd.is_some() && ready.next() == Some(true)))
+}

@@ -1,0 +1,122 @@
+//! A secret that a server and its clients share, in a file.
+
+use std::fmt;
+use std::fs::File;
+use std::hint::black_box;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+
+/// Fewer bytes than this can be guessed, and more than that are no token but the wrong file.
+const LENGTH: std::ops::RangeInclusive<usize> = 16..=4096;
+
+/// What a client sends first: the secret, and the end of its line.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Token(Vec<u8>);
+
+impl Token {
+    /// Takes the first line of a file that nobody else can read.
+    pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        let read = || -> io::Result<(u32, Vec<u8>)> {
+            let file = File::open(path)?;
+            let mode = file.metadata()?.permissions().mode();
+            let mut bytes = Vec::new();
+            file.take(*LENGTH.end() as u64 + 2)
+                .read_to_end(&mut bytes)?;
+            Ok((mode, bytes))
+        };
+        let (mode, mut bytes) = read().with_context(|| format!("cannot read the token {shown}"))?;
+        ensure!(
+            mode & 0o077 == 0,
+            "refusing the token {shown}: others can read the file; run chmod 600 {shown}"
+        );
+        let end = bytes.iter().position(|&byte| byte == b'\n');
+        bytes.truncate(end.unwrap_or(bytes.len()));
+        if bytes.ends_with(b"\r") {
+            bytes.pop();
+        }
+        ensure!(
+            LENGTH.contains(&bytes.len()),
+            "refusing the token {shown}: its first line has {} bytes or more, and should have {} to {}; \
+             openssl rand -hex 32 makes a good one",
+            bytes.len(),
+            LENGTH.start(),
+            LENGTH.end()
+        );
+        bytes.push(b'\n');
+        Ok(Self(bytes))
+    }
+
+    /// The token as it goes over the wire, with a `\n`.
+    pub(crate) fn line(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Whether a line is the token. How long it takes tells nothing about where they differ.
+    pub(crate) fn is(&self, line: &[u8]) -> bool {
+        line.len() == self.0.len()
+            && self
+                .0
+                .iter()
+                .zip(line)
+                .fold(0, |difference, (a, b)| black_box(difference | (a ^ b)))
+                == 0
+    }
+}
+
+/// A secret is not shown.
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn load(content: &[u8], mode: u32) -> anyhow::Result<Token> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        Token::load(&path)
+    }
+
+    #[test]
+    fn the_first_line_of_a_private_file_is_taken() {
+        for content in [
+            "0123456789abcdef",
+            "0123456789abcdef\n",
+            "0123456789abcdef\r\nmore",
+        ] {
+            let token = load(content.as_bytes(), 0o600).unwrap();
+            assert_eq!(token.line(), b"0123456789abcdef\n");
+        }
+        let error = |content, mode| load(content, mode).unwrap_err().to_string();
+        assert!(error(b"0123456789abcdef", 0o640).contains("chmod 600"));
+        assert!(error(b"0123456789abcde\n", 0o600).contains("16"));
+        assert!(error(&[b'x'; 5000], 0o600).contains("4096"));
+        assert!(Token::load(Path::new("/no/token")).is_err());
+    }
+
+    #[test]
+    fn only_the_token_is_the_token() {
+        let token = load(b"0123456789abcdef", 0o400).unwrap();
+        assert!(token.is(b"0123456789abcdef\n"));
+        for wrong in [
+            &b""[..],
+            b"0123456789abcdef",
+            b"0123456789abcdeg\n",
+            b"1123456789abcdef\n",
+            b"0123456789abcdef\n\n",
+        ] {
+            assert!(!token.is(wrong));
+        }
+        assert_eq!(format!("{token:?}"), "Token");
+    }
+}
