@@ -157,7 +157,7 @@ pub(crate) fn udp(options: &UdpOptions) -> anyhow::Result<()> {
         title,
         &format!(
             "Each client has a socket of its own and {window} datagrams under way. One that does \
-             not come back in 200 ms is lost."
+             not come back in a second is lost."
         ),
     )
 }

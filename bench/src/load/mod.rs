@@ -74,7 +74,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let mut load: Box<dyn Load> = match options.kind {
         Kind::Echo => Box::new(echo::Echo::connect(address, clients, size)?),
         Kind::Churn => Box::new(churn::Churn::new(address, clients, size)?),
-        Kind::Udp => Box::new(udp::Udp::new(address, clients, size, window)?),
+        Kind::Udp => Box::new(udp::Udp::new(address, clients, size, window, LOST)?),
     };
     if options.warm_up > 0 {
         load.run(Duration::from_millis(options.warm_up))?;
@@ -121,6 +121,9 @@ impl FromStr for Count {
 type Events = [MaybeUninit<epoll::Event>; 1024];
 
 const NO_EVENTS: Events = [const { MaybeUninit::uninit() }; 1024];
+
+/// After that, a datagram is lost, and not only late: a busy machine keeps a server waiting, too.
+const LOST: Duration = Duration::from_secs(1);
 
 /// How long a connection may be silent before that is an error.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,5 +1,5 @@
 //! Datagrams: each client has a socket of its own, and as many datagrams under way as its window
-//! allows. One that has not come back in a fifth of a second is lost, and another takes its place.
+//! allows. One that does not come back in time is lost, and another takes its place.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -12,12 +12,11 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::{Count, Load, NO_EVENTS, client, ready, watch};
 
-/// After that, a datagram is lost.
-const LOST: Duration = Duration::from_millis(200);
-
 pub(super) struct Udp {
     epoll: OwnedFd,
     clients: Vec<Client>,
+    /// How long a datagram may take.
+    patience: Duration,
 }
 
 struct Client {
@@ -44,6 +43,7 @@ impl Udp {
         clients: usize,
         size: usize,
         window: usize,
+        patience: Duration,
     ) -> anyhow::Result<Self> {
         ensure!(size >= 8, "a datagram has at least 8 bytes");
         ensure!(window > 0, "a window of nothing sends nothing");
@@ -69,6 +69,7 @@ impl Udp {
         Ok(Self {
             epoll,
             clients: all,
+            patience,
         })
     }
 }
@@ -88,7 +89,7 @@ impl Load for Udp {
         let mut outstanding: usize = windows.sum();
         let mut looked = begin;
         while outstanding > 0 {
-            let ready = ready(&self.epoll, &mut events, LOST / 4)?;
+            let ready = ready(&self.epoll, &mut events, self.patience / 4)?;
             let now = Instant::now();
             let mut settled = |client: &mut Client, place| {
                 if now >= end {
@@ -104,10 +105,10 @@ impl Load for Udp {
                     settled(client, place)?;
                 }
             }
-            if now - looked > LOST / 4 {
+            if now - looked > self.patience / 4 {
                 looked = now;
                 for client in &mut self.clients {
-                    while let Some(place) = client.give_up(now) {
+                    while let Some(place) = client.give_up(now, self.patience) {
                         count.lost += 1;
                         settled(client, place)?;
                     }
@@ -154,8 +155,8 @@ impl Client {
     }
 
     /// The place of a datagram that will not come back any more.
-    fn give_up(&mut self, now: Instant) -> Option<usize> {
-        let is_lost = |place: &Place| place.is_under_way && now - place.since > LOST;
+    fn give_up(&mut self, now: Instant, patience: Duration) -> Option<usize> {
+        let is_lost = |place: &Place| place.is_under_way && now - place.since > patience;
         let index = self.window.iter().position(is_lost)?;
         self.window[index].is_under_way = false;
         Some(index)
@@ -169,6 +170,8 @@ fn number(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_millis(200);
 
     /// Echoes all but each `nth`, and that late or not at all; says how many have come, and how many
     /// of them it kept.
@@ -189,7 +192,7 @@ mod tests {
                     socket.send_to(&buf[..n], from).unwrap();
                 }
                 for (since, bytes, from) in &kept {
-                    if late && since.elapsed() > 2 * LOST {
+                    if late && since.elapsed() > 2 * PATIENCE {
                         socket.send_to(bytes, from).unwrap();
                     }
                 }
@@ -202,7 +205,7 @@ mod tests {
     #[test]
     fn every_datagram_is_counted_once() {
         let (address, serving) = echo(u32::MAX, false);
-        let mut load = Udp::new(address, 5, 64, 3).unwrap();
+        let mut load = Udp::new(address, 5, 64, 3, PATIENCE).unwrap();
         let count = load.run(Duration::from_millis(50)).unwrap();
         assert!(count.answered >= 15, "{count}");
         let (received, _) = serving.join().unwrap();
@@ -214,7 +217,7 @@ mod tests {
         for late in [false, true] {
             // So many that the load is kept up only if others take their places.
             let (address, serving) = echo(100, late);
-            let mut load = Udp::new(address, 2, 64, 8).unwrap();
+            let mut load = Udp::new(address, 2, 64, 8, PATIENCE).unwrap();
             let count = load.run(Duration::from_millis(500)).unwrap();
             assert!(count.lost > 16, "{count}");
             let (received, kept) = serving.join().unwrap();

@@ -6,6 +6,7 @@
 
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -46,6 +47,9 @@ enum Shown {
     /// Everything before this is to be shown first.
     Mark(SyncSender<()>),
 }
+
+/// Whether somebody takes what is to be shown above the prompt.
+static EDITING: AtomicBool = AtomicBool::new(false);
 
 /// Nobody waits for longer than this until everything has been shown.
 const FLUSH: Duration = Duration::from_millis(500);
@@ -99,7 +103,10 @@ pub(crate) fn say(text: &str) {
 
 /// Shows text above the line that is being edited; `false` if none is.
 pub(crate) fn above_prompt(text: &str) -> bool {
-    let Some(printer) = ABOVE_PROMPT.get() else {
+    let Some(printer) = ABOVE_PROMPT
+        .get()
+        .filter(|_| EDITING.load(Ordering::Acquire))
+    else {
         return false;
     };
     match printer.try_send(Shown::Text(text.to_owned())) {
@@ -113,7 +120,10 @@ pub(crate) fn restore() {
     let Some(found) = lock_found().take() else {
         return;
     };
-    if let Some(printer) = ABOVE_PROMPT.get() {
+    if let Some(printer) = ABOVE_PROMPT
+        .get()
+        .filter(|_| EDITING.load(Ordering::Acquire))
+    {
         let (shown, all) = sync_channel(1);
         let _ = printer.try_send(Shown::Mark(shown));
         let _ = all.recv_timeout(FLUSH);
@@ -167,6 +177,10 @@ fn print_above(editor: &mut LineEditor) -> anyhow::Result<()> {
         .spawn(move || {
             for shown in shown {
                 let printed = match shown {
+                    // The editor takes nothing more.
+                    Shown::Text(text) if !EDITING.load(Ordering::Acquire) => {
+                        io::stdout().write_all(text.as_bytes()).is_ok()
+                    }
                     Shown::Text(text) => printer.print(text).is_ok(),
                     // One text can be on its way to the editor. When it takes the second of these,
                     // it has shown what came before the first.
@@ -181,10 +195,24 @@ fn print_above(editor: &mut LineEditor) -> anyhow::Result<()> {
         })
         .context("cannot start the console")?;
     let _ = ABOVE_PROMPT.set(to);
+    EDITING.store(true, Ordering::Release);
     Ok(())
 }
 
-fn edit(editor: &mut LineEditor, prompt: &str, mut obey: impl FnMut(&[u8])) {
+fn edit(editor: &mut LineEditor, prompt: &str, obey: impl FnMut(&[u8])) {
+    let closed = edit_lines(editor, prompt, obey);
+    // From here on whoever says something writes by himself.
+    EDITING.store(false, Ordering::Release);
+    match closed {
+        ReadlineError::Eof => {
+            say("the console is closed, and the server goes on; Ctrl-C stops it\n");
+        }
+        error => tracing::warn!(%error, "the console is closed"),
+    }
+}
+
+/// Why there are no more lines.
+fn edit_lines(editor: &mut LineEditor, prompt: &str, mut obey: impl FnMut(&[u8])) -> ReadlineError {
     loop {
         match editor.readline(prompt) {
             Ok(line) => obey(line.as_bytes()),
@@ -192,14 +220,7 @@ fn edit(editor: &mut LineEditor, prompt: &str, mut obey: impl FnMut(&[u8])) {
             Err(ReadlineError::Interrupted) => {
                 let _ = kill_process(getpid(), Signal::INT);
             }
-            Err(ReadlineError::Eof) => {
-                say("the console is closed, and the server goes on; Ctrl-C stops it\n");
-                return;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the console is closed");
-                return;
-            }
+            Err(error) => return error,
         }
     }
 }

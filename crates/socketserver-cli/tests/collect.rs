@@ -115,12 +115,15 @@ fn what_was_confirmed_survives_a_stop() {
             "{model}: {} of {confirmed}",
             lines.len()
         );
-        assert!(
-            lines
-                .iter()
-                .enumerate()
-                .all(|(n, line)| *line == format!("message {n}"))
-        );
+        for (n, line) in lines.iter().enumerate() {
+            // Of the very last one, only a part may have arrived.
+            let whole = n + 1 < lines.len() || n < confirmed;
+            let message = format!("message {n}");
+            assert!(
+                *line == message || !whole && message.starts_with(line),
+                "{line}"
+            );
+        }
     }
 }
 

@@ -33,7 +33,7 @@ fn each_waits_for_its_answer_and_none_is_lost() {
         let mut others: Vec<_> = (0..5)
             .map(|n| {
                 let mut other = client(&server, 0);
-                write!(other, "other {n}").unwrap();
+                other.write_all(format!("other {n}").as_bytes()).unwrap();
                 other
             })
             .collect();

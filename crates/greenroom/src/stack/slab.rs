@@ -18,8 +18,10 @@ const PAGE: usize = 4096;
 /// code may step over some.
 const GUARD: usize = 4 * PAGE;
 
-/// Recycled stacks that are kept as they are; of more, the memory goes back to the system.
-const KEPT_WARM: usize = 64;
+/// Recycled stacks that are kept as they are; of more, the memory goes back to the system. More than
+/// the datagrams that a socket's receive buffer holds by default: these come and go in bursts, and
+/// giving memory back makes the other cores flush their caches of addresses.
+const KEPT_WARM: usize = 256;
 
 /// Linux 6.13; <https://man7.org/linux/man-pages/man2/madvise.2.html>.
 const MADV_GUARD_INSTALL: libc::c_int = 102;
@@ -262,11 +264,11 @@ mod tests {
 
     #[test]
     fn a_recycled_stack_that_was_trimmed_works_and_is_empty() {
-        let mut stacks = Stacks::reserve(200, 64 << 10, GuardPages::Auto).unwrap();
-        let taken: Vec<_> = (0..200).map(|_| stacks.take().unwrap()).collect();
+        let mut stacks = Stacks::reserve(600, 64 << 10, GuardPages::Auto).unwrap();
+        let taken: Vec<_> = (0..600).map(|_| stacks.take().unwrap()).collect();
         taken.into_iter().for_each(|stack| stacks.recycle(stack));
-        assert!(stacks.warm.len() <= KEPT_WARM && stacks.cold.len() >= 200 - KEPT_WARM);
-        for _ in 0..200 {
+        assert!(stacks.warm.len() <= KEPT_WARM && stacks.cold.len() >= 600 - KEPT_WARM);
+        for _ in 0..600 {
             let stack = stacks.take().unwrap();
             let mut deep = Coroutine::with_stack(stack, |_: &corosensei::Yielder<(), ()>, ()| {
                 std::hint::black_box([1_u8; 20 << 10])
