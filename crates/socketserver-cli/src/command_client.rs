@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
-use encoding_rs::{CoderResult, Decoder, Encoding, UTF_8};
+use encoding_rs::Encoding;
 use rustyline::error::ReadlineError;
 use socketserver::framing::{Body, FrameError, Framed, JsonHeader, Value};
 
 use crate::connect::unix_address;
 use crate::endpoint::Endpoint;
+use crate::printer::Printer;
 use crate::programs::command::{Framing, LONGEST};
 use crate::size::Size;
 use crate::terminal;
@@ -306,69 +307,6 @@ fn print<S: Read>(mut body: Body<'_, S>, charset: &'static Encoding) -> anyhow::
                     .with_context(|| format!("only {came} of {whole} bytes of the reply came"));
             }
         }
-    }
-}
-
-/// Bytes of some charset, to stdout as UTF-8.
-struct Printer {
-    /// `None`: it is UTF-8, and what is not is for the terminal to judge.
-    decoder: Option<Decoder>,
-    text: Vec<u8>,
-    ends_line: bool,
-}
-
-impl Printer {
-    fn new(charset: &'static Encoding) -> Self {
-        Self {
-            decoder: (charset != UTF_8).then(|| charset.new_decoder_with_bom_removal()),
-            text: Vec::new(),
-            ends_line: true,
-        }
-    }
-
-    fn print(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
-        if self.decoder.is_none() {
-            return self.write(bytes);
-        }
-        self.decode(bytes, false)
-    }
-
-    fn finish(mut self) -> anyhow::Result<bool> {
-        self.decode(&[], true)?;
-        io::stdout().flush().context("cannot write to stdout")?;
-        Ok(self.ends_line)
-    }
-
-    fn decode(&mut self, mut bytes: &[u8], last: bool) -> anyhow::Result<()> {
-        let Some(mut decoder) = self.decoder.take() else {
-            return Ok(());
-        };
-        let mut text = std::mem::take(&mut self.text);
-        text.resize(64 << 10, 0);
-        loop {
-            // What is malformed becomes U+FFFD.
-            let (result, read, written, _) = decoder.decode_to_utf8(bytes, &mut text, last);
-            self.write(&text[..written])?;
-            bytes = &bytes[read..];
-            if result == CoderResult::InputEmpty {
-                break;
-            }
-        }
-        self.text = text;
-        if !last {
-            self.decoder = Some(decoder);
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, text: &[u8]) -> anyhow::Result<()> {
-        let Some(&last) = text.last() else {
-            return Ok(());
-        };
-        self.ends_line = last == b'\n';
-        io::stdout()
-            .write_all(text)
-            .context("cannot write to stdout")
     }
 }
 

@@ -12,6 +12,7 @@ mod console;
 mod endpoint;
 mod logging;
 mod messages;
+mod printer;
 mod programs;
 mod serve;
 mod signals;
