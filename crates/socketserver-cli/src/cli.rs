@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use socketserver::{Network, Rate};
 
 use crate::{command_client, connect, logging, programs};
 
@@ -63,6 +64,28 @@ pub(crate) struct ServerOptions {
     /// What happens to a client that comes when all workers are busy
     #[arg(long, value_enum, default_value_t)]
     pub(crate) at_limit: Policy,
+
+    /// Turn away clients from these addresses: 10.0.0.0/8, 2001:db8::/32, 127.0.0.1 or all; may be
+    /// given several times
+    #[arg(long, value_name = "NETWORK")]
+    pub(crate) deny: Vec<Network>,
+
+    /// Let in only clients from these addresses, unless --deny has them; may be given several times
+    #[arg(long, value_name = "NETWORK")]
+    pub(crate) allow: Vec<Network>,
+
+    /// How many requests of one address each endpoint serves at once [default: any number]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_per_peer: Option<u32>,
+
+    /// How many requests are taken on per second, and after a pause at once, as in 100 or 100:500;
+    /// others wait [default: any number]
+    #[arg(long, value_name = "N[:BURST]")]
+    pub(crate) rate: Option<Rate>,
+
+    /// The same for each address; here others are refused
+    #[arg(long, value_name = "N[:BURST]")]
+    pub(crate) rate_per_peer: Option<Rate>,
 
     /// How long a connection may be silent in both directions ("none" for any time)
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = limit)]

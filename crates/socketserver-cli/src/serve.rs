@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use socketserver::transport::{Tcp, Udp, UnixDatagram, UnixStream};
 use socketserver::{
-    Address, AtLimit, Builder, Concurrency, Connection, Datagram, Event, Forking, Green,
+    Address, Admission, AtLimit, Builder, Concurrency, Connection, Datagram, Event, Forking, Green,
     GroupController, Pooled, RequestHandler, Sequential, Server, ServerGroup, Threading, Transport,
 };
 
@@ -285,6 +285,24 @@ fn builder<T: Transport, C: Concurrency>(options: &ServerOptions, model: C) -> B
     Server::<T, C, ()>::builder()
         .concurrency(model)
         .timeouts(timeouts)
+        .admission(admission(options))
+}
+
+fn admission(options: &ServerOptions) -> Admission {
+    let denied = options.deny.iter();
+    let admission = denied.fold(Admission::new(), |all, network| all.deny(*network));
+    let allowed = options.allow.iter();
+    let mut admission = allowed.fold(admission, |all, network| all.allow(*network));
+    if let Some(max) = options.max_per_peer {
+        admission = admission.max_per_peer(max);
+    }
+    if let Some(rate) = options.rate {
+        admission = admission.rate(rate);
+    }
+    if let Some(rate) = options.rate_per_peer {
+        admission = admission.rate_per_peer(rate);
+    }
+    admission
 }
 
 /// Says who comes and goes; all else is logged by the library.

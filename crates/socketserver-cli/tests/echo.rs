@@ -136,3 +136,36 @@ with socket.create_connection((host, int(port)), timeout=20) as s:
     };
     assert!(output.status.success(), "{}", text(&output.stderr));
 }
+
+#[test]
+fn who_comes_in_can_be_limited() {
+    let args = [
+        "echo",
+        "--deny",
+        "127.0.0.2",
+        "--allow",
+        "127.0.0.0/8",
+        "--max-per-peer",
+        "1",
+        "-l",
+        "tcp://127.0.0.1:0",
+    ];
+    let server = Server::start(&args, 1);
+    let mut first = client(&server, 0);
+    first.write_all(b"x").unwrap();
+    let expected = format!("{} x", first.local_addr().unwrap());
+    hear(&mut first, expected.as_bytes());
+    let mut second = client(&server, 0);
+    assert_eq!(second.read(&mut [0; 9]).unwrap_or(0), 0);
+    server.logged("too many of this peer");
+
+    for (option, value) in [("--allow", "10.0.0.0/33"), ("--rate", "fast")] {
+        let output = run(&mut common::socketserver(), ["echo", option, value], b"").unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(
+            text(&output.stderr).contains("write 10"),
+            "{}",
+            text(&output.stderr)
+        );
+    }
+}

@@ -39,7 +39,12 @@ fn main() -> Result {
 
     let mut out = std::io::stdout();
     for chunk in chunks.iter().take(10) {
-        writeln!(out, "{}: {:?}", chunk.from, String::from_utf8_lossy(&chunk.bytes))?;
+        writeln!(
+            out,
+            "{}: {:?}",
+            chunk.from,
+            String::from_utf8_lossy(&chunk.bytes)
+        )?;
     }
     drop(chunks);
     controller.drain(Duration::from_secs(5));

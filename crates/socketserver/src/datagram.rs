@@ -38,19 +38,19 @@ pub struct Datagram {
 impl Datagram {
     pub(crate) fn new(
         packet: (&[u8], usize),
-        from: Option<SocketAddrAny>,
+        from: (Address, Option<SocketAddrAny>),
         socket: Arc<OwnedFd>,
         server: Controller,
         id: RequestId,
         write_timeout: Option<Duration>,
         parker: Option<Arc<dyn Parker>>,
     ) -> Self {
-        let (data, full_len) = packet;
+        let ((data, full_len), (peer, way_back)) = (packet, from);
         Self {
             data: data.to_vec(),
             full_len,
-            peer: Address::from_any(from.clone()),
-            way_back: from,
+            peer,
+            way_back,
             socket,
             server,
             id,

@@ -90,6 +90,12 @@ pub enum Refusal {
     AtLimit,
     /// The drain's deadline passed before the request could be served.
     Draining,
+    /// A rule of the server's [`Admission`](crate::Admission) denies the peer's address.
+    Denied,
+    /// As many requests of this peer are live as its `Admission` allows.
+    PeerLimit,
+    /// Requests of this peer come faster than its `Admission` allows.
+    PeerRate,
 }
 
 impl fmt::Display for Refusal {
@@ -98,6 +104,9 @@ impl fmt::Display for Refusal {
             Self::Verify => "not verified",
             Self::AtLimit => "at the limit",
             Self::Draining => "draining",
+            Self::Denied => "denied by a rule",
+            Self::PeerLimit => "too many of this peer",
+            Self::PeerRate => "too fast from this peer",
         })
     }
 }

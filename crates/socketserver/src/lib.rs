@@ -39,7 +39,7 @@
 //! | stopping and looking | [`Controller`]: shutdown, drain, wait, live requests, counters |
 //! | sending to many connections at once | [`Room`] |
 //! | limits on waiting | [`Timeouts`] |
-//! | limits on numbers | [`Threading`], [`Pooled`], [`Forking`], `Green`, [`AtLimit`] |
+//! | limits on numbers | [`Admission`], [`Threading`], [`Pooled`], [`Forking`], `Green`, [`AtLimit`] |
 //! | sleeping, locking, blocking in a handler that runs under every model | `greenroom`, re-exported with the feature `green` |
 //! | what happened | [`Event`], [`HandlerFailure`], and `tracing` |
 //! | what went wrong | [`Error`], [`BindError`], [`ServeError`] |
@@ -64,6 +64,7 @@ pub use greenroom;
 compile_error!("socketserver is built on epoll, eventfd and pidfd: it needs Linux");
 
 mod address;
+mod admission;
 mod concurrency;
 mod connection;
 mod datagram;
@@ -83,6 +84,7 @@ mod timeouts;
 pub mod transport;
 
 pub use address::{Address, Credentials, UnixAddress};
+pub use admission::{Admission, BadNetwork, BadRate, Network, Rate};
 #[cfg(feature = "green")]
 pub use concurrency::Green;
 pub use concurrency::{AtLimit, Concurrency, Forking, Pooled, Sequential, Threading};

@@ -18,7 +18,7 @@ use crate::transport::{
     DatagramTransport, DualStack, InetTransport, Intake, SocketOptions, Tcp, ToTargets, Transport,
     UnixTransport, local_addr,
 };
-use crate::{BindError, RequestHandler, Result, Timeouts};
+use crate::{Admission, BindError, RequestHandler, Result, Timeouts};
 
 /// Options of a server that is about to be made; see [`Server::builder`].
 ///
@@ -30,6 +30,7 @@ pub struct Builder<T: Transport, C> {
     timeouts: Timeouts,
     options: SocketOptions,
     nodelay: bool,
+    admission: Admission,
     block_on_close: Option<Duration>,
     hooks: Hooks<T::Request>,
     handle_error: Option<HandleError>,
@@ -44,6 +45,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             timeouts: T::default_timeouts(),
             options: SocketOptions::default(),
             nodelay: true,
+            admission: Admission::default(),
             block_on_close: Some(DEFAULT_DRAIN),
             hooks: Hooks {
                 verify_request: None,
@@ -67,6 +69,13 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
     #[must_use]
     pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
         self.timeouts = timeouts;
+        self
+    }
+
+    /// Who may come in, how many from one address, and how fast; no limits by default.
+    #[must_use]
+    pub fn admission(mut self, admission: Admission) -> Self {
+        self.admission = admission;
         self
     }
 
@@ -223,6 +232,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         };
         let shared = Shared::new(self.reporter, self.handle_error)
             .map_err(failed("make a wake-up descriptor for"))?;
+        shared.admission.set(self.admission);
         let gates = listeners
             .into_iter()
             .map(|listener| local_addr(&listener).map(|address| Gate::new(listener, address)))

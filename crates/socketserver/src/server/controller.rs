@@ -14,6 +14,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use super::lifecycle::Lifecycle;
 use crate::Result;
 use crate::address::Address;
+use crate::admission::{Admission, AdmissionControl, Ticket};
 use crate::event::{Counters, EndReason, Ended, Event, Reporter};
 use crate::failure::{Cause, HandlerFailure, contain, discard, guarded};
 use crate::socket::{Cut, Socket};
@@ -52,6 +53,15 @@ pub struct RequestInfo {
 }
 
 impl RequestInfo {
+    pub(crate) fn new(id: RequestId, peer: Address, listener: Arc<Address>) -> Self {
+        Self {
+            id,
+            peer,
+            listener,
+            accepted: Instant::now(),
+        }
+    }
+
     /// Its number.
     #[must_use]
     pub fn id(&self) -> RequestId {
@@ -150,6 +160,7 @@ pub(crate) struct Shared {
     /// Requests that ended since a drain was asked for: by themselves, and cut.
     ended_in_drain: [AtomicU64; 2],
     drained: Mutex<Option<DrainReport>>,
+    pub(crate) admission: Arc<AdmissionControl>,
 }
 
 impl Shared {
@@ -168,6 +179,7 @@ impl Shared {
             wants_end: AtomicBool::new(false),
             ended_in_drain: [const { AtomicU64::new(0) }; 2],
             drained: Mutex::new(None),
+            admission: Arc::default(),
         }))
     }
 
@@ -322,6 +334,7 @@ impl Entry {
 pub(crate) struct Record {
     entry: Arc<Entry>,
     shared: Arc<Shared>,
+    _ticket: Option<Ticket>,
 }
 
 impl Record {
@@ -331,13 +344,9 @@ impl Record {
         peer: Address,
         listener: Arc<Address>,
         socket: Option<Weak<Socket>>,
+        ticket: Option<Ticket>,
     ) -> Self {
-        let info = RequestInfo {
-            id,
-            peer,
-            listener,
-            accepted: Instant::now(),
-        };
+        let info = RequestInfo::new(id, peer, listener);
         let entry = Arc::new(Entry {
             info,
             socket,
@@ -349,6 +358,7 @@ impl Record {
         Self {
             entry,
             shared: shared.clone(),
+            _ticket: ticket,
         }
     }
 
@@ -502,6 +512,20 @@ impl Controller {
     pub fn cancel(&self, id: RequestId) -> bool {
         let entry = self.0.entries().get(&id).cloned();
         entry.is_some_and(|entry| entry.cancel())
+    }
+
+    /// Changes who may come in, how many and how fast, from the next request on. Those that are
+    /// live stay.
+    pub fn set_admission(&self, admission: Admission) {
+        self.0.admission.set(admission);
+        // It may wait for a time that is another one now.
+        self.0.lifecycle.wake();
+    }
+
+    /// Who may come in now.
+    #[must_use]
+    pub fn admission(&self) -> Admission {
+        Admission::clone(&self.0.admission.limits())
     }
 
     /// What the drain did, once it is over.

@@ -11,13 +11,14 @@ use super::poller::Poller;
 use super::session::sealed::Request as _;
 use super::session::{Job, Task};
 use super::{Handled, Hooks, Server};
+use crate::admission::Ticket;
 use crate::concurrency::{AtLimit, Concurrency, Dispatch};
 use crate::event::{Event, Refusal};
 use crate::failure::guarded;
 use crate::park::Parker;
 use crate::timeouts::earliest;
-use crate::transport::Transport;
-use crate::{Address, RequestHandler, ServeError};
+use crate::transport::{Got, Transport};
+use crate::{Address, RequestHandler, RequestInfo, ServeError};
 
 /// How many requests one listener may bring in before the others, and commands, get their turn.
 const BUDGET: usize = 64;
@@ -288,13 +289,22 @@ where
                 if one || self.progress.pending.is_some() || self.must_wait() {
                     return Ok(Accepted::Some(taken));
                 }
+                // What comes too fast is not looked at before its time.
+                let Ok(pace) = self.shared.admission.pace() else {
+                    return Ok(Accepted::Some(taken));
+                };
                 let room = self.room();
-                self.intake.room = self.want(room);
+                self.intake.room = self.want(room).min(pace);
                 let has_room = room > 0;
                 let gate = &mut self.gates[index];
                 gate.empty = false;
                 let request = match T::get_request(&mut gate.listener, &mut self.intake) {
-                    Ok(request) => request,
+                    Ok(Got::Request(request, ticket)) => (request, ticket),
+                    Ok(Got::Refused(peer, refusal)) => {
+                        taken += 1;
+                        self.turn_away(peer, index, &refusal);
+                        continue;
+                    }
                     Err(errno) => match self.accept_failed(index, errno, now)? {
                         Class::Retry => continue,
                         Class::Exhausted => return Ok(Accepted::Some(taken)),
@@ -303,7 +313,8 @@ where
                 };
                 taken += 1;
                 self.gates[index].barren = 0;
-                if let Some(job) = self.admit(request, index, has_room)
+                let (request, ticket) = request;
+                if let Some(job) = self.admit(request, ticket, index, has_room)
                     && let Some(child) = self.dispatch(job, index, poller, now)?
                 {
                     return Ok(Accepted::InChild(child));
@@ -323,6 +334,7 @@ where
         if paused.is_some() {
             self.shared.want_end();
         }
+        let paused = paused.max(self.shared.admission.pace().err());
         let open = self.progress.pending.is_none() && paused.is_none() && !self.must_wait();
         for (index, gate) in self.gates.iter_mut().enumerate() {
             if !open {
@@ -388,12 +400,13 @@ where
     fn admit(
         &mut self,
         mut request: T::Request,
+        ticket: Option<Ticket>,
         gate: usize,
         has_room: bool,
     ) -> Option<Job<T::Request, F>> {
         let address = self.gates[gate].address.clone();
         let (id, peer, socket) = (request.id(), request.peer().clone(), request.socket());
-        let record = Record::enter(&self.shared, id, peer, address, socket);
+        let record = Record::enter(&self.shared, id, peer, address, socket, ticket);
         self.shared.emit(&Event::Accepted(record.info()));
         let refusal = if !has_room {
             Refusal::AtLimit
@@ -414,6 +427,15 @@ where
         None
     }
 
+    /// Tells of somebody who was not let in.
+    fn turn_away(&mut self, peer: Address, gate: usize, refusal: &Refusal) {
+        self.gates[gate].barren = 0;
+        let listener = self.gates[gate].address.clone();
+        let info = RequestInfo::new(self.shared.next_id(), peer, listener);
+        self.shared.emit(&Event::Accepted(&info));
+        self.shared.emit(&Event::Refused(&info, refusal));
+    }
+
     /// Closes a request that no handler will see.
     pub(super) fn refuse(&mut self, job: Job<T::Request, F>, refusal: &Refusal) {
         self.shared.emit(&Event::Refused(job.info(), refusal));
@@ -423,12 +445,17 @@ where
     /// Refuses one request that waits at a gate; `false` if none does.
     pub(super) fn refuse_next(&mut self, gate: usize) -> bool {
         self.intake.emptied = false;
-        let Ok(request) = T::get_request(&mut self.gates[gate].listener, &mut self.intake) else {
-            return false;
+        let request = match T::get_request(&mut self.gates[gate].listener, &mut self.intake) {
+            Ok(Got::Request(request, _)) => request,
+            Ok(Got::Refused(peer, refusal)) => {
+                self.turn_away(peer, gate, &refusal);
+                return true;
+            }
+            Err(_) => return false,
         };
         let address = self.gates[gate].address.clone();
         let (id, peer) = (request.id(), request.peer().clone());
-        let record = Record::enter(&self.shared, id, peer, address, None);
+        let record = Record::enter(&self.shared, id, peer, address, None, None);
         self.shared.emit(&Event::Accepted(record.info()));
         self.shared
             .emit(&Event::Refused(record.info(), &Refusal::Draining));

@@ -20,9 +20,10 @@ pub use udp::Udp;
 pub use unix_datagram::UnixDatagram;
 pub use unix_stream::UnixStream;
 
+use crate::admission::Ticket;
 use crate::park::Parker;
 use crate::server::{Controller, Request};
-use crate::{Address, BindError, Timeouts};
+use crate::{Address, BindError, Refusal, Timeouts};
 
 /// A way for requests to come in: [`Tcp`], [`Udp`], [`UnixStream`] or [`UnixDatagram`].
 pub trait Transport: sealed::Sealed + Sized + Send + Sync + 'static {
@@ -64,7 +65,7 @@ pub trait Transport: sealed::Sealed + Sized + Send + Sync + 'static {
     fn get_request(
         listener: &mut Self::Listener,
         intake: &mut Intake,
-    ) -> rustix::io::Result<Self::Request>;
+    ) -> rustix::io::Result<Got<Self::Request>>;
 
     /// Whether a request has left the kernel already, and waits to be got.
     #[doc(hidden)]
@@ -72,6 +73,16 @@ pub trait Transport: sealed::Sealed + Sized + Send + Sync + 'static {
         let _ = listener;
         false
     }
+}
+
+/// What came in.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Got<R> {
+    /// A request, and its share of its peer's limit.
+    Request(R, Option<Ticket>),
+    /// Somebody who was turned away before anything was made for him.
+    Refused(Address, Refusal),
 }
 
 mod sealed {

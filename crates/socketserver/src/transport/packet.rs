@@ -10,8 +10,8 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketType};
 
 use super::unix_path::PathGuard;
-use super::{Intake, SocketOptions, stream};
-use crate::{BindError, Datagram, Timeouts};
+use super::{Got, Intake, SocketOptions, stream};
+use crate::{Address, BindError, Datagram, Timeouts};
 
 /// A receiving socket, and the file that goes with it.
 ///
@@ -84,7 +84,7 @@ pub(super) fn adopt(
 pub(super) fn get_request(
     socket: &mut PacketSocket,
     intake: &mut Intake,
-) -> rustix::io::Result<Datagram> {
+) -> rustix::io::Result<Got<Datagram>> {
     let PacketSocket { fd, batch, .. } = socket;
     if batch.is_empty() {
         if intake.emptied {
@@ -94,13 +94,19 @@ pub(super) fn get_request(
         intake.emptied = batch.has_emptied_socket();
     }
     let packet = batch.next().ok_or(Errno::AGAIN)?;
-    Ok(Datagram::new(
+    let peer = Address::from_any(packet.from.clone());
+    let ticket = match intake.server.0.admission.admit(&peer) {
+        Ok(ticket) => ticket,
+        Err(refusal) => return Ok(Got::Refused(peer, refusal)),
+    };
+    let datagram = Datagram::new(
         (packet.bytes, packet.full_len),
-        packet.from,
+        (peer, packet.from),
         fd.clone(),
         intake.server.clone(),
         intake.server.0.next_id(),
         intake.timeouts.write,
         intake.parker.clone(),
-    ))
+    );
+    Ok(Got::Request(datagram, ticket))
 }

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, sockopt};
 
 use super::unix_path::PathGuard;
-use super::{Intake, SocketOptions};
+use super::{Got, Intake, SocketOptions};
 use crate::socket::Socket;
 use crate::{Address, BindError, Connection};
 
@@ -97,12 +97,16 @@ pub(super) fn check(
 pub(super) fn get_request(
     listener: &StreamListener,
     intake: &mut Intake,
-) -> rustix::io::Result<Connection> {
+) -> rustix::io::Result<Got<Connection>> {
     let mut flags = SocketFlags::CLOEXEC;
     // On Linux an accepted socket does not inherit O_NONBLOCK: accept(2).
     flags.set(SocketFlags::NONBLOCK, intake.parker.is_some());
     let (fd, peer) = acceptfrom_with(&listener.fd, flags)?;
     let peer = Address::from_any(peer);
+    let ticket = match intake.server.0.admission.admit(&peer) {
+        Ok(ticket) => ticket,
+        Err(refusal) => return Ok(Got::Refused(peer, refusal)),
+    };
     if intake.nodelay && peer.as_inet().is_some() {
         // A peer that is gone already shows itself to the handler.
         let _ = sockopt::set_tcp_nodelay(&fd, true);
@@ -117,11 +121,7 @@ pub(super) fn get_request(
     };
     let id = intake.server.0.next_id();
     let server = intake.server.clone();
-    Ok(Connection::new(
-        Socket::new(fd, park),
-        peer,
-        server,
-        id,
-        intake.timeouts,
-    ))
+    let socket = Socket::new(fd, park);
+    let conn = Connection::new(socket, peer, server, id, intake.timeouts);
+    Ok(Got::Request(conn, ticket))
 }

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketType};
 
 use super::stream::{self, StreamListener};
-use super::{Intake, SocketOptions, ToTargets, Transport, inet};
+use super::{Got, Intake, SocketOptions, ToTargets, Transport, inet};
 use crate::{BindError, Connection, Timeouts};
 
 /// TCP; a request is a [`Connection`].
@@ -42,7 +42,7 @@ impl Transport for Tcp {
     fn get_request(
         listener: &mut StreamListener,
         intake: &mut Intake,
-    ) -> rustix::io::Result<Connection> {
+    ) -> rustix::io::Result<Got<Connection>> {
         stream::get_request(listener, intake)
     }
 }

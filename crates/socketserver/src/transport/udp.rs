@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketType};
 
 use super::packet::{self, PacketSocket};
-use super::{Intake, SocketOptions, ToTargets, Transport, inet};
+use super::{Got, Intake, SocketOptions, ToTargets, Transport, inet};
 use crate::{BindError, Datagram, Timeouts};
 
 /// UDP; a request is a [`Datagram`].
@@ -39,7 +39,10 @@ impl Transport for Udp {
         packet::adopt(fd, &families, "a UDP socket", options)
     }
 
-    fn get_request(socket: &mut PacketSocket, intake: &mut Intake) -> rustix::io::Result<Datagram> {
+    fn get_request(
+        socket: &mut PacketSocket,
+        intake: &mut Intake,
+    ) -> rustix::io::Result<Got<Datagram>> {
         packet::get_request(socket, intake)
     }
 

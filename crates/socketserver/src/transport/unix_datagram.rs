@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::net::{AddressFamily, SocketType};
 
 use super::packet::{self, PacketSocket};
-use super::{Intake, SocketOptions, ToTargets, Transport, unix_path};
+use super::{Got, Intake, SocketOptions, ToTargets, Transport, unix_path};
 use crate::{BindError, Datagram, Timeouts, UnixAddress};
 
 /// Unix datagram sockets; a request is a [`Datagram`].
@@ -46,7 +46,10 @@ impl Transport for UnixDatagram {
         listener.take_over();
     }
 
-    fn get_request(socket: &mut PacketSocket, intake: &mut Intake) -> rustix::io::Result<Datagram> {
+    fn get_request(
+        socket: &mut PacketSocket,
+        intake: &mut Intake,
+    ) -> rustix::io::Result<Got<Datagram>> {
         packet::get_request(socket, intake)
     }
 

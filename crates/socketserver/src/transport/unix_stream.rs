@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::net::{AddressFamily, SocketType};
 
 use super::stream::{self, StreamListener};
-use super::{Intake, SocketOptions, ToTargets, Transport, unix_path};
+use super::{Got, Intake, SocketOptions, ToTargets, Transport, unix_path};
 use crate::{BindError, Connection, Timeouts, UnixAddress};
 
 /// Unix stream sockets; a request is a [`Connection`].
@@ -44,7 +44,7 @@ impl Transport for UnixStream {
     fn get_request(
         listener: &mut StreamListener,
         intake: &mut Intake,
-    ) -> rustix::io::Result<Connection> {
+    ) -> rustix::io::Result<Got<Connection>> {
         stream::get_request(listener, intake)
     }
 }

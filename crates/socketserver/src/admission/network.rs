@@ -1,0 +1,119 @@
+//! A range of IP addresses, as people write it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::{IpNet, Ipv4Net};
+
+/// A range of IP addresses: `10.0.0.0/8`, `2001:db8::/32`, `127.0.0.1`, or `all`, in CIDR notation
+/// ([RFC 4632](https://www.rfc-editor.org/rfc/rfc4632)). Bits beyond the prefix are ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Network(Option<IpNet>);
+
+/// A text is no range of addresses.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no network: write 10.0.0.0/8, 2001:db8::/32, 127.0.0.1 or all")]
+pub struct BadNetwork(String);
+
+impl Network {
+    /// Every address there is.
+    #[must_use]
+    pub const fn all() -> Self {
+        Self(None)
+    }
+
+    /// Whether an address is one of these. An IPv4 address that an IPv6 socket shows
+    /// (`::ffff:10.0.0.1`) is taken as IPv4.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0
+            .is_none_or(|network| network.contains(&address.to_canonical()))
+    }
+}
+
+impl FromStr for Network {
+    type Err = BadNetwork;
+
+    fn from_str(text: &str) -> Result<Self, BadNetwork> {
+        if text == "all" {
+            return Ok(Self::all());
+        }
+        let network = match text.parse::<IpNet>() {
+            Ok(network) => Some(network),
+            Err(_) => text.parse::<IpAddr>().ok().map(IpNet::from),
+        };
+        let network = network.ok_or_else(|| BadNetwork(text.into()))?.trunc();
+        Ok(Self(Some(canonical(network))))
+    }
+}
+
+/// A range of addresses that IPv6 sockets show of IPv4 clients, as one of IPv4.
+fn canonical(network: IpNet) -> IpNet {
+    if let IpNet::V6(v6) = network
+        && let Some(v4) = v6.addr().to_ipv4_mapped()
+        && let Some(prefix) = v6.prefix_len().checked_sub(96)
+        && let Ok(v4) = Ipv4Net::new(v4, prefix)
+    {
+        return IpNet::V4(v4);
+    }
+    network
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(network) => network.fmt(f),
+            None => f.write_str("all"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contains(network: &str, address: &str) -> bool {
+        network
+            .parse::<Network>()
+            .unwrap()
+            .contains(address.parse().unwrap())
+    }
+
+    #[test]
+    fn ranges_hold_what_they_say() {
+        assert!(contains("10.0.0.0/8", "10.255.0.1") && !contains("10.0.0.0/8", "11.0.0.1"));
+        assert!(contains("10.1.2.3/8", "10.9.9.9"), "bits beyond the prefix");
+        assert!(contains("127.0.0.1", "127.0.0.1") && !contains("127.0.0.1", "127.0.0.2"));
+        assert!(contains("2001:db8::/32", "2001:db8:1::1") && !contains("::/0", "1.2.3.4"));
+        assert!(contains("0.0.0.0/0", "1.2.3.4") && !contains("0.0.0.0/0", "::1"));
+        assert!(contains("all", "::1") && contains("all", "1.2.3.4"));
+    }
+
+    #[test]
+    fn mapped_addresses_are_those_of_ipv4() {
+        assert!(contains("10.0.0.0/8", "::ffff:10.0.0.1"));
+        assert!(contains("::ffff:10.0.0.0/104", "10.0.0.1"));
+        assert!(!contains("::/0", "::ffff:10.0.0.1"), "it is no IPv6 client");
+    }
+
+    #[test]
+    fn other_texts_are_refused_with_the_forms() {
+        for text in [
+            "",
+            "10.0.0.0/33",
+            "10.0.0",
+            "localhost",
+            "::/129",
+            "1.2.3.4/",
+            "ALL",
+        ] {
+            let error = text.parse::<Network>().unwrap_err().to_string();
+            assert!(error.contains("10.0.0.0/8"), "{error}");
+        }
+        assert_eq!(
+            "10.1.2.3/8".parse::<Network>().unwrap().to_string(),
+            "10.0.0.0/8"
+        );
+    }
+}
