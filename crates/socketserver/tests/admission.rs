@@ -14,7 +14,7 @@ use common::client::Endpoint;
 use common::running::{Running, echo, echo_datagram};
 use rustix::net::{AddressFamily, SocketType};
 use socketserver::transport::{Tcp, Udp, UnixStream};
-use socketserver::{Admission, Concurrency, Event, Pooled, Rate, Sequential, Server, Threading};
+use socketserver::{Admission, Concurrency, Event, Rate, Sequential, Server};
 
 struct Watched {
     running: Running,
@@ -217,16 +217,7 @@ fn unix_peers_have_no_address<C: Concurrency>(model: C) {
     assert_eq!(running.client().ask("hello"), "hello");
 }
 
-macro_rules! under_each_model {
-    ($($scenario:ident)*) => {
-        mod threading { $(#[test] fn $scenario() { super::$scenario(super::Threading::new()); })* }
-        mod pooled { $(#[test] fn $scenario() { super::$scenario(super::Pooled::new()); })* }
-        #[cfg(feature = "green")]
-        mod green { $(#[test] fn $scenario() { super::$scenario(socketserver::Green::new()); })* }
-    };
-}
-
-under_each_model! {
+common::under_each_model! {
     rules_turn_addresses_away
     each_peer_has_so_many
     who_comes_too_fast_is_refused

@@ -15,8 +15,8 @@ use common::client::{Client, Endpoint};
 use common::running::Running;
 use socketserver::transport::Tcp;
 use socketserver::{
-    Concurrency, Connection, EndReason, Event, Pooled, Result, Room, RoomLimits, Server, Threading,
-    Timeouts, handler_fn,
+    Concurrency, Connection, EndReason, Event, Result, Room, RoomLimits, Server, Timeouts,
+    handler_fn,
 };
 
 #[track_caller]
@@ -252,17 +252,8 @@ fn a_member_that_is_leaked_holds_up_nobody<C: Concurrency>(model: C) {
     running.ends().unwrap();
 }
 
-macro_rules! under_each_model {
-    ($($scenario:ident)*) => {
-        mod threading { $(#[test] fn $scenario() { super::$scenario(super::Threading::new()); })* }
-        mod pooled { $(#[test] fn $scenario() { super::$scenario(super::Pooled::new()); })* }
-        #[cfg(feature = "green")]
-        mod green { $(#[test] fn $scenario() { super::$scenario(socketserver::Green::new()); })* }
-    };
-}
-
 // A sequential server has one member at a time, and a forking one has none but the child's own.
-under_each_model! {
+common::under_each_model! {
     everybody_gets_everything_in_one_order
     who_does_not_read_is_cut_and_nobody_waits
     one_blocked_write_is_enough

@@ -14,6 +14,25 @@ use std::time::{Duration, Instant};
 /// full by a test that fails; the machine may be loaded.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Runs scenarios, functions of a model, under each that serves many requests at once in a process.
+#[allow(unused_macros, reason = "as above")]
+macro_rules! under_each_model {
+    ($($scenario:ident)*) => {
+        mod threading {
+            $(#[test] fn $scenario() { super::$scenario(socketserver::Threading::new()); })*
+        }
+        mod pooled {
+            $(#[test] fn $scenario() { super::$scenario(socketserver::Pooled::new()); })*
+        }
+        #[cfg(feature = "green")]
+        mod green {
+            $(#[test] fn $scenario() { super::$scenario(socketserver::Green::new()); })*
+        }
+    };
+}
+#[allow(unused_imports, reason = "as above")]
+pub(crate) use under_each_model;
+
 /// Waits until `condition` holds, looking every few milliseconds; panics with `what` if it does not
 /// within `patience`.
 #[track_caller]
