@@ -100,7 +100,7 @@ pub use server::{
     RequestInfo, RequestState, Server, ServerGroup, Watched,
 };
 pub use timeouts::Timeouts;
-pub use transport::{DualStack, Transport};
+pub use transport::{DualStack, Keepalive, Transport};
 
 use transport::{Tcp, Udp, UnixDatagram, UnixStream};
 

@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use common::running::{Running, echo};
 use common::{PATIENCE, eventually};
 use rustix::net::sockopt;
+use socketserver::transport::Tcp;
 use socketserver::{
-    Connection, EndReason, Event, RequestId, Result, ThreadingTcpServer, ThreadingUnixStreamServer,
-    Timeouts, handler_fn,
+    Connection, EndReason, Event, Keepalive, RequestId, Result, Server, Threading,
+    ThreadingTcpServer, ThreadingUnixStreamServer, Timeouts, handler_fn,
 };
 
 /// A server whose handler is `handle`; what that returns, or panics with, reaches the test as the
@@ -359,6 +360,50 @@ fn both_addresses_are_known() {
         format!("{} {address}\n", client.local_addr().unwrap())
     );
     completes(&ends);
+}
+
+#[test]
+fn options_of_the_listener_are_those_of_its_connections() {
+    let keepalive = Keepalive::default()
+        .idle(Duration::from_secs(7))
+        .interval(Duration::from_secs(3))
+        .probes(2);
+    let seen = handler_fn(|conn: &mut Connection| {
+        let fd = conn.as_fd();
+        Ok(writeln!(
+            &mut conn.writer(),
+            "{} {:?} {:?} {} {} {}",
+            sockopt::socket_keepalive(fd)?,
+            sockopt::tcp_keepidle(fd)?,
+            sockopt::tcp_keepintvl(fd)?,
+            sockopt::tcp_keepcnt(fd)?,
+            sockopt::tcp_user_timeout(fd)?,
+            sockopt::tcp_nodelay(fd)?,
+        )?)
+    });
+    let builder = || Server::<Tcp, Threading, ()>::builder().without_nodelay();
+    let tuned = || {
+        builder()
+            .keepalive(keepalive)
+            .user_timeout(Duration::from_millis(14_500))
+    };
+    let foreign = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    for server in [
+        tuned().bind("127.0.0.1:0", seen.clone()).unwrap(),
+        tuned().adopt(foreign, seen.clone()).unwrap(),
+    ] {
+        let running = Running::start(server);
+        let answer = running.client().rest().unwrap();
+        assert_eq!(
+            String::from_utf8(answer).unwrap(),
+            "true 7s 3s 2 14500 false\n"
+        );
+    }
+    let plain = Running::start(builder().bind("127.0.0.1:0", seen.clone()).unwrap());
+    assert!(plain.client().rest().unwrap().starts_with(b"false "));
+    let absurd = builder().keepalive(keepalive.probes(1000));
+    let error = absurd.bind("127.0.0.1:0", seen).unwrap_err();
+    assert!(error.to_string().contains("set the options"), "{error}");
 }
 
 #[test]

@@ -15,8 +15,8 @@ use crate::concurrency::Concurrency;
 use crate::event::{Event, Reporter};
 use crate::failure::HandlerFailure;
 use crate::transport::{
-    DatagramTransport, DualStack, InetTransport, Intake, SocketOptions, Tcp, ToTargets, Transport,
-    UnixTransport, local_addr,
+    DatagramTransport, DualStack, InetTransport, Intake, Keepalive, SocketOptions, Tcp, ToTargets,
+    Transport, UnixTransport, local_addr,
 };
 use crate::{Admission, BindError, RequestHandler, Result, Timeouts};
 
@@ -29,7 +29,6 @@ pub struct Builder<T: Transport, C> {
     concurrency: C,
     timeouts: Timeouts,
     options: SocketOptions,
-    nodelay: bool,
     admission: Admission,
     block_on_close: Option<Duration>,
     hooks: Hooks<T::Request>,
@@ -44,7 +43,6 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             concurrency: C::default(),
             timeouts: T::default_timeouts(),
             options: SocketOptions::default(),
-            nodelay: true,
             admission: Admission::default(),
             block_on_close: Some(DEFAULT_DRAIN),
             hooks: Hooks {
@@ -248,7 +246,6 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             parker: self.concurrency.parker(&server),
             server,
             timeouts: self.timeouts,
-            nodelay: self.nodelay,
             room: 1,
             emptied: false,
         };
@@ -308,10 +305,31 @@ impl<C: Concurrency> Builder<Tcp, C> {
         self
     }
 
+    /// Probes connections that are silent, so that a peer which has vanished without a word (its
+    /// power, or its network) is noticed and the connection fails. Off by default: the idle timeout
+    /// ends such connections, too.
+    ///
+    /// Binding fails for values that the system does not take, see [`Keepalive`].
+    #[must_use]
+    pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
+        self.options.keepalive = Some(keepalive);
+        self
+    }
+
+    /// How long what was sent may stay unconfirmed by the peer before the connection fails
+    /// (`TCP_USER_TIMEOUT`, [RFC 5482](https://www.rfc-editor.org/rfc/rfc5482)). The system's
+    /// default is some 15 minutes. Set it beyond the time that [`keepalive`](Self::keepalive)
+    /// takes, or it replaces that.
+    #[must_use]
+    pub fn user_timeout(mut self, limit: Duration) -> Self {
+        self.options.user_timeout = Some(limit);
+        self
+    }
+
     /// Leaves Nagle's algorithm on: small segments are gathered, and may wait.
     #[must_use]
     pub fn without_nodelay(mut self) -> Self {
-        self.nodelay = false;
+        self.options.nodelay = false;
         self
     }
 }

@@ -148,6 +148,54 @@ pub struct SocketOptions {
     pub(crate) write_timeout: Option<std::time::Duration>,
     /// For datagrams: the longest one that is wanted.
     pub(crate) max_packet_size: usize,
+    pub(crate) nodelay: bool,
+    pub(crate) keepalive: Option<Keepalive>,
+    pub(crate) user_timeout: Option<std::time::Duration>,
+}
+
+/// How a silent TCP connection is probed, so that a peer which has vanished without a word is
+/// noticed; see [`Builder::keepalive`](crate::Builder::keepalive).
+///
+/// The defaults find it out within two minutes: a probe after 60 s, then one every 10 s, and the
+/// end when six in a row were not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    pub(crate) idle: std::time::Duration,
+    pub(crate) interval: std::time::Duration,
+    pub(crate) probes: u32,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Self {
+            idle: std::time::Duration::from_secs(60),
+            interval: std::time::Duration::from_secs(10),
+            probes: 6,
+        }
+    }
+}
+
+impl Keepalive {
+    /// The silence before the first probe, in whole seconds from 1 to 32,767 (`TCP_KEEPIDLE`).
+    #[must_use]
+    pub const fn idle(mut self, idle: std::time::Duration) -> Self {
+        self.idle = idle;
+        self
+    }
+
+    /// The time between probes, in whole seconds from 1 to 32,767 (`TCP_KEEPINTVL`).
+    #[must_use]
+    pub const fn interval(mut self, interval: std::time::Duration) -> Self {
+        self.interval = interval;
+        self
+    }
+
+    /// How many probes in a row may stay without an answer, from 1 to 127 (`TCP_KEEPCNT`).
+    #[must_use]
+    pub const fn probes(mut self, probes: u32) -> Self {
+        self.probes = probes;
+        self
+    }
 }
 
 impl Default for SocketOptions {
@@ -161,6 +209,9 @@ impl Default for SocketOptions {
             mode: 0o600,
             write_timeout: None,
             max_packet_size: MAX_PACKET,
+            nodelay: true,
+            keepalive: None,
+            user_timeout: None,
         }
     }
 }
@@ -170,7 +221,6 @@ impl Default for SocketOptions {
 pub struct Intake {
     pub(crate) server: Controller,
     pub(crate) timeouts: Timeouts,
-    pub(crate) nodelay: bool,
     /// How many requests may be taken from the kernel at once.
     pub(crate) room: usize,
     /// Nothing more was there when datagrams were received in this turn. What has come since is

@@ -107,10 +107,6 @@ pub(super) fn get_request(
         Ok(ticket) => ticket,
         Err(refusal) => return Ok(Got::Refused(peer, refusal)),
     };
-    if intake.nodelay && peer.as_inet().is_some() {
-        // A peer that is gone already shows itself to the handler.
-        let _ = sockopt::set_tcp_nodelay(&fd, true);
-    }
     let park = match &intake.parker {
         Some(parker) => Some(
             parker

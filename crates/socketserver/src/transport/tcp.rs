@@ -2,12 +2,13 @@
 
 use std::fmt::Debug;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::net::{AddressFamily, SocketType};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use super::stream::{self, StreamListener};
-use super::{Got, Intake, SocketOptions, ToTargets, Transport, inet};
+use super::{Got, Intake, Keepalive, SocketOptions, ToTargets, Transport, inet};
 use crate::{BindError, Connection, Timeouts};
 
 /// TCP; a request is a [`Connection`].
@@ -30,13 +31,20 @@ impl Transport for Tcp {
         options: &SocketOptions,
     ) -> Result<StreamListener, BindError> {
         let fd = inet::bound(*target, SocketType::STREAM, options)?;
+        tune(&fd, options).map_err(|errno| inet::system("set the options of", *target, errno))?;
         // With REUSEADDR, two may bind the same address and the second fails to listen.
         stream::activate(fd, None, options).map_err(|errno| inet::refused(*target, errno))
     }
 
     fn adopt(fd: OwnedFd, options: &SocketOptions) -> Result<StreamListener, BindError> {
         let families = [AddressFamily::INET, AddressFamily::INET6];
-        stream::adopt(fd, &families, "a TCP socket", options)
+        let listener = stream::adopt(fd, &families, "a TCP socket", options)?;
+        tune(&listener, options).map_err(|errno| BindError::System {
+            step: "set the options of",
+            address: "the adopted socket".into(),
+            source: errno.into(),
+        })?;
+        Ok(listener)
     }
 
     fn get_request(
@@ -45,6 +53,29 @@ impl Transport for Tcp {
     ) -> rustix::io::Result<Got<Connection>> {
         stream::get_request(listener, intake)
     }
+}
+
+/// Sets on the listener what is to hold for connections: Linux copies these options to each socket
+/// that is accepted, which saves a system call for each.
+fn tune(listener: &impl AsFd, options: &SocketOptions) -> Result<(), Errno> {
+    sockopt::set_tcp_nodelay(listener, options.nodelay)?;
+    if let Some(Keepalive {
+        idle,
+        interval,
+        probes,
+    }) = options.keepalive
+    {
+        sockopt::set_socket_keepalive(listener, true)?;
+        sockopt::set_tcp_keepidle(listener, idle)?;
+        sockopt::set_tcp_keepintvl(listener, interval)?;
+        sockopt::set_tcp_keepcnt(listener, probes)?;
+    }
+    if let Some(limit) = options.user_timeout {
+        let millis = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
+        // Zero would be the system's default.
+        sockopt::set_tcp_user_timeout(listener, millis.max(1))?;
+    }
+    Ok(())
 }
 
 impl<A: ToSocketAddrs + Debug> ToTargets<Tcp> for A {
