@@ -199,11 +199,17 @@ fn print_above(editor: &mut LineEditor) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn edit(editor: &mut LineEditor, prompt: &str, obey: impl FnMut(&[u8])) {
-    let closed = edit_lines(editor, prompt, obey);
+fn edit(editor: &mut LineEditor, prompt: &str, mut obey: impl FnMut(&[u8])) {
+    let closed = edit_lines(editor, prompt, &mut obey);
     // From here on whoever says something writes by himself.
     EDITING.store(false, Ordering::Release);
     match closed {
+        // Ctrl-C, which is no signal while a line is edited. The end is near: until then there are
+        // plain lines, and the next Ctrl-C is a signal again.
+        ReadlineError::Interrupted => {
+            let _ = kill_process(getpid(), Signal::INT);
+            read(obey);
+        }
         ReadlineError::Eof => {
             say("the console is closed, and the server goes on; Ctrl-C stops it\n");
         }
@@ -216,10 +222,6 @@ fn edit_lines(editor: &mut LineEditor, prompt: &str, mut obey: impl FnMut(&[u8])
     loop {
         match editor.readline(prompt) {
             Ok(line) => obey(line.as_bytes()),
-            // Ctrl-C, which is no signal while a line is edited.
-            Err(ReadlineError::Interrupted) => {
-                let _ = kill_process(getpid(), Signal::INT);
-            }
             Err(error) => return error,
         }
     }
