@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use clap::{Args, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
+use crate::lossy::Stream;
 use crate::terminal;
 
 #[derive(Debug, Args)]
@@ -57,26 +58,21 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 impl Write for Lossy {
     /// Takes a whole line, as the formatter hands it over.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if io::stderr().is_terminal() && terminal::above_prompt(&String::from_utf8_lossy(line)) {
-            return Ok(line.len());
-        }
-        if !terminal::has_room(&io::stderr()) {
-            DROPPED.fetch_add(1, Ordering::Relaxed);
+        let stderr = Stream::Stderr;
+        if stderr.is_terminal() && terminal::above_prompt(&String::from_utf8_lossy(line)) {
             return Ok(line.len());
         }
         let dropped = DROPPED.swap(0, Ordering::Relaxed);
         if dropped > 0 {
-            let _ = writeln!(
-                io::stderr(),
-                "({dropped} lines were dropped: nobody read them)"
-            );
+            // It begins a line of its own, as the one before may have been cut.
+            let told = format!("\n({dropped} lines were dropped: nobody read them)\n");
+            if stderr.put(told.as_bytes()) < told.len() {
+                DROPPED.fetch_add(dropped + 1, Ordering::Relaxed);
+                return Ok(line.len());
+            }
         }
-        // A pipe that has room has it for 4096 bytes, pipe(7); longer lines are cut.
-        let shown = &line[..line.len().min(4095)];
-        let mut stderr = io::stderr().lock();
-        let _ = stderr.write_all(shown);
-        if shown.len() < line.len() {
-            let _ = stderr.write_all(b"\n");
+        if stderr.put(line) < line.len() {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
     }

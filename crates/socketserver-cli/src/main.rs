@@ -11,6 +11,7 @@ mod connect;
 mod console;
 mod endpoint;
 mod logging;
+mod lossy;
 mod messages;
 mod printer;
 mod programs;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::CommandClient(args) => command_client::run(&args),
         Command::Connect(args) => connect::run(&args),
     };
+    terminal::restore();
     outcome.unwrap_or_else(|error| {
         // One line, whatever the causes are; a closed stderr leaves nobody to tell.
         let _ = writeln!(io::stderr(), "socketserver: {error:#}");

@@ -62,8 +62,12 @@ impl Messages {
         conn: &mut Connection,
         mut each: impl FnMut(&mut Connection, &Bytes) -> Result<bool>,
     ) -> Result {
-        let parts = self.parts.take();
-        let parts = parts.unwrap_or_else(|| Parts::new(Codec::new(self.framing)));
+        let Some(parts) = self.parts.take() else {
+            // Who has said nothing yet holds no thread of a pool, and is not waited for by a drain.
+            self.parts = Some(Parts::new(Codec::new(self.framing)));
+            conn.keep_alive();
+            return Ok(());
+        };
         let mut messages = Framed::from_parts(&mut *conn, parts);
         let mut next = messages.read()?;
         if next.is_none() {

@@ -117,6 +117,18 @@ pub(crate) fn serve(options: &ServerOptions, handlers: &impl Handlers) -> anyhow
     bound.serve_forever()
 }
 
+/// For programs whose handlers wait for something else than their clients: a server that runs them
+/// itself could not be stopped meanwhile.
+pub(crate) fn need_another_thread(options: &ServerOptions, what: &str) -> anyhow::Result<()> {
+    if options.concurrency == Model::Sequential {
+        bail!(
+            "{what}, and a sequential server can do nothing else meanwhile: use --concurrency \
+             threading, pooled or green"
+        );
+    }
+    Ok(())
+}
+
 /// For programs whose clients meet in the memory of one process.
 pub(crate) fn need_one_process(options: &ServerOptions, what: &str) -> anyhow::Result<()> {
     if options.concurrency == Model::Forking {

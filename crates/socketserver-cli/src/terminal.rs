@@ -4,7 +4,7 @@
 //! that is being typed. A pipe is read as it is. Nothing here makes a server wait: lines are read
 //! on a thread of their own or, in a process that must not have threads, when some are there.
 
-use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -13,7 +13,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, fstat};
 use rustix::process::{Signal, getpgrp, getpid, kill_process};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
@@ -23,6 +22,7 @@ use rustyline::{Config, Editor, ExternalPrinter};
 use socketserver::Watched;
 
 use crate::cli::Model;
+use crate::lossy::Stream;
 use crate::serve::Bound;
 
 /// What is typed or piped in, line by line.
@@ -87,18 +87,12 @@ impl Lines {
     }
 }
 
-/// Shows text to the operator: whole lines, or nothing. It is dropped if nobody takes it.
+/// Shows text to the operator. It never waits: what nobody takes is dropped.
 pub(crate) fn say(text: &str) {
     if text.is_empty() || above_prompt(text) {
         return;
     }
-    let mut stdout = io::stdout().lock();
-    if has_room(&stdout) {
-        // A closed stdout leaves nobody to tell.
-        let _ = stdout
-            .write_all(text.as_bytes())
-            .and_then(|()| stdout.flush());
-    }
+    Stream::Stdout.put(text.as_bytes());
 }
 
 /// Shows text above the line that is being edited; `false` if none is.
@@ -117,7 +111,9 @@ pub(crate) fn above_prompt(text: &str) -> bool {
 
 /// Leaves the terminal as it was found, whatever is being typed. To be called before exiting.
 pub(crate) fn restore() {
-    let Some(found) = lock_found().take() else {
+    // Held to the end: whoever comes second exits as soon as this returns.
+    let mut slot = lock_found();
+    let Some(found) = slot.take() else {
         return;
     };
     if let Some(printer) = ABOVE_PROMPT
@@ -130,19 +126,7 @@ pub(crate) fn restore() {
     }
     let _ = tcsetattr(io::stdin(), OptionalActions::Now, &found);
     // What follows does not belong behind the prompt.
-    if has_room(&io::stdout()) {
-        let _ = io::stdout().write_all(b"\n");
-    }
-}
-
-/// Whether something can be written without waiting.
-pub(crate) fn has_room(to: &impl AsFd) -> bool {
-    let mut fds = [PollFd::new(to, PollFlags::OUT)];
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    matches!(poll(&mut fds, Some(&now)), Ok(1)) && fds[0].revents().contains(PollFlags::OUT)
+    Stream::Stdout.put(b"\n");
 }
 
 fn lock_found() -> std::sync::MutexGuard<'static, Option<Termios>> {
@@ -179,7 +163,8 @@ fn print_above(editor: &mut LineEditor) -> anyhow::Result<()> {
                 let printed = match shown {
                     // The editor takes nothing more.
                     Shown::Text(text) if !EDITING.load(Ordering::Acquire) => {
-                        io::stdout().write_all(text.as_bytes()).is_ok()
+                        Stream::Stdout.put(text.as_bytes());
+                        true
                     }
                     Shown::Text(text) => printer.print(text).is_ok(),
                     // One text can be on its way to the editor. When it takes the second of these,

@@ -87,6 +87,53 @@ fn a_console_that_is_closed_or_floods_leaves_the_server_alone() {
     }
 }
 
+/// Neither answers nor the log make a server wait.
+#[test]
+fn a_console_that_nobody_reads_makes_nobody_wait() {
+    for model in MODELS {
+        let mut child = Guarded(
+            socketserver()
+                .args(["echo", "-c", model, "-l", "tcp://127.0.0.1:0"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap(),
+        );
+        // The first line is read, and nothing after it.
+        let stdout = child.0.stdout.as_mut().unwrap();
+        let mut line = Vec::new();
+        while !line.ends_with(b"\n") {
+            let mut byte = [0];
+            stdout.read_exact(&mut byte).unwrap();
+            line.push(byte[0]);
+        }
+        let line = String::from_utf8(line).unwrap();
+        let address = line
+            .trim()
+            .strip_prefix("listening tcp://")
+            .unwrap()
+            .to_owned();
+        let mut stdin = child.0.stdin.take().unwrap();
+        for _ in 0..1000 {
+            writeln!(stdin, "help").unwrap();
+        }
+        // Each has its own line in the log, and these are more than a pipe holds.
+        for n in 0..400 {
+            let mut one = std::net::TcpStream::connect(&address).unwrap();
+            one.set_read_timeout(Some(common::PATIENCE)).unwrap();
+            let message = format!("{n} {}", "x".repeat(300));
+            one.write_all(message.as_bytes()).unwrap();
+            let expected = format!("{} {message}", one.local_addr().unwrap());
+            hear(&mut one, expected.as_bytes());
+        }
+        drop(stdin);
+        let stopped = Command::new("kill").arg(child.0.id().to_string()).status();
+        assert!(stopped.unwrap().success());
+        assert!(wait(&mut child.0).success(), "{model}");
+    }
+}
+
 #[test]
 fn drain_lets_connections_end() {
     let mut server = Server::with_console(&["upper", "-l", "tcp://127.0.0.1:0"], 1);

@@ -169,3 +169,38 @@ fn who_comes_in_can_be_limited() {
         );
     }
 }
+
+#[test]
+fn who_is_silent_holds_up_nobody() {
+    for model in MODELS {
+        let args = [
+            "echo",
+            "-c",
+            model,
+            "--workers",
+            "2",
+            "--drain-timeout",
+            "20s",
+            "-l",
+            "tcp://127.0.0.1:0",
+        ];
+        let mut server = Server::start(&args, 1);
+        let silent = [client(&server, 0), client(&server, 0)];
+        if model == "pooled" {
+            // Neither of its two threads is held.
+            let mut third = client(&server, 0);
+            third.write_all(b"x").unwrap();
+            let expected = format!("{} x", third.local_addr().unwrap());
+            hear(&mut third, expected.as_bytes());
+        }
+        server.logged("connected");
+        // A sequential server waits for the first of them, and sees the second in the drain.
+        let started = std::time::Instant::now();
+        server.signal("TERM");
+        if model == "forking" {
+            drop(silent);
+        }
+        assert!(server.wait().success(), "{model}");
+        assert!(started.elapsed().as_secs() < 10, "{model}");
+    }
+}

@@ -101,3 +101,27 @@ fn who_waits_too_long_is_let_go_and_makes_room() {
     server.type_in("too late");
     assert_eq!(server.says(), "nobody waits, and nothing was sent");
 }
+
+#[test]
+fn an_answer_goes_to_the_message_that_was_shown() {
+    let args = [
+        "reply",
+        "--answer-timeout",
+        "400ms",
+        "-l",
+        "udp://127.0.0.1:0",
+    ];
+    let mut server = Server::with_console(&args, 1);
+    let packet = UdpSocket::bind("127.0.0.1:0").unwrap();
+    packet.set_read_timeout(Some(PATIENCE)).unwrap();
+    packet.send_to(b"first", server.address(0)).unwrap();
+    assert!(server.says().ends_with(": first"));
+    std::thread::sleep(std::time::Duration::from_millis(250));
+    packet.send_to(b"second", server.address(0)).unwrap();
+    // When the first has waited too long, the second is shown, though it comes from the same peer.
+    assert!(server.says().ends_with(": second"));
+    server.type_in("to the second");
+    let mut got = [0; 20];
+    let n = packet.recv(&mut got).unwrap();
+    assert_eq!(&got[..n], b"to the second");
+}

@@ -196,6 +196,31 @@ fn who_floods_is_read_as_fast_as_it_reads<C: Concurrency>(model: C) {
     assert_eq!(chat.room.counters().fell_behind, 0);
 }
 
+/// However long it takes in all, as long as it goes on.
+fn who_reads_slowly_is_not_cut<C: Concurrency>(model: C) {
+    let limits = RoomLimits::default().messages(1000).bytes(512 << 10);
+    let chat = open(model, limits, Duration::from_secs(2));
+    let mut slow = chat.client();
+    let mut writer = slow.try_clone().unwrap();
+    let line = [vec![b'z'; 9_999], b"\n".to_vec()].concat();
+    let (total, sent) = (2_500 * line.len(), line.clone());
+    // Far more than the buffers on the way hold.
+    let writing = std::thread::spawn(move || {
+        (0..2_500).for_each(|_| writer.write_all(&sent).unwrap());
+    });
+    let started = Instant::now();
+    let mut read = 0;
+    while read < total {
+        read += read_exactly(&mut slow, 200_000).len();
+        // For longer than twice what one write may wait; what is left then is read at once.
+        if started.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    writing.join().unwrap();
+    assert_eq!(chat.room.counters().fell_behind, 0);
+}
+
 fn who_vanishes_or_panics_leaves<C: Concurrency>(model: C) {
     let chat = open(model, RoomLimits::default(), PATIENCE);
     let mut stays = chat.client();
@@ -258,6 +283,7 @@ common::under_each_model! {
     who_does_not_read_is_cut_and_nobody_waits
     one_blocked_write_is_enough
     who_floods_is_read_as_fast_as_it_reads
+    who_reads_slowly_is_not_cut
     who_vanishes_or_panics_leaves
     a_closed_room_ends_its_members_and_says_the_last_word
     a_member_that_is_leaked_holds_up_nobody

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use socketserver::{Connection, Datagram, Error, RequestHandler, Result};
 use crate::cli::ServerOptions;
 use crate::console::Console;
 use crate::messages::{Framing, MessageOptions, Messages, is_quit};
-use crate::serve::{Any, bind, need_one_process};
+use crate::serve::{Any, bind, need_another_thread, need_one_process};
 use crate::terminal::{self, Lines};
 use crate::text::{name_of, printable};
 
@@ -38,8 +39,10 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     need_one_process(&options.server, "one operator answers all clients")?;
+    need_another_thread(&options.server, "clients wait for the operator")?;
     let desk = Arc::new(Desk {
         waiting: Mutex::default(),
+        asked: AtomicU64::new(0),
         timeout: options.answer_timeout,
     });
     let (framing, own) = (options.messages.framing, desk.clone());
@@ -69,10 +72,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 /// Messages that wait for their answers. The first one has been shown.
 struct Desk {
     waiting: Mutex<VecDeque<Question>>,
+    /// How many have been asked.
+    asked: AtomicU64,
     timeout: Duration,
 }
 
 struct Question {
+    number: u64,
     peer: String,
     text: String,
     answer: OneshotSender<Vec<u8>>,
@@ -83,6 +89,7 @@ impl Desk {
     fn ask(&self, peer: &str, message: &[u8]) -> Result<Vec<u8>> {
         let (answer, answered) = oneshot();
         let question = Question {
+            number: self.asked.fetch_add(1, Ordering::Relaxed),
             peer: peer.into(),
             text: printable(message.trim_ascii_end()),
             answer,
@@ -134,10 +141,10 @@ impl Desk {
     /// Forgets whoever waits no longer, and shows the first one if it is another one now.
     fn tidy(&self) {
         let mut waiting = self.waiting();
-        let before = waiting.front().map(|first| first.peer.clone());
+        let before = waiting.front().map(|first| first.number);
         waiting.retain(|question| !question.answer.is_closed());
         if let Some(first) = waiting.front()
-            && before.as_ref() != Some(&first.peer)
+            && before != Some(first.number)
         {
             show(first);
         }

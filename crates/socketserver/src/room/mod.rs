@@ -130,7 +130,8 @@ impl Room {
     }
 
     /// Takes a connection into the room. From now on it receives what is sent to it, until the
-    /// [`Member`] leaves or is dropped.
+    /// [`Member`] leaves or is dropped. The write timeout and the deadline that the connection has
+    /// now hold for that.
     ///
     /// # Errors
     /// * the system has no thread for the member's outbox, or the engine no stack;
@@ -160,7 +161,8 @@ impl Room {
         let room = self.clone();
         // If this fails, dropping the member takes it out again.
         spawn_beside("outbox", move || {
-            if outbox.write_all() == Put::FellBehind {
+            let written = outbox.write_all();
+            if written.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
                 room.fell_behind(number, &outbox);
             }
         })?;
@@ -222,12 +224,13 @@ impl Room {
 
     /// Takes a member out that cannot keep up, and cuts its connection.
     fn fell_behind(&self, number: u64, outbox: &Outbox) {
-        if self.0.members().outboxes.remove(&number).is_some() {
+        self.0.members().outboxes.remove(&number);
+        if outbox.is_first_time() {
             self.0.fell_behind.fetch_add(1, Ordering::Relaxed);
             let (id, waiting) = (outbox.id(), outbox.waiting());
             tracing::debug!(%id, waiting, "a member fell behind and is cut");
-            outbox.cut();
         }
+        outbox.cut();
     }
 }
 
@@ -279,17 +282,16 @@ impl Member {
     /// Sends a message to everybody in the room, this member included.
     ///
     /// It waits while the member's own outbox is more than half full, so that a client which sends
-    /// without end is read no faster than it reads. That it does not read at all is found out within
-    /// the write timeout. And it waits for a few milliseconds when messages come in faster than this
+    /// without end is read no faster than it reads. One that reads nothing for as long as the write
+    /// timeout is cut. Under [`Pooled`](crate::Pooled) that wait holds a thread of the pool. And it waits for a few milliseconds when messages come in faster than this
     /// machine writes them, but never for another client.
     ///
     /// # Errors
     /// [`io::ErrorKind::ConnectionAborted`] once the member has been cut, and
     /// [`io::ErrorKind::BrokenPipe`] once its client is gone.
     pub fn send(&self, message: impl Into<Arc<[u8]>>) -> io::Result<()> {
-        let until = self.until();
         while self.outbox.is_half_full()? {
-            if !self.outbox.wait_for_progress(until) {
+            if !self.outbox.wait_for_progress(self.until()) {
                 self.room.fell_behind(self.number, &self.outbox);
             }
         }
@@ -313,8 +315,7 @@ impl Member {
         let until = self.until();
         while !self.outbox.is_written()? {
             if !self.outbox.wait_for_progress(until) {
-                self.room.0.fell_behind.fetch_add(1, Ordering::Relaxed);
-                self.outbox.cut();
+                self.room.fell_behind(self.number, &self.outbox);
             }
         }
         Ok(())

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
 use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ pub(super) struct Outbox {
     limits: RoomLimits,
     writer: Writer,
     state: Mutex<State>,
+    fell_behind: AtomicBool,
     /// There is something to write, or nothing will come any more.
     filled: Signal,
     /// Something was written, or nothing will be.
@@ -51,7 +53,7 @@ impl State {
     }
 }
 
-/// What came of a message, or of writing.
+/// What came of a message.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Put {
     Fine,
@@ -71,6 +73,7 @@ impl Outbox {
             limits,
             writer: conn.writer(),
             state: Mutex::default(),
+            fell_behind: AtomicBool::new(false),
             filled: Signal::default(),
             written: Signal::default(),
         }
@@ -125,7 +128,12 @@ impl Outbox {
             }
             state.waiters.push(signal.clone());
         }
-        signal.wait(Some(until));
+        if !signal.wait(Some(until)) {
+            let mut state = self.state();
+            state
+                .waiters
+                .retain(|waiting| !Arc::ptr_eq(waiting, signal));
+        }
     }
 
     /// Whether its client had better read before it sends more.
@@ -162,6 +170,11 @@ impl Outbox {
         let _ = self.writer.socket().shutdown(Shutdown::Read);
     }
 
+    /// Whether this is the first time that it is found not to be read.
+    pub(super) fn is_first_time(&self) -> bool {
+        !self.fell_behind.swap(true, Ordering::Relaxed)
+    }
+
     pub(super) fn cut(&self) {
         self.writer.socket().cancel(Cut::FellBehind);
         self.stop(io::ErrorKind::ConnectionAborted);
@@ -179,17 +192,15 @@ impl Outbox {
     }
 
     /// Writes what is put in, until the outbox is closed and empty, or a write fails.
-    pub(super) fn write_all(&self) -> Put {
+    pub(super) fn write_all(&self) -> io::Result<()> {
         let mut writer = self.writer.clone();
         while let Some(batch) = self.next_batch() {
-            if let Err(error) = write_whole(&mut writer, &batch) {
-                self.stop(error.kind());
-                return if error.kind() == io::ErrorKind::TimedOut {
-                    Put::FellBehind
-                } else {
-                    Put::Fine
-                };
-            }
+            self.write_whole(&mut writer, &batch).inspect_err(|error| {
+                // One that does not read is cut by the room, which counts it first.
+                if error.kind() != io::ErrorKind::TimedOut {
+                    self.stop(error.kind());
+                }
+            })?;
             let mut state = self.state();
             // They stood in the queue, and counted, until now.
             let done = std::mem::take(&mut state.writing);
@@ -205,7 +216,22 @@ impl Outbox {
             self.written.raise();
             waiters.iter().for_each(|waiter| waiter.raise());
         }
-        Put::Fine
+        Ok(())
+    }
+
+    /// Each piece that is written is progress.
+    fn write_whole(&self, writer: &mut Writer, batch: &[Arc<[u8]>]) -> io::Result<()> {
+        let mut slices: Vec<_> = batch.iter().map(|message| IoSlice::new(message)).collect();
+        let mut left = &mut slices[..];
+        IoSlice::advance_slices(&mut left, 0);
+        while !left.is_empty() {
+            match writer.write_vectored(left)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                n => IoSlice::advance_slices(&mut left, n),
+            }
+            self.written.raise();
+        }
+        Ok(())
     }
 
     fn next_batch(&self) -> Option<Vec<Arc<[u8]>>> {
@@ -237,17 +263,4 @@ impl Outbox {
         // As for the room's own lock: held for moments only.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn write_whole(writer: &mut Writer, batch: &[Arc<[u8]>]) -> io::Result<()> {
-    let mut slices: Vec<_> = batch.iter().map(|message| IoSlice::new(message)).collect();
-    let mut left = &mut slices[..];
-    IoSlice::advance_slices(&mut left, 0);
-    while !left.is_empty() {
-        match writer.write_vectored(left)? {
-            0 => return Err(io::ErrorKind::WriteZero.into()),
-            n => IoSlice::advance_slices(&mut left, n),
-        }
-    }
-    Ok(())
 }

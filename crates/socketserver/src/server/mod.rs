@@ -1,7 +1,7 @@
 //! The server: listening sockets, a concurrency model and a factory of handlers, joined by a loop.
 
 mod accept_loop;
-mod admission;
+mod back_off;
 mod builder;
 mod controller;
 mod drain;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::accept_loop::{ChildSource, Member, Model, Source, Turn, Until, Watch};
-use super::admission::{BackOff, Class};
+use super::back_off::{BackOff, Class};
 use super::controller::{Controller, Record};
 use super::drain::Drain;
 use super::poller::Poller;

@@ -281,6 +281,18 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
     ) -> EndReason {
         let own = &mut self;
         let finished = attempt(Stage::Finish, || own.handler.finish(&mut own.request));
+        let finished = match finished {
+            // It meets again what has ended the handler already.
+            Err(again)
+                if handled.is_err()
+                    && again.error().is_some()
+                    && (own.request.is_lost() || own.request.cut().is_some()) =>
+            {
+                discard(again);
+                Ok(())
+            }
+            finished => finished,
+        };
         let served = then(own.record.shared(), handled, finished);
         self.end(served, reason)
     }

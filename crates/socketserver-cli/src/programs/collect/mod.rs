@@ -16,7 +16,7 @@ use socketserver::{Connection, Datagram, Error, GroupController, RequestHandler,
 use crate::cli::ServerOptions;
 use crate::console::Console;
 use crate::messages::{Framing, MessageOptions, Messages};
-use crate::serve::{Any, bind, need_one_process};
+use crate::serve::{Any, bind, need_another_thread, need_one_process};
 use sink::Sink;
 
 /// Gather what all clients send, in one file or on stdout
@@ -56,6 +56,7 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     need_one_process(&options.server, "all messages go into one queue")?;
+    need_another_thread(&options.server, "clients wait for the output")?;
     let sink = match &options.output {
         Some(path) => Sink::file(path, options.rotate, options.keep)
             .with_context(|| format!("cannot write to {}", path.display()))?,
@@ -87,7 +88,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     // for room itself.
     thread::spawn(move || last.send(Item::End));
     let written = ended
-        .recv_timeout(drain_timeout)
+        .recv_timeout(drain_timeout.max(Duration::from_secs(1)))
         .context("nobody takes the output; messages that were not confirmed are lost")?;
     written.map(|()| code)
 }

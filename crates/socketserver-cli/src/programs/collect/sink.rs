@@ -68,16 +68,14 @@ impl Rotated {
     fn rotate(&mut self) -> io::Result<()> {
         self.file.flush()?;
         for n in (1..self.keep).rev() {
-            match fs::rename(self.old(n), self.old(n + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            found(fs::rename(self.old(n), self.old(n + 1)))?;
         }
-        if self.keep == 0 {
-            fs::remove_file(&self.path)?;
+        // Somebody may have moved it away already.
+        found(if self.keep == 0 {
+            fs::remove_file(&self.path)
         } else {
-            fs::rename(&self.path, self.old(1))?;
-        }
+            fs::rename(&self.path, self.old(1))
+        })?;
         self.file = buffered(open(&self.path)?);
         self.len = 0;
         Ok(())
@@ -88,6 +86,14 @@ impl Rotated {
         let mut name = OsString::from(&self.path);
         name.push(format!(".{n}"));
         name.into()
+    }
+}
+
+/// A file that is not there needs no further care.
+fn found(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
 }
 
@@ -130,6 +136,19 @@ mod tests {
         assert_eq!(read("out.1").unwrap(), "a message that is too long|");
         assert_eq!(read("out.2").unwrap(), "bbbb|c|");
         assert_eq!(read("out.3"), None);
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let mut sink = Sink::file(&path, Some(10), 2).unwrap();
+        sink.write(b"aaaaaaaa|").unwrap();
+        sink.flush().unwrap();
+        fs::rename(&path, dir.path().join("elsewhere")).unwrap();
+        sink.write(b"bb|").unwrap();
+        sink.flush().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"bb|");
     }
 
     #[test]
