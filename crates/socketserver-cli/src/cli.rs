@@ -38,6 +38,7 @@ pub(crate) enum Command {
 
 /// What every server program has in common.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Serving")]
 pub(crate) struct ServerOptions {
     /// Where to listen; may be given several times
     ///

@@ -13,11 +13,23 @@ use crate::terminal;
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// How much is logged to stderr: off, error, warn, info, debug or trace
-    #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        default_value = "info",
+        help_heading = "Logging"
+    )]
     log_level: LevelFilter,
 
-    /// How it is written
-    #[arg(long, global = true, value_enum, default_value_t)]
+    /// How the log is written
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        help_heading = "Logging"
+    )]
     log_format: Format,
 }
 

@@ -51,7 +51,7 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
         model: options.concurrency,
         drain_timeout: options.drain_timeout,
         stdout_taken: false,
-        signals: Signals::catch().context("cannot catch signals")?,
+        signals: Signals::catch(options.concurrency).context("cannot catch signals")?,
     };
     for endpoint in endpoints {
         match options.concurrency {

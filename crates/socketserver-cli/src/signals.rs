@@ -1,12 +1,12 @@
-//! SIGINT and SIGTERM: the first drains, a second one forces.
+//! SIGINT, SIGTERM and SIGHUP: the first drains, a second one forces.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 use socketserver::{GroupController, ServerGroup};
 
@@ -24,11 +24,16 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// From now on the two signals are caught. They take effect once one of
+    /// From now on these signals are caught. They take effect once one of
     /// the methods below was called, and none is lost in between.
-    pub(crate) fn catch() -> io::Result<Self> {
+    pub(crate) fn catch(model: Model) -> io::Result<Self> {
         let (arrivals, handler) = UnixStream::pair()?;
         pipe::register(SIGTERM, handler.try_clone()?)?;
+        // The terminal is gone. Under nohup, that is of no interest. To a forked child SIGHUP says
+        // something else, and what is registered here could not be registered there.
+        if model != Model::Forking && !is_hup_ignored() {
+            pipe::register(SIGHUP, handler.try_clone()?)?;
+        }
         pipe::register(SIGINT, handler)?;
         Ok(Self {
             arrivals,
@@ -53,8 +58,8 @@ impl Signals {
         let mut arrivals = self.arrivals;
         let wait_for_signals = move || {
             let mut bytes = [0; 16];
-            while let Ok(n @ 1..) = arrivals.read(&mut bytes) {
-                if stop.signalled(n) == Asked::ToForce {
+            while let Ok(1..) = arrivals.read(&mut bytes) {
+                if stop.signalled() == Asked::ToForce {
                     // A handler may be stuck on the serving thread itself.
                     let _ = stop.group.wait(Some(FORCED));
                     terminal::restore();
@@ -78,8 +83,8 @@ impl Signals {
         let mut arrivals = self.arrivals.try_clone()?;
         group.watch(self.arrivals, move || {
             let mut bytes = [0; 16];
-            let n = arrivals.read(&mut bytes)?;
-            stop.signalled(n);
+            let _ = arrivals.read(&mut bytes)?;
+            stop.signalled();
             Ok(())
         });
         Ok(())
@@ -119,10 +124,22 @@ enum Asked {
     ToForce,
 }
 
+/// Whether whoever has started this process wants it to survive its terminal: proc(5), `SigIgn`.
+fn is_hup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (SIGHUP - 1) & 1 == 1)
+}
+
+/// Signals that come together are one: `timeout` sends its own to the process and to its group, and
+/// a terminal that closes does so, too. Whoever loses patience takes longer.
+const TOGETHER: Duration = Duration::from_millis(100);
+
 struct Stop {
     group: GroupController,
     timeout: Duration,
-    arrived: usize,
+    first: Option<Instant>,
     model: Model,
     forced: Arc<AtomicBool>,
 }
@@ -133,16 +150,19 @@ impl Stop {
             group: group.controller(),
             timeout,
             model,
-            arrived: 0,
+            first: None,
             forced,
         }
     }
 
-    fn signalled(&mut self, times: usize) -> Asked {
-        self.arrived += times;
-        if self.arrived == 1 {
+    fn signalled(&mut self) -> Asked {
+        let Some(first) = self.first else {
+            self.first = Some(Instant::now());
             drain(&self.group, self.timeout, self.model);
             tracing::info!(timeout = ?self.timeout, "stop asked for; a second signal forces it");
+            return Asked::ToDrain;
+        };
+        if first.elapsed() < TOGETHER {
             return Asked::ToDrain;
         }
         self.forced.store(true, Ordering::Relaxed);

@@ -461,7 +461,7 @@ fn a_forced_stop_kills_commands_at_once() {
         let running = pids(&file, 2);
         server.signal("TERM");
         server.logged("stop asked for");
-        server.signal("INT");
+        server.signal_again("INT");
         assert_eq!(server.wait().code(), Some(1), "{model}");
         until_cleared_away(&running, model);
     }

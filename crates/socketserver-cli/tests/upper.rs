@@ -125,7 +125,10 @@ fn logs_are_json_when_asked_and_off_when_asked() {
 
 #[test]
 fn a_signal_drains_under_every_model() {
-    for (model, signal) in MODELS.into_iter().zip(["TERM", "INT"].into_iter().cycle()) {
+    for (model, signal) in MODELS
+        .into_iter()
+        .zip(["TERM", "INT", "HUP"].into_iter().cycle())
+    {
         let args = ["upper", "-c", model, "-l", "tcp://127.0.0.1:0"];
         let mut server = Server::start(&args, 1);
         let mut active = client(&server, 0);
@@ -144,6 +147,19 @@ fn a_signal_drains_under_every_model() {
         active.shutdown(Shutdown::Write).unwrap();
         assert_eq!(server.wait().code(), Some(0), "{model}");
     }
+}
+
+#[test]
+fn nohup_is_respected() {
+    let script = format!(
+        "trap '' HUP; exec {} upper -l tcp://127.0.0.1:0",
+        socketserver().get_program().display()
+    );
+    let mut server = Server::launch(Command::new("sh").args(["-c", &script]), 1);
+    server.signal("HUP");
+    assert_eq!(exchange(&mut client(&server, 0), b"on"), b"ON");
+    server.signal("TERM");
+    assert!(server.wait().success());
 }
 
 #[test]
@@ -183,8 +199,11 @@ fn a_second_signal_forces() {
         exchange(&mut silent, b"here");
         server.signal("TERM");
         server.logged("stop asked for");
+        // At the same time it is no second one: the client is still served.
+        server.signal("TERM");
+        assert_eq!(exchange(&mut silent, b"still"), b"STILL", "{model}");
         let before = Instant::now();
-        server.signal("INT");
+        server.signal_again("INT");
         assert_eq!(server.wait().code(), Some(1), "{model}");
         assert!(before.elapsed() < Duration::from_secs(5), "{model}");
         assert!(

@@ -52,6 +52,17 @@
 //! * Running out of descriptors, threads or processes makes clients wait, and nothing worse.
 //! * What was written before a close arrives; what was accepted before a drain is served.
 //!
+//! # Features
+//!
+//! None is on by default. `green`: coroutines, and `greenroom`. `framing`: messages out of streams.
+//! `tokio-codec`: the codecs of tokio-util for that.
+//!
+//! # What a server does not do by itself
+//!
+//! It catches no signal: call [`Controller::drain`] from whatever does. It prints nothing: errors of
+//! handlers go to [`Builder::handle_error`] or, without one, to `tracing`, for which the application
+//! installs a subscriber.
+//!
 //! # Platform
 //!
 //! Linux 5.11 or later (`epoll_pwait2`).

@@ -20,18 +20,18 @@ use crate::text::name_of;
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     #[command(flatten)]
-    server: ServerOptions,
-
-    #[command(flatten)]
     messages: MessageOptions,
 
     /// How many messages may wait for a client that does not read, before it is cut
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     outbox_messages: u32,
 
-    /// How many bytes of messages may wait for it
+    /// How many bytes of messages may wait for such a client, before it is cut
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..))]
     outbox_bytes: u32,
+
+    #[command(flatten)]
+    server: ServerOptions,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {

@@ -18,10 +18,10 @@ use crate::text::{name_of, printable};
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     #[command(flatten)]
-    server: ServerOptions,
+    messages: MessageOptions,
 
     #[command(flatten)]
-    messages: MessageOptions,
+    server: ServerOptions,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {

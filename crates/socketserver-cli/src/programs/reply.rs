@@ -27,14 +27,14 @@ use crate::text::{name_of, printable};
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     #[command(flatten)]
-    server: ServerOptions,
-
-    #[command(flatten)]
     messages: MessageOptions,
 
     /// How long a message waits for its answer; then its connection is closed
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
     answer_timeout: Duration,
+
+    #[command(flatten)]
+    server: ServerOptions,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {

@@ -72,7 +72,8 @@ impl Server {
         server
     }
 
-    fn launch(command: &mut Command, endpoints: usize) -> Self {
+    /// Runs a command that ends up as the program.
+    pub fn launch(command: &mut Command, endpoints: usize) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -111,6 +112,12 @@ impl Server {
             .args(["-s", name, &self.pid().to_string()])
             .status();
         assert!(status.unwrap().success());
+    }
+
+    /// Sends a second signal, later than what counts as one with the first.
+    pub fn signal_again(&self, name: &str) {
+        std::thread::sleep(Duration::from_millis(150));
+        self.signal(name);
     }
 
     /// Types a line into the console.

@@ -39,6 +39,12 @@ use crate::{Connection, RequestId};
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 ///
+/// A message is bytes as they are written: where clients speak in lines, with the end of the line. A
+/// handler leaves when it is done, in `handle` or in `finish`, and with an error it may just be
+/// dropped. A drain does not end a room, whose members may be silent: [`close`](Self::close) it when
+/// [`Event::DrainStarted`](crate::Event::DrainStarted) comes. Limits other than the default ones:
+/// `Room::with_limits(RoomLimits::default().messages(100))`.
+///
 /// Under [`Forking`](crate::Forking) each child has a copy of the room with nobody else in it.
 #[derive(Clone)]
 pub struct Room(Arc<Shared>);

@@ -300,8 +300,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn log_failure(info: &RequestInfo, failure: &HandlerFailure) {
     let (id, peer, stage) = (info.id, &info.peer, failure.stage());
-    if failure.error().and_then(crate::Error::io_kind) == Some(io::ErrorKind::TimedOut) {
+    let kind = failure.error().and_then(crate::Error::io_kind);
+    if kind == Some(io::ErrorKind::TimedOut) {
         tracing::info!(%id, %peer, %stage, error = %failure.cause(), "request timed out");
+    } else if kind == Some(io::ErrorKind::InvalidData) {
+        // What the peer has sent is at fault, and no operator can do anything about it.
+        tracing::warn!(%id, %peer, %stage, error = %failure.cause(), "request failed");
     } else {
         tracing::error!(%id, %peer, %stage, error = %failure.cause(), "request failed");
     }

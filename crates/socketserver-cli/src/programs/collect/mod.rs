@@ -28,9 +28,6 @@ use sink::Sink;
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     #[command(flatten)]
-    server: ServerOptions,
-
-    #[command(flatten)]
     messages: MessageOptions,
 
     /// The file to append to [default: stdout]
@@ -52,6 +49,9 @@ pub(crate) struct Options {
     /// Answer each message with a line `ok` once it has been written
     #[arg(long)]
     ack: bool,
+
+    #[command(flatten)]
+    server: ServerOptions,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
