@@ -579,7 +579,8 @@ fn lines_are_commands_when_asked() {
         client.send(format!(": {}\necho next\n", "x".repeat(70_000)));
         let reply = client.reply();
         assert!(reply.header.ends_with("\"exitStatus\": 125}") && reply.text().contains("65536"));
-        assert_eq!(client.reply().text(), "next\n", "{model}");
+        // What follows is no command any more.
+        client.ends();
 
         drop(client);
         let input = b"echo a\n\n  \necho b\r\nexit\necho c\n";
@@ -637,6 +638,47 @@ fn a_browser_is_not_obeyed() {
         Client::of(&server).ask("echo GET / HTTP/1.1").text(),
         "GET / HTTP/1.1\n"
     );
+}
+
+#[test]
+fn a_request_in_pieces_is_not_obeyed_either() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("made");
+    let body = format!("\ntouch {}\n", file.display());
+    for framing in ["chunks", "lines"] {
+        let server = start("threading", &["--framing", framing]);
+        for begin in [
+            &b"POST /aaaa"[..],
+            b"PRI * ",
+            b"CONNECT hTTps",
+            b"LIST x HTTP/1.1\n",
+            b"\x16\x03\x01\x02",
+        ] {
+            let mut client = Client::of(&server);
+            client.send(begin);
+            let reply = client.reply();
+            let context = format!("{framing}: {reply:?}");
+            assert!(reply.header.ends_with("\"exitStatus\": 126}"), "{context}");
+            assert!(reply.text().contains("is no command"), "{context}");
+            // It may have been closed already.
+            let _ = client.0.write_all(body.as_bytes());
+            assert_eq!(client.0.read(&mut [0]).unwrap_or(0), 0, "{context}");
+            server.logged("refused: it speaks");
+        }
+        for command in ["echo GET /", "GET=/; echo GET /", "echo '\x16\x03'"] {
+            let reply = Client::of(&server).ask(format!("{command}\n"));
+            assert_eq!(reply.header.find("exitStatus"), None, "{reply:?}");
+        }
+    }
+    // One that is too long for a line is the last, whatever it is.
+    let server = start("threading", &["--framing", "lines"]);
+    let mut client = Client::of(&server);
+    client.ask("true\n");
+    let long = format!("X{} HTTP/1.1\r\n\r\n{body}", "x".repeat(70_000));
+    let _ = client.0.write_all(long.as_bytes());
+    assert!(client.reply().header.ends_with("\"exitStatus\": 125}"));
+    assert_eq!(client.0.read(&mut [0]).unwrap_or(0), 0);
+    assert!(!exists(&file));
 }
 
 #[test]

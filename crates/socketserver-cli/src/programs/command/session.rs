@@ -1,6 +1,6 @@
 //! The conversation with one client: the token, then commands and replies in turn.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +29,8 @@ pub(super) struct Session {
     admitted: Option<Admitted>,
     /// Lines that have arrived and not been obeyed.
     lines: Parts<Lines>,
+    /// The first bytes that are no token were looked at.
+    begun: bool,
 }
 
 struct Admitted {
@@ -43,6 +45,8 @@ struct Admitted {
 enum Sent {
     Command(Vec<u8>),
     TooLong,
+    /// The beginning of what is no command, and the protocol that it belongs to.
+    Foreign(&'static str),
     End,
 }
 
@@ -59,8 +63,10 @@ impl RequestHandler<Connection> for Session {
         let mut sent = self.next(conn)?;
         loop {
             match sent {
-                Sent::Command(command) if is_http(&command) => return self.refuse_http(conn),
                 Sent::Command(command) => {
+                    if let Some(protocol) = foreign(&command) {
+                        return refuse(conn, protocol);
+                    }
                     if !self.obey(conn, command)? {
                         return Ok(());
                     }
@@ -68,12 +74,11 @@ impl RequestHandler<Connection> for Session {
                 Sent::TooLong => {
                     let why =
                         format!("a command has at most {LONGEST} bytes, and this one has more");
-                    Reply::refusal(NOT_RUN, &why).send(conn)?;
-                    if self.rules.framing == Framing::Chunks {
-                        // The rest of it must not be taken for the next one.
-                        return Ok(());
-                    }
+                    // What follows is not taken for a command: who sends so much may be sending
+                    // something else.
+                    return Reply::refusal(NOT_RUN, &why).send(conn);
                 }
+                Sent::Foreign(protocol) => return refuse(conn, protocol),
                 Sent::End => return Ok(()),
             }
             sent = match self.buffered(conn)? {
@@ -93,6 +98,7 @@ impl Session {
             rules,
             admitted: None,
             lines: Parts::new(Lines::default().max_len(LONGEST)),
+            begun: false,
         }
     }
 
@@ -140,7 +146,16 @@ impl Session {
                     _ => Sent::TooLong,
                 })
             }
-            Framing::Lines => self.line(conn, Framed::read),
+            Framing::Lines => {
+                // Nobody waits for the end of a line that is none.
+                if !self.begun {
+                    self.begun = true;
+                    if let Some(protocol) = foreign(conn.fill_buf()?) {
+                        return Ok(Sent::Foreign(protocol));
+                    }
+                }
+                self.line(conn, Framed::read)
+            }
         }
     }
 
@@ -198,12 +213,6 @@ impl Session {
         };
         reply.send(conn)?;
         Ok(true)
-    }
-
-    fn refuse_http(&self, conn: &mut Connection) -> Result {
-        tracing::warn!(peer = %conn.peer_addr(), "refused: it speaks HTTP");
-        let why = "refused: this is no web server, and a request to one is no command";
-        Reply::refusal(NOT_ADMITTED, why).send(conn)
     }
 }
 
@@ -266,9 +275,46 @@ fn present(conn: &mut Connection, token: &Token) -> Result<Result<(), &'static s
     })
 }
 
-/// A page in a browser on this machine can have it send a request here, whose lines would be run.
-fn is_http(command: &[u8]) -> bool {
-    let line = command.split(|&byte| byte == b'\n').next();
+fn refuse(conn: &mut Connection, protocol: &str) -> Result {
+    tracing::warn!(peer = %conn.peer_addr(), "refused: it speaks {protocol}");
+    let why =
+        format!("refused: this is no server for {protocol}, and a request to one is no command");
+    Reply::refusal(NOT_ADMITTED, &why).send(conn)
+}
+
+/// The protocol that this is the beginning of, if it is one of a browser's. A page in a browser on
+/// this machine can have it send a request here, whose lines would be run.
+fn foreign(sent: &[u8]) -> Option<&'static str> {
+    // The record of a handshake: RFC 8446, 5.1.
+    if sent.starts_with(b"\x16\x03") {
+        return Some("TLS");
+    }
+    (begins_request(sent) || is_request_line(sent)).then_some("HTTP")
+}
+
+/// A method and a target: the rest of the line may not have come yet, long as it may be.
+fn begins_request(sent: &[u8]) -> bool {
+    const METHODS: [&[u8]; 10] = [
+        b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"DELETE", b"PATCH", b"CONNECT", b"TRACE",
+        b"PRI",
+    ];
+    METHODS.iter().any(|&method| {
+        let target = sent
+            .strip_prefix(method)
+            .and_then(|rest| rest.strip_prefix(b" "));
+        target.is_some_and(|target| {
+            target.starts_with(b"/")
+                || target.starts_with(b"*")
+                || target
+                    .get(..4)
+                    .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"http"))
+        })
+    })
+}
+
+/// Whatever its method is.
+fn is_request_line(sent: &[u8]) -> bool {
+    let line = sent.split(|&byte| byte == b'\n').next();
     let mut words = line
         .unwrap_or_default()
         .trim_ascii_end()
