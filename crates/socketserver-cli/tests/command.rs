@@ -808,15 +808,47 @@ fn only_who_knows_the_token_is_served() {
 fn who_is_slow_with_the_token_is_not_served() {
     let dir = tempfile::tempdir().unwrap();
     let file = token_file(dir.path(), "0123456789abcdef\n");
-    let server = start("threading", &["--auth-token-file", file.to_str().unwrap()]);
-    let mut slow = Client::of(&server);
-    slow.send("0123456789abcdef");
+    let servers = MODELS.map(|model| start(model, &["--auth-token-file", file.to_str().unwrap()]));
     let began = Instant::now();
-    let reply = slow.reply();
-    assert!(reply.header.ends_with("\"exitStatus\": 126}"), "{reply:?}");
-    assert!(reply.text().contains("in time"));
-    assert!(began.elapsed() > Duration::from_secs(8));
-    slow.ends();
+    let mut clients = servers.each_ref().map(|server| {
+        let mut slow = Client::of(server);
+        slow.send("0123456789abcdef");
+        slow
+    });
+    for ((model, server), slow) in MODELS.iter().zip(&servers).zip(&mut clients) {
+        let reply = slow.reply();
+        assert!(
+            reply.header.ends_with("\"exitStatus\": 126}"),
+            "{model}: {reply:?}"
+        );
+        assert!(reply.text().contains("in time"), "{model}: {reply:?}");
+        assert!(began.elapsed() > Duration::from_secs(8), "{model}");
+        slow.ends();
+        server.logged("no token came in time");
+    }
+}
+
+#[test]
+fn strangers_hold_no_worker() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = token_file(dir.path(), "0123456789abcdef\n");
+    let options = [
+        "--workers",
+        "1",
+        "--auth-token-file",
+        file.to_str().unwrap(),
+    ];
+    let server = start("pooled", &options);
+    let began = Instant::now();
+    let _silent = Client::of(&server);
+    let mut begun = Client::of(&server);
+    begun.send("0123");
+    let mut known = Client::of(&server);
+    known.send("0123456789abcdef\n");
+    assert_eq!(known.ask("echo in").text(), "in\n");
+    begun.send("456789abcdef\n");
+    assert_eq!(begun.ask("echo too").text(), "too\n");
+    assert!(began.elapsed() < Duration::from_secs(8));
 }
 
 #[test]

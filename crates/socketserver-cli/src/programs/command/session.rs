@@ -25,12 +25,23 @@ const ADMISSION: Duration = Duration::from_secs(10);
 /// One client.
 pub(super) struct Session {
     rules: Arc<Rules>,
+    /// Until it is let in or refused, where there is a token.
+    stranger: Option<Stranger>,
     /// Once it was let in.
     admitted: Option<Admitted>,
+    /// When the connection is over in any case.
+    until: Option<Instant>,
     /// Lines that have arrived and not been obeyed.
     lines: Parts<Lines>,
     /// The first bytes that are no token were looked at.
     begun: bool,
+}
+
+/// Who has not sent all of the token yet.
+struct Stranger {
+    /// What has come of it.
+    line: Vec<u8>,
+    until: Instant,
 }
 
 struct Admitted {
@@ -51,14 +62,16 @@ enum Sent {
 }
 
 impl RequestHandler<Connection> for Session {
+    fn setup(&mut self, conn: &mut Connection) -> Result {
+        let limit = conn.timeouts().request;
+        self.until = limit.and_then(|limit| Instant::now().checked_add(limit));
+        Ok(())
+    }
+
     /// Obeys what there is to obey. A client that is silent holds nothing but its connection.
     fn handle(&mut self, conn: &mut Connection) -> Result {
         if self.admitted.is_none() {
-            if !self.admit(conn)? {
-                return Ok(());
-            }
-            conn.keep_alive();
-            return Ok(());
+            return self.receive(conn);
         }
         let mut sent = self.next(conn)?;
         loop {
@@ -90,33 +103,58 @@ impl RequestHandler<Connection> for Session {
             }
         }
     }
+
+    /// A pause that was too long for a stranger ends here, without another call of `handle`.
+    fn finish(&mut self, conn: &mut Connection) -> Result {
+        let now = Instant::now();
+        match self.stranger.take() {
+            Some(stranger) if stranger.until <= now => {
+                // What is said fits into an empty socket.
+                conn.set_deadline(now.checked_add(Duration::from_secs(1)));
+                turn_away(conn, "no token came in time")
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Session {
     pub(super) fn new(rules: Arc<Rules>) -> Self {
         Self {
             rules,
+            stranger: None,
             admitted: None,
+            until: None,
             lines: Parts::new(Lines::default().max_len(LONGEST)),
             begun: false,
         }
     }
 
-    /// Lets a client in if it knows the token, where there is one.
-    fn admit(&mut self, conn: &mut Connection) -> Result<bool> {
-        let now = Instant::now();
-        let limit = conn.timeouts().request;
-        let until = limit.and_then(|limit| now.checked_add(limit));
+    /// Lets a client in, at once or when it has sent the token.
+    fn receive(&mut self, conn: &mut Connection) -> Result {
         if let Some(token) = &self.rules.token {
-            let soon = now + ADMISSION;
-            conn.set_deadline(Some(until.map_or(soon, |until| until.min(soon))));
-            let verdict = present(conn, token)?;
-            conn.set_deadline(until);
-            if let Err(fault) = verdict {
-                tracing::warn!(peer = %conn.peer_addr(), "refused: {fault}");
-                let why = format!("refused: {fault}; the first line has to be the server's token");
-                Reply::refusal(NOT_ADMITTED, &why).send(conn)?;
-                return Ok(false);
+            let Some(mut stranger) = self.stranger.take() else {
+                let soon = Instant::now() + ADMISSION;
+                let until = self.until.map_or(soon, |until| until.min(soon));
+                // The pauses end then, too.
+                conn.set_deadline(Some(until));
+                conn.keep_alive();
+                self.stranger = Some(Stranger {
+                    line: Vec::new(),
+                    until,
+                });
+                return Ok(());
+            };
+            let heard = stranger.hear(conn, token);
+            match heard {
+                Ok(Some(Ok(()))) => conn.set_deadline(self.until),
+                Ok(Some(Err(fault))) => return turn_away(conn, fault),
+                // Its time may be what is over.
+                Ok(None) | Err(_) => {
+                    self.stranger = Some(stranger);
+                    conn.keep_alive();
+                    return Ok(heard.map(drop)?);
+                }
             }
         }
         self.admitted = Some(Admitted {
@@ -127,9 +165,10 @@ impl Session {
                 .transpose()?
                 .map(Arc::new),
             peer: text::name_of(conn.peer_addr(), conn.id()),
-            until,
+            until: self.until,
         });
-        Ok(true)
+        conn.keep_alive();
+        Ok(())
     }
 
     /// Waits for what the client sends next.
@@ -254,25 +293,33 @@ impl Admitted {
     }
 }
 
-/// Takes the token from a client, and not a byte more: what follows is a command.
-fn present(conn: &mut Connection, token: &Token) -> Result<Result<(), &'static str>> {
-    let mut line = vec![0; token.line().len()];
-    let mut filled = 0;
-    while filled < line.len() && !line[..filled].contains(&b'\n') {
-        match conn.read(&mut line[filled..]) {
-            Ok(0) => return Ok(Err("it closed without a token")),
-            Ok(n) => filled += n,
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                return Ok(Err("no token came in time"));
+impl Stranger {
+    /// Takes what has come of the token, and not a byte more: what follows is a command. `None` if
+    /// there is more to come.
+    fn hear(
+        &mut self,
+        conn: &mut Connection,
+        token: &Token,
+    ) -> io::Result<Option<Result<(), &'static str>>> {
+        let filled = self.line.len();
+        self.line.resize(token.line().len(), 0);
+        let read = conn.read(&mut self.line[filled..]);
+        self.line.truncate(filled + *read.as_ref().unwrap_or(&0));
+        Ok(match read? {
+            0 => Some(Err("it closed without a token")),
+            _ if token.is(&self.line) => Some(Ok(())),
+            _ if self.line.len() == token.line().len() || self.line.contains(&b'\n') => {
+                Some(Err("wrong token"))
             }
-            Err(error) => return Err(error.into()),
-        }
+            _ => None,
+        })
     }
-    Ok(if token.is(&line[..filled]) {
-        Ok(())
-    } else {
-        Err("wrong token")
-    })
+}
+
+fn turn_away(conn: &mut Connection, fault: &str) -> Result {
+    tracing::warn!(peer = %conn.peer_addr(), "refused: {fault}");
+    let why = format!("refused: {fault}; the first line has to be the server's token");
+    Reply::refusal(NOT_ADMITTED, &why).send(conn)
 }
 
 fn refuse(conn: &mut Connection, protocol: &str) -> Result {
