@@ -315,6 +315,33 @@ fn a_command_that_takes_too_long_is_killed() {
 }
 
 #[test]
+fn what_has_a_group_of_its_own_is_killed_with_the_command() {
+    let dir = tempfile::tempdir().unwrap();
+    for model in MODELS {
+        let server = start(model, &["--time-limit", "500ms"]);
+        let file = dir.path().join(model);
+        let own = format!("echo $$ >> {}; exec sleep 1000", file.display());
+        // A group in the foreground, one below it, and the session of who wants to live on.
+        let command = format!(
+            "setsid sh -c '{own}' & timeout 1000 sh -c 'timeout 1000 sh -c \"{}\" & {own}'; true",
+            own.replace('$', "\\$")
+        );
+        let reply = Client::of(&server).ask(command);
+        assert!(reply.text().contains("--time-limit"), "{model}: {reply:?}");
+        let session = |pid: &String| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.split(' ').nth(5) == Some(pid)
+        };
+        let (free, bound): (Vec<_>, Vec<_>) = pids(&file, 3).into_iter().partition(session);
+        assert_eq!((free.len(), bound.len()), (1, 2), "{model}");
+        until_gone(&bound, model);
+        assert!(is_alive(&free[0]), "{model}");
+        let ended = Command::new("kill").args(&free).status();
+        assert!(ended.unwrap().success());
+    }
+}
+
+#[test]
 fn a_command_that_writes_too_much_is_killed() {
     for model in MODELS {
         let server = start(model, &["--output-limit", "100KiB"]);
