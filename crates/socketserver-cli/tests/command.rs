@@ -315,6 +315,23 @@ fn a_command_that_takes_too_long_is_killed() {
 }
 
 #[test]
+fn a_connection_that_is_over_does_not_blame_the_time_limit() {
+    for model in MODELS {
+        let server = start(
+            model,
+            &["--request-timeout", "500ms", "--max-commands", "1"],
+        );
+        let mut client = Client::of(&server);
+        client.send("sleep 1000");
+        let mut rest = Vec::new();
+        let _ = client.0.read_to_end(&mut rest);
+        let line = server.logged("killed: ");
+        assert!(line.contains("--request-timeout"), "{model}: {line}");
+        assert!(!line.contains("--time-limit"), "{model}: {line}");
+    }
+}
+
+#[test]
 fn what_has_a_group_of_its_own_is_killed_with_the_command() {
     let dir = tempfile::tempdir().unwrap();
     for model in MODELS {

@@ -43,6 +43,8 @@ pub(super) enum Stopped {
     /// This process has been told to end.
     HungUp,
     TimeIsOver,
+    /// The same, and it was not the command's time but the whole connection's.
+    RequestIsOver,
     TooMuchOutput,
     /// Something that this needs, such as room for the output.
     Failed(io::Error),
