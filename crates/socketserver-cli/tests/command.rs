@@ -315,6 +315,50 @@ fn a_command_that_takes_too_long_is_killed() {
 }
 
 #[test]
+fn a_connection_that_is_over_does_not_blame_the_time_limit() {
+    for model in MODELS {
+        let server = start(
+            model,
+            &["--request-timeout", "500ms", "--max-commands", "1"],
+        );
+        let mut client = Client::of(&server);
+        client.send("sleep 1000");
+        let mut rest = Vec::new();
+        let _ = client.0.read_to_end(&mut rest);
+        let line = server.logged("killed: ");
+        assert!(line.contains("--request-timeout"), "{model}: {line}");
+        assert!(!line.contains("--time-limit"), "{model}: {line}");
+    }
+}
+
+#[test]
+fn what_has_a_group_of_its_own_is_killed_with_the_command() {
+    let dir = tempfile::tempdir().unwrap();
+    for model in MODELS {
+        let server = start(model, &["--time-limit", "500ms"]);
+        let file = dir.path().join(model);
+        let own = format!("echo $$ >> {}; exec sleep 1000", file.display());
+        // A group in the foreground, one below it, and the session of who wants to live on.
+        let command = format!(
+            "setsid sh -c '{own}' & timeout 1000 sh -c 'timeout 1000 sh -c \"{}\" & {own}'; true",
+            own.replace('$', "\\$")
+        );
+        let reply = Client::of(&server).ask(command);
+        assert!(reply.text().contains("--time-limit"), "{model}: {reply:?}");
+        let session = |pid: &String| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.split(' ').nth(5) == Some(pid)
+        };
+        let (free, bound): (Vec<_>, Vec<_>) = pids(&file, 3).into_iter().partition(session);
+        assert_eq!((free.len(), bound.len()), (1, 2), "{model}");
+        until_gone(&bound, model);
+        assert!(is_alive(&free[0]), "{model}");
+        let ended = Command::new("kill").args(&free).status();
+        assert!(ended.unwrap().success());
+    }
+}
+
+#[test]
 fn a_command_that_writes_too_much_is_killed() {
     for model in MODELS {
         let server = start(model, &["--output-limit", "100KiB"]);
@@ -579,7 +623,8 @@ fn lines_are_commands_when_asked() {
         client.send(format!(": {}\necho next\n", "x".repeat(70_000)));
         let reply = client.reply();
         assert!(reply.header.ends_with("\"exitStatus\": 125}") && reply.text().contains("65536"));
-        assert_eq!(client.reply().text(), "next\n", "{model}");
+        // What follows is no command any more.
+        client.ends();
 
         drop(client);
         let input = b"echo a\n\n  \necho b\r\nexit\necho c\n";
@@ -637,6 +682,47 @@ fn a_browser_is_not_obeyed() {
         Client::of(&server).ask("echo GET / HTTP/1.1").text(),
         "GET / HTTP/1.1\n"
     );
+}
+
+#[test]
+fn a_request_in_pieces_is_not_obeyed_either() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("made");
+    let body = format!("\ntouch {}\n", file.display());
+    for framing in ["chunks", "lines"] {
+        let server = start("threading", &["--framing", framing]);
+        for begin in [
+            &b"POST /aaaa"[..],
+            b"PRI * ",
+            b"CONNECT hTTps",
+            b"LIST x HTTP/1.1\n",
+            b"\x16\x03\x01\x02",
+        ] {
+            let mut client = Client::of(&server);
+            client.send(begin);
+            let reply = client.reply();
+            let context = format!("{framing}: {reply:?}");
+            assert!(reply.header.ends_with("\"exitStatus\": 126}"), "{context}");
+            assert!(reply.text().contains("is no command"), "{context}");
+            // It may have been closed already.
+            let _ = client.0.write_all(body.as_bytes());
+            assert_eq!(client.0.read(&mut [0]).unwrap_or(0), 0, "{context}");
+            server.logged("refused: it speaks");
+        }
+        for command in ["echo GET /", "GET=/; echo GET /", "echo '\x16\x03'"] {
+            let reply = Client::of(&server).ask(format!("{command}\n"));
+            assert_eq!(reply.header.find("exitStatus"), None, "{reply:?}");
+        }
+    }
+    // One that is too long for a line is the last, whatever it is.
+    let server = start("threading", &["--framing", "lines"]);
+    let mut client = Client::of(&server);
+    client.ask("true\n");
+    let long = format!("X{} HTTP/1.1\r\n\r\n{body}", "x".repeat(70_000));
+    let _ = client.0.write_all(long.as_bytes());
+    assert!(client.reply().header.ends_with("\"exitStatus\": 125}"));
+    assert_eq!(client.0.read(&mut [0]).unwrap_or(0), 0);
+    assert!(!exists(&file));
 }
 
 #[test]
@@ -766,15 +852,47 @@ fn only_who_knows_the_token_is_served() {
 fn who_is_slow_with_the_token_is_not_served() {
     let dir = tempfile::tempdir().unwrap();
     let file = token_file(dir.path(), "0123456789abcdef\n");
-    let server = start("threading", &["--auth-token-file", file.to_str().unwrap()]);
-    let mut slow = Client::of(&server);
-    slow.send("0123456789abcdef");
+    let servers = MODELS.map(|model| start(model, &["--auth-token-file", file.to_str().unwrap()]));
     let began = Instant::now();
-    let reply = slow.reply();
-    assert!(reply.header.ends_with("\"exitStatus\": 126}"), "{reply:?}");
-    assert!(reply.text().contains("in time"));
-    assert!(began.elapsed() > Duration::from_secs(8));
-    slow.ends();
+    let mut clients = servers.each_ref().map(|server| {
+        let mut slow = Client::of(server);
+        slow.send("0123456789abcdef");
+        slow
+    });
+    for ((model, server), slow) in MODELS.iter().zip(&servers).zip(&mut clients) {
+        let reply = slow.reply();
+        assert!(
+            reply.header.ends_with("\"exitStatus\": 126}"),
+            "{model}: {reply:?}"
+        );
+        assert!(reply.text().contains("in time"), "{model}: {reply:?}");
+        assert!(began.elapsed() > Duration::from_secs(8), "{model}");
+        slow.ends();
+        server.logged("no token came in time");
+    }
+}
+
+#[test]
+fn strangers_hold_no_worker() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = token_file(dir.path(), "0123456789abcdef\n");
+    let options = [
+        "--workers",
+        "1",
+        "--auth-token-file",
+        file.to_str().unwrap(),
+    ];
+    let server = start("pooled", &options);
+    let began = Instant::now();
+    let _silent = Client::of(&server);
+    let mut begun = Client::of(&server);
+    begun.send("0123");
+    let mut known = Client::of(&server);
+    known.send("0123456789abcdef\n");
+    assert_eq!(known.ask("echo in").text(), "in\n");
+    begun.send("456789abcdef\n");
+    assert_eq!(begun.ask("echo too").text(), "too\n");
+    assert!(began.elapsed() < Duration::from_secs(8));
 }
 
 #[test]

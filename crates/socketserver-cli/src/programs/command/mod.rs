@@ -2,9 +2,10 @@
 //!
 //! Here is what a person can choose. The conversation with a client is in `session.rs`, and a reply
 //! in `reply.rs`; whether and how long a command may run is in `rules.rs`, and whose turn it is in
-//! `turns.rs`; one command is run by `shell.rs`, and what it has written is kept by `output.rs`.
-//! `hangup.rs` is for forked children.
+//! `turns.rs`; one command is run by `shell.rs`, what it has started is found by `descendants.rs`,
+//! and what it has written is kept by `output.rs`. `hangup.rs` is for forked children.
 
+mod descendants;
 mod hangup;
 mod output;
 mod reply;
@@ -41,8 +42,9 @@ use turns::Turns;
 /// the command has failed, the header has "exitStatus" or "signal" as well.
 ///
 /// The reply is sent when the shell has exited; what it has left running is killed then, unless that
-/// runs in a session of its own (setsid). A client that closes, or only half-closes, gives up its
-/// command, which is killed with everything in its group.
+/// runs in a group of its own (timeout, a shell with job control) or a session of its own (setsid).
+/// A client that closes, or only half-closes, gives up its command. That is killed with everything
+/// in its group, and with its descendants in other groups of the session.
 ///
 /// Under the green model 32 connections are served at once, those of all endpoints together.
 #[derive(Debug, Args)]

@@ -45,8 +45,12 @@ impl Rules {
             hangup: hangup.map(Hangup::arrival),
         };
         let run = || {
-            let turn = self.turns.wait(listeners, self.until(until));
+            let end = self.until(until);
+            let turn = self.turns.wait(listeners, end);
             let _turn = turn.map_err(|stopped| match stopped {
+                Stopped::TimeIsOver if end == until => {
+                    NotRun::Because(self.explain(&Stopped::RequestIsOver))
+                }
                 Stopped::TimeIsOver => NotRun::Because(self.no_turn()),
                 Stopped::Failed(error) => NotRun::Because(format!("cannot wait: {error}")),
                 _ => NotRun::Gone,
@@ -55,8 +59,13 @@ impl Rules {
                 until: self.until(until),
                 output: self.output.0,
             };
-            let outcome = shell::run(command, listeners, limits)
+            let mut outcome = shell::run(command, listeners, limits)
                 .map_err(|error| NotRun::Because(format!("cannot run /bin/sh: {error}")))?;
+            if let Some(stopped @ Stopped::TimeIsOver) = &mut outcome.stopped
+                && limits.until == until
+            {
+                *stopped = Stopped::RequestIsOver;
+            }
             self.turns.count(outcome.stopped.is_some());
             Ok(outcome)
         };
@@ -91,6 +100,9 @@ impl Rules {
                 "it took longer than {}; the server's --time-limit raises that",
                 humantime::format_duration(self.time.unwrap_or_default())
             ),
+            Stopped::RequestIsOver => "the connection has lasted as long as it may; the server's \
+                                       --request-timeout raises that"
+                .into(),
             Stopped::TooMuchOutput => format!(
                 "it wrote more than {}; the server's --output-limit raises that",
                 self.output

@@ -1,6 +1,6 @@
 //! The conversation with one client: the token, then commands and replies in turn.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,10 +25,23 @@ const ADMISSION: Duration = Duration::from_secs(10);
 /// One client.
 pub(super) struct Session {
     rules: Arc<Rules>,
+    /// Until it is let in or refused, where there is a token.
+    stranger: Option<Stranger>,
     /// Once it was let in.
     admitted: Option<Admitted>,
+    /// When the connection is over in any case.
+    until: Option<Instant>,
     /// Lines that have arrived and not been obeyed.
     lines: Parts<Lines>,
+    /// The first bytes that are no token were looked at.
+    begun: bool,
+}
+
+/// Who has not sent all of the token yet.
+struct Stranger {
+    /// What has come of it.
+    line: Vec<u8>,
+    until: Instant,
 }
 
 struct Admitted {
@@ -43,24 +56,30 @@ struct Admitted {
 enum Sent {
     Command(Vec<u8>),
     TooLong,
+    /// The beginning of what is no command, and the protocol that it belongs to.
+    Foreign(&'static str),
     End,
 }
 
 impl RequestHandler<Connection> for Session {
+    fn setup(&mut self, conn: &mut Connection) -> Result {
+        let limit = conn.timeouts().request;
+        self.until = limit.and_then(|limit| Instant::now().checked_add(limit));
+        Ok(())
+    }
+
     /// Obeys what there is to obey. A client that is silent holds nothing but its connection.
     fn handle(&mut self, conn: &mut Connection) -> Result {
         if self.admitted.is_none() {
-            if !self.admit(conn)? {
-                return Ok(());
-            }
-            conn.keep_alive();
-            return Ok(());
+            return self.receive(conn);
         }
         let mut sent = self.next(conn)?;
         loop {
             match sent {
-                Sent::Command(command) if is_http(&command) => return self.refuse_http(conn),
                 Sent::Command(command) => {
+                    if let Some(protocol) = foreign(&command) {
+                        return refuse(conn, protocol);
+                    }
                     if !self.obey(conn, command)? {
                         return Ok(());
                     }
@@ -68,12 +87,11 @@ impl RequestHandler<Connection> for Session {
                 Sent::TooLong => {
                     let why =
                         format!("a command has at most {LONGEST} bytes, and this one has more");
-                    Reply::refusal(NOT_RUN, &why).send(conn)?;
-                    if self.rules.framing == Framing::Chunks {
-                        // The rest of it must not be taken for the next one.
-                        return Ok(());
-                    }
+                    // What follows is not taken for a command: who sends so much may be sending
+                    // something else.
+                    return Reply::refusal(NOT_RUN, &why).send(conn);
                 }
+                Sent::Foreign(protocol) => return refuse(conn, protocol),
                 Sent::End => return Ok(()),
             }
             sent = match self.buffered(conn)? {
@@ -85,32 +103,58 @@ impl RequestHandler<Connection> for Session {
             }
         }
     }
+
+    /// A pause that was too long for a stranger ends here, without another call of `handle`.
+    fn finish(&mut self, conn: &mut Connection) -> Result {
+        let now = Instant::now();
+        match self.stranger.take() {
+            Some(stranger) if stranger.until <= now => {
+                // What is said fits into an empty socket.
+                conn.set_deadline(now.checked_add(Duration::from_secs(1)));
+                turn_away(conn, "no token came in time")
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Session {
     pub(super) fn new(rules: Arc<Rules>) -> Self {
         Self {
             rules,
+            stranger: None,
             admitted: None,
+            until: None,
             lines: Parts::new(Lines::default().max_len(LONGEST)),
+            begun: false,
         }
     }
 
-    /// Lets a client in if it knows the token, where there is one.
-    fn admit(&mut self, conn: &mut Connection) -> Result<bool> {
-        let now = Instant::now();
-        let limit = conn.timeouts().request;
-        let until = limit.and_then(|limit| now.checked_add(limit));
+    /// Lets a client in, at once or when it has sent the token.
+    fn receive(&mut self, conn: &mut Connection) -> Result {
         if let Some(token) = &self.rules.token {
-            let soon = now + ADMISSION;
-            conn.set_deadline(Some(until.map_or(soon, |until| until.min(soon))));
-            let verdict = present(conn, token)?;
-            conn.set_deadline(until);
-            if let Err(fault) = verdict {
-                tracing::warn!(peer = %conn.peer_addr(), "refused: {fault}");
-                let why = format!("refused: {fault}; the first line has to be the server's token");
-                Reply::refusal(NOT_ADMITTED, &why).send(conn)?;
-                return Ok(false);
+            let Some(mut stranger) = self.stranger.take() else {
+                let soon = Instant::now() + ADMISSION;
+                let until = self.until.map_or(soon, |until| until.min(soon));
+                // The pauses end then, too.
+                conn.set_deadline(Some(until));
+                conn.keep_alive();
+                self.stranger = Some(Stranger {
+                    line: Vec::new(),
+                    until,
+                });
+                return Ok(());
+            };
+            let heard = stranger.hear(conn, token);
+            match heard {
+                Ok(Some(Ok(()))) => conn.set_deadline(self.until),
+                Ok(Some(Err(fault))) => return turn_away(conn, fault),
+                // Its time may be what is over.
+                Ok(None) | Err(_) => {
+                    self.stranger = Some(stranger);
+                    conn.keep_alive();
+                    return Ok(heard.map(drop)?);
+                }
             }
         }
         self.admitted = Some(Admitted {
@@ -121,9 +165,10 @@ impl Session {
                 .transpose()?
                 .map(Arc::new),
             peer: text::name_of(conn.peer_addr(), conn.id()),
-            until,
+            until: self.until,
         });
-        Ok(true)
+        conn.keep_alive();
+        Ok(())
     }
 
     /// Waits for what the client sends next.
@@ -140,7 +185,16 @@ impl Session {
                     _ => Sent::TooLong,
                 })
             }
-            Framing::Lines => self.line(conn, Framed::read),
+            Framing::Lines => {
+                // Nobody waits for the end of a line that is none.
+                if !self.begun {
+                    self.begun = true;
+                    if let Some(protocol) = foreign(conn.fill_buf()?) {
+                        return Ok(Sent::Foreign(protocol));
+                    }
+                }
+                self.line(conn, Framed::read)
+            }
         }
     }
 
@@ -199,12 +253,6 @@ impl Session {
         reply.send(conn)?;
         Ok(true)
     }
-
-    fn refuse_http(&self, conn: &mut Connection) -> Result {
-        tracing::warn!(peer = %conn.peer_addr(), "refused: it speaks HTTP");
-        let why = "refused: this is no web server, and a request to one is no command";
-        Reply::refusal(NOT_ADMITTED, why).send(conn)
-    }
 }
 
 impl Admitted {
@@ -245,30 +293,75 @@ impl Admitted {
     }
 }
 
-/// Takes the token from a client, and not a byte more: what follows is a command.
-fn present(conn: &mut Connection, token: &Token) -> Result<Result<(), &'static str>> {
-    let mut line = vec![0; token.line().len()];
-    let mut filled = 0;
-    while filled < line.len() && !line[..filled].contains(&b'\n') {
-        match conn.read(&mut line[filled..]) {
-            Ok(0) => return Ok(Err("it closed without a token")),
-            Ok(n) => filled += n,
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                return Ok(Err("no token came in time"));
+impl Stranger {
+    /// Takes what has come of the token, and not a byte more: what follows is a command. `None` if
+    /// there is more to come.
+    fn hear(
+        &mut self,
+        conn: &mut Connection,
+        token: &Token,
+    ) -> io::Result<Option<Result<(), &'static str>>> {
+        let filled = self.line.len();
+        self.line.resize(token.line().len(), 0);
+        let read = conn.read(&mut self.line[filled..]);
+        self.line.truncate(filled + *read.as_ref().unwrap_or(&0));
+        Ok(match read? {
+            0 => Some(Err("it closed without a token")),
+            _ if token.is(&self.line) => Some(Ok(())),
+            _ if self.line.len() == token.line().len() || self.line.contains(&b'\n') => {
+                Some(Err("wrong token"))
             }
-            Err(error) => return Err(error.into()),
-        }
+            _ => None,
+        })
     }
-    Ok(if token.is(&line[..filled]) {
-        Ok(())
-    } else {
-        Err("wrong token")
+}
+
+fn turn_away(conn: &mut Connection, fault: &str) -> Result {
+    tracing::warn!(peer = %conn.peer_addr(), "refused: {fault}");
+    let why = format!("refused: {fault}; the first line has to be the server's token");
+    Reply::refusal(NOT_ADMITTED, &why).send(conn)
+}
+
+fn refuse(conn: &mut Connection, protocol: &str) -> Result {
+    tracing::warn!(peer = %conn.peer_addr(), "refused: it speaks {protocol}");
+    let why =
+        format!("refused: this is no server for {protocol}, and a request to one is no command");
+    Reply::refusal(NOT_ADMITTED, &why).send(conn)
+}
+
+/// The protocol that this is the beginning of, if it is one of a browser's. A page in a browser on
+/// this machine can have it send a request here, whose lines would be run.
+fn foreign(sent: &[u8]) -> Option<&'static str> {
+    // The record of a handshake: RFC 8446, 5.1.
+    if sent.starts_with(b"\x16\x03") {
+        return Some("TLS");
+    }
+    (begins_request(sent) || is_request_line(sent)).then_some("HTTP")
+}
+
+/// A method and a target: the rest of the line may not have come yet, long as it may be.
+fn begins_request(sent: &[u8]) -> bool {
+    const METHODS: [&[u8]; 10] = [
+        b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"DELETE", b"PATCH", b"CONNECT", b"TRACE",
+        b"PRI",
+    ];
+    METHODS.iter().any(|&method| {
+        let target = sent
+            .strip_prefix(method)
+            .and_then(|rest| rest.strip_prefix(b" "));
+        target.is_some_and(|target| {
+            target.starts_with(b"/")
+                || target.starts_with(b"*")
+                || target
+                    .get(..4)
+                    .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"http"))
+        })
     })
 }
 
-/// A page in a browser on this machine can have it send a request here, whose lines would be run.
-fn is_http(command: &[u8]) -> bool {
-    let line = command.split(|&byte| byte == b'\n').next();
+/// Whatever its method is.
+fn is_request_line(sent: &[u8]) -> bool {
+    let line = sent.split(|&byte| byte == b'\n').next();
     let mut words = line
         .unwrap_or_default()
         .trim_ascii_end()

@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionread};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
+use super::descendants;
 use super::output::Output;
 
 /// What ends a command before its own end.
@@ -42,6 +43,8 @@ pub(super) enum Stopped {
     /// This process has been told to end.
     HungUp,
     TimeIsOver,
+    /// The same, and it was not the command's time but the whole connection's.
+    RequestIsOver,
     TooMuchOutput,
     /// Something that this needs, such as room for the output.
     Failed(io::Error),
@@ -57,7 +60,8 @@ pub(super) struct Outcome {
 /// Runs a command to its end, or to the end of somebody's patience.
 ///
 /// When this returns, all of the command's process group have ended or been killed, and the shell is
-/// reaped.
+/// reaped. If the command was ended before its own end, its descendants in other groups of the
+/// session have been killed as well.
 ///
 /// # Errors
 /// If there is no process for it, or no descriptor.
@@ -82,6 +86,10 @@ pub(super) fn run(command: &[u8], listeners: Listeners<'_>, limits: Limits) -> i
         piece: vec![0; 64 << 10],
     };
     let stopped = capture.until_exit(&group, listeners, limits.until);
+    if stopped.is_err() {
+        // Of a shell that has exited nobody knows the children.
+        descendants::kill(group.leader);
+    }
     // What still writes stops, so that what is in the pipes now is all there is.
     let status = group.end()?;
     let stopped = match stopped {
