@@ -29,6 +29,8 @@ pub(crate) struct Console {
     drain_timeout: Duration,
     started: Instant,
     notes: Vec<Box<dyn Fn() -> String + Send>>,
+    /// What a command begins with.
+    prefix: &'static str,
 }
 
 struct Served {
@@ -55,12 +57,19 @@ impl Console {
             drain_timeout: bound.drain_timeout,
             started: Instant::now(),
             notes: Vec::new(),
+            prefix: "",
         }
     }
 
     /// Adds something that only this program knows to the output of `stats`.
     pub(crate) fn with_note(mut self, note: impl Fn() -> String + Send + 'static) -> Self {
         self.notes.push(Box::new(note));
+        self
+    }
+
+    /// Says what commands begin with, where lines are usually something else.
+    pub(crate) fn with_prefix(mut self, prefix: &'static str) -> Self {
+        self.prefix = prefix;
         self
     }
 
@@ -90,10 +99,12 @@ impl Console {
                 self.stop(&answer, self.drain_timeout)
             }
             ["quit"] => self.stop("stopping\n", Duration::ZERO),
-            ["help"] => HELP.into(),
+            ["help"] => self.help(),
             _ => format!(
-                "{} is no command. There are:\n{HELP}\n{}",
+                "{}{} is no command. There are:\n{}\n{}",
+                self.prefix,
                 text::printable(line.trim().as_bytes()),
+                self.help(),
                 self.list()
             ),
         }
@@ -104,6 +115,13 @@ impl Console {
         terminal::say(answer);
         signals::drain(&self.group, timeout, self.model);
         String::new()
+    }
+
+    fn help(&self) -> String {
+        let prefix = self.prefix;
+        HELP.lines()
+            .map(|line| format!("{prefix}{line}\n"))
+            .collect()
     }
 
     fn servers(&self) -> impl Iterator<Item = (usize, &Served, &Controller)> {
@@ -249,6 +267,7 @@ mod tests {
             drain_timeout: Duration::from_secs(30),
             started: Instant::now(),
             notes: vec![Box::new(|| "a note\n".into())],
+            prefix: "",
         };
         (console, group)
     }

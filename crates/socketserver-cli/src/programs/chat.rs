@@ -10,6 +10,7 @@ use crate::cli::{Model, ServerOptions};
 use crate::console::Console;
 use crate::messages::{Framing, MessageOptions, Messages, is_quit};
 use crate::serve::{Streams, bind, need_one_process};
+use crate::size::Size;
 use crate::text::name_of;
 
 /// Pass on what each client says to all of them
@@ -27,8 +28,8 @@ pub(crate) struct Options {
     outbox_messages: u32,
 
     /// How many bytes of messages may wait for such a client, before it is cut
-    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..))]
-    outbox_bytes: u32,
+    #[arg(long, value_name = "SIZE", default_value = "1MiB")]
+    outbox_bytes: Size,
 
     #[command(flatten)]
     server: ServerOptions,
@@ -43,7 +44,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     let limits = RoomLimits::default()
         .messages(options.outbox_messages as usize)
-        .bytes(options.outbox_bytes as usize);
+        .bytes(usize::try_from(options.outbox_bytes.0).unwrap_or(usize::MAX));
     let room = Room::with_limits(limits);
     let (framing, closing, counted) = (options.messages.framing, room.clone(), room.clone());
     let factory = move || Chat {

@@ -54,6 +54,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let mut bound = bind(&options.server, &Any(factory))?;
     let counted = desk.clone();
     let console = Console::new(&bound)
+        .with_prefix("/")
         .with_note(move || format!("messages that wait for an answer: {}\n", counted.len()));
     let lines = Lines {
         prompt: "> ",

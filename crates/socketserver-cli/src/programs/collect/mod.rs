@@ -17,6 +17,7 @@ use crate::cli::ServerOptions;
 use crate::console::Console;
 use crate::messages::{Framing, MessageOptions, Messages};
 use crate::serve::{Any, bind, need_another_thread, need_one_process};
+use crate::size::Size;
 use sink::Sink;
 
 /// Gather what all clients send, in one file or on stdout
@@ -35,8 +36,8 @@ pub(crate) struct Options {
     output: Option<PathBuf>,
 
     /// Begin a new file when this one has so many bytes; the old one becomes FILE.1, and so on
-    #[arg(long, value_name = "BYTES", requires = "output", value_parser = clap::value_parser!(u64).range(1..))]
-    rotate: Option<u64>,
+    #[arg(long, value_name = "SIZE", requires = "output")]
+    rotate: Option<Size>,
 
     /// How many old files are kept
     #[arg(long, value_name = "N", default_value_t = 5, requires = "rotate")]
@@ -58,7 +59,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     need_one_process(&options.server, "all messages go into one queue")?;
     need_another_thread(&options.server, "clients wait for the output")?;
     let sink = match &options.output {
-        Some(path) => Sink::file(path, options.rotate, options.keep)
+        Some(path) => Sink::file(path, options.rotate.map(|size| size.0), options.keep)
             .with_context(|| format!("cannot write to {}", path.display()))?,
         None => Sink::stdout(),
     };
