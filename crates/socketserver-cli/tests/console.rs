@@ -205,8 +205,10 @@ impl Terminal {
 
 #[test]
 fn on_a_terminal_lines_are_edited_and_the_terminal_is_given_back() {
+    // Ctrl-C is for the whole foreground group; the shell is to outlive it, as bash would by itself
+    // and dash would not.
     let server = format!(
-        "{} echo -l tcp://127.0.0.1:0; echo exit $?; stty -a | tr ' ' '\\n' | grep icanon; echo end",
+        "trap : INT; {} echo -l tcp://127.0.0.1:0; echo exit $?; stty -a | tr ' ' '\\n' | grep icanon; echo end",
         socketserver().get_program().display()
     );
     // The prompt comes after the greeting.
