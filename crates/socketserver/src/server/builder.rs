@@ -204,8 +204,17 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             });
         }
         let write_timeout = self.timeouts.write;
+        let user_timeout = self.options.user_timeout.or_else(|| {
+            // Before the last probe of a keepalive is due, it would end the connection for one that
+            // was lost: tcp(7), `TCP_USER_TIMEOUT`.
+            let probing = self.options.keepalive.map(Keepalive::lasts);
+            // A write that waits is to reach its own limit first.
+            let unconfirmed = write_timeout?.saturating_mul(2);
+            Some(probing.map_or(unconfirmed, |probing| unconfirmed.max(probing)))
+        });
         Ok(SocketOptions {
             write_timeout,
+            user_timeout,
             ..self.options.clone()
         })
     }
@@ -228,7 +237,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
                 source,
             }
         };
-        let shared = Shared::new(self.reporter, self.handle_error)
+        let shared = Shared::new(self.reporter, self.handle_error, self.timeouts)
             .map_err(failed("make a wake-up descriptor for"))?;
         shared.admission.set(self.admission);
         let gates = listeners
@@ -245,7 +254,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         let intake = Intake {
             parker: self.concurrency.parker(&server),
             server,
-            timeouts: self.timeouts,
+            timeouts: shared.timeouts(),
             room: 1,
             emptied: false,
         };
@@ -317,9 +326,10 @@ impl<C: Concurrency> Builder<Tcp, C> {
     }
 
     /// How long what was sent may stay unconfirmed by the peer before the connection fails
-    /// (`TCP_USER_TIMEOUT`, [RFC 5482](https://www.rfc-editor.org/rfc/rfc5482)). The system's
-    /// default is some 15 minutes. Set it beyond the time that [`keepalive`](Self::keepalive)
-    /// takes, or it replaces that.
+    /// (`TCP_USER_TIMEOUT`, [RFC 5482](https://www.rfc-editor.org/rfc/rfc5482)). The default is
+    /// twice the [write timeout](Timeouts::write), or what a [`keepalive`](Self::keepalive) takes if
+    /// that is more; without a write timeout, the system's some 15 minutes hold. It also takes the
+    /// place of keepalive's own limit, so set it beyond that.
     #[must_use]
     pub fn user_timeout(mut self, limit: Duration) -> Self {
         self.options.user_timeout = Some(limit);

@@ -18,6 +18,7 @@ use crate::admission::{Admission, AdmissionControl, Ticket};
 use crate::event::{Counters, EndReason, Ended, Event, Reporter};
 use crate::failure::{Cause, HandlerFailure, contain, discard, guarded};
 use crate::socket::{Cut, Socket};
+use crate::timeouts::{Timeouts, nonzero};
 
 /// The number of a request, unique in its server and counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -161,12 +162,14 @@ pub(crate) struct Shared {
     ended_in_drain: [AtomicU64; 2],
     drained: Mutex<Option<DrainReport>>,
     pub(crate) admission: Arc<AdmissionControl>,
+    timeouts: Mutex<Arc<Timeouts>>,
 }
 
 impl Shared {
     pub(crate) fn new(
         reporter: Reporter,
         handle_error: Option<HandleError>,
+        timeouts: Timeouts,
     ) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             lifecycle: Lifecycle::new()?,
@@ -180,7 +183,13 @@ impl Shared {
             ended_in_drain: [const { AtomicU64::new(0) }; 2],
             drained: Mutex::new(None),
             admission: Arc::default(),
+            timeouts: Mutex::new(Arc::new(timeouts)),
         }))
+    }
+
+    /// The limits on waiting that new requests start with.
+    pub(crate) fn timeouts(&self) -> Arc<Timeouts> {
+        lock(&self.timeouts).clone()
     }
 
     pub(crate) fn next_id(&self) -> RequestId {
@@ -530,6 +539,27 @@ impl Controller {
     #[must_use]
     pub fn admission(&self) -> Admission {
         Admission::clone(&self.0.admission.limits())
+    }
+
+    /// Changes the limits on waiting that requests start with, from the next one on.
+    ///
+    /// What the system was told about a listener stays: the user timeout of TCP, and for datagrams
+    /// the send timeout.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for a limit of zero.
+    pub fn set_timeouts(&self, timeouts: Timeouts) -> io::Result<()> {
+        if timeouts.zero().is_some() {
+            nonzero(Some(Duration::ZERO))?;
+        }
+        *lock(&self.0.timeouts) = Arc::new(timeouts);
+        Ok(())
+    }
+
+    /// The limits on waiting that requests start with now.
+    #[must_use]
+    pub fn timeouts(&self) -> Timeouts {
+        *self.0.timeouts()
     }
 
     /// What the drain did, once it is over.

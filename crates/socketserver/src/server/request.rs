@@ -58,6 +58,7 @@ impl sealed::Request for Connection {
             wait,
             idle,
             deadline,
+            rate: _,
         } = self.read_limits();
         let now = Instant::now();
         let silence = [wait, idle].into_iter().flatten().min();

@@ -267,6 +267,7 @@ where
     /// Takes on what waits at the gates that are ready, as far as there is room.
     pub(super) fn accept(&mut self, poller: &Poller, now: Instant) -> Result<Accepted, ServeError> {
         let mut taken = 0;
+        self.intake.timeouts = self.shared.timeouts();
         if self.progress.back_off.until(now).is_some() {
             return Ok(Accepted::Some(0));
         }
@@ -367,7 +368,9 @@ where
             self.shared.paused()
         };
         let here = live.saturating_sub(elsewhere);
-        self.concurrency.limit().0.saturating_sub(here)
+        let by_model = self.concurrency.limit().0.saturating_sub(here);
+        let at_all = self.shared.admission.max_live().saturating_sub(live);
+        by_model.min(at_all)
     }
 
     fn has_room(&self) -> bool {

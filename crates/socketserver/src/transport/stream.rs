@@ -118,6 +118,6 @@ pub(super) fn get_request(
     let id = intake.server.0.next_id();
     let server = intake.server.clone();
     let socket = Socket::new(fd, park);
-    let conn = Connection::new(socket, peer, server, id, intake.timeouts);
+    let conn = Connection::new(socket, peer, server, id, intake.timeouts.clone());
     Ok(Got::Request(conn, ticket))
 }
