@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, BufRead, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -324,6 +324,14 @@ impl Connection {
             deadline: self.deadline,
             rate: self.timeouts.send_rate,
         }
+    }
+
+    /// The descriptor. If somebody else has it as well, the connection is shut down instead.
+    pub(crate) fn into_fd(self) -> Option<OwnedFd> {
+        let socket = Arc::try_unwrap(self.socket).inspect_err(|shared| {
+            let _ = shared.shutdown(Shutdown::Both);
+        });
+        Some(socket.ok()?.into_fd())
     }
 
     pub(crate) fn socket(&self) -> &Arc<Socket> {

@@ -106,6 +106,8 @@ pub struct LiveRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RequestState {
+    /// It waits until there is room for it: [`AtLimit::Queue`](crate::AtLimit::Queue).
+    Queued,
     /// It is being served, or is about to be.
     Serving,
     /// Its handler [keeps it alive](crate::Connection::keep_alive), and is called again when there
@@ -119,6 +121,7 @@ impl fmt::Display for RequestState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // With the padding that is asked for.
         f.pad(match self {
+            Self::Queued => "queued",
             Self::Serving => "serving",
             Self::Waiting => "waiting",
             Self::Cut => "cut",
@@ -329,6 +332,8 @@ struct Entry {
     child: OnceLock<OwnedFd>,
     /// Its handler has returned and is to be called again.
     paused: Mutex<bool>,
+    /// There is no room for it yet.
+    queued: AtomicBool,
 }
 
 impl Entry {
@@ -365,6 +370,7 @@ impl Record {
             socket,
             child: OnceLock::new(),
             paused: Mutex::new(false),
+            queued: AtomicBool::new(false),
         });
         shared.live.fetch_add(1, Ordering::SeqCst);
         shared.entries().insert(id, entry.clone());
@@ -381,6 +387,11 @@ impl Record {
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Its wait for room begins or ends.
+    pub(crate) fn set_queued(&self, queued: bool) {
+        self.entry.queued.store(queued, Ordering::Relaxed);
     }
 
     /// A pause begins or ends.
@@ -503,6 +514,8 @@ impl Controller {
             let (received, sent) = socket.as_ref().map_or((0, 0), |socket| socket.meters());
             let state = if socket.is_some_and(|socket| socket.is_cancelled()) {
                 RequestState::Cut
+            } else if entry.queued.load(Ordering::Relaxed) {
+                RequestState::Queued
             } else if *lock(&entry.paused) {
                 RequestState::Waiting
             } else {
