@@ -113,7 +113,7 @@ fn an_address_that_is_not_ours_is_refused() {
     let server = told("0.0.0.0:0");
     let to: SocketAddrAny = client(&server, "127.0.0.1").local_addr().unwrap().into();
     let local = Local {
-        ip: [192, 0, 2, 1].into(), // TEST-NET-1, RFC 5737
+        ip: [198, 51, 100, 1].into(), // TEST-NET-2, RFC 5737
         interface: 0,
     };
     let packet = Outgoing::new(b"x", &to).from(Some(local));
