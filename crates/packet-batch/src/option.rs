@@ -2,9 +2,9 @@
 
 #![allow(unsafe_code)]
 
-use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
+use rustix::io::Errno;
 use rustix::net::AddressFamily;
 use rustix::net::sockopt::socket_domain;
 
@@ -15,7 +15,7 @@ use crate::narrow;
 ///
 /// # Errors
 /// Those of `setsockopt(2)`.
-pub fn tell_drops(socket: impl AsFd) -> io::Result<()> {
+pub fn tell_drops(socket: impl AsFd) -> rustix::io::Result<()> {
     switch_on(&socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL)
 }
 
@@ -24,16 +24,16 @@ pub fn tell_drops(socket: impl AsFd) -> io::Result<()> {
 ///
 /// # Errors
 /// `EAFNOSUPPORT` for a socket that is not of IPv4 or IPv6; those of `setsockopt(2)`.
-pub fn tell_local(socket: impl AsFd) -> io::Result<()> {
+pub fn tell_local(socket: impl AsFd) -> rustix::io::Result<()> {
     match socket_domain(&socket)? {
         AddressFamily::INET => switch_on(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO),
         // It tells of IPv4 datagrams, too, in the form of IPv6.
         AddressFamily::INET6 => switch_on(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
-        _ => Err(rustix::io::Errno::AFNOSUPPORT.into()),
+        _ => Err(Errno::AFNOSUPPORT),
     }
 }
 
-fn switch_on(socket: &impl AsFd, level: i32, option: i32) -> io::Result<()> {
+fn switch_on(socket: &impl AsFd, level: i32, option: i32) -> rustix::io::Result<()> {
     let on = 1_i32;
     // SAFETY: `on` is an `int` as these options take it, of the length that is given, and outlives
     // the call, which only reads it.
@@ -49,6 +49,6 @@ fn switch_on(socket: &impl AsFd, level: i32, option: i32) -> io::Result<()> {
     if done == 0 {
         Ok(())
     } else {
-        Err(io::Error::last_os_error())
+        Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
     }
 }

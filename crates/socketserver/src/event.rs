@@ -77,6 +77,14 @@ pub enum Event<'a> {
         /// For how long at least.
         lasting: Duration,
     },
+    /// The kernel dropped datagrams, mostly because its buffer for the socket was full: they came
+    /// faster than they were taken out of it. Told with the next datagram, once per second at most.
+    DatagramsDropped {
+        /// The listening address.
+        address: &'a Address,
+        /// How many since this was last told.
+        count: u64,
+    },
     /// A drain began.
     DrainStarted {
         /// How many requests are being served.
@@ -107,6 +115,9 @@ pub enum Refusal {
     PeerLimit,
     /// Requests of this peer come faster than its `Admission` allows.
     PeerRate,
+    /// The datagram's source port is that of a service, and the server
+    /// [refuses these](crate::Builder::refuse_low_ports).
+    LowPort,
 }
 
 impl fmt::Display for Refusal {
@@ -119,6 +130,7 @@ impl fmt::Display for Refusal {
             Self::Denied => "denied by a rule",
             Self::PeerLimit => "too many of this peer",
             Self::PeerRate => "too fast from this peer",
+            Self::LowPort => "source port below 1024",
         })
     }
 }
@@ -206,6 +218,17 @@ pub struct Counters {
     pub bytes_received: u64,
     /// Bytes sent by requests that ended.
     pub bytes_sent: u64,
+    /// Datagrams that were longer than
+    /// [`max_packet_size`](crate::Builder::max_packet_size) and were cut.
+    pub truncated: u64,
+    /// Datagrams that the kernel dropped, as its buffer for the socket was full (or their checksum
+    /// was wrong), as far as it has told: what it dropped last is known with the next datagram. Of
+    /// an adopted socket, also those of its time before.
+    pub dropped_by_kernel: u64,
+    /// Replies that were not sent, as they would have been more than
+    /// [`max_amplification`](crate::Builder::max_amplification) allows. Those in child processes
+    /// are not among them.
+    pub amplification_refused: u64,
 }
 
 pub(crate) type Observer = Box<dyn Fn(&Event<'_>) + Send + Sync>;
@@ -220,6 +243,18 @@ pub(crate) struct Reporter {
 impl Reporter {
     pub(crate) fn counters(&self) -> Counters {
         self.totals.read()
+    }
+
+    pub(crate) fn truncated(&self) {
+        Totals::add(&self.totals.truncated, 1);
+    }
+
+    pub(crate) fn dropped_by_kernel(&self, count: u64) {
+        Totals::add(&self.totals.dropped_by_kernel, count);
+    }
+
+    pub(crate) fn amplification_refused(&self) {
+        Totals::add(&self.totals.amplification_refused, 1);
     }
 
     pub(crate) fn accept_failed(&self) {
@@ -259,6 +294,9 @@ struct Totals {
     hook_failures: AtomicU64,
     bytes_received: AtomicU64,
     bytes_sent: AtomicU64,
+    truncated: AtomicU64,
+    dropped_by_kernel: AtomicU64,
+    amplification_refused: AtomicU64,
 }
 
 impl Totals {
@@ -307,6 +345,9 @@ impl Totals {
             hook_failures: read(&self.hook_failures),
             bytes_received: read(&self.bytes_received),
             bytes_sent: read(&self.bytes_sent),
+            truncated: read(&self.truncated),
+            dropped_by_kernel: read(&self.dropped_by_kernel),
+            amplification_refused: read(&self.amplification_refused),
         }
     }
 }
@@ -353,6 +394,12 @@ fn trace(event: &Event<'_>) {
             name,
             ?lasting,
             "stalled: a handler keeps its thread to itself, and others wait"
+        ),
+        Event::DatagramsDropped { address, count } => tracing::warn!(
+            %address,
+            count,
+            "datagrams were dropped by the kernel: they come faster than they are served; \
+             receive_buffer makes room for bursts"
         ),
         Event::DrainStarted { live, timeout } => {
             tracing::info!(live, ?timeout, "draining");

@@ -100,7 +100,7 @@ pub use admission::{Admission, BadNetwork, BadRate, Network, Rate};
 pub use concurrency::Green;
 pub use concurrency::{AtLimit, Concurrency, Forking, Pooled, Sequential, Threading};
 pub use connection::{Connection, Writer};
-pub use datagram::Datagram;
+pub use datagram::{AmplificationExceeded, Datagram};
 pub use error::{BindError, Error, Result, ServeError};
 pub use event::{Counters, EndReason, Ended, Event, Refusal};
 pub use failure::{Cause, HandlerFailure, Stage};

@@ -15,6 +15,7 @@ use super::lifecycle::Lifecycle;
 use crate::Result;
 use crate::address::Address;
 use crate::admission::{Admission, AdmissionControl, Ticket};
+use crate::datagram::AmplificationExceeded;
 use crate::event::{Counters, EndReason, Ended, Event, Reporter};
 use crate::failure::{Cause, HandlerFailure, contain, discard, guarded};
 use crate::socket::{Cut, Socket};
@@ -315,7 +316,9 @@ fn log_failure(info: &RequestInfo, failure: &HandlerFailure) {
     let kind = failure.error().and_then(crate::Error::io_kind);
     if kind == Some(io::ErrorKind::TimedOut) {
         tracing::info!(%id, %peer, %stage, error = %failure.cause(), "request timed out");
-    } else if kind == Some(io::ErrorKind::InvalidData) {
+    } else if kind == Some(io::ErrorKind::InvalidData)
+        || failure.error().is_some_and(AmplificationExceeded::is_in)
+    {
         // What the peer has sent is at fault, and no operator can do anything about it.
         tracing::warn!(%id, %peer, %stage, error = %failure.cause(), "request failed");
     } else {
