@@ -38,6 +38,7 @@
 //! | the server | [`Server`] and its aliases, [`Builder`] for options and hooks, [`ServerGroup`] |
 //! | stopping and looking | [`Controller`]: shutdown, drain, wait, live requests, counters |
 //! | sending to many connections at once | [`Room`] |
+//! | what is remembered of a datagram's sender | [`Sessions`] |
 //! | limits on waiting | [`Timeouts`] |
 //! | limits on numbers | [`Admission`], [`Threading`], [`Pooled`], [`Forking`], `Green`, [`AtLimit`] |
 //! | sleeping, locking, blocking in a handler that runs under every model | `greenroom`, re-exported with the feature `green` |
@@ -89,6 +90,7 @@ mod park;
 mod process;
 mod room;
 mod server;
+mod sessions;
 mod signal;
 mod socket;
 mod timeouts;
@@ -110,6 +112,7 @@ pub use server::{
     Builder, Controller, DrainReport, GroupController, Handled, LiveRequest, Request, RequestId,
     RequestInfo, RequestState, Server, ServerGroup, Watched,
 };
+pub use sessions::{SessionLimits, SessionRefused, Sessions};
 pub use timeouts::{MinRate, Timeouts};
 pub use transport::{DualStack, Keepalive, Transport};
 
