@@ -189,7 +189,7 @@ where
     ) -> anyhow::Result<Address> {
         let factory = self.0.clone();
         let server = match endpoint {
-            Endpoint::Udp(address) => builder::<Udp, C>(options, model)
+            Endpoint::Udp(address) => udp_builder(options, model)
                 .bind(address, factory)
                 .map(|server| add(group, server)),
             Endpoint::Unixgram(path) => builder::<UnixDatagram, C>(options, model)
@@ -298,6 +298,15 @@ fn builder<T: Transport, C: Concurrency>(options: &ServerOptions, model: C) -> B
         .concurrency(model)
         .timeouts(timeouts)
         .admission(admission(options))
+}
+
+fn udp_builder<C: Concurrency>(options: &ServerOptions, model: C) -> Builder<Udp, C> {
+    let builder = builder(options, model).max_amplification(options.max_amplification);
+    if options.refuse_low_ports {
+        builder.refuse_low_ports()
+    } else {
+        builder
+    }
 }
 
 fn admission(options: &ServerOptions) -> Admission {
