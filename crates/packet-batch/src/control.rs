@@ -25,14 +25,20 @@ pub(crate) struct Told {
     pub(crate) drops: Option<u32>,
 }
 
-/// Room for the control messages of one datagram, aligned as `cmsg(3)` wants it: the two that are
-/// asked for here take 64 bytes, and who made the socket may have asked for others, such as the time.
+/// Room for the control messages of one datagram, aligned as `cmsg(3)` wants it.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-pub(crate) struct Control(pub(crate) [u8; 128]);
+pub(crate) struct Control<const SIZE: usize>(pub(crate) [u8; SIZE]);
 
-impl Control {
-    pub(crate) const EMPTY: Self = Self([0; 128]);
+/// For those that are received: the two that are asked for here take 64 bytes, and who made the
+/// socket may have asked for others, such as the time.
+pub(crate) type Received = Control<128>;
+
+/// For the one that is sent.
+pub(crate) type Sent = Control<40>;
+
+impl<const SIZE: usize> Control<SIZE> {
+    pub(crate) const EMPTY: Self = Self([0; SIZE]);
 
     /// Asks for a datagram to be sent from an address; how many bytes that takes.
     pub(crate) fn set_source(&mut self, local: Local) -> usize {
@@ -151,7 +157,7 @@ mod tests {
     fn written(messages: &[((i32, i32), &[u8])]) -> Vec<u8> {
         let mut all = Vec::new();
         for ((level, kind), data) in messages {
-            let mut control = Control::EMPTY;
+            let mut control = Received::EMPTY;
             let len = control.write(*level, *kind, data);
             all.extend_from_slice(&control.0[..len]);
         }
@@ -168,7 +174,7 @@ mod tests {
         ] {
             let ip: IpAddr = text.parse().unwrap();
             let local = Local { ip, interface };
-            let mut control = Control::EMPTY;
+            let mut control = Sent::EMPTY;
             let len = control.set_source(local);
             assert_eq!(read(&control.0[..len]).local, Some(local), "{text}");
             // CMSG_SPACE(12) and CMSG_SPACE(20) on a 64-bit machine.
@@ -210,7 +216,7 @@ mod tests {
             "::",
         ] {
             let ip: Ipv6Addr = text.parse().unwrap();
-            let mut control = Control::EMPTY;
+            let mut control = Received::EMPTY;
             let len = control.set_source(Local {
                 ip: ip.into(),
                 interface: 3,

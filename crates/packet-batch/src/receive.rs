@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::SocketAddrAny;
 use rustix::net::addr::SocketAddrStorage;
 
-use crate::control::{self, Control};
+use crate::control::{self, Received};
 use crate::{Local, MAX, narrow};
 
 /// Datagrams that were received together, and room for them.
@@ -23,7 +23,7 @@ pub struct Batch {
     packet_size: usize,
     metas: [Meta; MAX],
     /// Room for what is told beside each of them; none, if nobody wants to know.
-    controls: Vec<Control>,
+    controls: Vec<Received>,
     drops: Drops,
     received: usize,
     taken: usize,
@@ -76,7 +76,7 @@ impl Batch {
     /// [asked](crate::tell_drops) to. Descriptors that a Unix peer sends along are closed at once.
     #[must_use]
     pub fn with_control(mut self) -> Self {
-        self.controls = vec![Control::EMPTY; MAX];
+        self.controls = vec![Received::EMPTY; MAX];
         self
     }
 

@@ -9,7 +9,7 @@ use std::ptr;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketAddrAny, sendto};
 
-use crate::control::Control;
+use crate::control::Sent;
 use crate::{Local, MAX, narrow};
 
 /// A datagram that is to be sent.
@@ -74,17 +74,20 @@ pub fn send(
     match packets {
         [] => panic!("there is nothing to send"),
         [one] if one.from.is_none() => sendto(socket, one.bytes, flags, one.to).map(|_| 1),
-        _ => send_many(socket, &packets[..packets.len().min(MAX)], flags),
+        // Preparing for more than there are is a waste.
+        [_] => send_up_to::<1>(socket, packets, flags),
+        _ => send_up_to::<MAX>(socket, packets, flags),
     }
 }
 
-fn send_many(
+fn send_up_to<const MOST: usize>(
     socket: impl AsFd,
     packets: &[Outgoing<'_>],
     flags: SendFlags,
 ) -> rustix::io::Result<usize> {
-    let mut controls = [Control::EMPTY; MAX];
-    let mut pieces: [libc::iovec; MAX] = array::from_fn(|n| {
+    let packets = &packets[..packets.len().min(MOST)];
+    let mut controls = [Sent::EMPTY; MOST];
+    let mut pieces: [libc::iovec; MOST] = array::from_fn(|n| {
         let bytes = packets.get(n).map_or(&[][..], |packet| packet.bytes);
         libc::iovec {
             iov_base: bytes.as_ptr().cast_mut().cast(),
@@ -92,7 +95,7 @@ fn send_many(
         }
     });
     // SAFETY: all zeroes is a value of this plain C struct: null pointers and lengths of none.
-    let mut headers: [libc::mmsghdr; MAX] = unsafe { std::mem::zeroed() };
+    let mut headers: [libc::mmsghdr; MOST] = unsafe { std::mem::zeroed() };
     for (((header, piece), control), packet) in headers
         .iter_mut()
         .zip(&mut pieces)
@@ -110,7 +113,7 @@ fn send_many(
             header.msg_control = control.0.as_mut_ptr().cast();
         }
     }
-    // SAFETY: each of the first headers, as many as there are packets and no more than `MAX`, has
+    // SAFETY: each of the first headers, as many as there are packets and no more than `MOST`, has
     // one piece of memory, one address, and the bytes of one control message or none, with their
     // true lengths. All of them outlive the call, which only reads them; it writes the lengths that
     // were sent into the headers.
