@@ -1,8 +1,8 @@
 //! Receives and sends many datagrams with one system call, `recvmmsg(2)` and `sendmmsg(2)`, in safe
 //! Rust.
 //!
-//! A [`Batch`] is filled from a socket and then emptied datagram by datagram; [`send`] takes a slice
-//! of them. Both are for any socket that keeps the bounds of messages: UDP, Unix datagram.
+//! A [`Batch`] is filled from a socket and then emptied datagram by datagram; [`send`](fn@send) takes
+//! a slice of them. Both are for any socket that keeps the bounds of messages: UDP, Unix datagram.
 //!
 //! ```
 //! use packet_batch::{Batch, Outgoing, SendFlags, send};
