@@ -15,7 +15,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use forking::Forking;
-pub(crate) use forking::exit;
+pub(crate) use forking::{CUT, exit};
 #[cfg(feature = "green")]
 pub use green::Green;
 pub use pooled::Pooled;

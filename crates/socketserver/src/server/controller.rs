@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::pidfd_send_signal;
 
 use super::lifecycle::Lifecycle;
 use crate::Result;
 use crate::address::Address;
 use crate::admission::{Admission, AdmissionControl, Ticket};
+use crate::concurrency::CUT;
 use crate::event::{Counters, EndReason, Ended, Event, Reporter};
 use crate::failure::{Cause, HandlerFailure, contain, discard, guarded};
 use crate::socket::{Cut, Socket};
@@ -325,7 +326,7 @@ struct Entry {
 impl Entry {
     fn cancel(&self) -> bool {
         if let Some(child) = self.child.get() {
-            return pidfd_send_signal(child, Signal::HUP).is_ok();
+            return pidfd_send_signal(child, CUT).is_ok();
         }
         let socket = self.socket.as_ref().and_then(Weak::upgrade);
         socket
@@ -510,8 +511,8 @@ impl Controller {
     }
 
     /// Cuts one connection: its handler's reads and writes fail with
-    /// [`io::ErrorKind::ConnectionAborted`]; a child that serves it is sent `SIGHUP`. Returns
-    /// whether there was such a connection.
+    /// [`io::ErrorKind::ConnectionAborted`]; a child that serves it is sent
+    /// [`Forking::CUT`](crate::Forking::CUT). Returns whether there was such a connection.
     #[must_use = "the request may have ended meanwhile"]
     pub fn cancel(&self, id: RequestId) -> bool {
         let entry = self.0.entries().get(&id).cloned();
