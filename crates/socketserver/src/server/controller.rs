@@ -289,6 +289,17 @@ impl Shared {
         }
     }
 
+    /// Until now nobody may have counted.
+    fn count_peers(&self) {
+        let all: Vec<_> = self.entries().values().cloned().collect();
+        for entry in all {
+            let mut ticket = lock(&entry.ticket);
+            if ticket.is_none() {
+                *ticket = self.admission.count_in(&entry.info.peer);
+            }
+        }
+    }
+
     fn entries(&self) -> MutexGuard<'_, BTreeMap<RequestId, Arc<Entry>>> {
         lock(&self.table)
     }
@@ -321,6 +332,8 @@ struct Entry {
     child: OnceLock<OwnedFd>,
     /// Its handler has returned and is to be called again.
     paused: Mutex<bool>,
+    /// Its share of what its peer may have, once that is limited.
+    ticket: Mutex<Option<Ticket>>,
 }
 
 impl Entry {
@@ -339,7 +352,6 @@ impl Entry {
 pub(crate) struct Record {
     entry: Arc<Entry>,
     shared: Arc<Shared>,
-    _ticket: Option<Ticket>,
 }
 
 impl Record {
@@ -357,13 +369,13 @@ impl Record {
             socket,
             child: OnceLock::new(),
             paused: Mutex::new(false),
+            ticket: Mutex::new(ticket),
         });
         shared.live.fetch_add(1, Ordering::SeqCst);
         shared.entries().insert(id, entry.clone());
         Self {
             entry,
             shared: shared.clone(),
-            _ticket: ticket,
         }
     }
 
@@ -404,6 +416,8 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         self.shared.entries().remove(&self.entry.info.id);
+        // Now, even if somebody looks at the entry at the moment.
+        drop(lock(&self.entry.ticket).take());
         self.set_paused(false);
         self.shared.live.fetch_sub(1, Ordering::SeqCst);
         self.shared.tell_end();
@@ -520,9 +534,10 @@ impl Controller {
     }
 
     /// Changes who may come in, how many and how fast, from the next request on. Those that are
-    /// live stay.
+    /// live stay, and count as their peers'.
     pub fn set_admission(&self, admission: Admission) {
         self.0.admission.set(admission);
+        self.0.count_peers();
         // It may wait for a time that is another one now.
         self.0.lifecycle.wake();
     }

@@ -137,9 +137,7 @@ fn reset_signals() {
         let wanted = match action.sa_sigaction {
             // nohup(1) holds for whatever is executed, too.
             libc::SIG_IGN if signal == libc::SIGHUP => continue,
-            _ if FOR_THE_PARENT.contains(&signal) => {
-                disregard as *const () as libc::sighandler_t
-            }
+            _ if FOR_THE_PARENT.contains(&signal) => disregard as *const () as libc::sighandler_t,
             // It may have been started with this one ignored.
             _ if signal == CUT.as_raw() => libc::SIG_DFL,
             libc::SIG_IGN | libc::SIG_DFL => continue,
