@@ -269,6 +269,7 @@ mod tests {
             limit: 7,
         };
         let console = Console {
+            reloader: None,
             group: group.controller(),
             endpoints: (0..endpoints).map(served).collect(),
             model: Model::Threading,

@@ -51,7 +51,7 @@ impl Endpoint {
                     _ => Path::new("."),
                 };
                 access(parent, Access::WRITE_OK | Access::EXEC_OK)
-                    .map_err(|errno| told(&parent.display(), errno.into()))?;
+                    .map_err(|errno| told(parent, &errno.into()))?;
                 match fs::symlink_metadata(path) {
                     Ok(found) if !found.file_type().is_socket() => Err(io::Error::other(
                         "the path is taken by what is not a socket",
@@ -63,8 +63,8 @@ impl Endpoint {
     }
 }
 
-fn told(what: &dyn fmt::Display, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{what}: {error}"))
+fn told(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// Why a text is no endpoint.

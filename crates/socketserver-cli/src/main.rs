@@ -35,7 +35,7 @@ use config::{Refused, Start};
 const WRONG_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let mut start = match config::start(std::env::args_os().collect()) {
+    let mut start = match config::start(&std::env::args_os().collect::<Vec<_>>()) {
         Ok(start) => start,
         Err(Refused::Usage(error)) => error.exit(),
         Err(Refused::Config(error)) => return fail(&error.into(), WRONG_USAGE),

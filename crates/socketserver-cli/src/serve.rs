@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use socketserver::transport::{Tcp, Udp, UnixDatagram, UnixStream};
+use socketserver::transport::{StreamTransport, Tcp, Udp, UnixDatagram, UnixStream};
 use socketserver::{
     Address, Admission, AtLimit, Builder, Concurrency, Connection, Controller, Datagram, Event,
     Forking, Green, GroupController, Pooled, RequestHandler, Sequential, Server, ServerGroup,
@@ -245,11 +245,11 @@ where
             }
         };
         let server = match endpoint {
-            Endpoint::Tcp(address) => builder::<Tcp, C>(options, model)
+            Endpoint::Tcp(address) => stream_builder::<Tcp, C>(options, model)
                 .on_event(on_event)
                 .bind(address, factory)
                 .map(|server| add(group, server)),
-            Endpoint::Unix(path) => builder::<UnixStream, C>(options, model)
+            Endpoint::Unix(path) => stream_builder::<UnixStream, C>(options, model)
                 .on_event(on_event)
                 .mode(options.unix_mode)
                 .bind(path, factory)
@@ -291,6 +291,10 @@ fn policy(options: &ServerOptions) -> AtLimit {
     match options.at_limit {
         Policy::Wait => AtLimit::Wait,
         Policy::Reject => AtLimit::Reject,
+        Policy::Queue => AtLimit::Queue {
+            patience: options.queue_time,
+            places: options.queue_places as usize,
+        },
     }
 }
 
@@ -314,17 +318,42 @@ fn builder<T: Transport, C: Concurrency>(options: &ServerOptions, model: C) -> B
 }
 
 /// Has a server that is running go by other rules and limits.
-pub(crate) fn apply(options: &ServerOptions, controller: &Controller, endpoint: &Endpoint) {
+pub(crate) fn apply(
+    options: &ServerOptions,
+    controller: &Controller,
+    endpoint: &Endpoint,
+) -> io::Result<()> {
+    controller.set_timeouts(match endpoint {
+        Endpoint::Tcp(_) => timeouts::<Tcp>(options),
+        Endpoint::Udp(_) => timeouts::<Udp>(options),
+        Endpoint::Unix(_) => timeouts::<UnixStream>(options),
+        Endpoint::Unixgram(_) => timeouts::<UnixDatagram>(options),
+    })?;
     controller.set_admission(admission(options));
+    Ok(())
 }
 
 fn timeouts<T: Transport>(options: &ServerOptions) -> Timeouts {
     let timeouts = T::default_timeouts()
+        .first_byte(options.first_byte_timeout.0)
         .idle(options.idle_timeout.0)
+        .receive_rate(options.min_receive_rate.0)
+        .send_rate(options.min_send_rate.0)
         .request(options.request_timeout.0);
     match options.write_timeout {
         Some(limit) => timeouts.write(limit.0),
         None => timeouts,
+    }
+}
+
+fn stream_builder<T: StreamTransport, C: Concurrency>(
+    options: &ServerOptions,
+    model: C,
+) -> Builder<T, C> {
+    let builder = builder::<T, C>(options, model);
+    match &options.refusal_notice {
+        Some(notice) => builder.refusal_notice(format!("{notice}\n")),
+        None => builder,
     }
 }
 
@@ -333,6 +362,9 @@ fn admission(options: &ServerOptions) -> Admission {
     let admission = denied.fold(Admission::new(), |all, network| all.deny(*network));
     let allowed = options.allow.iter();
     let mut admission = allowed.fold(admission, |all, network| all.allow(*network));
+    if let Some(max) = options.max_live {
+        admission = admission.max_live(max as usize);
+    }
     if let Some(max) = options.max_per_peer {
         admission = admission.max_per_peer(max);
     }

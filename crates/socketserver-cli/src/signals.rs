@@ -105,7 +105,9 @@ impl Signals {
             watch(group, reloads, move || drop(reloader.reload()))?;
         }
         let mut stop = Stop::new(self.forced, group, timeout, Model::Forking);
-        watch(group, self.stops, move || drop(stop.signalled()))
+        watch(group, self.stops, move || {
+            stop.signalled();
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, BufRead, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use rustix::net::sockopt;
 use crate::address::{Address, Credentials};
 use crate::server::{Controller, RequestId};
 use crate::socket::Socket;
-use crate::timeouts::{Limits, Timeouts, nonzero};
+use crate::timeouts::{Limits, Timeouts, earliest, nonzero};
 
 /// A connection to one peer, read and written in plain blocking style.
 ///
@@ -32,11 +32,27 @@ pub struct Connection {
     peer: Address,
     server: Controller,
     id: RequestId,
-    timeouts: Timeouts,
+    /// Shared by all until a handler changes its own.
+    timeouts: Arc<Timeouts>,
     deadline: Option<Instant>,
+    reading: Reading,
     buffer: Option<Box<Buffer>>,
     ended: bool,
     keep_alive: bool,
+}
+
+/// How far the peer has come with what it says.
+#[derive(Clone, Copy)]
+enum Reading {
+    /// It has said nothing since it was accepted.
+    Nothing(Instant),
+    BetweenMessages,
+    /// A message has begun when so many bytes had been received in total, and the peer was waited
+    /// for as long since. The time that the handler takes is its own.
+    Message {
+        before: u64,
+        waited: Duration,
+    },
 }
 
 impl Connection {
@@ -45,11 +61,10 @@ impl Connection {
         peer: Address,
         server: Controller,
         id: RequestId,
-        timeouts: Timeouts,
+        timeouts: Arc<Timeouts>,
     ) -> Self {
-        let deadline = timeouts
-            .request
-            .and_then(|limit| Instant::now().checked_add(limit));
+        let now = Instant::now();
+        let deadline = timeouts.request.and_then(|limit| now.checked_add(limit));
         Self {
             socket: Arc::new(socket),
             peer,
@@ -57,6 +72,7 @@ impl Connection {
             id,
             timeouts,
             deadline,
+            reading: Reading::Nothing(now),
             buffer: None,
             ended: false,
             keep_alive: false,
@@ -108,7 +124,19 @@ impl Connection {
     /// The limits in force.
     #[must_use]
     pub fn timeouts(&self) -> Timeouts {
-        self.timeouts
+        *self.timeouts
+    }
+
+    /// Replaces them all.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for a limit of zero.
+    pub fn set_timeouts(&mut self, timeouts: Timeouts) -> io::Result<()> {
+        if timeouts.zero().is_some() {
+            nonzero(Some(Duration::ZERO))?;
+        }
+        self.timeouts = Arc::new(timeouts);
+        Ok(())
     }
 
     /// Bounds the silence in both directions; see [`Timeouts`].
@@ -116,7 +144,7 @@ impl Connection {
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] for a limit of zero.
     pub fn set_idle_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
-        self.timeouts.idle = nonzero(limit)?;
+        Arc::make_mut(&mut self.timeouts).idle = nonzero(limit)?;
         Ok(())
     }
 
@@ -125,7 +153,7 @@ impl Connection {
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] for a limit of zero.
     pub fn set_read_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
-        self.timeouts.read = nonzero(limit)?;
+        Arc::make_mut(&mut self.timeouts).read = nonzero(limit)?;
         Ok(())
     }
 
@@ -134,7 +162,7 @@ impl Connection {
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] for a limit of zero.
     pub fn set_write_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
-        self.timeouts.write = nonzero(limit)?;
+        Arc::make_mut(&mut self.timeouts).write = nonzero(limit)?;
         Ok(())
     }
 
@@ -142,6 +170,48 @@ impl Connection {
     /// in until then. The server sets it from [`Timeouts::request`].
     pub fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
+    }
+
+    /// Says that the beginning of a message has been read, and the rest is waited for: until
+    /// [`end_message`](Self::end_message) it must arrive at [`Timeouts::receive_rate`], counted from
+    /// the first such call. Only the time that is spent in reading counts.
+    ///
+    /// [`read_exact`](Read::read_exact), [`read_line`](BufRead::read_line) and
+    /// [`read_until`](BufRead::read_until) say it by themselves, and so does `framing::Framed` once
+    /// it is `paced`. It is for handlers that put messages together out of single reads.
+    ///
+    /// ```
+    /// use socketserver::Connection;
+    /// use std::io::{self, Read};
+    ///
+    /// fn read_until_blank(conn: &mut Connection, message: &mut Vec<u8>) -> io::Result<()> {
+    ///     while !message.ends_with(b"\n\n") {
+    ///         let mut some = [0; 512];
+    ///         let n = conn.read(&mut some)?;
+    ///         if n == 0 {
+    ///             return Err(io::ErrorKind::UnexpectedEof.into());
+    ///         }
+    ///         message.extend_from_slice(&some[..n]);
+    ///         conn.begin_message();
+    ///     }
+    ///     conn.end_message();
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn begin_message(&mut self) {
+        if !matches!(self.reading, Reading::Message { .. }) {
+            self.reading = Reading::Message {
+                before: self.bytes_moved().0,
+                waited: Duration::ZERO,
+            };
+        }
+    }
+
+    /// The message is complete, or was given up: the peer may be silent again.
+    pub fn end_message(&mut self) {
+        if matches!(self.reading, Reading::Message { .. }) {
+            self.reading = Reading::BetweenMessages;
+        }
     }
 
     /// Sends small segments at once (the default), or lets the kernel gather them (Nagle's
@@ -201,8 +271,7 @@ impl Connection {
     pub fn writer(&self) -> Writer {
         Writer {
             socket: self.socket.clone(),
-            timeout: self.timeouts.write,
-            deadline: self.deadline,
+            limits: self.write_limits(),
         }
     }
 
@@ -226,11 +295,43 @@ impl Connection {
 
     /// What a wait for the next bytes is bounded by.
     pub(crate) fn read_limits(&self) -> Limits {
-        Limits {
-            wait: self.timeouts.read,
-            idle: self.timeouts.idle,
-            deadline: self.deadline,
+        let (mut wait, mut deadline) = (self.timeouts.read, self.deadline);
+        match (self.reading, &*self.timeouts) {
+            (Reading::Nothing(accepted), Timeouts { first_byte, .. }) => {
+                let end = first_byte.and_then(|limit| accepted.checked_add(limit));
+                deadline = earliest(deadline, end);
+            }
+            (Reading::Message { before, waited }, Timeouts { receive_rate, .. }) => {
+                let allowed = receive_rate.map(|rate| rate.allows(self.bytes_moved().0 - before));
+                let left = allowed.map(|allowed| allowed.saturating_sub(waited));
+                wait = [wait, left].into_iter().flatten().min();
+            }
+            (Reading::BetweenMessages, _) => {}
         }
+        Limits {
+            wait,
+            idle: self.timeouts.idle,
+            deadline,
+            rate: None,
+        }
+    }
+
+    /// What a wait for room is bounded by.
+    fn write_limits(&self) -> Limits {
+        Limits {
+            wait: self.timeouts.write,
+            idle: None,
+            deadline: self.deadline,
+            rate: self.timeouts.send_rate,
+        }
+    }
+
+    /// The descriptor. If somebody else has it as well, the connection is shut down instead.
+    pub(crate) fn into_fd(self) -> Option<OwnedFd> {
+        let socket = Arc::try_unwrap(self.socket).inspect_err(|shared| {
+            let _ = shared.shutdown(Shutdown::Both);
+        });
+        Some(socket.ok()?.into_fd())
     }
 
     pub(crate) fn socket(&self) -> &Arc<Socket> {
@@ -246,9 +347,36 @@ impl Connection {
         if buf.is_empty() {
             return Ok(0);
         }
-        let n = self.socket.recv(buf, self.read_limits())?;
+        let limits = self.read_limits();
+        let received = match &mut self.reading {
+            Reading::Nothing(_) | Reading::BetweenMessages => self.socket.recv(buf, limits),
+            Reading::Message { waited, .. } => {
+                let began = Instant::now();
+                let received = self.socket.recv(buf, limits);
+                *waited += began.elapsed();
+                received
+            }
+        };
+        let n = received?;
         self.ended = n == 0;
+        if let Reading::Nothing(_) = self.reading {
+            self.reading = Reading::BetweenMessages;
+        }
         Ok(n)
+    }
+
+    /// Runs what reads one message, and has the peer paced from the first byte on.
+    fn reading_message<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> io::Result<T>,
+    ) -> io::Result<T> {
+        // A handler that paces a longer message goes on doing so.
+        let is_outermost = !matches!(self.reading, Reading::Message { .. });
+        let outcome = read(self);
+        if is_outermost {
+            self.end_message();
+        }
+        outcome
     }
 }
 
@@ -266,6 +394,20 @@ impl Read for Connection {
             Some(buf) => self.read(buf),
             None => Ok(0),
         }
+    }
+
+    fn read_exact(&mut self, buf: &mut [u8]) -> io::Result<()> {
+        self.reading_message(|conn| {
+            let mut filled = 0;
+            while filled < buf.len() {
+                match conn.read(&mut buf[filled..])? {
+                    0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    n => filled += n,
+                }
+                conn.begin_message();
+            }
+            Ok(())
+        })
     }
 }
 
@@ -286,6 +428,43 @@ impl BufRead for Connection {
             buffer.start = (buffer.start + amount).min(buffer.end);
         }
     }
+
+    fn read_until(&mut self, byte: u8, buf: &mut Vec<u8>) -> io::Result<usize> {
+        self.reading_message(|conn| {
+            let before = buf.len();
+            loop {
+                let some = conn.fill_buf()?;
+                let found = some.iter().position(|b| *b == byte);
+                let n = found.map_or(some.len(), |at| at + 1);
+                buf.extend_from_slice(&some[..n]);
+                conn.consume(n);
+                if found.is_some() || n == 0 {
+                    return Ok(buf.len() - before);
+                }
+                conn.begin_message();
+            }
+        })
+    }
+
+    /// Like the standard library's: if what was read is not valid UTF-8, it is lost.
+    fn read_line(&mut self, buf: &mut String) -> io::Result<usize> {
+        // Into the caller's memory where nothing else is in it.
+        let mut line = if buf.is_empty() {
+            std::mem::take(buf).into_bytes()
+        } else {
+            Vec::new()
+        };
+        let read = self.read_until(b'\n', &mut line);
+        match String::from_utf8(line) {
+            Ok(line) if buf.is_empty() => *buf = line,
+            Ok(line) => buf.push_str(&line),
+            Err(_) => {
+                let invalid = "the line is not valid UTF-8";
+                return read.and(Err(io::Error::new(io::ErrorKind::InvalidData, invalid)));
+            }
+        }
+        read
+    }
 }
 
 impl Write for Connection {
@@ -294,12 +473,7 @@ impl Write for Connection {
     }
 
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        let limits = Limits {
-            wait: self.timeouts.write,
-            idle: None,
-            deadline: self.deadline,
-        };
-        self.socket.send(bufs, limits)
+        self.socket.send(bufs, self.write_limits())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -329,8 +503,7 @@ impl fmt::Debug for Connection {
 #[derive(Clone)]
 pub struct Writer {
     socket: Arc<Socket>,
-    timeout: Option<Duration>,
-    deadline: Option<Instant>,
+    limits: Limits,
 }
 
 impl Writer {
@@ -345,12 +518,7 @@ impl Write for Writer {
     }
 
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        let limits = Limits {
-            wait: self.timeout,
-            idle: None,
-            deadline: self.deadline,
-        };
-        self.socket.send(bufs, limits)
+        self.socket.send(bufs, self.limits)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -361,7 +529,7 @@ impl Write for Writer {
 impl fmt::Debug for Writer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Writer")
-            .field("timeout", &self.timeout)
+            .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
 }

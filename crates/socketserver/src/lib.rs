@@ -110,7 +110,7 @@ pub use server::{
     Builder, Controller, DrainReport, GroupController, Handled, LiveRequest, Request, RequestId,
     RequestInfo, RequestState, Server, ServerGroup, Watched,
 };
-pub use timeouts::Timeouts;
+pub use timeouts::{MinRate, Timeouts};
 pub use transport::{DualStack, Keepalive, Transport};
 
 use transport::{Tcp, Udp, UnixDatagram, UnixStream};

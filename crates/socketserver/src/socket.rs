@@ -16,7 +16,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
 use crate::EndReason;
 use crate::park::{Interest, Park};
-use crate::timeouts::{Limits, Wait};
+use crate::timeouts::{Limits, Pace, Wait};
 
 /// Shared by the connection, its writers, and the table of live requests.
 pub struct Socket {
@@ -28,6 +28,8 @@ pub struct Socket {
     lost: AtomicBool,
     received: AtomicU64,
     sent: AtomicU64,
+    /// What was sent while the peer was waited for.
+    sending: Pace,
     /// The timeouts that the kernel was last told, in microseconds; 0 is none.
     kernel_read: AtomicU64,
     kernel_write: AtomicU64,
@@ -43,9 +45,17 @@ impl Socket {
             lost: AtomicBool::new(false),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            sending: Pace::default(),
             kernel_read: AtomicU64::new(0),
             kernel_write: AtomicU64::new(0),
         }
+    }
+
+    /// Gives the descriptor up to somebody who does not park.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        let Self { park, fd, .. } = self;
+        drop(park);
+        fd
     }
 
     /// Bytes received and sent so far.
@@ -132,7 +142,13 @@ impl Socket {
     }
 
     pub(crate) fn send(&self, bufs: &[IoSlice<'_>], limits: Limits) -> io::Result<usize> {
+        if let Some(rate) = limits.rate {
+            self.sending.check(rate)?;
+        }
         let mut wait = Wait::begin(limits, self.moved())?;
+        let began = wait.clock();
+        // Who parks knows whether he had to; the kernel does not say.
+        let mut has_waited = self.park.is_none();
         loop {
             self.check_cancelled()?;
             self.arm(Interest::Write, &wait)?;
@@ -149,9 +165,15 @@ impl Socket {
                     if let Some(park) = &self.park {
                         park.progressed(false);
                     }
+                    if let Some(began) = began.filter(|_| has_waited && limits.rate.is_some()) {
+                        self.sending.moved(n, began.elapsed());
+                    }
                     return Ok(n);
                 }
-                Err(errno) => self.again(errno, Interest::Write, &mut wait)?,
+                Err(errno) => {
+                    self.again(errno, Interest::Write, &mut wait)?;
+                    has_waited = true;
+                }
             }
         }
     }

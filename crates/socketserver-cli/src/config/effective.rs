@@ -84,20 +84,19 @@ impl Effective {
                 })
             });
             let written = written.collect::<anyhow::Result<Vec<_>>>()?;
-            let note = if entry.is_default {
-                " # the default"
-            } else {
-                ""
-            };
             let key = &entry.key;
-            out += &match entry.kind {
-                Kind::List if !written.is_empty() => {
-                    format!("{key} = [{}]{note}\n", written.join(", "))
+            let line = match entry.kind {
+                _ if written.is_empty() => {
+                    out += &format!("# {key} is not set\n");
+                    continue;
                 }
-                _ if written.is_empty() => format!("# {key} is not set\n"),
-                Kind::Switch | Kind::One | Kind::List => {
-                    format!("{key} = {}{note}\n", written.concat())
-                }
+                Kind::List => format!("{key} = [{}]", written.join(", ")),
+                Kind::Switch | Kind::One => format!("{key} = {}", written.concat()),
+            };
+            // As a comment: what is set may require that something else is.
+            out += &match entry.is_default {
+                true => format!("# {line} is the default\n"),
+                false => format!("{line}\n"),
             };
         }
         Ok(out)

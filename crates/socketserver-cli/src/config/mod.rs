@@ -69,14 +69,14 @@ pub(crate) struct Source {
 }
 
 /// Takes a command line, and the configuration that it names.
-pub(crate) fn start(argv: Vec<OsString>) -> Result<Start, Refused> {
-    let parsed = Cli::command().try_get_matches_from(&argv);
+pub(crate) fn start(argv: &[OsString]) -> Result<Start, Refused> {
+    let parsed = Cli::command().try_get_matches_from(argv);
     let found = match &parsed {
-        Ok(matches) => Source::find(&argv, matches),
+        Ok(matches) => Source::find(argv, matches),
         // What is missing may stand in the file.
-        Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => leniently(&argv)
+        Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => leniently(argv)
             .ok()
-            .and_then(|matches| Source::find(&argv, &matches)),
+            .and_then(|matches| Source::find(argv, &matches)),
         Err(_) => None,
     };
     match found {

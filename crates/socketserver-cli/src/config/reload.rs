@@ -22,7 +22,11 @@ pub(super) enum Effect {
 pub(super) fn effect(key: &str) -> Effect {
     match key {
         "log-level" => Effect::AtOnce,
-        "allow" | "deny" | "max-per-peer" | "rate" | "rate-per-peer" => Effect::NextRequest,
+        "allow" | "deny" | "max-live" | "max-per-peer" | "rate" | "rate-per-peer" => {
+            Effect::NextRequest
+        }
+        "first-byte-timeout" | "idle-timeout" | "write-timeout" | "request-timeout"
+        | "min-receive-rate" | "min-send-rate" => Effect::NextRequest,
         _ => Effect::Restart,
     }
 }
@@ -93,10 +97,11 @@ impl Reloader {
         let program = program.context("it is not for a server")?;
         // What could not be started should not be taken for good until it has to be.
         program.check()?;
-        // From here on nothing fails.
+        // Limits of zero are what would be refused here, and they were refused before: from here on
+        // nothing fails, and all endpoints change or none.
         let options = program.server();
         for (controller, endpoint) in group.controllers().iter().zip(endpoints) {
-            serve::apply(options, controller, endpoint);
+            serve::apply(options, controller, endpoint)?;
         }
         logging::set_level(&start.cli.logging);
 

@@ -39,6 +39,7 @@ use rate::Bucket;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Admission {
     rules: Vec<(Verdict, Network)>,
+    max_live: Option<usize>,
     max_per_peer: Option<u32>,
     rate: Option<Rate>,
     rate_per_peer: Option<Rate>,
@@ -69,6 +70,16 @@ impl Admission {
     #[must_use]
     pub fn deny(mut self, network: Network) -> Self {
         self.rules.push((Verdict::Deny, network));
+        self
+    }
+
+    /// How many requests may be live at once at all, those that are
+    /// [kept alive](crate::Connection::keep_alive) included. The concurrency model has a limit of its
+    /// own, and its policy says what happens to the next one; this one can only be lower. 0 is taken
+    /// as 1.
+    #[must_use]
+    pub fn max_live(mut self, max: usize) -> Self {
+        self.max_live = Some(max.max(1));
         self
     }
 
@@ -134,6 +145,11 @@ impl AdmissionControl {
 
     pub(crate) fn limits(&self) -> RwLockReadGuard<'_, Admission> {
         self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many requests may be live at once.
+    pub(crate) fn max_live(&self) -> usize {
+        self.limits().max_live.unwrap_or(usize::MAX)
     }
 
     /// When the next request may be taken on, if not now; and how many may, if so.

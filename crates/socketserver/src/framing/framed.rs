@@ -6,6 +6,7 @@ use std::iter::FusedIterator;
 
 use super::wire::Wire;
 use super::{Decoder, Encoder, Parts};
+use crate::Connection;
 
 /// Reads and writes messages on a stream: on a [`Connection`](crate::Connection), a `&mut` to one, a
 /// `TcpStream`, or one half of them.
@@ -29,7 +30,7 @@ use super::{Decoder, Encoder, Parts};
 /// use socketserver::framing::{Framed, LengthPrefix};
 ///
 /// let echo = handler_fn(|conn: &mut Connection| {
-///     let mut frames = Framed::new(conn, LengthPrefix::u32_be());
+///     let mut frames = Framed::new(conn, LengthPrefix::u32_be()).paced();
 ///     while let Some(frame) = frames.read()? {
 ///         frames.write(frame)?;
 ///     }
@@ -42,7 +43,11 @@ pub struct Framed<S, C> {
     stream: S,
     codec: C,
     wire: Wire,
+    /// Told of a message's beginning (`true`) and end.
+    told: Option<Told<S>>,
 }
+
+pub(super) type Told<S> = fn(&mut S, bool);
 
 impl<S, C> Framed<S, C> {
     /// Frames on `stream`, of which nothing was read yet.
@@ -58,6 +63,7 @@ impl<S, C> Framed<S, C> {
             stream,
             codec: parts.codec,
             wire: parts.wire,
+            told: None,
         }
     }
 
@@ -70,6 +76,7 @@ impl<S, C> Framed<S, C> {
             stream,
             codec,
             wire,
+            ..
         } = self;
         (stream, Parts { codec, wire })
     }
@@ -92,6 +99,7 @@ impl<S, C> Framed<S, C> {
             stream: self.stream,
             codec,
             wire: self.wire,
+            told: self.told,
         }
     }
 
@@ -119,8 +127,28 @@ impl<S, C> Framed<S, C> {
         self.wire.size()
     }
 
+    pub(super) fn told(&self) -> Told<S> {
+        self.told.unwrap_or(|_, _| {})
+    }
+
     pub(super) fn split(&mut self) -> (&mut S, &mut C, &mut Wire) {
         (&mut self.stream, &mut self.codec, &mut self.wire)
+    }
+}
+
+impl<C> Framed<&mut Connection, C> {
+    /// Holds the peer to the connection's [`receive_rate`](crate::Timeouts::receive_rate) within
+    /// each message: one that trickles in is cut, silence between messages is not.
+    #[must_use]
+    pub fn paced(mut self) -> Self {
+        self.told = Some(|conn, begins| {
+            if begins {
+                conn.begin_message();
+            } else {
+                conn.end_message();
+            }
+        });
+        self
     }
 }
 
@@ -131,7 +159,8 @@ impl<S: Read, C: Decoder> Framed<S, C> {
     /// Those of the stream and of the codec, [see above](Framed#after-an-error). A peer that ends
     /// within a frame is one of the latter.
     pub fn read(&mut self) -> Result<Option<C::Item>, C::Error> {
-        self.wire.read(&mut self.stream, &mut self.codec)
+        let told = self.told();
+        self.wire.read(&mut self.stream, &mut self.codec, told)
     }
 
     /// The messages until the peer ends. An error does not end it: see [`read`](Framed::read).

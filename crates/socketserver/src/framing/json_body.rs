@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use bytes::{Buf, BytesMut};
 use serde_json::{Map, Value};
 
+use super::framed::Told;
 use super::json_header::Incoming;
 use super::wire::Wire;
 use super::{Decoder, FrameError, Framed, JsonHeader};
@@ -34,8 +35,9 @@ impl<S: Read> Framed<S, JsonHeader> {
     /// # Ok::<(), FrameError>(())
     /// ```
     pub fn read_body(&mut self) -> Result<Option<Body<'_, S>>, FrameError> {
+        let told = self.told();
         let (stream, codec, wire) = self.split();
-        let Some(length) = wire.read(stream, &mut Heads(codec))? else {
+        let Some(length) = wire.read(stream, &mut Heads(codec), told)? else {
             return Ok(None);
         };
         codec.incoming = Incoming::Rest(length);
@@ -43,6 +45,7 @@ impl<S: Read> Framed<S, JsonHeader> {
             stream,
             codec,
             wire,
+            told,
         }))
     }
 }
@@ -113,6 +116,7 @@ pub struct Body<'a, S> {
     stream: &'a mut S,
     codec: &'a mut JsonHeader,
     wire: &'a mut Wire,
+    told: Told<S>,
 }
 
 impl<S> Body<'_, S> {
@@ -145,6 +149,7 @@ impl<S: Read> Read for Body<'_, S> {
         }
         let unread = self.wire.unread();
         let n = if unread.is_empty() {
+            (self.told)(self.stream, true);
             self.stream.read(&mut buf[..wanted])?
         } else {
             let n = unread.len().min(wanted);
@@ -155,6 +160,9 @@ impl<S: Read> Read for Body<'_, S> {
             return Err(FrameError::UnexpectedEnd.into());
         }
         *left -= n as u64;
+        if *left == 0 {
+            (self.told)(self.stream, false);
+        }
         Ok(n)
     }
 }

@@ -14,6 +14,8 @@ pub(super) struct Wire {
     output: BytesMut,
     sent: usize,
     stage: Stage,
+    /// A part of a message has been read, and no end of it.
+    has_begun: bool,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -33,18 +35,29 @@ impl Wire {
         wire
     }
 
-    pub fn read<D: Decoder>(
+    /// Reads until a message is complete. `told` hears whether one has begun, before each wait for
+    /// more of it and once it is over.
+    pub fn read<S: Read, D: Decoder>(
         &mut self,
-        stream: &mut impl Read,
+        stream: &mut S,
         decoder: &mut D,
+        told: fn(&mut S, bool),
     ) -> Result<Option<D::Item>, D::Error> {
         loop {
-            let item = self.decode(decoder)?;
-            if item.is_some() || self.stage == Stage::Over {
-                return Ok(item);
+            let decoded = self.decode(decoder);
+            if !matches!(decoded, Ok(None)) || self.stage == Stage::Over {
+                self.has_begun = false;
+                told(stream, false);
+                return decoded;
             }
-            if self.input.fill(stream, decoder.buffer_limit())? == 0 {
-                self.stage = Stage::Ended;
+            // The decoder may hold the beginning itself.
+            self.has_begun |= !self.input.data.is_empty();
+            if self.has_begun {
+                told(stream, true);
+            }
+            match self.input.fill(stream, decoder.buffer_limit())? {
+                0 => self.stage = Stage::Ended,
+                _ => self.has_begun = true,
             }
         }
     }

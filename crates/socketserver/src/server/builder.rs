@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::controller::{HandleError, Shared};
 use super::lifecycle::DEFAULT_DRAIN;
 use super::poller::Poller;
+use super::refusal::{NOTICE, Refusals};
 use super::service::{Gate, Progress};
 use super::{Controller, Hooks, RequestInfo, Server};
 use crate::concurrency::Concurrency;
@@ -30,6 +31,7 @@ pub struct Builder<T: Transport, C> {
     timeouts: Timeouts,
     options: SocketOptions,
     admission: Admission,
+    refusal_notice: Box<[u8]>,
     block_on_close: Option<Duration>,
     hooks: Hooks<T::Request>,
     handle_error: Option<HandleError>,
@@ -44,6 +46,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             timeouts: T::default_timeouts(),
             options: SocketOptions::default(),
             admission: Admission::default(),
+            refusal_notice: Box::default(),
             block_on_close: Some(DEFAULT_DRAIN),
             hooks: Hooks {
                 verify_request: None,
@@ -203,9 +206,24 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
                 reason: format!("{name} is zero, which would fail every wait; None is no limit"),
             });
         }
+        if self.refusal_notice.len() > NOTICE {
+            return Err(BindError::BadOption {
+                option: "refusal_notice",
+                reason: format!("it is longer than {NOTICE} bytes"),
+            });
+        }
         let write_timeout = self.timeouts.write;
+        let user_timeout = self.options.user_timeout.or_else(|| {
+            // Before the last probe of a keepalive is due, it would end the connection for one that
+            // was lost: tcp(7), `TCP_USER_TIMEOUT`.
+            let probing = self.options.keepalive.map(Keepalive::lasts);
+            // A write that waits is to reach its own limit first.
+            let unconfirmed = write_timeout?.saturating_mul(2);
+            Some(probing.map_or(unconfirmed, |probing| unconfirmed.max(probing)))
+        });
         Ok(SocketOptions {
             write_timeout,
+            user_timeout,
             ..self.options.clone()
         })
     }
@@ -228,7 +246,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
                 source,
             }
         };
-        let shared = Shared::new(self.reporter, self.handle_error)
+        let shared = Shared::new(self.reporter, self.handle_error, self.timeouts)
             .map_err(failed("make a wake-up descriptor for"))?;
         shared.admission.set(self.admission);
         let gates = listeners
@@ -245,7 +263,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         let intake = Intake {
             parker: self.concurrency.parker(&server),
             server,
-            timeouts: self.timeouts,
+            timeouts: shared.timeouts(),
             room: 1,
             emptied: false,
         };
@@ -260,6 +278,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             watches: Vec::new(),
             poller: Some(poller),
             progress: Progress::default(),
+            refusals: Refusals::new(self.refusal_notice),
         })
     }
 }
@@ -317,9 +336,10 @@ impl<C: Concurrency> Builder<Tcp, C> {
     }
 
     /// How long what was sent may stay unconfirmed by the peer before the connection fails
-    /// (`TCP_USER_TIMEOUT`, [RFC 5482](https://www.rfc-editor.org/rfc/rfc5482)). The system's
-    /// default is some 15 minutes. Set it beyond the time that [`keepalive`](Self::keepalive)
-    /// takes, or it replaces that.
+    /// (`TCP_USER_TIMEOUT`, [RFC 5482](https://www.rfc-editor.org/rfc/rfc5482)). The default is
+    /// twice the [write timeout](Timeouts::write), or what a [`keepalive`](Self::keepalive) takes if
+    /// that is more; without a write timeout, the system's some 15 minutes hold. It also takes the
+    /// place of keepalive's own limit, so set it beyond that.
     #[must_use]
     pub fn user_timeout(mut self, limit: Duration) -> Self {
         self.options.user_timeout = Some(limit);
@@ -340,6 +360,17 @@ impl<T: crate::transport::StreamTransport, C: Concurrency> Builder<T, C> {
     #[must_use]
     pub fn backlog(mut self, connections: u16) -> Self {
         self.options.backlog = connections.into();
+        self
+    }
+
+    /// What a client is told that is turned away, at most 1024 bytes; nothing by default. It is
+    /// sent if there is room for it at once, and the connection is then closed in such a way that
+    /// the client can read it.
+    ///
+    /// Clients that a [rule denies](Admission::deny) are told nothing.
+    #[must_use]
+    pub fn refusal_notice(mut self, notice: impl Into<Vec<u8>>) -> Self {
+        self.refusal_notice = notice.into().into();
         self
     }
 }

@@ -19,6 +19,7 @@ use crate::concurrency::CUT;
 use crate::event::{Counters, EndReason, Ended, Event, Reporter};
 use crate::failure::{Cause, HandlerFailure, contain, discard, guarded};
 use crate::socket::{Cut, Socket};
+use crate::timeouts::{Timeouts, nonzero};
 
 /// The number of a request, unique in its server and counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,6 +107,8 @@ pub struct LiveRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RequestState {
+    /// It waits until there is room for it: [`AtLimit::Queue`](crate::AtLimit::Queue).
+    Queued,
     /// It is being served, or is about to be.
     Serving,
     /// Its handler [keeps it alive](crate::Connection::keep_alive), and is called again when there
@@ -119,6 +122,7 @@ impl fmt::Display for RequestState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // With the padding that is asked for.
         f.pad(match self {
+            Self::Queued => "queued",
             Self::Serving => "serving",
             Self::Waiting => "waiting",
             Self::Cut => "cut",
@@ -162,12 +166,14 @@ pub(crate) struct Shared {
     ended_in_drain: [AtomicU64; 2],
     drained: Mutex<Option<DrainReport>>,
     pub(crate) admission: Arc<AdmissionControl>,
+    timeouts: Mutex<Arc<Timeouts>>,
 }
 
 impl Shared {
     pub(crate) fn new(
         reporter: Reporter,
         handle_error: Option<HandleError>,
+        timeouts: Timeouts,
     ) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             lifecycle: Lifecycle::new()?,
@@ -181,7 +187,13 @@ impl Shared {
             ended_in_drain: [const { AtomicU64::new(0) }; 2],
             drained: Mutex::new(None),
             admission: Arc::default(),
+            timeouts: Mutex::new(Arc::new(timeouts)),
         }))
+    }
+
+    /// The limits on waiting that new requests start with.
+    pub(crate) fn timeouts(&self) -> Arc<Timeouts> {
+        lock(&self.timeouts).clone()
     }
 
     pub(crate) fn next_id(&self) -> RequestId {
@@ -334,6 +346,8 @@ struct Entry {
     paused: Mutex<bool>,
     /// Its share of what its peer may have, once that is limited.
     ticket: Mutex<Option<Ticket>>,
+    /// There is no room for it yet.
+    queued: AtomicBool,
 }
 
 impl Entry {
@@ -370,6 +384,7 @@ impl Record {
             child: OnceLock::new(),
             paused: Mutex::new(false),
             ticket: Mutex::new(ticket),
+            queued: AtomicBool::new(false),
         });
         shared.live.fetch_add(1, Ordering::SeqCst);
         shared.entries().insert(id, entry.clone());
@@ -385,6 +400,11 @@ impl Record {
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Its wait for room begins or ends.
+    pub(crate) fn set_queued(&self, queued: bool) {
+        self.entry.queued.store(queued, Ordering::Relaxed);
     }
 
     /// A pause begins or ends.
@@ -509,6 +529,8 @@ impl Controller {
             let (received, sent) = socket.as_ref().map_or((0, 0), |socket| socket.meters());
             let state = if socket.is_some_and(|socket| socket.is_cancelled()) {
                 RequestState::Cut
+            } else if entry.queued.load(Ordering::Relaxed) {
+                RequestState::Queued
             } else if *lock(&entry.paused) {
                 RequestState::Waiting
             } else {
@@ -546,6 +568,27 @@ impl Controller {
     #[must_use]
     pub fn admission(&self) -> Admission {
         Admission::clone(&self.0.admission.limits())
+    }
+
+    /// Changes the limits on waiting that requests start with, from the next one on.
+    ///
+    /// What the system was told about a listener stays: the user timeout of TCP, and for datagrams
+    /// the send timeout.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for a limit of zero.
+    pub fn set_timeouts(&self, timeouts: Timeouts) -> io::Result<()> {
+        if timeouts.zero().is_some() {
+            nonzero(Some(Duration::ZERO))?;
+        }
+        *lock(&self.0.timeouts) = Arc::new(timeouts);
+        Ok(())
+    }
+
+    /// The limits on waiting that requests start with now.
+    #[must_use]
+    pub fn timeouts(&self) -> Timeouts {
+        *self.0.timeouts()
     }
 
     /// What the drain did, once it is over.

@@ -20,7 +20,7 @@ impl Request for Connection {}
 impl Request for Datagram {}
 
 pub(crate) mod sealed {
-    use super::{Address, BorrowedFd, Instant, Park, RequestId, Socket, Weak, io};
+    use super::{Address, BorrowedFd, Instant, OwnedFd, Park, RequestId, Socket, Weak, io};
     use crate::socket::Cut;
 
     pub trait Request: Sized + Send + 'static {
@@ -46,8 +46,8 @@ pub(crate) mod sealed {
         fn as_fd(&self) -> BorrowedFd<'_>;
         fn park(&self) -> Option<&dyn Park>;
         fn shutdown_request(&mut self);
-        /// Closes without waiting for anything.
-        fn refuse(self);
+        /// What is to be closed without waiting for anything, if it is its own.
+        fn refuse(self) -> Option<OwnedFd>;
         /// Closes so that nothing written is lost; may wait for the peer, for a bounded time.
         fn close_request(self);
     }

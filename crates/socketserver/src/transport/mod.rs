@@ -81,8 +81,8 @@ pub trait Transport: sealed::Sealed + Sized + Send + Sync + 'static {
 pub enum Got<R> {
     /// A request, and its share of its peer's limit.
     Request(R, Option<Ticket>),
-    /// Somebody who was turned away before anything was made for him.
-    Refused(Address, Refusal),
+    /// Somebody who was turned away before anything was made for him, and his connection.
+    Refused(Address, Option<OwnedFd>, Refusal),
 }
 
 mod sealed {
@@ -190,6 +190,12 @@ impl Keepalive {
         self
     }
 
+    /// How long it takes to give a peer up.
+    pub(crate) fn lasts(self) -> std::time::Duration {
+        self.idle
+            .saturating_add(self.interval.saturating_mul(self.probes))
+    }
+
     /// How many probes in a row may stay without an answer, from 1 to 127 (`TCP_KEEPCNT`).
     #[must_use]
     pub const fn probes(mut self, probes: u32) -> Self {
@@ -220,7 +226,8 @@ impl Default for SocketOptions {
 #[doc(hidden)]
 pub struct Intake {
     pub(crate) server: Controller,
-    pub(crate) timeouts: Timeouts,
+    /// Those of new requests, as they were when this turn of the loop began.
+    pub(crate) timeouts: std::sync::Arc<Timeouts>,
     /// How many requests may be taken from the kernel at once.
     pub(crate) room: usize,
     /// Nothing more was there when datagrams were received in this turn. What has come since is

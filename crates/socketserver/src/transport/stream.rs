@@ -105,7 +105,7 @@ pub(super) fn get_request(
     let peer = Address::from_any(peer);
     let ticket = match intake.server.0.admission.admit(&peer) {
         Ok(ticket) => ticket,
-        Err(refusal) => return Ok(Got::Refused(peer, refusal)),
+        Err(refusal) => return Ok(Got::Refused(peer, Some(fd), refusal)),
     };
     let park = match &intake.parker {
         Some(parker) => Some(
@@ -118,6 +118,6 @@ pub(super) fn get_request(
     let id = intake.server.0.next_id();
     let server = intake.server.clone();
     let socket = Socket::new(fd, park);
-    let conn = Connection::new(socket, peer, server, id, intake.timeouts);
+    let conn = Connection::new(socket, peer, server, id, intake.timeouts.clone());
     Ok(Got::Request(conn, ticket))
 }

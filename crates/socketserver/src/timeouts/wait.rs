@@ -1,112 +1,9 @@
-//! How long a connection may make somebody wait.
+//! One wait for a peer: when it has to end.
 
 use std::io;
 use std::time::{Duration, Instant};
 
-/// The limits on waiting for a peer; `None` lifts one. Reaching one fails the read or write with
-/// [`io::ErrorKind::TimedOut`].
-///
-/// | Limit | Default | Bounds |
-/// |---|---|---|
-/// | `idle` | 5 min | a read that waits while neither direction moves a byte |
-/// | `read` | none | any single read that waits, whatever the other direction does |
-/// | `write` | 60 s | any single write that waits for room |
-/// | `request` | none | the whole request, from accept to its end: no trickle of bytes extends it |
-///
-/// For a handler that reads and writes by itself, `idle` and `read` say the same. They differ
-/// when a [`Writer`](crate::Writer) sends from another thread: then a connection that is silent
-/// but written to is not idle. Such a wait ends between one and two `idle` periods after the last
-/// byte.
-///
-/// For datagrams there is one wait, that of a reply for room in a full socket. `write` bounds it,
-/// and is 1 s by default.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Timeouts {
-    /// The longest silence in both directions.
-    pub idle: Option<Duration>,
-    /// The longest wait of one read.
-    pub read: Option<Duration>,
-    /// The longest wait of one write.
-    pub write: Option<Duration>,
-    /// The longest life of one request.
-    pub request: Option<Duration>,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            idle: Some(Duration::from_secs(300)),
-            read: None,
-            write: Some(Duration::from_secs(60)),
-            request: None,
-        }
-    }
-}
-
-impl Timeouts {
-    /// No limits at all. A silent peer then keeps its handler for as long as it likes.
-    #[must_use]
-    pub const fn none() -> Self {
-        Self {
-            idle: None,
-            read: None,
-            write: None,
-            request: None,
-        }
-    }
-
-    /// Sets the longest silence in both directions.
-    #[must_use]
-    pub const fn idle(mut self, limit: Option<Duration>) -> Self {
-        self.idle = limit;
-        self
-    }
-
-    /// Sets the longest wait of one read.
-    #[must_use]
-    pub const fn read(mut self, limit: Option<Duration>) -> Self {
-        self.read = limit;
-        self
-    }
-
-    /// Sets the longest wait of one write.
-    #[must_use]
-    pub const fn write(mut self, limit: Option<Duration>) -> Self {
-        self.write = limit;
-        self
-    }
-
-    /// Sets the longest life of one request.
-    #[must_use]
-    pub const fn request(mut self, limit: Option<Duration>) -> Self {
-        self.request = limit;
-        self
-    }
-
-    /// The first limit that is zero, by name.
-    pub(crate) fn zero(&self) -> Option<&'static str> {
-        [
-            (self.idle, "idle"),
-            (self.read, "read"),
-            (self.write, "write"),
-            (self.request, "request"),
-        ]
-        .into_iter()
-        .find_map(|(limit, name)| limit.is_some_and(|l| l.is_zero()).then_some(name))
-    }
-}
-
-/// Refuses a limit of zero, which would mean "fail every wait" and is nearly always a mistake.
-pub(crate) fn nonzero(limit: Option<Duration>) -> io::Result<Option<Duration>> {
-    if limit.is_some_and(|l| l.is_zero()) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "a timeout of zero would fail every wait: pass None for no limit",
-        ));
-    }
-    Ok(limit)
-}
+use super::MinRate;
 
 /// What one wait for the peer may take.
 #[derive(Clone, Copy, Debug, Default)]
@@ -117,6 +14,8 @@ pub(crate) struct Limits {
     pub(crate) idle: Option<Duration>,
     /// At this point in time, whatever happens.
     pub(crate) deadline: Option<Instant>,
+    /// How fast the peer has to take what is sent, while there is no room for more.
+    pub(crate) rate: Option<MinRate>,
 }
 
 /// One wait in progress: when it must end, kept across interruptions.
@@ -133,7 +32,13 @@ pub(crate) struct Wait {
 impl Wait {
     /// Begins a wait; `moved` is how many bytes the connection has moved so far.
     pub(crate) fn begin(limits: Limits, moved: u64) -> io::Result<Self> {
-        if limits.wait.is_none() && limits.idle.is_none() && limits.deadline.is_none() {
+        let Limits {
+            wait,
+            idle,
+            deadline,
+            rate,
+        } = limits;
+        if wait.is_none() && idle.is_none() && deadline.is_none() && rate.is_none() {
             return Ok(Self {
                 now: None,
                 end: None,
@@ -154,6 +59,11 @@ impl Wait {
             idle: limits.idle,
             moved,
         })
+    }
+
+    /// When the clock was last read.
+    pub(crate) fn clock(&self) -> Option<Instant> {
+        self.now
     }
 
     /// When the wait ends if nothing happens.
@@ -238,15 +148,5 @@ mod tests {
             Wait::begin(limits, 0).unwrap_err().kind(),
             io::ErrorKind::TimedOut
         );
-    }
-
-    #[test]
-    fn zero_is_refused_by_name() {
-        assert_eq!(
-            Timeouts::default().write(Some(Duration::ZERO)).zero(),
-            Some("write")
-        );
-        assert_eq!(Timeouts::default().zero(), None);
-        assert!(nonzero(Some(Duration::ZERO)).is_err());
     }
 }
