@@ -156,7 +156,20 @@ impl Source {
     pub(crate) fn load(&self) -> Result<Start, BadConfig> {
         let file = file::File::read(&self.path)?;
         let mut settings = Settings::of(&file, &built(), &self.program)?;
-        settings.retain(|key| !self.given.contains(key));
+        // What the command line overrides is looked at, too; what it adds may be what is missing.
+        let alone = |settings: &Settings| {
+            let words = [
+                OsString::from("socketserver"),
+                OsString::from(&self.program),
+            ];
+            Cli::command().try_get_matches_from(words.into_iter().chain(settings.as_args()))
+        };
+        match alone(&settings) {
+            Err(error) if error.kind() != ErrorKind::MissingRequiredArgument => {
+                return Err(fault::blame(&file, &settings, &error, alone));
+            }
+            _ => settings.retain(|key| !self.given.contains(key)),
+        }
         let parse = |settings: &Settings| {
             let mut argv = self.argv.clone();
             argv.splice(self.options_at..self.options_at, settings.as_args());

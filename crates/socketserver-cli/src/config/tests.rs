@@ -254,6 +254,15 @@ fn what_is_wrong_is_told_with_its_place() {
 }
 
 #[test]
+fn what_the_command_line_overrides_is_checked_all_the_same() {
+    let error = refused("deny = 'x'", &["upper", "--deny", "all"]);
+    assert!(
+        error.starts_with("s.toml:1: deny: invalid value 'x'"),
+        "{error}"
+    );
+}
+
+#[test]
 fn tables_of_other_programs_are_not_applied() {
     // Their keys are known to be right, their values only when these are started.
     let text = in_force("[chat]\nrate = 'x'\n[collect]\nrotate = '1MiB'", &["upper"]);
