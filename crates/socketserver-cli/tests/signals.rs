@@ -4,13 +4,15 @@
 
 mod common;
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{MODELS, Server, client, eventually, exchange, exists, lets_in, socketserver};
+use common::{
+    MODELS, Server, client, eventually, exchange, exists, is_closed, lets_in, socketserver,
+};
 
 const TCP: &str = "tcp://127.0.0.1:0";
 
@@ -150,6 +152,25 @@ fn nohup_is_respected_where_there_is_nothing_to_reload() {
     }
 }
 
+/// Under nohup they ignore SIGHUP, and are found by the commands of a client.
+#[test]
+fn what_a_forked_child_executes_goes_on_under_nohup() {
+    let ignored = |before: &str| {
+        let program = socketserver().get_program().display().to_string();
+        let script = format!("{before} exec {program} command -c forking -l {TCP}");
+        let server = Server::launch(Command::new("sh").args(["-c", &script]), 1);
+        let mut client = client(&server, 0);
+        client.write_all(b"grep SigIgn: /proc/self/status").unwrap();
+        let mut reply = String::new();
+        let mut lines = BufReader::new(client);
+        lines.read_line(&mut reply).unwrap();
+        let mask = reply.rsplit(char::is_whitespace).nth(1).unwrap();
+        u64::from_str_radix(mask, 16).unwrap() & 1 == 1
+    };
+    assert!(ignored("trap '' HUP;"));
+    assert!(!ignored(""));
+}
+
 /// What ends a child is not what ends the others, or reaches them by chance.
 #[test]
 fn a_kicked_child_ends_alone() {
@@ -160,7 +181,7 @@ fn a_kicked_child_ends_alone() {
     assert_eq!(exchange(&mut spared, b"two"), b"TWO");
     server.type_in("kick 1");
     assert_eq!(server.says(), "1 is cut");
-    assert_eq!(kicked.read(&mut [0]).unwrap_or(0), 0);
+    assert!(is_closed(&mut kicked));
     assert_eq!(exchange(&mut spared, b"three"), b"THREE");
     spared.shutdown(Shutdown::Both).unwrap();
     server.signal("TERM");

@@ -4,7 +4,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::print_stdout)]
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -52,7 +52,17 @@ pub fn exchange(client: &mut (impl Read + Write), bytes: &[u8]) -> Vec<u8> {
 pub fn lets_in(server: &Server, index: usize) -> bool {
     let mut client = client(server, index);
     let _ = client.write_all(b"a");
-    matches!(client.read(&mut [0]), Ok(1))
+    !is_closed(&mut client)
+}
+
+/// Waits until there is something to read, or the server has closed; which of them it was.
+#[track_caller]
+pub fn is_closed(client: &mut impl Read) -> bool {
+    match client.read(&mut [0]) {
+        Ok(n) => n == 0,
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => true,
+        Err(error) => panic!("neither: {error}"),
+    }
 }
 
 /// Waits until a condition holds.
