@@ -216,7 +216,7 @@ impl Reader<'_> {
             .into_iter()
             .flat_map(flags);
         format!(
-            "{program} has no such option{}; socketserver {program} --help lists them",
+            "{program} has no such option{}",
             did_you_mean(key, names.map(|(name, _)| name))
         )
     }
