@@ -121,12 +121,13 @@ impl Reader<'_> {
     ) -> Result<Settings, BadConfig> {
         let program = name.get_ref().as_ref();
         if self::program(self.command, program).is_none() {
+            let names = programs(self.command).map(Command::get_name);
             let why = match self.command.find_subcommand(program) {
                 Some(_) => "is a client, and has no configuration".to_owned(),
-                None => format!(
-                    "no program is called so, and only programs have tables{}",
-                    did_you_mean(program, programs(self.command).map(Command::get_name))
-                ),
+                None => match nearest(program, names) {
+                    Some(name) => format!("no program is called so; did you mean {name}?"),
+                    None => "no program is called so, and only programs have tables".to_owned(),
+                },
             };
             return Err(self.fault(name.span().start, program, why));
         }
@@ -215,10 +216,12 @@ impl Reader<'_> {
         let names = self::program(self.command, program)
             .into_iter()
             .flat_map(flags);
-        format!(
-            "{program} has no such option{}",
-            did_you_mean(key, names.map(|(name, _)| name))
-        )
+        match nearest(key, names.map(|(name, _)| name)) {
+            Some(name) => format!("{program} has no such option; did you mean {name}?"),
+            None => {
+                format!("{program} has no such option; socketserver {program} --help lists them")
+            }
+        }
     }
 
     fn fault(&self, at: usize, key: &str, why: String) -> BadConfig {
@@ -252,11 +255,9 @@ fn shape(arg: &Arg) -> String {
     }
 }
 
-fn did_you_mean<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> String {
+/// The name that is most like a word, if one is.
+fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let alike = |name: &&str| strsim::jaro(word, name);
     let nearest = names.max_by(|a, b| alike(a).total_cmp(&alike(b)));
-    match nearest.filter(|name| alike(name) >= ALIKE) {
-        Some(name) => format!("; did you mean {name}?"),
-        None => String::new(),
-    }
+    nearest.filter(|name| alike(name) >= ALIKE)
 }

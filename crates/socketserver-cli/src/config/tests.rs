@@ -145,7 +145,7 @@ fn what_is_wrong_is_told_with_its_place() {
         (
             "[chta]",
             "chat",
-            "s.toml:1: chta: no program is called so, and only programs have tables; did you mean chat?",
+            "s.toml:1: chta: no program is called so; did you mean chat?",
         ),
         ("[connect]", "upper", "s.toml:1: connect: is a client"),
         (

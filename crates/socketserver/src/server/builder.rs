@@ -246,7 +246,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
                 source,
             }
         };
-        let shared = Shared::new(self.reporter, self.handle_error, self.timeouts)
+        let shared = Shared::new(self.reporter, self.handle_error, self.timeouts, C::FORKS)
             .map_err(failed("make a wake-up descriptor for"))?;
         shared.admission.set(self.admission);
         let gates = listeners

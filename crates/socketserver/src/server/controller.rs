@@ -174,9 +174,10 @@ impl Shared {
         reporter: Reporter,
         handle_error: Option<HandleError>,
         timeouts: Timeouts,
+        forks: bool,
     ) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            lifecycle: Lifecycle::new()?,
+            lifecycle: Lifecycle::new(forks)?,
             reporter,
             handle_error,
             table: Mutex::new(BTreeMap::new()),
@@ -501,8 +502,8 @@ impl Controller {
         self.0.lifecycle.is_serving()
     }
 
-    /// Whether a drain was asked for. A handler may look, and come to an end earlier; but in a
-    /// forked child it does not see what was asked of the parent.
+    /// Whether a drain was asked for. A handler may look, and come to an end earlier; in a forked
+    /// child it sees what was asked of the parent.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.0.lifecycle.is_draining()
