@@ -275,7 +275,7 @@ pub fn run<I: AsRef<OsStr>>(
         .stderr(Stdio::piped())
         .spawn();
     let mut child = match spawned {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
             println!(
                 "SKIPPED: {} is not installed",
                 command.get_program().display()
