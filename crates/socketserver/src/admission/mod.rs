@@ -185,6 +185,20 @@ impl AdmissionControl {
     }
 }
 
+impl AdmissionControl {
+    /// Counts a request that is live and was let in when nobody counted.
+    pub(crate) fn count_in(self: &Arc<Self>, peer: &Address) -> Option<Ticket> {
+        let limits = self.limits();
+        let address = peer.as_inet().filter(|_| limits.counts_peers())?;
+        let peer = PeerKey::of(address.ip());
+        let peer = lock(&self.peers).count(peer, &limits, Instant::now());
+        Some(Ticket {
+            control: self.clone(),
+            peer,
+        })
+    }
+}
+
 impl Drop for Ticket {
     fn drop(&mut self) {
         lock(&self.control.peers).leave(self.peer);

@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::pidfd_send_signal;
 
 use super::lifecycle::Lifecycle;
 use crate::Result;
 use crate::address::Address;
 use crate::admission::{Admission, AdmissionControl, Ticket};
+use crate::concurrency::CUT;
 use crate::event::{Counters, EndReason, Ended, Event, Reporter};
 use crate::failure::{Cause, HandlerFailure, contain, discard, guarded};
 use crate::socket::{Cut, Socket};
@@ -301,6 +302,17 @@ impl Shared {
         }
     }
 
+    /// Until now nobody may have counted.
+    fn count_peers(&self) {
+        let all: Vec<_> = self.entries().values().cloned().collect();
+        for entry in all {
+            let mut ticket = lock(&entry.ticket);
+            if ticket.is_none() {
+                *ticket = self.admission.count_in(&entry.info.peer);
+            }
+        }
+    }
+
     fn entries(&self) -> MutexGuard<'_, BTreeMap<RequestId, Arc<Entry>>> {
         lock(&self.table)
     }
@@ -333,6 +345,8 @@ struct Entry {
     child: OnceLock<OwnedFd>,
     /// Its handler has returned and is to be called again.
     paused: Mutex<bool>,
+    /// Its share of what its peer may have, once that is limited.
+    ticket: Mutex<Option<Ticket>>,
     /// There is no room for it yet.
     queued: AtomicBool,
 }
@@ -340,7 +354,7 @@ struct Entry {
 impl Entry {
     fn cancel(&self) -> bool {
         if let Some(child) = self.child.get() {
-            return pidfd_send_signal(child, Signal::HUP).is_ok();
+            return pidfd_send_signal(child, CUT).is_ok();
         }
         let socket = self.socket.as_ref().and_then(Weak::upgrade);
         socket
@@ -353,7 +367,6 @@ impl Entry {
 pub(crate) struct Record {
     entry: Arc<Entry>,
     shared: Arc<Shared>,
-    _ticket: Option<Ticket>,
 }
 
 impl Record {
@@ -371,6 +384,7 @@ impl Record {
             socket,
             child: OnceLock::new(),
             paused: Mutex::new(false),
+            ticket: Mutex::new(ticket),
             queued: AtomicBool::new(false),
         });
         shared.live.fetch_add(1, Ordering::SeqCst);
@@ -378,7 +392,6 @@ impl Record {
         Self {
             entry,
             shared: shared.clone(),
-            _ticket: ticket,
         }
     }
 
@@ -424,6 +437,8 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         self.shared.entries().remove(&self.entry.info.id);
+        // Now, even if somebody looks at the entry at the moment.
+        drop(lock(&self.entry.ticket).take());
         self.set_paused(false);
         self.shared.live.fetch_sub(1, Ordering::SeqCst);
         self.shared.tell_end();
@@ -533,8 +548,8 @@ impl Controller {
     }
 
     /// Cuts one connection: its handler's reads and writes fail with
-    /// [`io::ErrorKind::ConnectionAborted`]; a child that serves it is sent `SIGHUP`. Returns
-    /// whether there was such a connection.
+    /// [`io::ErrorKind::ConnectionAborted`]; a child that serves it is sent
+    /// [`Forking::CUT`](crate::Forking::CUT). Returns whether there was such a connection.
     #[must_use = "the request may have ended meanwhile"]
     pub fn cancel(&self, id: RequestId) -> bool {
         let entry = self.0.entries().get(&id).cloned();
@@ -542,9 +557,10 @@ impl Controller {
     }
 
     /// Changes who may come in, how many and how fast, from the next request on. Those that are
-    /// live stay.
+    /// live stay, and count as their peers'.
     pub fn set_admission(&self, admission: Admission) {
         self.0.admission.set(admission);
+        self.0.count_peers();
         // It may wait for a time that is another one now.
         self.0.lifecycle.wake();
     }
