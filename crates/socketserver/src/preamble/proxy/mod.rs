@@ -6,6 +6,8 @@
 mod extent;
 mod header;
 mod read;
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, Instant};
 
