@@ -93,15 +93,15 @@ impl Connection {
     }
 
     /// Who connected. A Unix peer is usually [unnamed](Address::is_unnamed). Behind a trusted
-    /// [proxy](crate::Builder::proxy_protocol) it is the client, as the proxy says.
+    /// proxy (`Builder::proxy_protocol`) it is the client, as the proxy says.
     #[must_use]
     pub fn peer_addr(&self) -> &Address {
         &self.peer
     }
 
-    /// The address on this side. Behind a trusted [proxy](crate::Builder::proxy_protocol) it is the
-    /// one that the client connected to, as the proxy says; the socket's own is what
-    /// `getsockname(2)` reports of [`as_fd`](AsFd::as_fd).
+    /// The address on this side. Behind a trusted proxy (`Builder::proxy_protocol`) it is the one
+    /// that the client connected to, as the proxy says; the socket's own is what `getsockname(2)`
+    /// reports of [`as_fd`](AsFd::as_fd).
     ///
     /// # Errors
     /// Those of `getsockname(2)`.

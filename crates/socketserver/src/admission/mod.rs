@@ -24,7 +24,8 @@ use rate::Bucket;
 ///
 /// They concern addresses, so clients of Unix sockets are subject to [`rate`](Self::rate) only. An
 /// IPv4 client of an IPv6 socket is known by its IPv4 address. An IPv6 client is known by the first
-/// 64 bits of its address, as the rest is its own to choose.
+/// 64 bits of its address, as the rest is its own to choose. Clients of a trusted
+/// proxy (`Builder::proxy_protocol`) are known by the addresses that it tells.
 ///
 /// ```
 /// use socketserver::{Admission, Rate};

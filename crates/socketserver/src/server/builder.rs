@@ -94,7 +94,8 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
     }
 
     /// Decides about each request before a handler is made for it. `Ok(false)` and a failure close
-    /// it. It must not wait: nothing else is accepted meanwhile.
+    /// it. It must not wait: nothing else is accepted meanwhile. Nothing has been read by then: behind
+    /// a trusted proxy (`proxy_protocol`) the peer is the proxy still.
     #[must_use]
     pub fn verify_request(
         mut self,

@@ -74,7 +74,7 @@ impl RequestInfo {
         self.id
     }
 
-    /// Who sent it: the client, once a [proxy](crate::Builder::proxy_protocol) has named it.
+    /// Who sent it: the client, once a trusted proxy (`Builder::proxy_protocol`) has named it.
     #[must_use]
     pub fn peer(&self) -> &Address {
         &self.peer

@@ -164,7 +164,10 @@ fn a_drain_lets_it_come<C: Concurrency>(model: C) {
 
 fn the_limit_on_the_whole_request_holds_for_it<C: Concurrency>(model: C) {
     let timeouts = socketserver::Timeouts::default().request(Some(SHORT));
-    let server = serve(model, |b| b.proxy_protocol(trusted()).timeouts(timeouts));
+    let server = serve(model, |b| {
+        b.proxy_protocol(trusted().timeout(2 * PATIENCE))
+            .timeouts(timeouts)
+    });
     let mut wire = server.proxy();
     wire.send(b"PROXY ");
     assert!(wire.is_closed());

@@ -26,8 +26,8 @@ use crate::server::{ChildSource, Place, Task};
 ///   [`ServeError::ThreadsRunning`]. The reason: a child gets a copy of every lock that other
 ///   threads hold at that moment, and nobody to release it.
 /// * The child closes the listeners and what else belongs to the parent, runs the handler, and
-///   exits with 0, with 1 after a failure, or with 64 or more if it has refused the client that a
-///   [proxy](crate::Builder::proxy_protocol) named. It disregards `SIGINT` and `SIGTERM`, which terminals
+///   exits with 0, with 1 after a failure, or with 64 or more if it has refused a client of a
+///   trusted proxy (`Builder::proxy_protocol`). It disregards `SIGINT` and `SIGTERM`, which terminals
 ///   and service managers send to the whole group: the parent decides when to stop. Every other
 ///   signal has its default action and is not blocked; what a child executes finds all of them so.
 ///   A child that the server cuts, or whose parent dies, is sent `SIGHUP`.

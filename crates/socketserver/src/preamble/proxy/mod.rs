@@ -29,8 +29,9 @@ use read::Fault;
 /// * **All others** are served as they are. What they send is the handler's, even if it looks like
 ///   a header: nobody can pretend to be somebody else.
 /// * The header is read by the worker that serves the connection, before the handler's `setup`, and
-///   up to its last byte only. It has to be complete within 5 s (see [`timeout`](Self::timeout)), and
-///   is no longer than 107 bytes in version 1, and 16 and 4096 in version 2.
+///   up to its last byte only. The worker waits for it, be it a thread of a pool or a sequential
+///   server. It has to be complete within 5 s (see [`timeout`](Self::timeout)), and is no longer
+///   than 107 bytes in version 1, and 16 and 4096 in version 2.
 ///
 /// From then on [`Connection::peer_addr`], [`RequestInfo::peer`](crate::RequestInfo::peer), events and
 /// logs have the client's address, [`Connection::local_addr`] has the one that the client connected
