@@ -293,8 +293,7 @@ impl Connection {
     ///
     /// The request ends, by [`finish`](crate::RequestHandler::finish), when it waits for longer
     /// than the idle or read timeout allows. When the server begins to drain, the handler finds the
-    /// end of input (but not under [`Forking`](crate::Forking), where the drain's deadline cuts
-    /// it).
+    /// end of input.
     ///
     /// ```
     /// use socketserver::{Connection, PooledTcpServer, handler_fn};

@@ -262,8 +262,15 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             proxy: self.proxy,
             refusal_notice: refusal_notice.clone(),
         };
-        let shared = Shared::new(self.reporter, self.handle_error, self.timeouts, preamble)
-            .map_err(failed("make a wake-up descriptor for"))?;
+        let timeouts = self.timeouts;
+        let shared = Shared::new(
+            self.reporter,
+            self.handle_error,
+            timeouts,
+            preamble,
+            C::FORKS,
+        )
+        .map_err(failed("make a wake-up descriptor for"))?;
         shared.admission.set(self.admission);
         let gates = listeners
             .into_iter()

@@ -187,9 +187,10 @@ impl Shared {
         handle_error: Option<HandleError>,
         timeouts: Timeouts,
         preamble: Preamble,
+        forks: bool,
     ) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            lifecycle: Lifecycle::new()?,
+            lifecycle: Lifecycle::new(forks)?,
             reporter,
             handle_error,
             table: Mutex::new(BTreeMap::new()),
@@ -542,8 +543,8 @@ impl Controller {
         self.0.lifecycle.is_serving()
     }
 
-    /// Whether a drain was asked for. A handler may look, and come to an end earlier; but in a
-    /// forked child it does not see what was asked of the parent.
+    /// Whether a drain was asked for. A handler may look, and come to an end earlier; in a forked
+    /// child it sees what was asked of the parent.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.0.lifecycle.is_draining()

@@ -401,8 +401,12 @@ impl<R: Request, H: RequestHandler<R>> Pause for Session<R, H> {
     }
 
     fn wait(&self) -> io::Result<()> {
+        let lifecycle = &self.record.shared().lifecycle;
         loop {
-            if self.record.shared().lifecycle.is_draining() {
+            if !lifecycle.is_draining() {
+                lifecycle.await_bell(self.request.as_fd(), self.until);
+            }
+            if lifecycle.is_draining() {
                 self.request.end_input();
             }
             match self.request.wait_readable(self.until) {

@@ -7,7 +7,7 @@ use socketserver::{Admission, Concurrency};
 use crate::common::{PATIENCE, eventually};
 use crate::{PROXY, SHORT, block_of, line_of, serve, trusted, under_every_model};
 
-fn what_is_no_header_is_closed_and_told<C: Concurrency>(model: C) {
+fn what_is_no_header_was_closed_and_told<C: Concurrency>(model: C) {
     let server = serve(model, |b| b.proxy_protocol(trusted()));
     let endless = [b"PROXY UNKNOWN ".to_vec(), vec![b'x'; 500]].concat();
     let wrong_sum = [
@@ -41,7 +41,7 @@ fn what_is_no_header_is_closed_and_told<C: Concurrency>(model: C) {
     for (bytes, why) in cases {
         let mut wire = server.proxy();
         wire.send(&bytes);
-        assert!(wire.is_closed(), "{why}");
+        assert!(wire.was_closed(), "{why}");
         let told = server.tells("refused");
         assert_eq!(told, format!("refused {PROXY}: no PROXY header: {why}"));
     }
@@ -58,7 +58,7 @@ fn an_end_within_it_is_told_and_one_before_it_is_a_peer_that_is_gone<C: Concurre
             let mut wire = server.proxy();
             wire.send(&header[..sent]);
             wire.half_close();
-            assert!(wire.is_closed());
+            assert!(wire.was_closed());
             let why = "no PROXY header: the connection ended within it";
             assert_eq!(server.tells("refused"), format!("refused {PROXY}: {why}"));
         }
@@ -75,7 +75,7 @@ fn silence_and_trickling_end_at_the_deadline<C: Concurrency>(model: C) {
     let server = serve(model, |b| b.proxy_protocol(trusted().timeout(SHORT)));
     let late = format!("refused {PROXY}: no PROXY header: it was not complete in time");
     let began = Instant::now();
-    assert!(server.proxy().is_closed());
+    assert!(server.proxy().was_closed());
     assert!(began.elapsed() >= SHORT);
     assert_eq!(server.tells("refused"), late);
 
@@ -136,7 +136,7 @@ fn a_drain_cuts_who_has_not_sent_it<C: Concurrency>(model: C) {
         controller.live().iter().any(|r| r.received == 6)
     });
     controller.drain(SHORT);
-    assert!(wire.is_closed());
+    assert!(wire.was_closed());
     assert_eq!(server.tells("ended"), format!("ended {PROXY}: cancelled"));
     eventually(PATIENCE, "the report", || {
         controller.drain_report().is_some()
@@ -158,7 +158,7 @@ fn a_drain_lets_it_come<C: Concurrency>(model: C) {
     wire.send(b"TCP4 203.0.113.9 198.51.100.1 4000 80\r\nlast words\n");
     assert!(wire.hear().starts_with("203.0.113.9:4000 "));
     assert_eq!(wire.hear(), "last words");
-    assert!(wire.is_closed());
+    assert!(wire.was_closed());
     assert_eq!(server.tells("ended"), "ended 203.0.113.9: completed");
 }
 
@@ -170,7 +170,7 @@ fn the_limit_on_the_whole_request_holds_for_it<C: Concurrency>(model: C) {
     });
     let mut wire = server.proxy();
     wire.send(b"PROXY ");
-    assert!(wire.is_closed());
+    assert!(wire.was_closed());
     assert!(server.tells("refused").ends_with("not complete in time"));
 }
 
@@ -179,13 +179,13 @@ fn a_proxy_that_is_denied_is_not_heard<C: Concurrency>(model: C) {
     let nobody = Admission::new().deny("127.0.0.0/8".parse().unwrap());
     let server = serve(model, |b| b.proxy_protocol(trusted()).admission(nobody));
     // It does not wait for a header.
-    assert!(server.proxy().is_closed());
+    assert!(server.proxy().was_closed());
     let denied = format!("refused {PROXY}: denied by a rule");
     assert_eq!(server.tells("refused"), denied);
 }
 
 under_every_model! {
-    what_is_no_header_is_closed_and_told
+    what_is_no_header_was_closed_and_told
     an_end_within_it_is_told_and_one_before_it_is_a_peer_that_is_gone
     silence_and_trickling_end_at_the_deadline
     who_is_not_trusted_is_not_believed

@@ -222,7 +222,7 @@ impl Wire {
     }
 
     /// Whether the server closes without a word, orderly or by a reset.
-    fn is_closed(mut self) -> bool {
+    fn was_closed(mut self) -> bool {
         match self.0.read(&mut [0]) {
             Ok(n) => n == 0,
             Err(error) => error.kind() == ErrorKind::ConnectionReset,
