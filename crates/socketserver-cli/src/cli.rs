@@ -151,6 +151,20 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "N[:BURST]")]
     pub(crate) rate_per_peer: Option<Rate>,
 
+    /// Trust proxies at these addresses to say who their clients are, by the PROXY protocol; "unix"
+    /// is whoever connects to a Unix socket; may be given several times
+    ///
+    /// A connection from there must begin with a header of version 1 or 2 (send-proxy or
+    /// send-proxy-v2 of HAProxy). Connections from elsewhere, and datagrams, are served as they are.
+    /// --deny, --allow and the limits for each address hold for the clients; --deny and --allow hold
+    /// for the proxies as well.
+    #[arg(long, value_name = "NETWORK", value_parser = proxy)]
+    pub(crate) proxy_from: Vec<Proxy>,
+
+    /// How long a trusted proxy may take to send its header
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = nonzero)]
+    pub(crate) proxy_timeout: Duration,
+
     /// How long a client may take to say anything at all; chat has no such limit
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = limit)]
     pub(crate) first_byte_timeout: Limit,
@@ -247,6 +261,30 @@ pub(crate) enum Policy {
     Queue,
 }
 
+/// Where proxies are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proxy {
+    At(Network),
+    Unix,
+}
+
+fn proxy(text: &str) -> Result<Proxy, String> {
+    if text == "unix" {
+        return Ok(Proxy::Unix);
+    }
+    match text.parse() {
+        Ok(network) => Ok(Proxy::At(network)),
+        Err(error) => Err(format!("{error}, or unix")),
+    }
+}
+
+fn nonzero(text: &str) -> Result<Duration, String> {
+    match limit(text)? {
+        Limit(Some(time)) => Ok(time),
+        Limit(None) => Err("it has to end at some point".into()),
+    }
+}
+
 /// A time, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limit(pub(crate) Option<Duration>);
@@ -325,6 +363,11 @@ mod tests {
         for bad in ["", "0", "10:", "10:0s", "10:none", ":5s", "-1", "10/s"] {
             assert!(min_rate(bad).is_err(), "{bad}");
         }
+        assert_eq!(proxy("unix"), Ok(Proxy::Unix));
+        assert_eq!(proxy("all"), Ok(Proxy::At(Network::all())));
+        assert!(proxy("localhost").unwrap_err().contains("unix"));
+        assert_eq!(nonzero("2s"), Ok(Duration::from_secs(2)));
+        assert!(nonzero("0s").is_err() && nonzero("none").is_err());
         assert_eq!(octal("660"), Ok(0o660));
         assert!(octal("1777").is_err());
         assert!(octal("9").is_err());

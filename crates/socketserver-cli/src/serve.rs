@@ -11,11 +11,11 @@ use anyhow::{Context, bail};
 use socketserver::transport::{StreamTransport, Tcp, Udp, UnixDatagram, UnixStream};
 use socketserver::{
     Address, Admission, AtLimit, Builder, Concurrency, Connection, Controller, Datagram, Event,
-    Forking, Green, GroupController, Pooled, RequestHandler, Sequential, Server, ServerGroup,
-    Threading, Timeouts, Transport,
+    Forking, Green, GroupController, Pooled, ProxyProtocol, RequestHandler, Sequential, Server,
+    ServerGroup, Threading, Timeouts, Transport,
 };
 
-use crate::cli::{Model, Policy, ServerOptions, Usage};
+use crate::cli::{Model, Policy, Proxy, ServerOptions, Usage};
 use crate::config::Reloader;
 use crate::console::Console;
 use crate::endpoint::Endpoint;
@@ -350,11 +350,23 @@ fn stream_builder<T: StreamTransport, C: Concurrency>(
     options: &ServerOptions,
     model: C,
 ) -> Builder<T, C> {
-    let builder = builder::<T, C>(options, model);
-    match &options.refusal_notice {
-        Some(notice) => builder.refusal_notice(format!("{notice}\n")),
-        None => builder,
+    let mut builder = builder::<T, C>(options, model);
+    if let Some(notice) = &options.refusal_notice {
+        builder = builder.refusal_notice(format!("{notice}\n"));
     }
+    if !options.proxy_from.is_empty() {
+        builder = builder.proxy_protocol(proxies(options));
+    }
+    builder
+}
+
+fn proxies(options: &ServerOptions) -> ProxyProtocol {
+    let proxies = ProxyProtocol::new().timeout(options.proxy_timeout);
+    let each = options.proxy_from.iter();
+    each.fold(proxies, |proxies, proxy| match proxy {
+        Proxy::At(network) => proxies.trust(*network),
+        Proxy::Unix => proxies.trust_unix(),
+    })
 }
 
 fn admission(options: &ServerOptions) -> Admission {
@@ -382,6 +394,11 @@ fn log_connection(event: &Event<'_>) {
     match event {
         Event::Accepted(r) => {
             tracing::info!(id = %r.id(), peer = %r.peer(), listener = %r.listener(), "connected");
+        }
+        Event::Started(r) => {
+            if let Some(proxy) = r.proxy() {
+                tracing::info!(id = %r.id(), peer = %r.peer(), %proxy, "forwarded");
+            }
         }
         Event::Refused(r, reason) => {
             tracing::info!(id = %r.id(), peer = %r.peer(), listener = %r.listener(), %reason, "refused");

@@ -41,6 +41,7 @@
 //! | limits on waiting | [`Timeouts`] |
 //! | limits on numbers | [`Admission`], [`Threading`], [`Pooled`], [`Forking`], `Green`, [`AtLimit`] |
 //! | sleeping, locking, blocking in a handler that runs under every model | `greenroom`, re-exported with the feature `green` |
+//! | clients behind a proxy | `ProxyProtocol`, with the feature `proxy` |
 //! | what happened | [`Event`], [`HandlerFailure`], and `tracing` |
 //! | what went wrong | [`Error`], [`BindError`], [`ServeError`] |
 //!
@@ -55,7 +56,7 @@
 //! # Features
 //!
 //! None is on by default. `green`: coroutines, and `greenroom`. `framing`: messages out of streams.
-//! `tokio-codec`: the codecs of tokio-util for that.
+//! `tokio-codec`: the codecs of tokio-util for that. `proxy`: clients behind HAProxy and its like.
 //!
 //! # What a server does not do by itself
 //!
@@ -86,6 +87,7 @@ mod failure;
 pub mod framing;
 mod handler;
 mod park;
+mod preamble;
 mod process;
 mod room;
 mod server;
@@ -105,6 +107,8 @@ pub use error::{BindError, Error, Result, ServeError};
 pub use event::{Counters, EndReason, Ended, Event, Refusal};
 pub use failure::{Cause, HandlerFailure, Stage};
 pub use handler::{HandlerFn, RequestHandler, handler_fn};
+#[cfg(feature = "proxy")]
+pub use preamble::{BadProxyHeader, ProxyHeader, ProxyProtocol};
 pub use room::{Member, Room, RoomCounters, RoomLimits};
 pub use server::{
     Builder, Controller, DrainReport, GroupController, Handled, LiveRequest, Request, RequestId,

@@ -16,8 +16,9 @@ use crate::Result;
 use crate::address::Address;
 use crate::admission::{Admission, AdmissionControl, Ticket};
 use crate::concurrency::CUT;
-use crate::event::{Counters, EndReason, Ended, Event, Reporter};
+use crate::event::{Counters, EndReason, Ended, Event, Refusal, Reporter};
 use crate::failure::{Cause, HandlerFailure, contain, discard, guarded};
+use crate::preamble::Preamble;
 use crate::socket::{Cut, Socket};
 use crate::timeouts::{Timeouts, nonzero};
 
@@ -52,6 +53,8 @@ pub struct RequestInfo {
     peer: Address,
     listener: Arc<Address>,
     accepted: Instant,
+    #[cfg(feature = "proxy")]
+    proxy: Option<Arc<Address>>,
 }
 
 impl RequestInfo {
@@ -61,6 +64,8 @@ impl RequestInfo {
             peer,
             listener,
             accepted: Instant::now(),
+            #[cfg(feature = "proxy")]
+            proxy: None,
         }
     }
 
@@ -70,10 +75,17 @@ impl RequestInfo {
         self.id
     }
 
-    /// Who sent it.
+    /// Who sent it: the client, once a trusted proxy (`Builder::proxy_protocol`) has named it.
     #[must_use]
     pub fn peer(&self) -> &Address {
         &self.peer
+    }
+
+    /// The proxy that it came by, once that has sent its header.
+    #[cfg(feature = "proxy")]
+    #[must_use]
+    pub fn proxy(&self) -> Option<&Address> {
+        self.proxy.as_deref()
     }
 
     /// The address of the listener that it came in by.
@@ -166,6 +178,7 @@ pub(crate) struct Shared {
     ended_in_drain: [AtomicU64; 2],
     drained: Mutex<Option<DrainReport>>,
     pub(crate) admission: Arc<AdmissionControl>,
+    pub(crate) preamble: Preamble,
     timeouts: Mutex<Arc<Timeouts>>,
 }
 
@@ -174,6 +187,7 @@ impl Shared {
         reporter: Reporter,
         handle_error: Option<HandleError>,
         timeouts: Timeouts,
+        preamble: Preamble,
         forks: bool,
     ) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
@@ -188,6 +202,7 @@ impl Shared {
             ended_in_drain: [const { AtomicU64::new(0) }; 2],
             drained: Mutex::new(None),
             admission: Arc::default(),
+            preamble,
             timeouts: Mutex::new(Arc::new(timeouts)),
         }))
     }
@@ -284,6 +299,14 @@ impl Shared {
         )
     }
 
+    /// A request that was taken on is over without a handler.
+    pub(crate) fn turned_away(&self, info: &RequestInfo, refusal: &Refusal) {
+        if self.lifecycle.is_draining() {
+            self.ended_in_drain[0].fetch_add(1, Ordering::Relaxed);
+        }
+        self.emit(&Event::Refused(info, refusal));
+    }
+
     pub(crate) fn drained(&self, report: DrainReport) {
         self.emit(&Event::DrainEnded(&report));
         *lock(&self.drained) = Some(report);
@@ -306,9 +329,14 @@ impl Shared {
     fn count_peers(&self) {
         let all: Vec<_> = self.entries().values().cloned().collect();
         for entry in all {
+            let peer = &entry.info().peer;
+            if self.preamble.names_client_of(peer) {
+                // Somebody's proxy, or one that has yet to say whose.
+                continue;
+            }
             let mut ticket = lock(&entry.ticket);
             if ticket.is_none() {
-                *ticket = self.admission.count_in(&entry.info.peer);
+                *ticket = self.admission.count_live(peer);
             }
         }
     }
@@ -338,7 +366,10 @@ fn log_failure(info: &RequestInfo, failure: &HandlerFailure) {
 
 /// One live request, as the table knows it.
 struct Entry {
-    info: RequestInfo,
+    accepted: RequestInfo,
+    /// What a proxy has told since. Boxed: most connections have no proxy, and many are idle.
+    #[cfg(feature = "proxy")]
+    proxied: OnceLock<Box<RequestInfo>>,
     /// Weak: looking at a connection must not keep it open.
     socket: Option<Weak<Socket>>,
     /// The child that serves it, under the forking model.
@@ -352,6 +383,14 @@ struct Entry {
 }
 
 impl Entry {
+    fn info(&self) -> &RequestInfo {
+        #[cfg(feature = "proxy")]
+        if let Some(proxied) = self.proxied.get() {
+            return proxied;
+        }
+        &self.accepted
+    }
+
     fn cancel(&self) -> bool {
         if let Some(child) = self.child.get() {
             return pidfd_send_signal(child, CUT).is_ok();
@@ -364,7 +403,7 @@ impl Entry {
 }
 
 /// A request's place in the table, given up when it is dropped.
-pub(crate) struct Record {
+pub struct Record {
     entry: Arc<Entry>,
     shared: Arc<Shared>,
 }
@@ -378,9 +417,10 @@ impl Record {
         socket: Option<Weak<Socket>>,
         ticket: Option<Ticket>,
     ) -> Self {
-        let info = RequestInfo::new(id, peer, listener);
         let entry = Arc::new(Entry {
-            info,
+            accepted: RequestInfo::new(id, peer, listener),
+            #[cfg(feature = "proxy")]
+            proxied: OnceLock::new(),
             socket,
             child: OnceLock::new(),
             paused: Mutex::new(false),
@@ -396,7 +436,22 @@ impl Record {
     }
 
     pub(crate) fn info(&self) -> &RequestInfo {
-        &self.entry.info
+        self.entry.info()
+    }
+
+    /// A proxy has said who the client is.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn set_proxied(&self, client: &Address, proxy: &Address) {
+        let mut info = self.entry.accepted.clone();
+        info.peer = client.clone();
+        info.proxy = Some(Arc::new(proxy.clone()));
+        let _ = self.entry.proxied.set(Box::new(info));
+    }
+
+    /// From now on the request is counted for its client.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn set_ticket(&self, ticket: Option<Ticket>) {
+        *lock(&self.entry.ticket) = ticket;
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -434,9 +489,15 @@ impl Record {
     }
 }
 
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Record").field(self.info()).finish()
+    }
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
-        self.shared.entries().remove(&self.entry.info.id);
+        self.shared.entries().remove(&self.entry.accepted.id);
         // Now, even if somebody looks at the entry at the moment.
         drop(lock(&self.entry.ticket).take());
         self.set_paused(false);
@@ -538,7 +599,7 @@ impl Controller {
                 RequestState::Serving
             };
             LiveRequest {
-                info: entry.info.clone(),
+                info: entry.info().clone(),
                 received,
                 sent,
                 state,

@@ -136,6 +136,11 @@ pub(crate) fn run(mut options: Options) -> anyhow::Result<ExitCode> {
     let mut bound = bind(&options.server, &Streams::new(factory))?;
     if !is_protected {
         refuse_strangers(&bound).context("refusing to start")?;
+        ensure!(
+            options.server.proxy_from.is_empty(),
+            "refusing to start: whoever reaches the proxy could run commands here: give \
+             --auth-token-file FILE, or leave --proxy-from out"
+        );
     }
     let mut console = Console::new(&bound);
     if bound.model != Model::Forking {
