@@ -85,6 +85,8 @@ mod failure;
 #[cfg(feature = "framing")]
 pub mod framing;
 mod handler;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod park;
 mod process;
 mod room;
@@ -108,7 +110,7 @@ pub use handler::{HandlerFn, RequestHandler, handler_fn};
 pub use room::{Member, Room, RoomCounters, RoomLimits};
 pub use server::{
     Builder, Controller, DrainReport, GroupController, Handled, LiveRequest, Request, RequestId,
-    RequestInfo, RequestState, Server, ServerGroup, Watched,
+    RequestInfo, RequestState, Server, ServerGroup, ServerState, Watched,
 };
 pub use timeouts::{MinRate, Timeouts};
 pub use transport::{DualStack, Keepalive, Transport};

@@ -127,10 +127,11 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         self
     }
 
-    /// Called for everything that happens, where it happens. It must not wait.
+    /// Called for everything that happens, where it happens. It must not wait. Several observers are
+    /// called in the order in which they were added; one that fails keeps nothing from the others.
     #[must_use]
     pub fn on_event(mut self, observer: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
-        self.reporter.observer = Some(Box::new(observer));
+        self.reporter.subscribe(Box::new(observer));
         self
     }
 
@@ -237,8 +238,13 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
                 source,
             }
         };
-        let shared = Shared::new(self.reporter, self.handle_error, self.timeouts)
-            .map_err(failed("make a wake-up descriptor for"))?;
+        let shared = Shared::new(
+            self.reporter,
+            self.handle_error,
+            self.timeouts,
+            self.concurrency.limit().0,
+        )
+        .map_err(failed("make a wake-up descriptor for"))?;
         shared.admission.set(self.admission);
         let gates = listeners
             .into_iter()

@@ -140,6 +140,19 @@ impl GroupController {
         }
     }
 
+    /// Makes all of them lame, or ready again; see [`Controller::set_lame`].
+    pub fn set_lame(&self, lame: bool) {
+        for controller in &self.0 {
+            controller.set_lame(lame);
+        }
+    }
+
+    /// Whether all of them are ready; see [`Controller::is_ready`].
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.0.iter().all(Controller::is_ready)
+    }
+
     /// Waits until none of them serves; see [`Controller::wait`].
     #[must_use]
     pub fn wait(&self, timeout: Option<Duration>) -> bool {

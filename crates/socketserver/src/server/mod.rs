@@ -11,6 +11,7 @@ mod poller;
 mod request;
 mod service;
 mod session;
+mod state;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -26,6 +27,7 @@ pub use group::{GroupController, ServerGroup};
 pub(crate) use poller::watch;
 pub(crate) use session::wait_to_end;
 pub use session::{Pause, Place, Request, Task};
+pub use state::ServerState;
 
 use accept_loop::{Until, Watch, run};
 use controller::Shared;
@@ -231,6 +233,7 @@ impl<T: Transport, C: Concurrency, F> Drop for Server<T, C, F> {
     fn drop(&mut self) {
         if self.shared.lifecycle.is_owner() {
             self.shared.lifecycle.leave(true);
+            self.shared.tell_state();
         }
     }
 }

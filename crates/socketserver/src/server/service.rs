@@ -148,6 +148,7 @@ where
             });
         if let Err(error) = entered {
             self.shared.lifecycle.leave(false);
+            self.shared.tell_state();
             return Err(error);
         }
         self.progress.until = until;
@@ -183,6 +184,7 @@ where
     }
 
     fn turn(&mut self, poller: &Poller, now: Instant) -> Result<Turn, ServeError> {
+        self.shared.tell_state();
         let commands = self.shared.lifecycle.commands();
         if let Some(until) = commands.drain {
             return self.drain_turn(poller, now, until);
@@ -229,6 +231,7 @@ where
         } else {
             self.shared.lifecycle.leave(self.progress.closed);
         }
+        self.shared.tell_state();
     }
 
     fn abandon_in_child(&mut self) {
@@ -516,7 +519,7 @@ where
                 }
             }
             Class::Retry => {
-                self.shared.reporter.accept_failed();
+                self.shared.reporter.accept_failed(&error);
                 self.shared.emit(&Event::AcceptFailed {
                     address: &address,
                     error: &error,
@@ -534,7 +537,7 @@ where
     }
 
     fn exhausted(&mut self, gate: usize, error: &std::io::Error, now: Instant) {
-        self.shared.reporter.accept_failed();
+        self.shared.reporter.accept_failed(error);
         if self.progress.back_off.failed(now) {
             let address = self.gates[gate].address.clone();
             self.shared.emit(&Event::AcceptPaused {

@@ -429,6 +429,7 @@ fn close<R: Request>(
 
 fn end(record: &Record, reason: EndReason, received: u64, sent: u64) {
     let info = record.info();
+    record.set_ended();
     let ended = Ended {
         reason,
         received,
