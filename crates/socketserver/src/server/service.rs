@@ -208,6 +208,8 @@ where
         if commands.stop || commands.drain.is_some() {
             return Ok(Turn::Sleep(Some(now)));
         }
+        // One of them may have been woken up in the place of the loop.
+        self.shared.tell_state();
         let mut wake_at = earliest(self.arm(poller, now)?, self.progress.next_action);
         if let Until::OneRequest(Some(end)) = self.progress.until {
             if end <= now {
