@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use socketserver::{Network, Rate};
+use socketserver::{MinRate, Network, Rate};
 
 use crate::{command_client, connect, logging, programs};
 
@@ -62,9 +62,27 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) workers: Option<u32>,
 
+    /// How many requests each endpoint has at once, silent ones that hold no worker included
+    /// [default: any number]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_live: Option<u32>,
+
     /// What happens to a client that comes when all workers are busy
     #[arg(long, value_enum, default_value_t)]
     pub(crate) at_limit: Policy,
+
+    /// How long a client may wait with --at-limit queue
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub(crate) queue_time: Duration,
+
+    /// How many may wait with --at-limit queue
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) queue_places: u32,
+
+    /// A line that is sent to clients that are turned away, but not to those that --deny has or
+    /// --allow has not
+    #[arg(long, value_name = "TEXT", value_parser = notice)]
+    pub(crate) refusal_notice: Option<String>,
 
     /// Turn away clients from these addresses: 10.0.0.0/8, 2001:db8::/32, 127.0.0.1 or all; may be
     /// given several times
@@ -87,6 +105,19 @@ pub(crate) struct ServerOptions {
     /// The same for each address; here others are refused
     #[arg(long, value_name = "N[:BURST]")]
     pub(crate) rate_per_peer: Option<Rate>,
+
+    /// How long a client may take to say anything at all; chat has no such limit
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = limit)]
+    pub(crate) first_byte_timeout: Limit,
+
+    /// How fast the rest of a message must arrive whose beginning has: so many bytes per second
+    /// after some time, or none
+    #[arg(long, value_name = "BYTES[:TIME]", default_value = "240:30s", value_parser = min_rate)]
+    pub(crate) min_receive_rate: LeastRate,
+
+    /// How fast a client must read while it is waited for
+    #[arg(long, value_name = "BYTES[:TIME]", default_value = "240:30s", value_parser = min_rate)]
+    pub(crate) min_send_rate: LeastRate,
 
     /// How long a connection may be silent in both directions ("none" for any time)
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = limit)]
@@ -149,6 +180,8 @@ pub(crate) enum Policy {
     Wait,
     /// It is closed at once
     Reject,
+    /// It waits, but not for longer than --queue-time
+    Queue,
 }
 
 /// A time, or none.
@@ -164,6 +197,38 @@ pub(crate) fn limit(text: &str) -> Result<Limit, String> {
         Ok(limit) => Ok(Limit(Some(limit))),
         Err(error) => Err(format!("{error}; write it as 500ms, 30s, 5m or none")),
     }
+}
+
+/// A rate, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LeastRate(pub(crate) Option<MinRate>);
+
+fn min_rate(text: &str) -> Result<LeastRate, String> {
+    if text == "none" {
+        return Ok(LeastRate(None));
+    }
+    let (bytes, grace) = match text.split_once(':') {
+        None => (text, None),
+        Some((bytes, grace)) => (bytes, Some(grace)),
+    };
+    let Ok(bytes @ 1..) = bytes.parse::<u32>() else {
+        return Err(
+            "write it as 240 bytes per second, 240:30s to ask for it after 30 s, or none".into(),
+        );
+    };
+    let rate = MinRate::bytes_per_second(bytes);
+    Ok(LeastRate(Some(match grace.map(limit).transpose()? {
+        None => rate,
+        Some(Limit(Some(grace))) => rate.grace(grace),
+        Some(Limit(None)) => return Err("the time has to end at some point".into()),
+    })))
+}
+
+fn notice(text: &str) -> Result<String, &'static str> {
+    if text.len() > 1000 {
+        return Err("no more than 1000 bytes can be sent at once, for sure");
+    }
+    Ok(text.into())
 }
 
 fn octal(text: &str) -> Result<u32, String> {
@@ -189,6 +254,14 @@ mod tests {
         assert_eq!(limit("1m 30s"), Ok(Limit(Some(Duration::from_secs(90)))));
         assert!(limit("0s").is_err());
         assert!(limit("5").unwrap_err().contains("30s"));
+        let rate = MinRate::bytes_per_second(1000);
+        assert_eq!(min_rate("none"), Ok(LeastRate(None)));
+        assert_eq!(min_rate("1000"), Ok(LeastRate(Some(rate))));
+        let patient = rate.grace(Duration::from_secs(60));
+        assert_eq!(min_rate("1000:1m"), Ok(LeastRate(Some(patient))));
+        for bad in ["", "0", "10:", "10:0s", "10:none", ":5s", "-1", "10/s"] {
+            assert!(min_rate(bad).is_err(), "{bad}");
+        }
         assert_eq!(octal("660"), Ok(0o660));
         assert!(octal("1777").is_err());
         assert!(octal("9").is_err());

@@ -68,7 +68,7 @@ impl Messages {
             conn.keep_alive();
             return Ok(());
         };
-        let mut messages = Framed::from_parts(&mut *conn, parts);
+        let mut messages = Framed::from_parts(&mut *conn, parts).paced();
         let mut next = messages.read()?;
         if next.is_none() {
             return Ok(());

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use socketserver::transport::{Tcp, Udp, UnixDatagram, UnixStream};
+use socketserver::transport::{StreamTransport, Tcp, Udp, UnixDatagram, UnixStream};
 use socketserver::{
     Address, Admission, AtLimit, Builder, Concurrency, Connection, Datagram, Event, Forking, Green,
     GroupController, Pooled, RequestHandler, Sequential, Server, ServerGroup, Threading, Transport,
@@ -223,11 +223,11 @@ where
             }
         };
         let server = match endpoint {
-            Endpoint::Tcp(address) => builder::<Tcp, C>(options, model)
+            Endpoint::Tcp(address) => stream_builder::<Tcp, C>(options, model)
                 .on_event(on_event)
                 .bind(address, factory)
                 .map(|server| add(group, server)),
-            Endpoint::Unix(path) => builder::<UnixStream, C>(options, model)
+            Endpoint::Unix(path) => stream_builder::<UnixStream, C>(options, model)
                 .on_event(on_event)
                 .mode(options.unix_mode)
                 .bind(path, factory)
@@ -271,6 +271,10 @@ fn policy(options: &ServerOptions) -> AtLimit {
     match options.at_limit {
         Policy::Wait => AtLimit::Wait,
         Policy::Reject => AtLimit::Reject,
+        Policy::Queue => AtLimit::Queue {
+            patience: options.queue_time,
+            places: options.queue_places as usize,
+        },
     }
 }
 
@@ -288,7 +292,10 @@ where
 
 fn builder<T: Transport, C: Concurrency>(options: &ServerOptions, model: C) -> Builder<T, C> {
     let timeouts = T::default_timeouts()
+        .first_byte(options.first_byte_timeout.0)
         .idle(options.idle_timeout.0)
+        .receive_rate(options.min_receive_rate.0)
+        .send_rate(options.min_send_rate.0)
         .request(options.request_timeout.0);
     let timeouts = match options.write_timeout {
         Some(limit) => timeouts.write(limit.0),
@@ -300,11 +307,25 @@ fn builder<T: Transport, C: Concurrency>(options: &ServerOptions, model: C) -> B
         .admission(admission(options))
 }
 
+fn stream_builder<T: StreamTransport, C: Concurrency>(
+    options: &ServerOptions,
+    model: C,
+) -> Builder<T, C> {
+    let builder = builder::<T, C>(options, model);
+    match &options.refusal_notice {
+        Some(notice) => builder.refusal_notice(format!("{notice}\n")),
+        None => builder,
+    }
+}
+
 fn admission(options: &ServerOptions) -> Admission {
     let denied = options.deny.iter();
     let admission = denied.fold(Admission::new(), |all, network| all.deny(*network));
     let allowed = options.allow.iter();
     let mut admission = allowed.fold(admission, |all, network| all.allow(*network));
+    if let Some(max) = options.max_live {
+        admission = admission.max_live(max as usize);
+    }
     if let Some(max) = options.max_per_peer {
         admission = admission.max_per_peer(max);
     }

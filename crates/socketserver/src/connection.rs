@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, BufRead, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -236,8 +236,7 @@ impl Connection {
     ///
     /// The request ends, by [`finish`](crate::RequestHandler::finish), when it waits for longer
     /// than the idle or read timeout allows. When the server begins to drain, the handler finds the
-    /// end of input (but not under [`Forking`](crate::Forking), where the drain's deadline cuts
-    /// it).
+    /// end of input.
     ///
     /// ```
     /// use socketserver::{Connection, PooledTcpServer, handler_fn};
@@ -324,6 +323,14 @@ impl Connection {
             deadline: self.deadline,
             rate: self.timeouts.send_rate,
         }
+    }
+
+    /// The descriptor. If somebody else has it as well, the connection is shut down instead.
+    pub(crate) fn into_fd(self) -> Option<OwnedFd> {
+        let socket = Arc::try_unwrap(self.socket).inspect_err(|shared| {
+            let _ = shared.shutdown(Shutdown::Both);
+        });
+        Some(socket.ok()?.into_fd())
     }
 
     pub(crate) fn socket(&self) -> &Arc<Socket> {

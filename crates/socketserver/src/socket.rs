@@ -51,6 +51,13 @@ impl Socket {
         }
     }
 
+    /// Gives the descriptor up to somebody who does not park.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        let Self { park, fd, .. } = self;
+        drop(park);
+        fd
+    }
+
     /// Bytes received and sent so far.
     pub(crate) fn meters(&self) -> (u64, u64) {
         (

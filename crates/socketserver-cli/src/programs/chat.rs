@@ -74,6 +74,8 @@ struct Chat {
 
 impl RequestHandler<Connection> for Chat {
     fn setup(&mut self, conn: &mut Connection) -> Result {
+        // Whoever listens takes part.
+        conn.set_timeouts(conn.timeouts().first_byte(None))?;
         self.member = Some(self.room.join(conn)?);
         Ok(())
     }

@@ -13,6 +13,7 @@ mod threading;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 pub use forking::Forking;
 pub(crate) use forking::exit;
@@ -124,6 +125,14 @@ pub enum AtLimit {
     Wait,
     /// Accept it and close it at once; a datagram is thrown away.
     Reject,
+    /// Accept it and let it wait until another one ends, but not for longer than its patience lasts;
+    /// then close it. When all places are taken, the next is closed at once.
+    Queue {
+        /// How long one may wait.
+        patience: Duration,
+        /// How many may wait. Each holds a descriptor.
+        places: usize,
+    },
 }
 
 /// What became of a task.

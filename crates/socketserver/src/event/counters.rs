@@ -19,6 +19,8 @@ pub struct Counters {
     pub not_verified: u64,
     /// Of those: the server was at its limit.
     pub at_limit: u64,
+    /// Of those: the process was out of descriptors.
+    pub no_descriptors: u64,
     /// Of those: a drain's deadline had passed.
     pub draining: u64,
     /// Of those: denied by a rule of the [`Admission`](crate::Admission).
@@ -65,6 +67,7 @@ impl Counters {
         [
             ("verify", self.not_verified),
             ("at_limit", self.at_limit),
+            ("no_descriptors", self.no_descriptors),
             ("draining", self.draining),
             ("denied", self.denied),
             ("peer_limit", self.peer_limit),
@@ -149,6 +152,7 @@ pub(super) struct Totals {
     refused: AtomicU64,
     not_verified: AtomicU64,
     at_limit: AtomicU64,
+    no_descriptors: AtomicU64,
     draining: AtomicU64,
     denied: AtomicU64,
     peer_limit: AtomicU64,
@@ -213,6 +217,7 @@ impl Totals {
         match reason {
             Refusal::Verify => &self.not_verified,
             Refusal::AtLimit => &self.at_limit,
+            Refusal::NoDescriptors => &self.no_descriptors,
             Refusal::Draining => &self.draining,
             Refusal::Denied => &self.denied,
             Refusal::PeerLimit => &self.peer_limit,
@@ -251,6 +256,7 @@ impl Totals {
             refused: read(&self.refused),
             not_verified: read(&self.not_verified),
             at_limit: read(&self.at_limit),
+            no_descriptors: read(&self.no_descriptors),
             draining: read(&self.draining),
             denied: read(&self.denied),
             peer_limit: read(&self.peer_limit),

@@ -48,6 +48,14 @@ pub enum Event<'a> {
         /// What the system said: usually `EMFILE`, too many open files.
         error: &'a io::Error,
     },
+    /// Clients are refused because the process has no descriptor left for them. Once per episode,
+    /// as above.
+    OutOfDescriptors {
+        /// The listening address.
+        address: &'a Address,
+        /// What the system said.
+        error: &'a io::Error,
+    },
     /// Everything that had waited meanwhile has been accepted.
     AcceptResumed {
         /// The listening address.
@@ -127,8 +135,11 @@ pub enum Event<'a> {
 pub enum Refusal {
     /// `verify_request` said no, or failed.
     Verify,
-    /// The server is at its limit, and its policy is [`AtLimit::Reject`](crate::AtLimit::Reject).
+    /// The server is at its limit, and its [policy](crate::AtLimit) is not to let clients wait, or
+    /// not for longer.
     AtLimit,
+    /// The process is out of descriptors, and the policy is not to let clients wait.
+    NoDescriptors,
     /// The drain's deadline passed before the request could be served.
     Draining,
     /// A rule of the server's [`Admission`](crate::Admission) denies the peer's address.
@@ -144,6 +155,7 @@ impl fmt::Display for Refusal {
         f.write_str(match self {
             Self::Verify => "not verified",
             Self::AtLimit => "at the limit",
+            Self::NoDescriptors => "out of descriptors",
             Self::Draining => "draining",
             Self::Denied => "denied by a rule",
             Self::PeerLimit => "too many of this peer",

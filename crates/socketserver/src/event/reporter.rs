@@ -93,6 +93,11 @@ fn trace(event: &Event<'_>) {
             %error,
             "accepting pauses: out of resources; clients wait in the backlog"
         ),
+        Event::OutOfDescriptors { address, error } => tracing::warn!(
+            %address,
+            %error,
+            "out of descriptors: new clients are refused"
+        ),
         Event::AcceptResumed { address, failures } => {
             tracing::debug!(%address, failures, "accepting resumed");
         }

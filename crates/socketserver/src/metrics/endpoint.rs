@@ -22,8 +22,8 @@ const TIME: Duration = Duration::from_secs(5);
 /// To `GET` and `HEAD` only (405), anything else is not found (404). A header may be 8 KiB long and
 /// have 64 fields (431). A request has 5 seconds in all, however it trickles, and is cut then. What
 /// else a slow or hostile client could hold is the place that the server gives it: serve this from one
-/// of its own, with a [limit](crate::Threading::max_threads) of a few and
-/// [`AtLimit::Reject`](crate::AtLimit::Reject).
+/// of its own, with a [limit](crate::Threading::max_threads) of a few, and a short
+/// [queue](crate::AtLimit::Queue) beyond it.
 ///
 /// Whoever can connect can read all this; nothing is encrypted.
 #[derive(Debug)]

@@ -88,6 +88,9 @@ fn requests(text: &mut Text, all: &[Figures<'_>]) {
     each!(text, all, Gauge "socketserver_requests_waiting",
         "Live requests that are kept alive, between two calls of their handlers.",
         |f: &Figures<'_>| f.served.controller.waiting_count());
+    each!(text, all, Gauge "socketserver_requests_queued",
+        "Live requests that wait until there is room for them.",
+        |f: &Figures<'_>| f.served.controller.queued_count());
     each!(text, all, Gauge "socketserver_requests_limit",
         "How many requests the server serves at once.",
         |f: &Figures<'_>| limit(f.served.controller.limit()));

@@ -9,14 +9,16 @@
 //! ```
 //! use socketserver::metrics::Metrics;
 //! use socketserver::{AtLimit, Connection, Threading, ThreadingTcpServer, handler_fn};
+//! use std::time::Duration;
 //!
 //! let server = ThreadingTcpServer::bind("127.0.0.1:0", handler_fn(|_: &mut Connection| Ok(())))?;
 //! let metrics = Metrics::new();
 //! metrics.add("greeter", &server.controller());
 //!
 //! // GET /metrics, /livez and /readyz, from a server of its own: it answers while the other drains.
+//! let few = AtLimit::Queue { patience: Duration::from_secs(1), places: 8 };
 //! let watched = ThreadingTcpServer::builder()
-//!     .concurrency(Threading::new().max_threads(8).at_limit(AtLimit::Reject))
+//!     .concurrency(Threading::new().max_threads(4).at_limit(few))
 //!     .bind("127.0.0.1:0", metrics.endpoint())?;
 //! assert!(metrics.render().contains("socketserver_requests_live{server=\"greeter\"} 0\n"));
 //! # drop(watched);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::controller::{HandleError, Shared};
 use super::lifecycle::DEFAULT_DRAIN;
 use super::poller::Poller;
+use super::refusal::{NOTICE, Refusals};
 use super::service::{Gate, Progress};
 use super::{Controller, Hooks, RequestInfo, Server};
 use crate::concurrency::Concurrency;
@@ -30,6 +31,7 @@ pub struct Builder<T: Transport, C> {
     timeouts: Timeouts,
     options: SocketOptions,
     admission: Admission,
+    refusal_notice: Box<[u8]>,
     block_on_close: Option<Duration>,
     hooks: Hooks<T::Request>,
     handle_error: Option<HandleError>,
@@ -44,6 +46,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             timeouts: T::default_timeouts(),
             options: SocketOptions::default(),
             admission: Admission::default(),
+            refusal_notice: Box::default(),
             block_on_close: Some(DEFAULT_DRAIN),
             hooks: Hooks {
                 verify_request: None,
@@ -204,6 +207,12 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
                 reason: format!("{name} is zero, which would fail every wait; None is no limit"),
             });
         }
+        if self.refusal_notice.len() > NOTICE {
+            return Err(BindError::BadOption {
+                option: "refusal_notice",
+                reason: format!("it is longer than {NOTICE} bytes"),
+            });
+        }
         let write_timeout = self.timeouts.write;
         let user_timeout = self.options.user_timeout.or_else(|| {
             // Before the last probe of a keepalive is due, it would end the connection for one that
@@ -243,6 +252,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             self.handle_error,
             self.timeouts,
             self.concurrency.limit().0,
+            C::FORKS,
         )
         .map_err(failed("make a wake-up descriptor for"))?;
         shared.admission.set(self.admission);
@@ -275,6 +285,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             watches: Vec::new(),
             poller: Some(poller),
             progress: Progress::default(),
+            refusals: Refusals::new(self.refusal_notice),
         })
     }
 }
@@ -356,6 +367,17 @@ impl<T: crate::transport::StreamTransport, C: Concurrency> Builder<T, C> {
     #[must_use]
     pub fn backlog(mut self, connections: u16) -> Self {
         self.options.backlog = connections.into();
+        self
+    }
+
+    /// What a client is told that is turned away, at most 1024 bytes; nothing by default. It is
+    /// sent if there is room for it at once, and the connection is then closed in such a way that
+    /// the client can read it.
+    ///
+    /// Clients that a [rule denies](Admission::deny) are told nothing.
+    #[must_use]
+    pub fn refusal_notice(mut self, notice: impl Into<Vec<u8>>) -> Self {
+        self.refusal_notice = notice.into().into();
         self
     }
 }

@@ -107,6 +107,8 @@ pub struct LiveRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RequestState {
+    /// It waits until there is room for it: [`AtLimit::Queue`](crate::AtLimit::Queue).
+    Queued,
     /// It is being served, or is about to be.
     Serving,
     /// Its handler [keeps it alive](crate::Connection::keep_alive), and is called again when there
@@ -120,6 +122,7 @@ impl fmt::Display for RequestState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // With the padding that is asked for.
         f.pad(match self {
+            Self::Queued => "queued",
             Self::Serving => "serving",
             Self::Waiting => "waiting",
             Self::Cut => "cut",
@@ -156,6 +159,8 @@ pub(crate) struct Shared {
     live: AtomicUsize,
     /// Of those: between two calls of their handlers.
     paused: AtomicUsize,
+    /// Of those: waiting for room.
+    queued: AtomicUsize,
     next_id: AtomicU64,
     /// The loop waits for a request to end, and wants to be woken up by the next one that does.
     wants_end: AtomicBool,
@@ -177,14 +182,16 @@ impl Shared {
         handle_error: Option<HandleError>,
         timeouts: Timeouts,
         limit: usize,
+        forks: bool,
     ) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            lifecycle: Lifecycle::new()?,
+            lifecycle: Lifecycle::new(forks)?,
             reporter,
             handle_error,
             table: Mutex::new(BTreeMap::new()),
             live: AtomicUsize::new(0),
             paused: AtomicUsize::new(0),
+            queued: AtomicUsize::new(0),
             next_id: AtomicU64::new(1),
             wants_end: AtomicBool::new(false),
             ended_in_drain: [const { AtomicU64::new(0) }; 2],
@@ -365,6 +372,8 @@ struct Entry {
     paused: Mutex<bool>,
     /// It is over, and its bytes are about to be counted among those of requests that ended.
     ended: AtomicBool,
+    /// There is no room for it yet.
+    queued: AtomicBool,
 }
 
 impl Entry {
@@ -402,6 +411,7 @@ impl Record {
             child: OnceLock::new(),
             paused: Mutex::new(false),
             ended: AtomicBool::new(false),
+            queued: AtomicBool::new(false),
         });
         shared.live.fetch_add(1, Ordering::SeqCst);
         shared.entries().insert(id, entry.clone());
@@ -423,6 +433,19 @@ impl Record {
     /// The request is over.
     pub(crate) fn set_ended(&self) {
         self.entry.ended.store(true, Ordering::SeqCst);
+    }
+
+    /// Its wait for room begins or ends.
+    pub(crate) fn set_queued(&self, queued: bool) {
+        if self.entry.queued.swap(queued, Ordering::Relaxed) == queued {
+            return;
+        }
+        let count = &self.shared.queued;
+        if queued {
+            count.fetch_add(1, Ordering::Relaxed);
+        } else {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// A pause begins or ends.
@@ -455,6 +478,7 @@ impl Drop for Record {
     fn drop(&mut self) {
         self.shared.entries().remove(&self.entry.info.id);
         self.set_paused(false);
+        self.set_queued(false);
         self.shared.live.fetch_sub(1, Ordering::SeqCst);
         self.shared.tell_end();
     }
@@ -517,8 +541,8 @@ impl Controller {
         self.0.lifecycle.is_serving()
     }
 
-    /// Whether a drain was asked for. A handler may look, and come to an end earlier; but in a
-    /// forked child it does not see what was asked of the parent.
+    /// Whether a drain was asked for. A handler may look, and come to an end earlier; in a forked
+    /// child it sees what was asked of the parent.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.0.lifecycle.is_draining()
@@ -566,6 +590,13 @@ impl Controller {
         self.0.paused()
     }
 
+    /// How many of them wait until there is room for them; see
+    /// [`AtLimit::Queue`](crate::AtLimit::Queue).
+    #[must_use]
+    pub fn queued_count(&self) -> usize {
+        self.0.queued.load(Ordering::Relaxed)
+    }
+
     /// How many requests the server serves at once: what its concurrency model allows, or
     /// [`Admission::max_live`] if that is less.
     #[must_use]
@@ -582,6 +613,8 @@ impl Controller {
             let (received, sent) = socket.as_ref().map_or((0, 0), |socket| socket.meters());
             let state = if socket.is_some_and(|socket| socket.is_cancelled()) {
                 RequestState::Cut
+            } else if entry.queued.load(Ordering::Relaxed) {
+                RequestState::Queued
             } else if *lock(&entry.paused) {
                 RequestState::Waiting
             } else {

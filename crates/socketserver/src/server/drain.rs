@@ -71,7 +71,8 @@ where
                 };
                 drain.report.queued += taken;
                 let empty = self.gates.iter().all(|gate| gate.empty);
-                let all_taken = self.progress.pending.is_none() && empty;
+                let all_taken =
+                    self.progress.pending.is_none() && self.progress.queue.is_empty() && empty;
                 if !all_taken && drain.report.queued < BACKLOG {
                     let again = self.arm(poller, now)?;
                     let wake_at = match again {
@@ -86,7 +87,10 @@ where
             } else {
                 drain.report.refused += self.refuse_backlog();
             }
-            if let Some(job) = self.progress.pending.take() {
+            let waiting = self.progress.pending.take();
+            let mut waiting: Vec<_> = waiting.into_iter().collect();
+            waiting.extend(std::iter::from_fn(|| self.progress.queue.next()));
+            for job in waiting {
                 self.refuse(job, &Refusal::Draining);
                 drain.report.refused += 1;
             }
@@ -160,7 +164,7 @@ where
     fn refuse_backlog(&mut self) -> u64 {
         let mut refused = 0;
         for gate in 0..self.gates.len() {
-            while refused < BACKLOG && self.refuse_next(gate) {
+            while refused < BACKLOG && self.refuse_next(gate, &Refusal::Draining) {
                 refused += 1;
             }
         }

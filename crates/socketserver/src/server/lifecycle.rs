@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::state::ServerState;
 use crate::process::{this_process, this_thread};
@@ -43,6 +43,9 @@ pub(crate) struct Lifecycle {
     /// The waker of a process that took the server over from the one that made it: the two must not
     /// hear each other's commands.
     own_waker: OnceLock<OwnedFd>,
+    /// Readable for good once a drain was asked for: how forked children hear of it. Of models
+    /// without children, nobody does.
+    drain_bell: Option<OwnedFd>,
     /// The process that serves, or is going to.
     owner: AtomicU32,
     /// The thread that serves.
@@ -65,11 +68,15 @@ pub(crate) struct Commands {
 }
 
 impl Lifecycle {
-    pub(crate) fn new() -> io::Result<Self> {
+    /// `forks` is whether children are to hear of a drain.
+    pub(crate) fn new(forks: bool) -> io::Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let drain_bell = forks.then(|| eventfd(0, flags)).transpose()?;
         Ok(Self {
             word: AtomicU32::new(NEW),
             waker: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             own_waker: OnceLock::new(),
+            drain_bell,
             owner: AtomicU32::new(this_process()),
             thread: AtomicU32::new(0),
             base: Instant::now(),
@@ -153,6 +160,9 @@ impl Lifecycle {
         let until = millis(now.saturating_add(timeout));
         self.drain_until.fetch_min(until, Ordering::SeqCst);
         self.word.fetch_or(DRAIN, Ordering::SeqCst);
+        if let Some(bell) = &self.drain_bell {
+            let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
+        }
         self.wake();
     }
 
@@ -282,7 +292,34 @@ impl Lifecycle {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.word.load(Ordering::SeqCst) & DRAIN != 0
+        self.word.load(Ordering::SeqCst) & DRAIN != 0 || self.bell_has_rung(None)
+    }
+
+    /// In a forked child: whether the parent drains. Waits for that or for `other` to be ready, if
+    /// there is one, but for no longer than `until`.
+    fn bell_has_rung(&self, other: Option<(BorrowedFd<'_>, Option<Instant>)>) -> bool {
+        let Some(bell) = self.drain_bell.as_ref().filter(|_| !self.is_owner()) else {
+            return false;
+        };
+        let left = match other {
+            None => Some(Duration::ZERO),
+            Some((_, until)) => until.map(|end| end.saturating_duration_since(Instant::now())),
+        };
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        let bell = PollFd::new(bell, PollFlags::IN);
+        let other = other.map_or_else(
+            || bell.clone(),
+            |(fd, _)| PollFd::from_borrowed_fd(fd, PollFlags::IN),
+        );
+        let mut fds = [bell, other];
+        // Interrupted is neither: whoever waits looks around and comes back.
+        poll(&mut fds, timeout.as_ref()).is_ok_and(|_| !fds[0].revents().is_empty())
+    }
+
+    /// In a forked child that waits for `input`: sleeps until there is some, or the time is over, or
+    /// the parent begins to drain. Elsewhere a drain is told in other ways, and this does nothing.
+    pub(crate) fn await_bell(&self, input: BorrowedFd<'_>, until: Option<Instant>) {
+        self.bell_has_rung(Some((input, until)));
     }
 
     /// Waits until nobody serves and no stop is pending.
@@ -346,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_stop_before_serving_sticks_and_one_after_it_does_not() {
-        let life = Lifecycle::new().unwrap();
+        let life = Lifecycle::new(false).unwrap();
         life.stop();
         assert!(life.enter());
         assert!(life.commands().stop);
@@ -359,7 +396,7 @@ mod tests {
 
     #[test]
     fn a_stop_between_two_requests_is_kept() {
-        let life = Lifecycle::new().unwrap();
+        let life = Lifecycle::new(false).unwrap();
         assert!(life.enter());
         life.stop();
         life.pause();
@@ -375,7 +412,7 @@ mod tests {
 
     #[test]
     fn a_drain_before_serving_is_waited_for() {
-        let life = Lifecycle::new().unwrap();
+        let life = Lifecycle::new(false).unwrap();
         life.drain(Duration::from_secs(1));
         assert!(!life.wait(Some(Duration::from_millis(1))));
         assert!(life.draining_since().unwrap() <= Instant::now());
@@ -383,7 +420,7 @@ mod tests {
 
     #[test]
     fn the_earliest_drain_deadline_holds_and_closing_is_final() {
-        let life = Lifecycle::new().unwrap();
+        let life = Lifecycle::new(false).unwrap();
         life.drain(Duration::from_secs(1));
         life.drain(Duration::MAX);
         let until = life.commands().drain.unwrap();
@@ -397,7 +434,7 @@ mod tests {
     #[test]
     fn the_state_follows_the_word() {
         use ServerState::{Closed, Draining, Forced, Lame, New, Serving, Stopped};
-        let life = Lifecycle::new().unwrap();
+        let life = Lifecycle::new(false).unwrap();
         assert_eq!(life.state(), New);
         life.set_lame(true);
         assert_eq!(life.state(), New, "lame is who serves");
@@ -423,7 +460,7 @@ mod tests {
     #[test]
     fn what_children_ask_for_is_told_apart() {
         let units = |units: u64| {
-            let life = Lifecycle::new().unwrap();
+            let life = Lifecycle::new(false).unwrap();
             assert!(life.enter());
             life.write(units);
             life.woken();
@@ -441,7 +478,7 @@ mod tests {
 
     #[test]
     fn wait_reports_a_timeout() {
-        let life = Lifecycle::new().unwrap();
+        let life = Lifecycle::new(false).unwrap();
         assert!(life.wait(None), "nobody serves");
         assert!(life.enter());
         assert!(!life.wait(Some(Duration::from_millis(1))));

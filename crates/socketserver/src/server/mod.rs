@@ -8,6 +8,8 @@ mod drain;
 mod group;
 mod lifecycle;
 mod poller;
+mod queue;
+mod refusal;
 mod request;
 mod service;
 mod session;
@@ -32,6 +34,7 @@ pub use state::ServerState;
 use accept_loop::{Until, Watch, run};
 use controller::Shared;
 use poller::Poller;
+use refusal::Refusals;
 use service::{Gate, Progress};
 
 use crate::concurrency::Concurrency;
@@ -80,6 +83,7 @@ pub struct Server<T: Transport, C: Concurrency, F> {
     watches: Vec<Watch>,
     poller: Option<Poller>,
     progress: Progress<T::Request, F>,
+    refusals: Refusals,
 }
 
 impl<T: Transport, C: Concurrency> Server<T, C, ()> {

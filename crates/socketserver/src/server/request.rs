@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -92,8 +92,8 @@ impl sealed::Request for Connection {
         let _ = self.shutdown(Shutdown::Write);
     }
 
-    fn refuse(self) {
-        drop(self);
+    fn refuse(self) -> Option<OwnedFd> {
+        self.into_fd()
     }
 
     fn close_request(self) {
@@ -181,7 +181,9 @@ impl sealed::Request for Datagram {
 
     fn shutdown_request(&mut self) {}
 
-    fn refuse(self) {}
+    fn refuse(self) -> Option<OwnedFd> {
+        None
+    }
 
     fn close_request(self) {}
 }

@@ -8,6 +8,7 @@ use super::back_off::{BackOff, Class};
 use super::controller::{Controller, Record};
 use super::drain::Drain;
 use super::poller::Poller;
+use super::queue::Queue;
 use super::session::sealed::Request as _;
 use super::session::{Job, Task};
 use super::{Handled, Hooks, Server};
@@ -18,7 +19,7 @@ use crate::failure::guarded;
 use crate::park::Parker;
 use crate::timeouts::earliest;
 use crate::transport::{Got, Transport};
-use crate::{Address, RequestHandler, RequestInfo, ServeError};
+use crate::{Address, RequestHandler, ServeError};
 
 /// How many requests one listener may bring in before the others, and commands, get their turn.
 const BUDGET: usize = 64;
@@ -63,6 +64,11 @@ impl<T: Transport> Gate<T> {
         self.barren >= BARREN
     }
 
+    /// Something came in.
+    pub(super) fn is_fruitful(&mut self) {
+        self.barren = 0;
+    }
+
     /// Has it looked at in the next attempt, whatever epoll says.
     pub(super) fn knock(&mut self) {
         self.ready = true;
@@ -79,6 +85,8 @@ impl<T: Transport> Gate<T> {
 pub(super) struct Progress<R, F> {
     /// A request that no thread or process could be started for yet.
     pub(super) pending: Option<Job<R, F>>,
+    /// Requests that there is no room for yet.
+    pub(super) queue: Queue<R, F>,
     pub(super) back_off: BackOff,
     pub(super) drain: Option<Drain>,
     pub(super) closed: bool,
@@ -93,6 +101,7 @@ impl<R, F> Default for Progress<R, F> {
     fn default() -> Self {
         Self {
             pending: None,
+            queue: Queue::default(),
             back_off: BackOff::default(),
             drain: None,
             closed: false,
@@ -193,6 +202,7 @@ where
             return Ok(Turn::Done(Handled::Stopped));
         }
         self.service_actions(now);
+        self.refusals.settle(now);
         match self.accept(poller, now)? {
             Accepted::InChild(task) => return Ok(Turn::InChild(task)),
             Accepted::Some(n) if n > 0 => {
@@ -242,6 +252,8 @@ where
         self.watches.drain(..).for_each(Watch::abandon_in_child);
         self.poller = None;
         self.progress.pending = None;
+        self.progress.queue.clear();
+        self.refusals.abandon_in_child();
         self.concurrency.abandon_in_child();
     }
 }
@@ -283,6 +295,12 @@ where
                 None => taken += 1,
             }
         }
+        while let Some(job) = self.next_queued() {
+            taken += 1;
+            if let Some(child) = self.dispatch(job, 0, poller, now)? {
+                return Ok(Accepted::InChild(child));
+            }
+        }
         for index in 0..self.gates.len() {
             let gate = &mut self.gates[index];
             if !std::mem::take(&mut gate.ready) && !T::has_received(&gate.listener) {
@@ -306,9 +324,9 @@ where
                 gate.empty = false;
                 let request = match T::get_request(&mut gate.listener, &mut self.intake) {
                     Ok(Got::Request(request, ticket)) => (request, ticket),
-                    Ok(Got::Refused(peer, refusal)) => {
+                    Ok(Got::Refused(peer, fd, refusal)) => {
                         taken += 1;
-                        self.turn_away(peer, index, &refusal);
+                        self.turn_away(peer, fd, index, &refusal);
                         continue;
                     }
                     Err(errno) => match self.accept_failed(index, errno, now)? {
@@ -318,7 +336,7 @@ where
                     },
                 };
                 taken += 1;
-                self.gates[index].barren = 0;
+                self.gates[index].is_fruitful();
                 let (request, ticket) = request;
                 if let Some(job) = self.admit(request, ticket, index, has_room)
                     && let Some(child) = self.dispatch(job, index, poller, now)?
@@ -355,6 +373,8 @@ where
                 gate.armed = true;
             }
         }
+        let others = earliest(self.progress.queue.wake_at(), self.refusals.wake_at());
+        let paused = earliest(paused, others);
         // What has left the kernel already is reported by nobody.
         let waiting = self
             .gates
@@ -365,7 +385,7 @@ where
 
     /// How many more requests may be served at once.
     fn room(&self) -> usize {
-        let live = self.shared.live();
+        let live = self.shared.live().saturating_sub(self.progress.queue.len());
         // Read after the other: one that resumes in between is counted rather than left out.
         let elsewhere = if self.concurrency.counts_pauses() {
             0
@@ -387,16 +407,16 @@ where
     fn want(&self, room: usize) -> usize {
         if C::IS_INLINE || matches!(self.progress.until, Until::OneRequest(_)) {
             1
-        } else if self.concurrency.limit().1 == AtLimit::Reject {
-            usize::MAX
-        } else {
+        } else if self.concurrency.limit().1 == AtLimit::Wait {
             room
+        } else {
+            usize::MAX
         }
     }
 
     /// Whether the next request has to wait for another one to end. If so, that end wakes the loop.
     fn must_wait(&self) -> bool {
-        if self.concurrency.limit().1 == AtLimit::Reject || self.has_room() {
+        if self.concurrency.limit().1 != AtLimit::Wait || self.has_room() {
             return false;
         }
         self.shared.want_end();
@@ -407,7 +427,7 @@ where
     /// Decides whether a request gets a handler.
     fn admit(
         &mut self,
-        mut request: T::Request,
+        request: T::Request,
         ticket: Option<Ticket>,
         gate: usize,
         has_room: bool,
@@ -416,59 +436,57 @@ where
         let (id, peer, socket) = (request.id(), request.peer().clone(), request.socket());
         let record = Record::enter(&self.shared, id, peer, address, socket, ticket);
         self.shared.emit(&Event::Accepted(record.info()));
-        let refusal = if !has_room {
+        let place = if has_room { None } else { self.queue_place() };
+        let refusal = if !has_room && place.is_none() {
             Refusal::AtLimit
         } else if !self.verify_request(&request) {
             Refusal::Verify
         } else {
             let factory = self.factory.clone();
-            self.shared.emit(&Event::Dispatched(record.info()));
-            return Some(Job {
+            let job = Job {
                 request,
                 record,
                 factory,
-            });
+            };
+            let Some(until) = place else {
+                self.shared.emit(&Event::Dispatched(job.info()));
+                return Some(job);
+            };
+            self.progress.queue.push(job, until);
+            return None;
         };
         self.shared.emit(&Event::Refused(record.info(), &refusal));
-        request.shutdown_request();
-        request.refuse();
+        self.refusals.close(request, &refusal);
         None
     }
 
-    /// Tells of somebody who was not let in.
-    fn turn_away(&mut self, peer: Address, gate: usize, refusal: &Refusal) {
-        self.gates[gate].barren = 0;
-        let listener = self.gates[gate].address.clone();
-        let info = RequestInfo::new(self.shared.next_id(), peer, listener);
-        self.shared.emit(&Event::Accepted(&info));
-        self.shared.emit(&Event::Refused(&info, refusal));
-    }
-
-    /// Closes a request that no handler will see.
-    pub(super) fn refuse(&mut self, job: Job<T::Request, F>, refusal: &Refusal) {
-        self.shared.emit(&Event::Refused(job.info(), refusal));
-        job.request.refuse();
-    }
-
-    /// Refuses one request that waits at a gate; `false` if none does.
-    pub(super) fn refuse_next(&mut self, gate: usize) -> bool {
-        self.intake.emptied = false;
-        let request = match T::get_request(&mut self.gates[gate].listener, &mut self.intake) {
-            Ok(Got::Request(request, _)) => request,
-            Ok(Got::Refused(peer, refusal)) => {
-                self.turn_away(peer, gate, &refusal);
-                return true;
+    /// Until when one more request may wait for room, if it may.
+    fn queue_place(&self) -> Option<Instant> {
+        match self.concurrency.limit().1 {
+            AtLimit::Queue { patience, places } if self.progress.queue.len() < places => {
+                Instant::now().checked_add(patience)
             }
-            Err(_) => return false,
-        };
-        let address = self.gates[gate].address.clone();
-        let (id, peer) = (request.id(), request.peer().clone());
-        let record = Record::enter(&self.shared, id, peer, address, None, None);
-        self.shared.emit(&Event::Accepted(record.info()));
-        self.shared
-            .emit(&Event::Refused(record.info(), &Refusal::Draining));
-        request.refuse();
-        true
+            _ => None,
+        }
+    }
+
+    /// The next of those who wait in the queue, if there is room for it. Who has waited for too
+    /// long is refused.
+    fn next_queued(&mut self) -> Option<Job<T::Request, F>> {
+        if self.progress.queue.is_empty() {
+            return None;
+        }
+        // Before the look at the room: one that ends from here on wakes the loop.
+        self.shared.want_end();
+        if self.has_room() && self.progress.pending.is_none() {
+            let job = self.progress.queue.next()?;
+            self.shared.emit(&Event::Dispatched(job.info()));
+            return Some(job);
+        }
+        while let Some(job) = self.progress.queue.overdue(Instant::now()) {
+            self.refuse(job, &Refusal::AtLimit);
+        }
+        None
     }
 
     /// Hands a request to the concurrency model.
@@ -526,6 +544,9 @@ where
                     address: &address,
                     error: &error,
                 });
+            }
+            Class::Exhausted if self.makes_room_by_refusing(gate, errno, now) => {
+                return Ok(Class::Retry);
             }
             Class::Exhausted => self.exhausted(gate, &error, now),
             Class::Fatal => {

@@ -20,7 +20,7 @@ impl Request for Connection {}
 impl Request for Datagram {}
 
 pub(crate) mod sealed {
-    use super::{Address, BorrowedFd, Instant, Park, RequestId, Socket, Weak, io};
+    use super::{Address, BorrowedFd, Instant, OwnedFd, Park, RequestId, Socket, Weak, io};
     use crate::socket::Cut;
 
     pub trait Request: Sized + Send + 'static {
@@ -46,8 +46,8 @@ pub(crate) mod sealed {
         fn as_fd(&self) -> BorrowedFd<'_>;
         fn park(&self) -> Option<&dyn Park>;
         fn shutdown_request(&mut self);
-        /// Closes without waiting for anything.
-        fn refuse(self);
+        /// What is to be closed without waiting for anything, if it is its own.
+        fn refuse(self) -> Option<OwnedFd>;
         /// Closes so that nothing written is lost; may wait for the peer, for a bounded time.
         fn close_request(self);
     }
@@ -340,8 +340,12 @@ impl<R: Request, H: RequestHandler<R>> Pause for Session<R, H> {
     }
 
     fn wait(&self) -> io::Result<()> {
+        let lifecycle = &self.record.shared().lifecycle;
         loop {
-            if self.record.shared().lifecycle.is_draining() {
+            if !lifecycle.is_draining() {
+                lifecycle.await_bell(self.request.as_fd(), self.until);
+            }
+            if lifecycle.is_draining() {
                 self.request.end_input();
             }
             match self.request.wait_readable(self.until) {

@@ -81,8 +81,8 @@ pub trait Transport: sealed::Sealed + Sized + Send + Sync + 'static {
 pub enum Got<R> {
     /// A request, and its share of its peer's limit.
     Request(R, Option<Ticket>),
-    /// Somebody who was turned away before anything was made for him.
-    Refused(Address, Refusal),
+    /// Somebody who was turned away before anything was made for him, and his connection.
+    Refused(Address, Option<OwnedFd>, Refusal),
 }
 
 mod sealed {

@@ -97,7 +97,7 @@ pub(super) fn get_request(
     let peer = Address::from_any(packet.from.clone());
     let ticket = match intake.server.0.admission.admit(&peer) {
         Ok(ticket) => ticket,
-        Err(refusal) => return Ok(Got::Refused(peer, refusal)),
+        Err(refusal) => return Ok(Got::Refused(peer, None, refusal)),
     };
     let datagram = Datagram::new(
         (packet.bytes, packet.full_len),

@@ -105,7 +105,7 @@ pub(super) fn get_request(
     let peer = Address::from_any(peer);
     let ticket = match intake.server.0.admission.admit(&peer) {
         Ok(ticket) => ticket,
-        Err(refusal) => return Ok(Got::Refused(peer, refusal)),
+        Err(refusal) => return Ok(Got::Refused(peer, Some(fd), refusal)),
     };
     let park = match &intake.parker {
         Some(parker) => Some(

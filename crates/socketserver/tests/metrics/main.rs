@@ -25,8 +25,19 @@ use socketserver::{
 
 /// A server that answers those who watch, as the programs have one.
 fn endpoint(metrics: &Metrics) -> Running {
+    let patience = PATIENCE;
+    endpoint_with(
+        metrics,
+        AtLimit::Queue {
+            patience,
+            places: 8,
+        },
+    )
+}
+
+fn endpoint_with(metrics: &Metrics, at_limit: AtLimit) -> Running {
     let server = ThreadingTcpServer::builder()
-        .concurrency(Threading::new().max_threads(2).at_limit(AtLimit::Reject))
+        .concurrency(Threading::new().max_threads(2).at_limit(at_limit))
         .bind("127.0.0.1:0", metrics.endpoint())
         .unwrap();
     Running::start(server)
@@ -408,7 +419,7 @@ fn who_trickles_is_cut_after_five_seconds_and_holds_only_his_place() {
     let server = ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap();
     metrics.add("echo", &server.controller());
     let running = Running::start(server);
-    let watching = endpoint(&metrics);
+    let watching = endpoint_with(&metrics, AtLimit::Reject);
     let start = Instant::now();
     let mut trickling: Vec<_> = (0..2).map(|_| watching.client()).collect();
     for client in &mut trickling {

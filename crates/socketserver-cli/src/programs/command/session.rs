@@ -215,7 +215,7 @@ impl Session {
         conn: &'c mut Connection,
         take: impl FnOnce(&mut Framed<&'c mut Connection, Lines>) -> Result<Option<Bytes>, FrameError>,
     ) -> Result<Sent> {
-        let mut lines = Framed::from_parts(conn, std::mem::take(&mut self.lines));
+        let mut lines = Framed::from_parts(conn, std::mem::take(&mut self.lines)).paced();
         let taken = take(&mut lines);
         (_, self.lines) = lines.into_parts();
         match taken {

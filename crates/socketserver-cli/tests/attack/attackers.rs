@@ -1,0 +1,156 @@
+//! Clients that do not behave. Each attack lasts for as long as it takes, a second or two, and ends
+//! by itself.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
+
+use crate::victim::Victim;
+
+/// Where attackers come from.
+pub const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// `None` if the server does not want it.
+pub fn connect_from(from: Ipv4Addr, to: SocketAddr) -> Option<TcpStream> {
+    let fd = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    // So that ports of earlier ones can be used again at once.
+    sockopt::set_socket_reuseaddr(&fd, true).unwrap();
+    bind(&fd, &SocketAddr::new(IpAddr::V4(from), 0)).unwrap();
+    connect(&fd, &to).ok()?;
+    let stream = TcpStream::from(fd);
+    stream
+        .set_write_timeout(Some(Duration::from_millis(100)))
+        .unwrap();
+    Some(stream)
+}
+
+fn attacker(victim: &Victim) -> Option<TcpStream> {
+    connect_from(ELSEWHERE, victim.address)
+}
+
+fn crowd(victim: &Victim, size: usize) -> Vec<TcpStream> {
+    (0..size).filter_map(|_| attacker(victim)).collect()
+}
+
+/// Closes without a word of farewell: the peer gets a reset.
+fn reset(stream: TcpStream) {
+    sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+    drop(stream);
+}
+
+/// Waits until the server has closed all of them.
+fn until_cut(crowd: &mut Vec<TcpStream>) {
+    let end = Instant::now() + crate::common::PATIENCE;
+    for stream in crowd.iter() {
+        stream.set_nonblocking(true).unwrap();
+    }
+    let mut scratch = vec![0; 1 << 16];
+    while !crowd.is_empty() {
+        assert!(Instant::now() < end, "{} are still served", crowd.len());
+        crowd.retain_mut(|stream| match stream.read(&mut scratch) {
+            Ok(n) => n > 0,
+            Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+        });
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// They connect and say nothing.
+pub fn silence(victim: &Victim) {
+    until_cut(&mut crowd(victim, 1000));
+}
+
+/// They send a byte now and then, and never a whole line (as slowhttptest does with headers).
+pub fn trickling(victim: &Victim) {
+    let mut crowd = crowd(victim, 300);
+    let end = Instant::now() + crate::common::PATIENCE;
+    let mut scratch = [0; 64];
+    for stream in &crowd {
+        stream.set_nonblocking(true).unwrap();
+    }
+    while !crowd.is_empty() {
+        assert!(Instant::now() < end, "{} may trickle for ever", crowd.len());
+        crowd.retain_mut(|stream| {
+            if let Err(error) = stream.write(b"x") {
+                return error.kind() == std::io::ErrorKind::WouldBlock;
+            }
+            !matches!(stream.read(&mut scratch), Ok(0))
+        });
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// They ask for much and do not read the answers (slowhttptest's slow read).
+pub fn not_reading(victim: &Victim) {
+    let line = [&[b'x'; 60_000][..], b"\n"].concat();
+    let mut crowd = crowd(victim, 60);
+    let mut given_up = Vec::new();
+    let end = Instant::now() + crate::common::PATIENCE;
+    // Until neither direction has room: a timeout of theirs, or a cut by the server.
+    while let Some(mut stream) = crowd.pop() {
+        assert!(Instant::now() < end);
+        while stream.write_all(&line).is_ok() {}
+        given_up.push(stream);
+    }
+    // What is left to read is little; then comes the end, or a reset.
+    until_cut(&mut given_up);
+}
+
+/// They come and go as fast as they can.
+pub fn flood(victim: &Victim) {
+    let end = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < end {
+        drop(attacker(victim));
+    }
+}
+
+/// They reset the connection: before, within and after a message, and while the answer comes.
+pub fn resets(victim: &Victim) {
+    for n in 0..600 {
+        let Some(mut stream) = attacker(victim) else {
+            continue;
+        };
+        let words: &[u8] = match n % 4 {
+            0 => b"",
+            1 => b"half a li",
+            2 => b"a line\n",
+            _ => b"a line\nanother\nand a third that is not finished",
+        };
+        let _ = stream.write_all(words);
+        if n % 8 > 3 {
+            let _ = stream.set_read_timeout(Some(Duration::from_millis(5)));
+            let _ = stream.read(&mut [0]);
+        }
+        reset(stream);
+    }
+}
+
+/// They close one direction, and leave the other open for good.
+pub fn half_closes(victim: &Victim) {
+    let mut crowd = crowd(victim, 300);
+    for (n, stream) in crowd.iter_mut().enumerate() {
+        let _ = match n % 3 {
+            0 => Ok(()),
+            1 => stream.write_all(b"a line\n"),
+            _ => stream.write_all(b"half a li"),
+        };
+        // The other direction would be an end that the server cannot see.
+        let _ = stream.shutdown(Shutdown::Write);
+    }
+    until_cut(&mut crowd);
+}
+
+/// They come from everywhere, once each, and no faster than the server can take them: in the
+/// kernel's queue everybody waits in one line.
+pub fn everywhere(victim: &Victim) {
+    for n in 0..3000_u32 {
+        let [_, b, c, d] = (0x7f01_0000 + n).to_be_bytes();
+        if let Some(mut stream) = connect_from(Ipv4Addr::new(127, b, c, d), victim.address) {
+            let _ = stream.shutdown(Shutdown::Write);
+            let _ = stream.set_read_timeout(Some(crate::common::PATIENCE));
+            let _ = stream.read(&mut [0]);
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Requests that were accepted and wait, for a bounded time, until there is room for them.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::session::Job;
+
+pub(super) struct Queue<R, F> {
+    /// In the order in which they came, each with the end of its wait.
+    waiting: VecDeque<(Instant, Job<R, F>)>,
+}
+
+impl<R, F> Default for Queue<R, F> {
+    fn default() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+        }
+    }
+}
+
+impl<R, F> Queue<R, F> {
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(super) fn push(&mut self, job: Job<R, F>, until: Instant) {
+        job.record.set_queued(true);
+        self.waiting.push_back((until, job));
+    }
+
+    /// Whoever has waited longest.
+    pub(super) fn next(&mut self) -> Option<Job<R, F>> {
+        let (_, job) = self.waiting.pop_front()?;
+        job.record.set_queued(false);
+        Some(job)
+    }
+
+    /// Somebody who has waited in vain.
+    pub(super) fn overdue(&mut self, now: Instant) -> Option<Job<R, F>> {
+        let (until, _) = self.waiting.front()?;
+        (*until <= now).then(|| self.next()).flatten()
+    }
+
+    /// When to look again.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.waiting.front().map(|(until, _)| *until)
+    }
+
+    /// In a forked child: these are the parent's.
+    pub(super) fn clear(&mut self) {
+        self.waiting.clear();
+    }
+}
