@@ -13,6 +13,7 @@ mod endpoint;
 mod logging;
 mod lossy;
 mod messages;
+mod metrics;
 mod printer;
 mod programs;
 mod serve;

@@ -17,6 +17,7 @@ use socketserver::{
 use crate::cli::{Model, Policy, ServerOptions};
 use crate::console::Console;
 use crate::endpoint::Endpoint;
+use crate::metrics::Watching;
 use crate::signals::Signals;
 use crate::terminal;
 
@@ -32,6 +33,8 @@ pub(crate) struct Bound {
     pub(crate) drain_timeout: Duration,
     /// Stdout belongs to the program: what is said here goes to stderr.
     pub(crate) stdout_taken: bool,
+    /// Who tells how the servers fare.
+    watching: Option<Watching>,
     signals: Signals,
 }
 
@@ -51,6 +54,7 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
         model: options.concurrency,
         drain_timeout: options.drain_timeout,
         stdout_taken: false,
+        watching: None,
         signals: Signals::catch(options.concurrency).context("cannot catch signals")?,
     };
     for endpoint in endpoints {
@@ -62,6 +66,11 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
             Model::Green => bound.add(options, handlers, green(options), &endpoint),
         }
         .with_context(|| format!("cannot start {endpoint}"))?;
+    }
+    if let Some(endpoint) = &options.metrics {
+        let watching = Watching::bind(endpoint, options.unix_mode, &mut bound)
+            .with_context(|| format!("cannot start {endpoint} for metrics"))?;
+        bound.watching = Some(watching);
     }
     Ok(bound)
 }
@@ -98,8 +107,16 @@ impl Bound {
                 .drain_from_thread(&self.group, self.drain_timeout, self.model)
         }
         .context("cannot wait for signals")?;
-        announce(&self.listening, self.stdout_taken);
+        let mut lines: Vec<_> = self.listening.iter().map(ToString::to_string).collect();
+        if let Some(watching) = &mut self.watching {
+            watching.start().context("cannot start")?;
+            lines.push(format!("{} (metrics)", watching.endpoint));
+        }
+        announce(&lines, self.stdout_taken);
         let served = self.group.serve_forever();
+        if let Some(watching) = self.watching {
+            watching.end();
+        }
         terminal::restore();
         served.map_err(|error| anyhow::Error::from_boxed(error.into()).context("serving ended"))?;
         Ok(if forced.load(Ordering::Relaxed) {
@@ -356,7 +373,7 @@ fn log_connection(event: &Event<'_>) {
 }
 
 /// Tells where a client can connect by now.
-fn announce(listening: &[Endpoint], stdout_taken: bool) {
+fn announce(listening: &[String], stdout_taken: bool) {
     let text: String = listening
         .iter()
         .map(|endpoint| format!("listening {endpoint}\n"))

@@ -164,6 +164,8 @@ pub(crate) struct Shared {
     next_id: AtomicU64,
     /// The loop waits for a request to end, and wants to be woken up by the next one that does.
     wants_end: AtomicBool,
+    /// This is a child's copy: what the child lets go of was not what the parent did.
+    is_copy: AtomicBool,
     /// Requests that ended since a drain was asked for: by themselves, and cut.
     ended_in_drain: [AtomicU64; 2],
     /// What a drain has done so far, and whether that is all.
@@ -194,6 +196,7 @@ impl Shared {
             queued: AtomicUsize::new(0),
             next_id: AtomicU64::new(1),
             wants_end: AtomicBool::new(false),
+            is_copy: AtomicBool::new(false),
             ended_in_drain: [const { AtomicU64::new(0) }; 2],
             drained: Mutex::default(),
             told: Mutex::new(ServerState::New),
@@ -325,9 +328,11 @@ impl Shared {
             .fold((0, 0), |(received, sent), (r, s)| (received + r, sent + s))
     }
 
-    /// In a forked child: from now on nothing here wakes up the parent but a command to it.
+    /// In a forked child: from now on nothing here wakes up the parent but a command to it, and its
+    /// figures stay as they were when it forked.
     pub(crate) fn abandon_in_child(&self) {
         self.wants_end.store(false, Ordering::SeqCst);
+        self.is_copy.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn cancel_all(&self) {
@@ -477,6 +482,9 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         self.shared.entries().remove(&self.entry.info.id);
+        if self.shared.is_copy.load(Ordering::SeqCst) {
+            return;
+        }
         self.set_paused(false);
         self.set_queued(false);
         self.shared.live.fetch_sub(1, Ordering::SeqCst);

@@ -174,7 +174,7 @@ where
             // It was made before a fork, and the other process has it as well.
             poller = None;
         }
-        let result = run(&mut poller, &mut [self], &mut watches, until);
+        let result = run(&mut poller, &mut [self], 0, &mut watches, until);
         self.poller = poller;
         self.watches = watches;
         result
