@@ -42,6 +42,7 @@
 //! | limits on numbers | [`Admission`], [`Threading`], [`Pooled`], [`Forking`], `Green`, [`AtLimit`] |
 //! | sleeping, locking, blocking in a handler that runs under every model | `greenroom`, re-exported with the feature `green` |
 //! | what happened | [`Event`], [`HandlerFailure`], and `tracing` |
+//! | how it fares | [`ServerState`], [`Counters`]; `metrics`, with the feature of that name |
 //! | what went wrong | [`Error`], [`BindError`], [`ServeError`] |
 //!
 //! # Promises
@@ -55,7 +56,8 @@
 //! # Features
 //!
 //! None is on by default. `green`: coroutines, and `greenroom`. `framing`: messages out of streams.
-//! `tokio-codec`: the codecs of tokio-util for that.
+//! `tokio-codec`: the codecs of tokio-util for that. `metrics`: figures for Prometheus, readiness, and an
+//! endpoint that tells them.
 //!
 //! # What a server does not do by itself
 //!
