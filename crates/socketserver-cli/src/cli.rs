@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use socketserver::{MinRate, Network, Rate};
 
 use crate::endpoint::Endpoint;
-use crate::{command_client, config, connect, logging, programs};
+use crate::{command_client, config, connect, logging, metrics, programs};
 
 /// Network servers to talk to, and a client to talk with.
 #[derive(Debug, Parser)]
@@ -198,6 +198,11 @@ pub(crate) struct ServerOptions {
         value_parser = humantime::parse_duration
     )]
     pub(crate) drain_timeout: Duration,
+
+    /// Where to tell over HTTP how the servers fare: /metrics for Prometheus, /livez, and /readyz;
+    /// tcp://HOST:PORT or unix:///path
+    #[arg(long, value_name = "ENDPOINT", value_parser = metrics::endpoint)]
+    pub(crate) metrics: Option<Endpoint>,
 
     /// Permissions of the files of Unix sockets, in octal
     #[arg(long, value_name = "MODE", default_value = "600", value_parser = octal)]

@@ -14,6 +14,7 @@ mod endpoint;
 mod logging;
 mod lossy;
 mod messages;
+mod metrics;
 mod printer;
 mod programs;
 mod serve;

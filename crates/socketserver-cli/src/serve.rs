@@ -19,6 +19,7 @@ use crate::cli::{Model, Policy, Proxy, ServerOptions, Usage};
 use crate::config::Reloader;
 use crate::console::Console;
 use crate::endpoint::Endpoint;
+use crate::metrics::Watching;
 use crate::signals::Signals;
 use crate::terminal;
 
@@ -36,6 +37,8 @@ pub(crate) struct Bound {
     pub(crate) stdout_taken: bool,
     /// If they were started with a configuration.
     pub(crate) reloader: Option<Reloader>,
+    /// Who tells how the servers fare.
+    watching: Option<Watching>,
     signals: Signals,
 }
 
@@ -52,6 +55,7 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
         drain_timeout: options.drain_timeout,
         stdout_taken: false,
         reloader: None,
+        watching: None,
         signals,
     };
     for endpoint in &options.endpoints {
@@ -68,6 +72,11 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
         .origin
         .as_ref()
         .map(|origin| Reloader::new(origin, bound.controller(), bound.listening.clone()));
+    if let Some(endpoint) = &options.metrics {
+        let watching = Watching::bind(endpoint, options.unix_mode, &mut bound)
+            .with_context(|| format!("cannot start {endpoint} for metrics"))?;
+        bound.watching = Some(watching);
+    }
     Ok(bound)
 }
 
@@ -104,8 +113,16 @@ impl Bound {
                 .heed_in_threads(&self.group, self.drain_timeout, self.model, reloader)
         }
         .context("cannot wait for signals")?;
-        announce(&self.listening, self.stdout_taken);
+        let mut lines: Vec<_> = self.listening.iter().map(ToString::to_string).collect();
+        if let Some(watching) = &mut self.watching {
+            watching.start().context("cannot start")?;
+            lines.push(format!("{} (metrics)", watching.endpoint));
+        }
+        announce(&lines, self.stdout_taken);
         let served = self.group.serve_forever();
+        if let Some(watching) = self.watching {
+            watching.end();
+        }
         terminal::restore();
         served.map_err(|error| anyhow::Error::from_boxed(error.into()).context("serving ended"))?;
         Ok(if forced.load(Ordering::Relaxed) {
@@ -412,7 +429,7 @@ fn log_connection(event: &Event<'_>) {
 }
 
 /// Tells where a client can connect by now.
-fn announce(listening: &[Endpoint], stdout_taken: bool) {
+fn announce(listening: &[String], stdout_taken: bool) {
     let text: String = listening
         .iter()
         .map(|endpoint| format!("listening {endpoint}\n"))
