@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use socketserver::{MinRate, Network, Rate};
 
 use crate::endpoint::Endpoint;
-use crate::{command_client, config, connect, logging, metrics, programs};
+use crate::{command_client, config, connect, logging, metrics, privileges, programs};
 
 /// Network servers to talk to, and a client to talk with.
 #[derive(Debug, Parser)]
@@ -89,7 +89,8 @@ pub(crate) struct ServerOptions {
     ///
     /// tcp://HOST:PORT, udp://HOST:PORT, unix:///path, unix://@abstract, unixgram:///path,
     /// unixgram://@abstract. Port 0 lets the system choose. Only this machine can connect to
-    /// 127.0.0.1; all its addresses are 0.0.0.0 and `[::]`.
+    /// 127.0.0.1; all its addresses are 0.0.0.0 and `[::]`. systemd and systemd:NAME are sockets that
+    /// a socket unit has bound.
     #[arg(
         long = "listen",
         short = 'l',
@@ -199,6 +200,9 @@ pub(crate) struct ServerOptions {
     /// How long a connection may last at all
     #[arg(long, value_name = "DURATION", default_value = "none", value_parser = limit)]
     pub(crate) request_timeout: Limit,
+
+    #[command(flatten)]
+    pub(crate) privileges: privileges::Privileges,
 
     /// How long requests have to end after a signal to stop, before they are cut
     #[arg(

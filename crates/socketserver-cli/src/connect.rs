@@ -81,6 +81,10 @@ fn open(endpoint: &Endpoint) -> io::Result<(OwnedFd, bool)> {
             socket.connect_addr(&unix_address(path)?)?;
             (socket.into(), false)
         }
+        Endpoint::Inherited(_) => {
+            let why = "only a server is given sockets: write where it listens";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
     })
 }
 

@@ -11,6 +11,7 @@ use rustix::fs::{Access, access};
 use socketserver::Address;
 
 use crate::connect::unix_address;
+use crate::service_manager::Socket;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
@@ -19,6 +20,8 @@ pub(crate) enum Endpoint {
     /// A path, or a name outside of the file system with a leading `@`.
     Unix(PathBuf),
     Unixgram(PathBuf),
+    /// Sockets that a service manager has bound: all that have this name, or all there are.
+    Inherited(Option<String>),
 }
 
 impl Endpoint {
@@ -27,7 +30,25 @@ impl Endpoint {
         match (self, address.as_inet()) {
             (Self::Tcp(_), Some(address)) => Self::Tcp(address.to_string()),
             (Self::Udp(_), Some(address)) => Self::Udp(address.to_string()),
+            // A name outside of the file system is shown with a leading `@`.
+            (Self::Unix(_), None) => Self::Unix(address.to_string().into()),
+            (Self::Unixgram(_), None) => Self::Unixgram(address.to_string().into()),
             _ => self.clone(),
+        }
+    }
+
+    /// Whether somebody else has bound it.
+    pub(crate) fn is_inherited(&self) -> bool {
+        matches!(self, Self::Inherited(_))
+    }
+
+    /// The file of its socket, if it has one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Unix(path) | Self::Unixgram(path) => {
+                Some(path.as_path()).filter(|path| !path.as_os_str().as_bytes().starts_with(b"@"))
+            }
+            _ => None,
         }
     }
 
@@ -41,6 +62,7 @@ impl Endpoint {
     pub(crate) fn look_up(&self) -> io::Result<Vec<SocketAddr>> {
         match self {
             Self::Tcp(address) | Self::Udp(address) => Ok(address.to_socket_addrs()?.collect()),
+            Self::Inherited(_) => Ok(Vec::new()),
             Self::Unix(path) | Self::Unixgram(path) => {
                 unix_address(path)?;
                 if path.as_os_str().as_bytes().starts_with(b"@") {
@@ -67,6 +89,18 @@ fn told(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
+impl From<&Socket> for Endpoint {
+    /// Without the address.
+    fn from(socket: &Socket) -> Self {
+        match socket {
+            Socket::Tcp(_) => Self::Tcp(String::new()),
+            Socket::Udp(_) => Self::Udp(String::new()),
+            Socket::Unix(_) => Self::Unix(PathBuf::new()),
+            Socket::Unixgram(_) => Self::Unixgram(PathBuf::new()),
+        }
+    }
+}
+
 /// Why a text is no endpoint.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BadEndpoint(&'static str);
@@ -84,6 +118,13 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, BadEndpoint> {
         let parse = || {
+            match text.split_once(':') {
+                None if text == "systemd" => return Ok(Self::Inherited(None)),
+                Some(("systemd", name)) if !name.is_empty() && !name.starts_with('/') => {
+                    return Ok(Self::Inherited(Some(name.into())));
+                }
+                _ => {}
+            }
             let (scheme, rest) = text.split_once("://").ok_or(FORMS)?;
             match scheme {
                 "tcp" => host_and_port(rest).map(Self::Tcp),
@@ -130,6 +171,8 @@ impl fmt::Display for Endpoint {
             Self::Udp(address) => write!(f, "udp://{address}"),
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
             Self::Unixgram(path) => write!(f, "unixgram://{}", path.display()),
+            Self::Inherited(None) => f.write_str("systemd"),
+            Self::Inherited(Some(name)) => write!(f, "systemd:{name}"),
         }
     }
 }
@@ -149,6 +192,8 @@ mod tests {
             "unix://@name",
             "unix://relative.sock",
             "unixgram:///run/a.sock",
+            "systemd",
+            "systemd:web",
         ] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }

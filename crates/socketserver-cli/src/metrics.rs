@@ -144,7 +144,7 @@ fn listen<C: Concurrency>(
             let builder = builder::<UnixStream, C>(model).mode(unix_mode);
             add!(builder.bind(path, factory)?)
         }
-        Endpoint::Udp(_) | Endpoint::Unixgram(_) => unreachable!("refused by the command line"),
+        _ => unreachable!("refused by the command line"),
     };
     let endpoint = endpoint.bound_to(&address);
     let is_local = address

@@ -13,7 +13,7 @@ use nix::unistd::{
 
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Serving")]
-pub(crate) struct Options {
+pub(crate) struct Privileges {
     /// Serve as this user (a name or a number), once the endpoints are bound; needs root
     #[arg(long, value_name = "USER")]
     user: Option<String>,
@@ -32,7 +32,7 @@ pub(crate) struct Identity {
     name: Option<String>,
 }
 
-impl Options {
+impl Privileges {
     /// `None` to stay who we are.
     ///
     /// # Errors
@@ -112,7 +112,8 @@ fn find_group(text: &str) -> anyhow::Result<Gid> {
     if let Ok(number) = text.parse() {
         return Ok(Gid::from_raw(number));
     }
-    let found = Group::from_name(text).with_context(|| format!("cannot look up the group {text}"))?;
+    let found =
+        Group::from_name(text).with_context(|| format!("cannot look up the group {text}"))?;
     match found {
         Some(group) => Ok(group.gid),
         None => bail!("there is no group {text}: `getent group` lists them"),
@@ -131,7 +132,12 @@ mod tests {
         let nameless = find_user("3999999999").unwrap();
         assert_eq!(nameless.group.as_raw(), 3_999_999_999);
         assert_eq!(nameless.name, None);
-        assert!(find_user("no such user").unwrap_err().to_string().contains("getent"));
+        assert!(
+            find_user("no such user")
+                .unwrap_err()
+                .to_string()
+                .contains("getent")
+        );
         assert_eq!(find_group("17").unwrap().as_raw(), 17);
         assert!(find_group("no such group").is_err());
     }

@@ -20,6 +20,7 @@ use crate::config::Reloader;
 use crate::console::Console;
 use crate::endpoint::Endpoint;
 use crate::metrics::Watching;
+use crate::service_manager::{self, Socket};
 use crate::signals::Signals;
 use crate::terminal;
 
@@ -58,15 +59,34 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
         watching: None,
         signals,
     };
+    let identity = options.privileges.identity().context("cannot start")?;
+    let mut inherited = match options.endpoints.iter().any(Endpoint::is_inherited) {
+        true => service_manager::inherited().context("cannot start")?,
+        false => Vec::new(),
+    };
     for endpoint in &options.endpoints {
-        match options.concurrency {
-            Model::Sequential => bound.add(options, handlers, Sequential, endpoint),
-            Model::Threading => bound.add(options, handlers, threading(options), endpoint),
-            Model::Forking => bound.add(options, handlers, forking(options), endpoint),
-            Model::Pooled => bound.add(options, handlers, pooled(options), endpoint),
-            Model::Green => bound.add(options, handlers, green(options), endpoint),
+        let start = || format!("cannot start {endpoint}");
+        let Endpoint::Inherited(name) = endpoint else {
+            let source = Source::Bind(endpoint);
+            bound
+                .add_any(options, handlers, source)
+                .with_context(start)?;
+            continue;
+        };
+        let is_meant = |(found, _): &mut (String, Socket)| name.as_ref().is_none_or(|n| n == found);
+        let meant: Vec<_> = inherited.extract_if(.., is_meant).collect();
+        if meant.is_empty() {
+            bail!(
+                "cannot start {endpoint}: no such socket was passed on (LISTEN_FDS); start it by a \
+                 socket unit, or try it with systemd-socket-activate"
+            );
         }
-        .with_context(|| format!("cannot start {endpoint}"))?;
+        for (_, socket) in meant {
+            let source = Source::Adopt(socket);
+            bound
+                .add_any(options, handlers, source)
+                .with_context(start)?;
+        }
     }
     bound.reloader = options
         .origin
@@ -77,20 +97,61 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
             .with_context(|| format!("cannot start {endpoint} for metrics"))?;
         bound.watching = Some(watching);
     }
+    if let Some(identity) = identity {
+        // What was made as root so far is to be the user's.
+        let made = options.endpoints.iter().chain(&options.metrics);
+        let mut files = made.filter_map(Endpoint::file);
+        files
+            .try_for_each(|file| identity.own(file))
+            .and_then(|()| identity.assume())
+            .context("cannot start")?;
+    }
     Ok(bound)
 }
 
+/// Where a server's socket comes from.
+pub(crate) enum Source<'a> {
+    Bind(&'a Endpoint),
+    Adopt(Socket),
+}
+
+impl Source<'_> {
+    /// Its endpoint as far as it is known before it is bound.
+    fn kind(&self) -> Endpoint {
+        match self {
+            Self::Bind(endpoint) => Endpoint::clone(endpoint),
+            Self::Adopt(socket) => socket.into(),
+        }
+    }
+}
+
 impl Bound {
+    fn add_any(
+        &mut self,
+        options: &ServerOptions,
+        handlers: &impl Handlers,
+        source: Source<'_>,
+    ) -> anyhow::Result<()> {
+        match options.concurrency {
+            Model::Sequential => self.add(options, handlers, Sequential, source),
+            Model::Threading => self.add(options, handlers, threading(options), source),
+            Model::Forking => self.add(options, handlers, forking(options), source),
+            Model::Pooled => self.add(options, handlers, pooled(options), source),
+            Model::Green => self.add(options, handlers, green(options), source),
+        }
+    }
+
     fn add<C: Concurrency>(
         &mut self,
         options: &ServerOptions,
         handlers: &impl Handlers,
         model: C,
-        endpoint: &Endpoint,
+        source: Source<'_>,
     ) -> anyhow::Result<()> {
         let (limit, _) = model.limit();
-        let address = handlers.bind(options, model, endpoint, &mut self.group)?;
-        self.listening.push(endpoint.bound_to(&address));
+        let kind = source.kind();
+        let address = handlers.bind(options, model, source, &mut self.group)?;
+        self.listening.push(kind.bound_to(&address));
         self.addresses.push(address);
         self.limits.push(limit);
         Ok(())
@@ -119,6 +180,7 @@ impl Bound {
             lines.push(format!("{} (metrics)", watching.endpoint));
         }
         announce(&lines, self.stdout_taken);
+        service_manager::ready();
         let served = self.group.serve_forever();
         if let Some(watching) = self.watching {
             watching.end();
@@ -180,12 +242,12 @@ pub(crate) fn need_one_process(options: &ServerOptions, what: &str) -> anyhow::R
 
 /// What a program makes handlers for.
 pub(crate) trait Handlers {
-    /// Binds one endpoint, and puts its server into the group.
+    /// Binds one endpoint, or takes over a socket that is bound, and puts its server into the group.
     fn bind<C: Concurrency>(
         &self,
         options: &ServerOptions,
         model: C,
-        endpoint: &Endpoint,
+        source: Source<'_>,
         group: &mut ServerGroup,
     ) -> anyhow::Result<Address>;
 }
@@ -223,19 +285,25 @@ where
         &self,
         options: &ServerOptions,
         model: C,
-        endpoint: &Endpoint,
+        source: Source<'_>,
         group: &mut ServerGroup,
     ) -> anyhow::Result<Address> {
         let factory = self.0.clone();
-        let server = match endpoint {
-            Endpoint::Udp(address) => udp_builder(options, model)
+        let server = match source {
+            Source::Bind(Endpoint::Udp(address)) => udp_builder(options, model)
                 .bind(address, factory)
                 .map(|server| add(group, server)),
-            Endpoint::Unixgram(path) => builder::<UnixDatagram, C>(options, model)
+            Source::Adopt(Socket::Udp(socket)) => udp_builder(options, model)
+                .adopt(socket, factory)
+                .map(|server| add(group, server)),
+            Source::Bind(Endpoint::Unixgram(path)) => builder::<UnixDatagram, C>(options, model)
                 .mode(options.unix_mode)
                 .bind(path, factory)
                 .map(|server| add(group, server)),
-            _ => return Streams::new(factory).bind(options, model, endpoint, group),
+            Source::Adopt(Socket::Unixgram(socket)) => builder::<UnixDatagram, C>(options, model)
+                .adopt(socket, factory)
+                .map(|server| add(group, server)),
+            _ => return Streams::new(factory).bind(options, model, source, group),
         };
         Ok(server?)
     }
@@ -250,7 +318,7 @@ where
         &self,
         options: &ServerOptions,
         model: C,
-        endpoint: &Endpoint,
+        source: Source<'_>,
         group: &mut ServerGroup,
     ) -> anyhow::Result<Address> {
         let factory = self.factory.clone();
@@ -261,17 +329,25 @@ where
                 call();
             }
         };
-        let server = match endpoint {
-            Endpoint::Tcp(address) => stream_builder::<Tcp, C>(options, model)
+        let server = match source {
+            Source::Bind(Endpoint::Tcp(address)) => stream_builder::<Tcp, C>(options, model)
                 .on_event(on_event)
                 .bind(address, factory)
                 .map(|server| add(group, server)),
-            Endpoint::Unix(path) => stream_builder::<UnixStream, C>(options, model)
+            Source::Adopt(Socket::Tcp(socket)) => stream_builder::<Tcp, C>(options, model)
+                .on_event(on_event)
+                .adopt(socket, factory)
+                .map(|server| add(group, server)),
+            Source::Bind(Endpoint::Unix(path)) => stream_builder::<UnixStream, C>(options, model)
                 .on_event(on_event)
                 .mode(options.unix_mode)
                 .bind(path, factory)
                 .map(|server| add(group, server)),
-            Endpoint::Udp(_) | Endpoint::Unixgram(_) => bail!(NO_DATAGRAMS),
+            Source::Adopt(Socket::Unix(socket)) => stream_builder::<UnixStream, C>(options, model)
+                .on_event(on_event)
+                .adopt(socket, factory)
+                .map(|server| add(group, server)),
+            _ => bail!(NO_DATAGRAMS),
         };
         Ok(server?)
     }
@@ -328,7 +404,16 @@ where
 }
 
 fn builder<T: Transport, C: Concurrency>(options: &ServerOptions, model: C) -> Builder<T, C> {
-    Server::<T, C, ()>::builder()
+    let builder = Server::<T, C, ()>::builder();
+    let builder = match service_manager::watchdog() {
+        // By the loop that accepts: if it does not turn, nobody is served any more.
+        Some(interval) => builder.service_actions(interval, || {
+            service_manager::alive();
+            Ok(())
+        }),
+        None => builder,
+    };
+    builder
         .concurrency(model)
         .timeouts(timeouts::<T>(options))
         .admission(admission(options))
@@ -345,6 +430,7 @@ pub(crate) fn apply(
         Endpoint::Udp(_) => timeouts::<Udp>(options),
         Endpoint::Unix(_) => timeouts::<UnixStream>(options),
         Endpoint::Unixgram(_) => timeouts::<UnixDatagram>(options),
+        Endpoint::Inherited(_) => unreachable!("it is known by now what was inherited"),
     })?;
     controller.set_admission(admission(options));
     Ok(())

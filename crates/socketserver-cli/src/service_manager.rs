@@ -71,8 +71,8 @@ fn take(fds: &mut ListenFd, index: usize) -> Option<Socket> {
 }
 
 /// It serves.
-pub(crate) fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+pub(crate) fn ready() {
+    tell(&[NotifyState::Ready, NotifyState::Status("serving")]);
 }
 
 /// Its configuration is read anew; [`ready`] ends that.
@@ -85,7 +85,10 @@ pub(crate) fn reloading() {
 
 /// It drains, which may take so long.
 pub(crate) fn stopping(timeout: Duration) {
-    let status = format!("draining for at most {}", humantime::format_duration(timeout));
+    let status = format!(
+        "draining for at most {}",
+        humantime::format_duration(timeout)
+    );
     // Or the manager would lose patience first: sd_notify(3), EXTEND_TIMEOUT_USEC.
     let longer = timeout.saturating_add(Duration::from_secs(5)).as_micros();
     let longer = format!("EXTEND_TIMEOUT_USEC={longer}");

@@ -13,7 +13,7 @@ use socketserver::{GroupController, ServerGroup};
 
 use crate::cli::Model;
 use crate::config::Reloader;
-use crate::terminal;
+use crate::{service_manager, terminal};
 
 /// How long a forced end may take: a drain without time needs up to two seconds, to cut handlers
 /// and then to kill children.
@@ -128,6 +128,7 @@ fn watch(
 /// Drains the group's servers. A sequential one may be busy itself, with a handler that waits for
 /// something else than its client, and cannot cut that at the deadline: then somebody else does.
 pub(crate) fn drain(group: &GroupController, timeout: Duration, model: Model) {
+    service_manager::stopping(timeout);
     if model != Model::Sequential {
         return group.drain(timeout);
     }

@@ -7,7 +7,7 @@ use socketserver::GroupController;
 
 use super::{Effective, Origin, Source};
 use crate::endpoint::Endpoint;
-use crate::{logging, serve};
+use crate::{logging, serve, service_manager};
 
 /// What it takes for a changed option to have an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,10 @@ impl Reloader {
     /// Reads the file and applies what has changed; logs what came of it, and says the same to
     /// whoever asked.
     pub(crate) fn reload(&self) -> String {
-        let Changes { applied, pending } = match self.apply() {
+        service_manager::reloading();
+        let outcome = self.apply();
+        service_manager::ready();
+        let Changes { applied, pending } = match outcome {
             Ok(changes) => changes,
             Err(error) => {
                 tracing::error!("not reloaded, everything stays as it was: {error:#}");

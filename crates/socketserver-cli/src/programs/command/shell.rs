@@ -66,7 +66,11 @@ pub(super) struct Outcome {
 /// # Errors
 /// If there is no process for it, or no descriptor.
 pub(super) fn run(command: &[u8], listeners: Listeners<'_>, limits: Limits) -> io::Result<Outcome> {
-    let mut child = Command::new("/bin/sh")
+    let mut shell = Command::new("/bin/sh");
+    for variable in crate::service_manager::VARIABLES {
+        shell.env_remove(variable);
+    }
+    let mut child = shell
         .arg("-c")
         .arg(OsStr::from_bytes(command))
         .stdin(Stdio::null())
