@@ -1,12 +1,14 @@
 //! The command line.
 
+use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use socketserver::{MinRate, Network, Rate};
 
 use crate::endpoint::Endpoint;
-use crate::{command_client, connect, logging, metrics, programs};
+use crate::{command_client, config, connect, logging, metrics, programs};
 
 /// Network servers to talk to, and a client to talk with.
 #[derive(Debug, Parser)]
@@ -37,6 +39,48 @@ pub(crate) enum Command {
     CommandClient(command_client::Options),
 }
 
+/// A program that serves, before it does.
+pub(crate) trait Program {
+    fn server(&mut self) -> &mut ServerOptions;
+
+    /// Refuses options that do not go together. Nothing is opened or looked up for it.
+    fn check(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    /// Looks at files that it will need, without changing anything.
+    fn check_files(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+impl Command {
+    /// `None` for a client.
+    pub(crate) fn program(&mut self) -> Option<&mut dyn Program> {
+        Some(match self {
+            Self::Upper(program) => program,
+            Self::Echo(program) => program,
+            Self::Chat(program) => program,
+            Self::Collect(program) => program,
+            Self::Reply(program) => program,
+            Self::Command(program) => program,
+            Self::Connect(_) | Self::CommandClient(_) => return None,
+        })
+    }
+}
+
+/// Options that are right one by one and cannot work together.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
 /// What every server program has in common.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Serving")]
@@ -52,7 +96,7 @@ pub(crate) struct ServerOptions {
         value_name = "ENDPOINT",
         default_value = "tcp://127.0.0.1:8888"
     )]
-    pub(crate) endpoints: Vec<String>,
+    pub(crate) endpoints: Vec<Endpoint>,
 
     /// How requests are served
     #[arg(long, short = 'c', value_enum, default_value_t)]
@@ -107,6 +151,20 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "N[:BURST]")]
     pub(crate) rate_per_peer: Option<Rate>,
 
+    /// Trust proxies at these addresses to say who their clients are, by the PROXY protocol; "unix"
+    /// is whoever connects to a Unix socket; may be given several times
+    ///
+    /// A connection from there must begin with a header of version 1 or 2 (send-proxy or
+    /// send-proxy-v2 of HAProxy). Connections from elsewhere, and datagrams, are served as they are.
+    /// --deny, --allow and the limits for each address hold for the clients; --deny and --allow hold
+    /// for the proxies as well.
+    #[arg(long, value_name = "NETWORK", value_parser = proxy)]
+    pub(crate) proxy_from: Vec<Proxy>,
+
+    /// How long a trusted proxy may take to send its header
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = nonzero)]
+    pub(crate) proxy_timeout: Duration,
+
     /// How long a client may take to say anything at all; chat has no such limit
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = limit)]
     pub(crate) first_byte_timeout: Limit,
@@ -132,7 +190,7 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "DURATION", default_value = "none", value_parser = limit)]
     pub(crate) request_timeout: Limit,
 
-    /// How long requests have to end after SIGINT or SIGTERM, before they are cut
+    /// How long requests have to end after a signal to stop, before they are cut
     #[arg(
         long,
         value_name = "DURATION",
@@ -149,6 +207,24 @@ pub(crate) struct ServerOptions {
     /// Permissions of the files of Unix sockets, in octal
     #[arg(long, value_name = "MODE", default_value = "600", value_parser = octal)]
     pub(crate) unix_mode: u32,
+
+    /// Take from this file what the command line does not say, and again at each SIGHUP
+    ///
+    /// TOML, with the long flags as keys, as in `max-per-peer = 20`; what is for one program only
+    /// can stand in a table with its name, such as [chat].
+    #[arg(long, value_name = "FILE", help_heading = "Configuration")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Check all options, print what would be in force as a configuration, and exit: with 0, or with
+    /// 2 if something is wrong
+    ///
+    /// Names are looked up and files that are needed are looked at. Nothing is bound.
+    #[arg(long, help_heading = "Configuration")]
+    pub(crate) check_config: bool,
+
+    /// Where they come from, if there is a file.
+    #[arg(skip)]
+    pub(crate) origin: Option<config::Origin>,
 }
 
 /// A concurrency model by name.
@@ -188,6 +264,30 @@ pub(crate) enum Policy {
     Reject,
     /// It waits, but not for longer than --queue-time
     Queue,
+}
+
+/// Where proxies are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proxy {
+    At(Network),
+    Unix,
+}
+
+fn proxy(text: &str) -> Result<Proxy, String> {
+    if text == "unix" {
+        return Ok(Proxy::Unix);
+    }
+    match text.parse() {
+        Ok(network) => Ok(Proxy::At(network)),
+        Err(error) => Err(format!("{error}, or unix")),
+    }
+}
+
+fn nonzero(text: &str) -> Result<Duration, String> {
+    match limit(text)? {
+        Limit(Some(time)) => Ok(time),
+        Limit(None) => Err("it has to end at some point".into()),
+    }
 }
 
 /// A time, or none.
@@ -268,6 +368,11 @@ mod tests {
         for bad in ["", "0", "10:", "10:0s", "10:none", ":5s", "-1", "10/s"] {
             assert!(min_rate(bad).is_err(), "{bad}");
         }
+        assert_eq!(proxy("unix"), Ok(Proxy::Unix));
+        assert_eq!(proxy("all"), Ok(Proxy::At(Network::all())));
+        assert!(proxy("localhost").unwrap_err().contains("unix"));
+        assert_eq!(nonzero("2s"), Ok(Duration::from_secs(2)));
+        assert!(nonzero("0s").is_err() && nonzero("none").is_err());
         assert_eq!(octal("660"), Ok(0o660));
         assert!(octal("1777").is_err());
         assert!(octal("9").is_err());

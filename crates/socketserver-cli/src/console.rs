@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use socketserver::{Controller, GroupController, LiveRequest, RequestId};
 
 use crate::cli::Model;
+use crate::config::Reloader;
 use crate::serve::Bound;
 use crate::terminal::{self, Lines};
 use crate::{signals, text};
@@ -18,6 +19,7 @@ kick ID   cut a connection
 stats     totals since the start
 lame      /readyz says no, so that no more come; who comes all the same is served
 ready     /readyz says yes again
+reload    read the configuration again, as SIGHUP does
 drain     stop accepting, let connections come to their end, then exit
 quit      cut all connections, and exit
 help      this
@@ -29,6 +31,7 @@ pub(crate) struct Console {
     endpoints: Vec<Served>,
     model: Model,
     drain_timeout: Duration,
+    reloader: Option<Reloader>,
     started: Instant,
     notes: Vec<Box<dyn Fn() -> String + Send>>,
     /// What a command begins with.
@@ -57,6 +60,7 @@ impl Console {
             endpoints,
             model: bound.model,
             drain_timeout: bound.drain_timeout,
+            reloader: bound.reloader.clone(),
             started: Instant::now(),
             notes: Vec::new(),
             prefix: "",
@@ -95,6 +99,10 @@ impl Console {
             ["kick", id] => self.kick(id),
             ["kick"] => "kick whom? Say kick ID; list shows the IDs\n".into(),
             ["stats"] => self.stats(),
+            ["reload"] => match &self.reloader {
+                Some(reloader) => reloader.reload(),
+                None => "there is nothing to reload: it was started without --config\n".into(),
+            },
             ["drain"] => {
                 let limit = humantime::format_duration(self.drain_timeout);
                 let answer = format!("draining; what has not ended in {limit} is cut\n");
@@ -276,6 +284,7 @@ mod tests {
             limit: 7,
         };
         let console = Console {
+            reloader: None,
             group: group.controller(),
             endpoints: (0..endpoints).map(served).collect(),
             model: Model::Threading,

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
 
+#[cfg(feature = "proxy")]
+use crate::ProxyHeader;
 use crate::address::{Address, Credentials};
 use crate::server::{Controller, RequestId};
 use crate::socket::Socket;
@@ -30,6 +32,9 @@ use crate::timeouts::{Limits, Timeouts, earliest, nonzero};
 pub struct Connection {
     socket: Arc<Socket>,
     peer: Address,
+    /// What a trusted proxy has said.
+    #[cfg(feature = "proxy")]
+    proxied: Option<Box<ProxyHeader>>,
     server: Controller,
     id: RequestId,
     /// Shared by all until a handler changes its own.
@@ -68,6 +73,8 @@ impl Connection {
         Self {
             socket: Arc::new(socket),
             peer,
+            #[cfg(feature = "proxy")]
+            proxied: None,
             server,
             id,
             timeouts,
@@ -85,28 +92,72 @@ impl Connection {
         self.id
     }
 
-    /// Who connected. A Unix peer is usually [unnamed](Address::is_unnamed).
+    /// Who connected. A Unix peer is usually [unnamed](Address::is_unnamed). Behind a trusted
+    /// proxy (`Builder::proxy_protocol`) it is the client, as the proxy says.
     #[must_use]
     pub fn peer_addr(&self) -> &Address {
         &self.peer
     }
 
-    /// The address on this side.
+    /// The address on this side. Behind a trusted proxy (`Builder::proxy_protocol`) it is the one
+    /// that the client connected to, as the proxy says; the socket's own is what `getsockname(2)`
+    /// reports of [`as_fd`](AsFd::as_fd).
     ///
     /// # Errors
     /// Those of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<Address> {
+        #[cfg(feature = "proxy")]
+        if let Some(destination) = self.proxy_header().and_then(ProxyHeader::destination) {
+            return Ok(destination.clone());
+        }
         Ok(Address::from_any(Some(rustix::net::getsockname(
             &self.socket,
         )?)))
     }
 
-    /// Who the peer is, on a Unix socket: the kernel's word at the time of `connect`.
+    /// The proxy that the client came by, if a header of a trusted
+    /// [proxy](crate::Builder::proxy_protocol) began the connection; it is the peer itself if the
+    /// header had no addresses.
+    #[cfg(feature = "proxy")]
+    #[must_use]
+    pub fn proxy_addr(&self) -> Option<&Address> {
+        Some(self.proxy_header()?.proxy())
+    }
+
+    /// All that the proxy has said.
+    #[cfg(feature = "proxy")]
+    #[must_use]
+    pub fn proxy_header(&self) -> Option<&ProxyHeader> {
+        self.proxied.as_deref()
+    }
+
+    /// Takes over what a trusted proxy has said.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn set_proxied(&mut self, header: ProxyHeader) {
+        if let Some(client) = header.client() {
+            self.peer = client.clone();
+        }
+        self.proxied = Some(Box::new(header));
+        // The client itself has said nothing yet.
+        self.reading = Reading::Nothing(Instant::now());
+    }
+
+    /// Who is at the other end of the socket.
+    fn socket_peer(&self) -> &Address {
+        #[cfg(feature = "proxy")]
+        if let Some(proxy) = self.proxy_addr() {
+            return proxy;
+        }
+        &self.peer
+    }
+
+    /// Who the peer is, on a Unix socket: the kernel's word at the time of `connect`. It is about
+    /// the process that connected, be it a proxy.
     ///
     /// # Errors
     /// [`io::ErrorKind::Unsupported`] for TCP.
     pub fn peer_credentials(&self) -> io::Result<Credentials> {
-        match self.peer {
+        match self.socket_peer() {
             Address::Unix(_) => Credentials::of(&self.socket),
             Address::Inet(_) => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
@@ -166,6 +217,12 @@ impl Connection {
         Ok(())
     }
 
+    /// When the whole request has to be over.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
     /// Sets the point in time after which every read and write fails, however many bytes trickle
     /// in until then. The server sets it from [`Timeouts::request`].
     pub fn set_deadline(&mut self, deadline: Option<Instant>) {
@@ -220,7 +277,7 @@ impl Connection {
     /// # Errors
     /// Those of `setsockopt(2)`.
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
-        match self.peer {
+        match self.socket_peer() {
             Address::Inet(_) => Ok(sockopt::set_tcp_nodelay(&self.socket, nodelay)?),
             Address::Unix(_) => Ok(()),
         }

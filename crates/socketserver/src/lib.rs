@@ -41,6 +41,7 @@
 //! | limits on waiting | [`Timeouts`] |
 //! | limits on numbers | [`Admission`], [`Threading`], [`Pooled`], [`Forking`], `Green`, [`AtLimit`] |
 //! | sleeping, locking, blocking in a handler that runs under every model | `greenroom`, re-exported with the feature `green` |
+//! | clients behind a proxy | `ProxyProtocol`, with the feature `proxy` |
 //! | what happened | [`Event`], [`HandlerFailure`], and `tracing` |
 //! | how it fares | [`ServerState`], [`Counters`]; `metrics`, with the feature of that name |
 //! | what went wrong | [`Error`], [`BindError`], [`ServeError`] |
@@ -57,7 +58,7 @@
 //!
 //! None is on by default. `green`: coroutines, and `greenroom`. `framing`: messages out of streams.
 //! `tokio-codec`: the codecs of tokio-util for that. `metrics`: figures for Prometheus, readiness, and an
-//! endpoint that tells them.
+//! endpoint that tells them. `proxy`: clients behind HAProxy and its like.
 //!
 //! # What a server does not do by itself
 //!
@@ -90,6 +91,7 @@ mod handler;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 mod park;
+mod preamble;
 mod process;
 mod room;
 mod server;
@@ -109,6 +111,8 @@ pub use error::{BindError, Error, Result, ServeError};
 pub use event::{Counters, EndReason, Ended, Event, Refusal};
 pub use failure::{Cause, HandlerFailure, Stage};
 pub use handler::{HandlerFn, RequestHandler, handler_fn};
+#[cfg(feature = "proxy")]
+pub use preamble::{BadProxyHeader, ProxyHeader, ProxyProtocol};
 pub use room::{Member, Room, RoomCounters, RoomLimits};
 pub use server::{
     Builder, Controller, DrainReport, GroupController, Handled, LiveRequest, Request, RequestId,

@@ -80,6 +80,21 @@ impl Socket {
     }
 
     pub(crate) fn recv(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
+        let n = self.receive(buf, limits, RecvFlags::empty())?;
+        self.received.fetch_add(n as u64, Ordering::Relaxed);
+        if let Some(park) = &self.park {
+            park.progressed(n > 0 && n < buf.len());
+        }
+        Ok(n)
+    }
+
+    /// Waits for something to read and looks at it. It stays there to be received.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn peek(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
+        self.receive(buf, limits, RecvFlags::PEEK)
+    }
+
+    fn receive(&self, buf: &mut [u8], limits: Limits, flags: RecvFlags) -> io::Result<usize> {
         let mut wait = Wait::begin(limits, self.moved())?;
         loop {
             self.check_cancelled()?;
@@ -87,15 +102,9 @@ impl Socket {
             if self.park.as_ref().is_some_and(|park| park.is_drained()) {
                 self.again(Errno::AGAIN, Interest::Read, &mut wait)?;
             }
-            match rustix::net::recv(&self.fd, &mut *buf, RecvFlags::empty()) {
+            match rustix::net::recv(&self.fd, &mut *buf, flags) {
                 Ok((0, _)) if self.is_cancelled() => return Err(self.cancelled()),
-                Ok((n, _)) => {
-                    self.received.fetch_add(n as u64, Ordering::Relaxed);
-                    if let Some(park) = &self.park {
-                        park.progressed(n > 0 && n < buf.len());
-                    }
-                    return Ok(n);
-                }
+                Ok((n, _)) => return Ok(n),
                 Err(errno) => self.again(errno, Interest::Read, &mut wait)?,
             }
         }

@@ -24,7 +24,8 @@ use rate::Bucket;
 ///
 /// They concern addresses, so clients of Unix sockets are subject to [`rate`](Self::rate) only. An
 /// IPv4 client of an IPv6 socket is known by its IPv4 address. An IPv6 client is known by the first
-/// 64 bits of its address, as the rest is its own to choose.
+/// 64 bits of its address, as the rest is its own to choose. Clients of a trusted
+/// proxy (`Builder::proxy_protocol`) are known by the addresses that it tells.
 ///
 /// ```
 /// use socketserver::{Admission, Rate};
@@ -118,7 +119,7 @@ impl Admission {
         }
     }
 
-    fn counts_peers(&self) -> bool {
+    pub(crate) fn counts_peers(&self) -> bool {
         self.max_per_peer.is_some() || self.rate_per_peer.is_some()
     }
 }
@@ -162,27 +163,69 @@ impl AdmissionControl {
 
     /// Decides about one request.
     pub(crate) fn admit(self: &Arc<Self>, peer: &Address) -> Result<Option<Ticket>, Refusal> {
-        let limits = self.limits();
-        let address = peer.as_inet().map(|peer| peer.ip().to_canonical());
-        if let Some(address) = address
-            && !limits.rules.is_empty()
-            && !limits.allows(address)
-        {
-            return Err(Refusal::Denied);
-        }
-        if let Some(rate) = limits.rate {
+        self.admit_any(peer)?;
+        self.count_in(peer)
+    }
+
+    /// Decides about a request that comes by a proxy. Who the client is, and what that means, will
+    /// be seen: all clients of a proxy have its address, so that it is not limited as a peer.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn admit_proxy(&self, proxy: &Address) -> Result<(), Refusal> {
+        self.admit_any(proxy)
+    }
+
+    /// Decides about the client of a proxy that was admitted.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn admit_client(
+        self: &Arc<Self>,
+        client: &Address,
+    ) -> Result<Option<Ticket>, Refusal> {
+        self.check_rules(client)?;
+        self.count_in(client)
+    }
+
+    fn admit_any(&self, peer: &Address) -> Result<(), Refusal> {
+        self.check_rules(peer)?;
+        if let Some(rate) = self.limits().rate {
             lock(&self.all).take(rate, Instant::now());
         }
-        let Some(address) = address.filter(|_| limits.counts_peers()) else {
+        Ok(())
+    }
+
+    fn check_rules(&self, peer: &Address) -> Result<(), Refusal> {
+        let limits = self.limits();
+        match ip(peer) {
+            Some(ip) if !limits.rules.is_empty() && !limits.allows(ip) => Err(Refusal::Denied),
+            _ => Ok(()),
+        }
+    }
+
+    fn count_in(self: &Arc<Self>, peer: &Address) -> Result<Option<Ticket>, Refusal> {
+        let limits = self.limits();
+        let Some(ip) = ip(peer).filter(|_| limits.counts_peers()) else {
             return Ok(None);
         };
-        let peer = PeerKey::of(address);
-        let peer = lock(&self.peers).enter(peer, &limits, Instant::now())?;
+        let peer = lock(&self.peers).enter(PeerKey::of(ip), &limits, Instant::now())?;
         Ok(Some(Ticket {
             control: self.clone(),
             peer,
         }))
     }
+
+    /// Counts a request that is live and was let in when nobody counted.
+    pub(crate) fn count_live(self: &Arc<Self>, peer: &Address) -> Option<Ticket> {
+        let limits = self.limits();
+        let ip = ip(peer).filter(|_| limits.counts_peers())?;
+        let peer = lock(&self.peers).count(PeerKey::of(ip), &limits, Instant::now());
+        Some(Ticket {
+            control: self.clone(),
+            peer,
+        })
+    }
+}
+
+fn ip(peer: &Address) -> Option<std::net::IpAddr> {
+    Some(peer.as_inet()?.ip().to_canonical())
 }
 
 impl Drop for Ticket {

@@ -29,6 +29,8 @@ pub struct Counters {
     pub peer_limit: u64,
     /// Of those: requests of this peer came faster than the `Admission` allows.
     pub peer_rate: u64,
+    /// Of those: a trusted proxy did not begin with a header (feature `proxy`).
+    pub proxy_header: u64,
     /// Requests that ended, however they did.
     pub ended: u64,
     /// Of those: the handler returned.
@@ -72,6 +74,7 @@ impl Counters {
             ("denied", self.denied),
             ("peer_limit", self.peer_limit),
             ("peer_rate", self.peer_rate),
+            ("proxy_header", self.proxy_header),
         ]
         .into_iter()
     }
@@ -157,6 +160,7 @@ pub(super) struct Totals {
     denied: AtomicU64,
     peer_limit: AtomicU64,
     peer_rate: AtomicU64,
+    proxy_header: AtomicU64,
     ended: AtomicU64,
     completed: AtomicU64,
     failed: AtomicU64,
@@ -222,6 +226,8 @@ impl Totals {
             Refusal::Denied => &self.denied,
             Refusal::PeerLimit => &self.peer_limit,
             Refusal::PeerRate => &self.peer_rate,
+            #[cfg(feature = "proxy")]
+            Refusal::ProxyHeader(_) => &self.proxy_header,
         }
     }
 
@@ -261,6 +267,7 @@ impl Totals {
             denied: read(&self.denied),
             peer_limit: read(&self.peer_limit),
             peer_rate: read(&self.peer_rate),
+            proxy_header: read(&self.proxy_header),
             accepted: read(&self.accepted),
             accept_errors: read(&self.accept_errors),
             hook_failures: read(&self.hook_failures),

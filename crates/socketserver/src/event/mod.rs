@@ -21,6 +21,11 @@ use crate::server::{DrainReport, RequestInfo, ServerState};
 /// `Started`, perhaps `Failed`, `Closing`, `Ended`. Under a forking server those from `Started` to
 /// `Closing` happen in the child, and `Ended` in the parent.
 ///
+/// Where a header of the PROXY protocol is to come first (feature `proxy`), it is read after
+/// `Dispatched`. Then `Started` follows, or `Refused`, or, if the peer went away or was cut, `Ended`.
+/// From then on the peer is the client that the header names. What a forked child refuses is told
+/// by the child, which knows the client, and by the parent, which counts.
+///
 /// Nothing is made for an event: it borrows. What one costs with and without observers is measured by
 /// `cargo test --release -p socketserver --all-features --lib -- --ignored --nocapture emit_costs`, and what
 /// they all cost a connection by `cargo run --release -p bench -- churn --contenders green,green-watched`.
@@ -152,6 +157,22 @@ pub enum Refusal {
     PeerLimit,
     /// Requests of this peer come faster than its `Admission` allows.
     PeerRate,
+    /// The peer is a [trusted proxy](crate::ProxyProtocol), and did not begin with a header.
+    #[cfg(feature = "proxy")]
+    ProxyHeader(crate::BadProxyHeader),
+}
+
+impl Refusal {
+    /// Whether the client is told the server's notice. Who is denied is told nothing: it costs
+    /// least, and says least. A proxy without a header may pass the notice on to anybody.
+    pub(crate) fn is_told(self) -> bool {
+        match self {
+            Self::Denied => false,
+            #[cfg(feature = "proxy")]
+            Self::ProxyHeader(_) => false,
+            _ => true,
+        }
+    }
 }
 
 impl fmt::Display for Refusal {
@@ -164,6 +185,8 @@ impl fmt::Display for Refusal {
             Self::Denied => "denied by a rule",
             Self::PeerLimit => "too many of this peer",
             Self::PeerRate => "too fast from this peer",
+            #[cfg(feature = "proxy")]
+            Self::ProxyHeader(fault) => return write!(f, "no PROXY header: {fault}"),
         })
     }
 }

@@ -15,6 +15,7 @@ use super::{Controller, Hooks, RequestInfo, Server};
 use crate::concurrency::Concurrency;
 use crate::event::{Event, Reporter};
 use crate::failure::HandlerFailure;
+use crate::preamble::Preamble;
 use crate::transport::{
     DatagramTransport, DualStack, InetTransport, Intake, Keepalive, SocketOptions, Tcp, ToTargets,
     Transport, UnixTransport, local_addr,
@@ -33,6 +34,8 @@ pub struct Builder<T: Transport, C> {
     admission: Admission,
     refusal_notice: Box<[u8]>,
     block_on_close: Option<Duration>,
+    #[cfg(feature = "proxy")]
+    proxy: Option<crate::ProxyProtocol>,
     hooks: Hooks<T::Request>,
     handle_error: Option<HandleError>,
     reporter: Reporter,
@@ -48,6 +51,8 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             admission: Admission::default(),
             refusal_notice: Box::default(),
             block_on_close: Some(DEFAULT_DRAIN),
+            #[cfg(feature = "proxy")]
+            proxy: None,
             hooks: Hooks {
                 verify_request: None,
                 handle_timeout: None,
@@ -89,7 +94,8 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
     }
 
     /// Decides about each request before a handler is made for it. `Ok(false)` and a failure close
-    /// it. It must not wait: nothing else is accepted meanwhile.
+    /// it. It must not wait: nothing else is accepted meanwhile. Nothing has been read by then: behind
+    /// a trusted proxy (`proxy_protocol`) the peer is the proxy still.
     #[must_use]
     pub fn verify_request(
         mut self,
@@ -213,6 +219,10 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
                 reason: format!("it is longer than {NOTICE} bytes"),
             });
         }
+        #[cfg(feature = "proxy")]
+        if let Some(proxy) = &self.proxy {
+            proxy.check(C::FORKS && self.admission.counts_peers())?;
+        }
         let write_timeout = self.timeouts.write;
         let user_timeout = self.options.user_timeout.or_else(|| {
             // Before the last probe of a keepalive is due, it would end the connection for one that
@@ -247,10 +257,18 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
                 source,
             }
         };
+        let refusal_notice: Arc<[u8]> = self.refusal_notice.into();
+        let preamble = Preamble {
+            #[cfg(feature = "proxy")]
+            proxy: self.proxy,
+            refusal_notice: refusal_notice.clone(),
+        };
+        let timeouts = self.timeouts;
         let shared = Shared::new(
             self.reporter,
             self.handle_error,
-            self.timeouts,
+            timeouts,
+            preamble,
             self.concurrency.limit().0,
             C::FORKS,
         )
@@ -285,7 +303,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             watches: Vec::new(),
             poller: Some(poller),
             progress: Progress::default(),
-            refusals: Refusals::new(self.refusal_notice),
+            refusals: Refusals::new(refusal_notice),
         })
     }
 }
@@ -378,6 +396,15 @@ impl<T: crate::transport::StreamTransport, C: Concurrency> Builder<T, C> {
     #[must_use]
     pub fn refusal_notice(mut self, notice: impl Into<Vec<u8>>) -> Self {
         self.refusal_notice = notice.into().into();
+        self
+    }
+
+    /// Takes the addresses of clients from the proxies that they come by, if these are trusted; see
+    /// [`ProxyProtocol`](crate::ProxyProtocol). By default every peer is a client.
+    #[cfg(feature = "proxy")]
+    #[must_use]
+    pub fn proxy_protocol(mut self, proxy: crate::ProxyProtocol) -> Self {
+        self.proxy = Some(proxy);
         self
     }
 }

@@ -9,15 +9,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::pidfd_send_signal;
 
 use super::lifecycle::Lifecycle;
 use super::state::ServerState;
 use crate::Result;
 use crate::address::Address;
 use crate::admission::{Admission, AdmissionControl, Ticket};
-use crate::event::{Counters, EndReason, Ended, Event, Reporter};
+use crate::concurrency::CUT;
+use crate::event::{Counters, EndReason, Ended, Event, Refusal, Reporter};
 use crate::failure::{Cause, HandlerFailure, contain, discard, guarded};
+use crate::preamble::Preamble;
 use crate::socket::{Cut, Socket};
 use crate::timeouts::{Timeouts, nonzero};
 
@@ -52,6 +54,8 @@ pub struct RequestInfo {
     peer: Address,
     listener: Arc<Address>,
     accepted: Instant,
+    #[cfg(feature = "proxy")]
+    proxy: Option<Arc<Address>>,
 }
 
 impl RequestInfo {
@@ -61,6 +65,8 @@ impl RequestInfo {
             peer,
             listener,
             accepted: Instant::now(),
+            #[cfg(feature = "proxy")]
+            proxy: None,
         }
     }
 
@@ -70,10 +76,17 @@ impl RequestInfo {
         self.id
     }
 
-    /// Who sent it.
+    /// Who sent it: the client, once a trusted proxy (`Builder::proxy_protocol`) has named it.
     #[must_use]
     pub fn peer(&self) -> &Address {
         &self.peer
+    }
+
+    /// The proxy that it came by, once that has sent its header.
+    #[cfg(feature = "proxy")]
+    #[must_use]
+    pub fn proxy(&self) -> Option<&Address> {
+        self.proxy.as_deref()
     }
 
     /// The address of the listener that it came in by.
@@ -175,6 +188,7 @@ pub(crate) struct Shared {
     /// How many requests the model serves at once.
     limit: usize,
     pub(crate) admission: Arc<AdmissionControl>,
+    pub(crate) preamble: Preamble,
     timeouts: Mutex<Arc<Timeouts>>,
 }
 
@@ -183,6 +197,7 @@ impl Shared {
         reporter: Reporter,
         handle_error: Option<HandleError>,
         timeouts: Timeouts,
+        preamble: Preamble,
         limit: usize,
         forks: bool,
     ) -> io::Result<Arc<Self>> {
@@ -202,6 +217,7 @@ impl Shared {
             told: Mutex::new(ServerState::New),
             limit,
             admission: Arc::default(),
+            preamble,
             timeouts: Mutex::new(Arc::new(timeouts)),
         }))
     }
@@ -298,6 +314,14 @@ impl Shared {
         )
     }
 
+    /// A request that was taken on is over without a handler.
+    pub(crate) fn turned_away(&self, info: &RequestInfo, refusal: &Refusal) {
+        if self.lifecycle.is_draining() {
+            self.ended_in_drain[0].fetch_add(1, Ordering::Relaxed);
+        }
+        self.emit(&Event::Refused(info, refusal));
+    }
+
     /// A drain has come so far.
     pub(crate) fn drain_goes_on(&self, report: DrainReport) {
         *lock(&self.drained) = (report, false);
@@ -343,6 +367,22 @@ impl Shared {
         }
     }
 
+    /// Until now nobody may have counted.
+    fn count_peers(&self) {
+        let all: Vec<_> = self.entries().values().cloned().collect();
+        for entry in all {
+            let peer = &entry.info().peer;
+            if self.preamble.names_client_of(peer) {
+                // Somebody's proxy, or one that has yet to say whose.
+                continue;
+            }
+            let mut ticket = lock(&entry.ticket);
+            if ticket.is_none() {
+                *ticket = self.admission.count_live(peer);
+            }
+        }
+    }
+
     fn entries(&self) -> MutexGuard<'_, BTreeMap<RequestId, Arc<Entry>>> {
         lock(&self.table)
     }
@@ -368,13 +408,18 @@ fn log_failure(info: &RequestInfo, failure: &HandlerFailure) {
 
 /// One live request, as the table knows it.
 struct Entry {
-    info: RequestInfo,
+    accepted: RequestInfo,
+    /// What a proxy has told since. Boxed: most connections have no proxy, and many are idle.
+    #[cfg(feature = "proxy")]
+    proxied: OnceLock<Box<RequestInfo>>,
     /// Weak: looking at a connection must not keep it open.
     socket: Option<Weak<Socket>>,
     /// The child that serves it, under the forking model.
     child: OnceLock<OwnedFd>,
     /// Its handler has returned and is to be called again.
     paused: Mutex<bool>,
+    /// Its share of what its peer may have, once that is limited.
+    ticket: Mutex<Option<Ticket>>,
     /// It is over, and its bytes are about to be counted among those of requests that ended.
     ended: AtomicBool,
     /// There is no room for it yet.
@@ -382,9 +427,17 @@ struct Entry {
 }
 
 impl Entry {
+    fn info(&self) -> &RequestInfo {
+        #[cfg(feature = "proxy")]
+        if let Some(proxied) = self.proxied.get() {
+            return proxied;
+        }
+        &self.accepted
+    }
+
     fn cancel(&self) -> bool {
         if let Some(child) = self.child.get() {
-            return pidfd_send_signal(child, Signal::HUP).is_ok();
+            return pidfd_send_signal(child, CUT).is_ok();
         }
         let socket = self.socket.as_ref().and_then(Weak::upgrade);
         socket
@@ -394,10 +447,9 @@ impl Entry {
 }
 
 /// A request's place in the table, given up when it is dropped.
-pub(crate) struct Record {
+pub struct Record {
     entry: Arc<Entry>,
     shared: Arc<Shared>,
-    _ticket: Option<Ticket>,
 }
 
 impl Record {
@@ -409,12 +461,14 @@ impl Record {
         socket: Option<Weak<Socket>>,
         ticket: Option<Ticket>,
     ) -> Self {
-        let info = RequestInfo::new(id, peer, listener);
         let entry = Arc::new(Entry {
-            info,
+            accepted: RequestInfo::new(id, peer, listener),
+            #[cfg(feature = "proxy")]
+            proxied: OnceLock::new(),
             socket,
             child: OnceLock::new(),
             paused: Mutex::new(false),
+            ticket: Mutex::new(ticket),
             ended: AtomicBool::new(false),
             queued: AtomicBool::new(false),
         });
@@ -423,12 +477,26 @@ impl Record {
         Self {
             entry,
             shared: shared.clone(),
-            _ticket: ticket,
         }
     }
 
     pub(crate) fn info(&self) -> &RequestInfo {
-        &self.entry.info
+        self.entry.info()
+    }
+
+    /// A proxy has said who the client is.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn set_proxied(&self, client: &Address, proxy: &Address) {
+        let mut info = self.entry.accepted.clone();
+        info.peer = client.clone();
+        info.proxy = Some(Arc::new(proxy.clone()));
+        let _ = self.entry.proxied.set(Box::new(info));
+    }
+
+    /// From now on the request is counted for its client.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn set_ticket(&self, ticket: Option<Ticket>) {
+        *lock(&self.entry.ticket) = ticket;
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -479,9 +547,17 @@ impl Record {
     }
 }
 
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Record").field(self.info()).finish()
+    }
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
-        self.shared.entries().remove(&self.entry.info.id);
+        self.shared.entries().remove(&self.entry.accepted.id);
+        // Now, even if somebody looks at the entry at the moment.
+        drop(lock(&self.entry.ticket).take());
         if self.shared.is_copy.load(Ordering::SeqCst) {
             return;
         }
@@ -629,7 +705,7 @@ impl Controller {
                 RequestState::Serving
             };
             LiveRequest {
-                info: entry.info.clone(),
+                info: entry.info().clone(),
                 received,
                 sent,
                 state,
@@ -639,8 +715,8 @@ impl Controller {
     }
 
     /// Cuts one connection: its handler's reads and writes fail with
-    /// [`io::ErrorKind::ConnectionAborted`]; a child that serves it is sent `SIGHUP`. Returns
-    /// whether there was such a connection.
+    /// [`io::ErrorKind::ConnectionAborted`]; a child that serves it is sent
+    /// [`Forking::CUT`](crate::Forking::CUT). Returns whether there was such a connection.
     #[must_use = "the request may have ended meanwhile"]
     pub fn cancel(&self, id: RequestId) -> bool {
         let entry = self.0.entries().get(&id).cloned();
@@ -648,9 +724,10 @@ impl Controller {
     }
 
     /// Changes who may come in, how many and how fast, from the next request on. Those that are
-    /// live stay.
+    /// live stay, and count as their peers'.
     pub fn set_admission(&self, admission: Admission) {
         self.0.admission.set(admission);
+        self.0.count_peers();
         // It may wait for a time that is another one now.
         self.0.lifecycle.wake();
     }

@@ -24,10 +24,11 @@ use std::time::{Duration, Instant};
 
 pub use accept_loop::{ChildSource, Watched};
 pub use builder::Builder;
+pub(crate) use controller::Record;
 pub use controller::{Controller, DrainReport, LiveRequest, RequestId, RequestInfo, RequestState};
 pub use group::{GroupController, ServerGroup};
 pub(crate) use poller::watch;
-pub(crate) use session::wait_to_end;
+pub(crate) use session::{End, wait_to_end};
 pub use session::{Pause, Place, Request, Task};
 pub use state::ServerState;
 

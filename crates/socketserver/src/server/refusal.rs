@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -29,7 +30,7 @@ pub(super) const NOTICE: usize = 1024;
 /// What a server needs to turn clients away.
 pub(super) struct Refusals {
     /// What they are told; it may be nothing.
-    notice: Box<[u8]>,
+    notice: Arc<[u8]>,
     /// They were told, and have not closed their end. A close now could reset the connection, and
     /// a reset may overtake what was said
     /// ([RFC 9112, 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)).
@@ -40,7 +41,7 @@ pub(super) struct Refusals {
 }
 
 impl Refusals {
-    pub(super) fn new(notice: Box<[u8]>) -> Self {
+    pub(super) fn new(notice: Arc<[u8]>) -> Self {
         let mut refusals = Self {
             notice,
             lingering: VecDeque::new(),
@@ -65,10 +66,10 @@ impl Refusals {
 
     /// Tells a client, if there is something to tell, and closes the connection, now or soon.
     fn say_farewell(&mut self, fd: OwnedFd, refusal: &Refusal) {
-        // Who is denied is told nothing: it costs least, and says least.
-        let notice = match refusal {
-            Refusal::Denied => &[][..],
-            _ => &self.notice,
+        let notice = if refusal.is_told() {
+            &*self.notice
+        } else {
+            &[]
         };
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         let told = !notice.is_empty() && send(&fd, notice, flags).is_ok();

@@ -6,10 +6,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::controller::RequestId;
-use super::session::sealed;
+use rustix::net::{SendFlags, send};
+
+use super::controller::{Record, RequestId};
+use super::session::{End, sealed};
 use crate::address::Address;
 use crate::park::Park;
+use crate::preamble;
 use crate::socket::{Cut, Socket};
 use crate::timeouts::{Limits, earliest};
 use crate::{Connection, Datagram};
@@ -86,6 +89,19 @@ impl sealed::Request for Connection {
 
     fn park(&self) -> Option<&dyn Park> {
         self.socket().park()
+    }
+
+    fn preamble(&mut self, record: &mut Record) -> Result<(), End> {
+        preamble::run(self, record)
+    }
+
+    fn turn_away(mut self, notice: &[u8]) {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let told = !notice.is_empty() && send(self.socket(), notice, flags).is_ok();
+        self.shutdown_request();
+        if told {
+            self.close_request();
+        }
     }
 
     fn shutdown_request(&mut self) {
@@ -178,6 +194,12 @@ impl sealed::Request for Datagram {
     fn park(&self) -> Option<&dyn Park> {
         None
     }
+
+    fn preamble(&mut self, _: &mut Record) -> Result<(), End> {
+        Ok(())
+    }
+
+    fn turn_away(self, _: &[u8]) {}
 
     fn shutdown_request(&mut self) {}
 

@@ -6,8 +6,10 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use super::controller::{Record, RequestId, Shared};
+#[cfg(feature = "proxy")]
+use crate::BadProxyHeader;
 use crate::address::Address;
-use crate::event::{EndReason, Ended, Event};
+use crate::event::{EndReason, Ended, Event, Refusal};
 use crate::failure::{HandlerFailure, Stage, contain, discard, guarded};
 use crate::park::Park;
 use crate::socket::Socket;
@@ -20,7 +22,9 @@ impl Request for Connection {}
 impl Request for Datagram {}
 
 pub(crate) mod sealed {
-    use super::{Address, BorrowedFd, Instant, OwnedFd, Park, RequestId, Socket, Weak, io};
+    use super::{
+        Address, BorrowedFd, End, Instant, OwnedFd, Park, Record, RequestId, Socket, Weak, io,
+    };
     use crate::socket::Cut;
 
     pub trait Request: Sized + Send + 'static {
@@ -45,6 +49,11 @@ pub(crate) mod sealed {
         fn end_input(&self);
         fn as_fd(&self) -> BorrowedFd<'_>;
         fn park(&self) -> Option<&dyn Park>;
+        /// What comes before there is a handler; see [`crate::preamble`].
+        fn preamble(&mut self, record: &mut Record) -> Result<(), End>;
+        /// Closes what no handler will see, from a worker. Waits for a bounded time, and only for
+        /// one that is told something.
+        fn turn_away(self, notice: &[u8]);
         fn shutdown_request(&mut self);
         /// What is to be closed without waiting for anything, if it is its own.
         fn refuse(self) -> Option<OwnedFd>;
@@ -111,6 +120,18 @@ impl Place {
     pub(crate) fn end(self, reason: EndReason) {
         end(&self.0, reason, 0, 0);
     }
+
+    /// The child has exited with this code.
+    pub(crate) fn exited(self, code: i32) {
+        let (shared, info) = (self.0.shared(), self.0.info());
+        // No handler can be taken for a refusal, whatever code it exits with, where there is none.
+        let refusal = shared.preamble.names_client_of(info.peer());
+        match refusal.then(|| End::refusal(code)).flatten() {
+            Some(refusal) => shared.turned_away(info, &refusal),
+            None if code == 0 => self.end(EndReason::Completed),
+            None => self.end(EndReason::Failed),
+        }
+    }
 }
 
 impl std::fmt::Debug for Place {
@@ -144,8 +165,7 @@ where
                         let waited = session.wait();
                         step = session.after(waited);
                     }
-                    Step::Over(EndReason::Completed | EndReason::PeerGone) => return Some(0),
-                    Step::Over(_) => return Some(1),
+                    Step::Over(end) => return Some(end.exit_code()),
                 }
             }
         });
@@ -176,7 +196,45 @@ struct Session<R, H> {
 /// What serving came to, for now.
 enum Step<R, H> {
     Paused(Box<Session<R, H>>),
-    Over(EndReason),
+    Over(End),
+}
+
+/// What a request that was handed to a worker came to.
+#[derive(Debug)]
+pub enum End {
+    Ended(EndReason),
+    /// No handler was made for it.
+    Refused(Refusal),
+}
+
+impl End {
+    /// What a child refuses is told to its parent by a code from here on.
+    const REFUSED: i32 = 64;
+
+    fn exit_code(&self) -> i32 {
+        match self {
+            Self::Ended(EndReason::Completed | EndReason::PeerGone) => 0,
+            Self::Ended(_) => 1,
+            Self::Refused(refusal) => {
+                let codes = Self::REFUSED..=i32::from(u8::MAX);
+                let is_its = |code: &i32| Self::refusal(*code).as_ref() == Some(refusal);
+                codes.into_iter().find(is_its).unwrap_or(1)
+            }
+        }
+    }
+
+    /// What a child has refused that exits with this code.
+    fn refusal(code: i32) -> Option<Refusal> {
+        Some(match code.checked_sub(Self::REFUSED)? {
+            0 => Refusal::Denied,
+            1 => Refusal::PeerLimit,
+            2 => Refusal::PeerRate,
+            #[cfg(feature = "proxy")]
+            other => Refusal::ProxyHeader(BadProxyHeader::numbered(other - 3)?),
+            #[cfg(not(feature = "proxy"))]
+            _ => return None,
+        })
+    }
 }
 
 impl<R: Request, H: RequestHandler<R>> Step<R, H> {
@@ -196,12 +254,12 @@ where
 {
     match Session::begin(job, in_child) {
         Ok(session) => session.handle(),
-        Err(reason) => Step::Over(reason),
+        Err(end) => Step::Over(end),
     }
 }
 
 impl<R: Request, H: RequestHandler<R>> Session<R, H> {
-    /// Makes the handler and sets it up.
+    /// Lets the preamble pass, makes the handler and sets it up.
     ///
     /// On a stack frame of its own: what is moved around here would otherwise stay on the stack for
     /// as long as the handler runs, and a coroutine's stack should fit into a page.
@@ -210,12 +268,15 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
         clippy::boxed_local,
         reason = "it would be on the frame of the caller otherwise"
     )]
-    fn begin<F: Fn() -> H>(job: Box<Job<R, F>>, in_child: bool) -> Result<Box<Self>, EndReason> {
+    fn begin<F: Fn() -> H>(job: Box<Job<R, F>>, in_child: bool) -> Result<Box<Self>, End> {
         let Job {
-            request,
-            record,
+            mut request,
+            mut record,
             factory,
         } = *job;
+        if let Err(end) = request.preamble(&mut record) {
+            return Err(turn_away(request, record, in_child, end));
+        }
         record.shared().emit(&Event::Started(record.info()));
         let handler = match attempt(Stage::Factory, || Ok(factory())) {
             Ok(handler) => handler,
@@ -223,7 +284,7 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
                 let reason = reason(Some(&failure), &request);
                 let reason = close(request, record, in_child, reason, Some(&failure));
                 discard(failure);
-                return Err(reason);
+                return Err(End::Ended(reason));
             }
         };
         let mut session = Box::new(Self {
@@ -236,7 +297,7 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
         let own = &mut *session;
         match attempt(Stage::Setup, || own.handler.setup(&mut own.request)) {
             Ok(()) => Ok(session),
-            failed => Err(session.end(failed, None)),
+            failed => Err(End::Ended(session.end(failed, None))),
         }
     }
 
@@ -245,7 +306,7 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
             let own = &mut *self;
             let handled = attempt(Stage::Handle, || own.handler.handle(&mut own.request));
             if handled.is_err() || !own.request.take_keep_alive() || own.request.cut().is_some() {
-                return Step::Over(self.finish(handled, None));
+                return Step::Over(End::Ended(self.finish(handled, None)));
             }
             if !own.request.has_buffered() {
                 return self.pause();
@@ -270,7 +331,7 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => EndReason::TimedOut,
             Err(_) => self.request.cut().map_or(EndReason::PeerGone, Into::into),
         };
-        Step::Over(self.finish(Ok(()), Some(reason)))
+        Step::Over(End::Ended(self.finish(Ok(()), Some(reason))))
     }
 
     #[inline(never)]
@@ -429,6 +490,29 @@ fn close<R: Request>(
         end(&record, reason, received, sent);
     }
     reason
+}
+
+/// Closes a request that no handler will see, tells of it, and frees its place.
+fn turn_away<R: Request>(request: R, record: Record, in_child: bool, end: End) -> End {
+    let shared = record.shared();
+    match &end {
+        End::Refused(refusal) => {
+            // In a child, too: it alone knows who this is about.
+            shared.turned_away(record.info(), refusal);
+            request.turn_away(shared.preamble.notice(refusal));
+        }
+        End::Ended(reason) => {
+            let (received, sent) = request.meters();
+            drop(request);
+            if !in_child {
+                self::end(&record, *reason, received, sent);
+            }
+        }
+    }
+    if in_child {
+        std::mem::forget(record);
+    }
+    end
 }
 
 fn end(record: &Record, reason: EndReason, received: u64, sent: u64) {

@@ -103,7 +103,8 @@ pub(super) fn get_request(
     flags.set(SocketFlags::NONBLOCK, intake.parker.is_some());
     let (fd, peer) = acceptfrom_with(&listener.fd, flags)?;
     let peer = Address::from_any(peer);
-    let ticket = match intake.server.0.admission.admit(&peer) {
+    let shared = &intake.server.0;
+    let ticket = match shared.preamble.admit(&peer, &shared.admission) {
         Ok(ticket) => ticket,
         Err(refusal) => return Ok(Got::Refused(peer, Some(fd), refusal)),
     };

@@ -1,0 +1,67 @@
+//! What happens on a connection before there is a handler for it, in the worker that serves it:
+//! whoever speaks first, and not the handler's language, is heard here.
+//!
+//! Each step has a deadline of its own, reads nothing that belongs to the next one, and ends well
+//! or with the [`End`] of the request. The accept loop takes no part in it.
+
+#[cfg(feature = "proxy")]
+mod proxy;
+
+use std::sync::Arc;
+
+#[cfg(feature = "proxy")]
+pub use proxy::{BadProxyHeader, ProxyHeader, ProxyProtocol};
+
+use crate::admission::{AdmissionControl, Ticket};
+use crate::server::{End, Record};
+use crate::{Address, Connection, Refusal};
+
+/// The steps that a server wants, and what it says to those who do not get through them.
+#[derive(Debug)]
+pub(crate) struct Preamble {
+    #[cfg(feature = "proxy")]
+    pub(crate) proxy: Option<ProxyProtocol>,
+    pub(crate) refusal_notice: Arc<[u8]>,
+}
+
+impl Preamble {
+    /// Whether a worker will learn more about who this peer is.
+    pub(crate) fn names_client_of(&self, peer: &Address) -> bool {
+        #[cfg(feature = "proxy")]
+        if let Some(proxy) = &self.proxy {
+            return proxy.trusts(peer);
+        }
+        let _ = peer;
+        false
+    }
+
+    /// Decides about a peer with what is known when it is accepted.
+    pub(crate) fn admit(
+        &self,
+        peer: &Address,
+        admission: &Arc<AdmissionControl>,
+    ) -> Result<Option<Ticket>, Refusal> {
+        #[cfg(feature = "proxy")]
+        if self.names_client_of(peer) {
+            return admission.admit_proxy(peer).map(|()| None);
+        }
+        admission.admit(peer)
+    }
+
+    /// What somebody is told who is turned away for this.
+    pub(crate) fn notice(&self, refusal: &Refusal) -> &[u8] {
+        if refusal.is_told() {
+            &self.refusal_notice
+        } else {
+            &[]
+        }
+    }
+}
+
+/// Takes all steps. The peer may keep the worker waiting, for a bounded time.
+pub(crate) fn run(conn: &mut Connection, record: &mut Record) -> Result<(), End> {
+    #[cfg(feature = "proxy")]
+    proxy::introduce(conn, record)?;
+    let _ = (conn, record);
+    Ok(())
+}
