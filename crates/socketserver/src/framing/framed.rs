@@ -8,8 +8,8 @@ use super::wire::Wire;
 use super::{Decoder, Encoder, Parts};
 use crate::Connection;
 
-/// Reads and writes messages on a stream: on a [`Connection`](crate::Connection), a `&mut` to one, a
-/// `TcpStream`, or one half of them.
+/// Reads and writes messages on a stream: on a [`Connection`], a `&mut` to one, a `TcpStream`, or one
+/// half of them.
 ///
 /// # What it holds
 ///
