@@ -56,7 +56,7 @@ fn echo() {
 
 #[test]
 fn churn() {
-    let all = "epoll,green,threading,pooled,sequential,tokio-current,tokio-multi,may,std-thread";
+    let all = "epoll,green,green-watched,threading,threading-watched,pooled,sequential,tokio-current,tokio-multi,may,std-thread";
     let table = compares("churn", all, &[&SHORT[..], &["--clients", "3"]].concat());
     assert!(
         table.contains("microseconds of CPU per connection"),

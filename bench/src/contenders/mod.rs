@@ -8,8 +8,10 @@ use std::fmt;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::{Args, ValueEnum};
+use socketserver::metrics::Metrics;
 use socketserver::{Concurrency, Green, Pooled, RequestHandler, Server, Threading, Transport};
 
 #[derive(Debug, Args)]
@@ -29,10 +31,14 @@ pub(crate) enum Contender {
     Green,
     /// The green model, with connections kept alive between messages
     GreenKeepAlive,
+    /// The green model, with an observer of its events, and metrics
+    GreenWatched,
     /// Its engine alone
     Greenroom,
     /// The threading model
     Threading,
+    /// The threading model, with an observer of its events, and metrics
+    ThreadingWatched,
     /// The pooled model
     Pooled,
     /// The pooled model, with connections kept alive between messages
@@ -79,8 +85,10 @@ impl Contender {
             Self::Epoll => Kin::Floor,
             Self::Green
             | Self::GreenKeepAlive
+            | Self::GreenWatched
             | Self::Greenroom
             | Self::Threading
+            | Self::ThreadingWatched
             | Self::Pooled
             | Self::PooledKeepAlive
             | Self::Sequential => Kin::Ours,
@@ -120,6 +128,28 @@ where
 {
     let builder = Server::<T, C, ()>::builder().concurrency(model);
     let mut server = builder.adopt(socket, factory)?;
+    server
+        .serve_forever()
+        .map_err(|e| anyhow::Error::from_boxed(e.into()))
+}
+
+/// The same with somebody who hears of every event and does next to nothing about it, and with
+/// durations kept for metrics: what that costs is the difference.
+fn watched<T, C, F, H>(model: C, socket: impl Into<OwnedFd>, factory: F) -> anyhow::Result<()>
+where
+    T: Transport,
+    C: Concurrency,
+    F: Fn() -> H + Send + Sync + 'static,
+    H: RequestHandler<T::Request>,
+{
+    let heard = AtomicU64::new(0);
+    let builder = Server::<T, C, ()>::builder()
+        .concurrency(model)
+        .on_event(move |_| {
+            heard.fetch_add(1, Ordering::Relaxed);
+        });
+    let mut server = builder.adopt(socket, factory)?;
+    Metrics::new().add("watched", &server.controller());
     server
         .serve_forever()
         .map_err(|e| anyhow::Error::from_boxed(e.into()))

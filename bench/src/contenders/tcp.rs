@@ -7,7 +7,7 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 use socketserver::transport::Tcp;
 use socketserver::{Connection, Sequential, handler_fn};
 
-use super::{Contender, announce, epoll, green, pooled, socketserver, threading};
+use super::{Contender, announce, epoll, green, pooled, socketserver, threading, watched};
 
 pub(super) fn serve(contender: Contender) -> anyhow::Result<()> {
     let (all, once) = (handler_fn(echo), handler_fn(echo_once));
@@ -15,8 +15,10 @@ pub(super) fn serve(contender: Contender) -> anyhow::Result<()> {
         Contender::Epoll => Ok(epoll::serve(&listen()?)?),
         Contender::Green => socketserver::<Tcp, _, _, _>(green(), listen()?, all),
         Contender::GreenKeepAlive => socketserver::<Tcp, _, _, _>(green(), listen()?, once),
+        Contender::GreenWatched => watched::<Tcp, _, _, _>(green(), listen()?, all),
         Contender::Greenroom => greenroom(listen()?),
         Contender::Threading => socketserver::<Tcp, _, _, _>(threading(), listen()?, all),
+        Contender::ThreadingWatched => watched::<Tcp, _, _, _>(threading(), listen()?, all),
         Contender::Pooled => socketserver::<Tcp, _, _, _>(pooled(), listen()?, all),
         Contender::PooledKeepAlive => {
             socketserver::<Tcp, _, _, _>(pooled().workers(4), listen()?, once)

@@ -1,11 +1,14 @@
 //! The command line.
 
+use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use socketserver::{MinRate, Network, Rate};
 
-use crate::{command_client, connect, logging, programs};
+use crate::endpoint::Endpoint;
+use crate::{command_client, config, connect, logging, metrics, programs};
 
 /// Network servers to talk to, and a client to talk with.
 #[derive(Debug, Parser)]
@@ -36,6 +39,48 @@ pub(crate) enum Command {
     CommandClient(command_client::Options),
 }
 
+/// A program that serves, before it does.
+pub(crate) trait Program {
+    fn server(&mut self) -> &mut ServerOptions;
+
+    /// Refuses options that do not go together. Nothing is opened or looked up for it.
+    fn check(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    /// Looks at files that it will need, without changing anything.
+    fn check_files(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+impl Command {
+    /// `None` for a client.
+    pub(crate) fn program(&mut self) -> Option<&mut dyn Program> {
+        Some(match self {
+            Self::Upper(program) => program,
+            Self::Echo(program) => program,
+            Self::Chat(program) => program,
+            Self::Collect(program) => program,
+            Self::Reply(program) => program,
+            Self::Command(program) => program,
+            Self::Connect(_) | Self::CommandClient(_) => return None,
+        })
+    }
+}
+
+/// Options that are right one by one and cannot work together.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
 /// What every server program has in common.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Serving")]
@@ -51,7 +96,7 @@ pub(crate) struct ServerOptions {
         value_name = "ENDPOINT",
         default_value = "tcp://127.0.0.1:8888"
     )]
-    pub(crate) endpoints: Vec<String>,
+    pub(crate) endpoints: Vec<Endpoint>,
 
     /// How requests are served
     #[arg(long, short = 'c', value_enum, default_value_t)]
@@ -145,7 +190,7 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "DURATION", default_value = "none", value_parser = limit)]
     pub(crate) request_timeout: Limit,
 
-    /// How long requests have to end after SIGINT or SIGTERM, before they are cut
+    /// How long requests have to end after a signal to stop, before they are cut
     #[arg(
         long,
         value_name = "DURATION",
@@ -154,9 +199,32 @@ pub(crate) struct ServerOptions {
     )]
     pub(crate) drain_timeout: Duration,
 
+    /// Where to tell over HTTP how the servers fare: /metrics for Prometheus, /livez, and /readyz;
+    /// tcp://HOST:PORT or unix:///path
+    #[arg(long, value_name = "ENDPOINT", value_parser = metrics::endpoint)]
+    pub(crate) metrics: Option<Endpoint>,
+
     /// Permissions of the files of Unix sockets, in octal
     #[arg(long, value_name = "MODE", default_value = "600", value_parser = octal)]
     pub(crate) unix_mode: u32,
+
+    /// Take from this file what the command line does not say, and again at each SIGHUP
+    ///
+    /// TOML, with the long flags as keys, as in `max-per-peer = 20`; what is for one program only
+    /// can stand in a table with its name, such as [chat].
+    #[arg(long, value_name = "FILE", help_heading = "Configuration")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Check all options, print what would be in force as a configuration, and exit: with 0, or with
+    /// 2 if something is wrong
+    ///
+    /// Names are looked up and files that are needed are looked at. Nothing is bound.
+    #[arg(long, help_heading = "Configuration")]
+    pub(crate) check_config: bool,
+
+    /// Where they come from, if there is a file.
+    #[arg(skip)]
+    pub(crate) origin: Option<config::Origin>,
 }
 
 /// A concurrency model by name.

@@ -32,7 +32,7 @@ use crate::token::Token;
 pub(crate) struct Options {
     /// tcp://HOST:PORT, unix:///path or unix://@abstract
     #[arg(value_name = "ENDPOINT")]
-    endpoint: String,
+    endpoint: Endpoint,
 
     /// Run one command, and exit with its exit status (128 and the number of the signal, if one has
     /// ended it)
@@ -65,14 +65,14 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    let endpoint: Endpoint = options.endpoint.parse().context("cannot connect")?;
+    let endpoint = &options.endpoint;
     let token = options
         .auth_token_file
         .as_deref()
         .map(Token::load)
         .transpose()?;
     let mut stream =
-        open(&endpoint, options).with_context(|| format!("cannot connect to {endpoint}"))?;
+        open(endpoint, options).with_context(|| format!("cannot connect to {endpoint}"))?;
     if let Some(token) = token {
         stream
             .write_all(token.line())

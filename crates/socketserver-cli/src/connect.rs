@@ -30,7 +30,7 @@ pub(crate) struct Options {
     /// tcp://HOST:PORT, udp://HOST:PORT, unix:///path, unix://@abstract, unixgram:///path or
     /// unixgram://@abstract
     #[arg(value_name = "ENDPOINT")]
-    endpoint: String,
+    endpoint: Endpoint,
 
     /// How long to wait in vain for an answer once the input has ended [default: 1s for datagrams,
     /// any time for connections]
@@ -43,9 +43,9 @@ pub(crate) struct Options {
 const LINE: usize = 65_507;
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    let endpoint: Endpoint = options.endpoint.parse().context("cannot connect")?;
+    let endpoint = &options.endpoint;
     let (socket, is_stream) =
-        open(&endpoint).with_context(|| format!("cannot connect to {endpoint}"))?;
+        open(endpoint).with_context(|| format!("cannot connect to {endpoint}"))?;
     rustix::io::ioctl_fionbio(&socket, true)?;
     let patience = options
         .wait

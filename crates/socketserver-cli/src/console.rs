@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use socketserver::{Controller, GroupController, LiveRequest, RequestId};
 
 use crate::cli::Model;
+use crate::config::Reloader;
 use crate::serve::Bound;
 use crate::terminal::{self, Lines};
 use crate::{signals, text};
@@ -16,6 +17,9 @@ const HELP: &str = "\
 list      connections that are being served, and how many workers are busy
 kick ID   cut a connection
 stats     totals since the start
+lame      /readyz says no, so that no more come; who comes all the same is served
+ready     /readyz says yes again
+reload    read the configuration again, as SIGHUP does
 drain     stop accepting, let connections come to their end, then exit
 quit      cut all connections, and exit
 help      this
@@ -27,6 +31,7 @@ pub(crate) struct Console {
     endpoints: Vec<Served>,
     model: Model,
     drain_timeout: Duration,
+    reloader: Option<Reloader>,
     started: Instant,
     notes: Vec<Box<dyn Fn() -> String + Send>>,
     /// What a command begins with.
@@ -55,6 +60,7 @@ impl Console {
             endpoints,
             model: bound.model,
             drain_timeout: bound.drain_timeout,
+            reloader: bound.reloader.clone(),
             started: Instant::now(),
             notes: Vec::new(),
             prefix: "",
@@ -93,11 +99,17 @@ impl Console {
             ["kick", id] => self.kick(id),
             ["kick"] => "kick whom? Say kick ID; list shows the IDs\n".into(),
             ["stats"] => self.stats(),
+            ["reload"] => match &self.reloader {
+                Some(reloader) => reloader.reload(),
+                None => "there is nothing to reload: it was started without --config\n".into(),
+            },
             ["drain"] => {
                 let limit = humantime::format_duration(self.drain_timeout);
                 let answer = format!("draining; what has not ended in {limit} is cut\n");
                 self.stop(&answer, self.drain_timeout)
             }
+            ["lame"] => self.set_lame(true),
+            ["ready"] => self.set_lame(false),
             ["quit"] => self.stop("stopping\n", Duration::ZERO),
             ["help"] => self.help(),
             _ => format!(
@@ -115,6 +127,15 @@ impl Console {
         terminal::say(answer);
         signals::drain(&self.group, timeout, self.model);
         String::new()
+    }
+
+    fn set_lame(&self, lame: bool) -> String {
+        self.group.set_lame(lame);
+        let mut out = String::new();
+        for (_, served, controller) in self.servers() {
+            let _ = writeln!(out, "{}: {}", served.name, controller.state());
+        }
+        out
     }
 
     fn help(&self) -> String {
@@ -138,7 +159,8 @@ impl Console {
             let live = controller.live();
             let Served { name, limit } = served;
             let busy = live.len();
-            let _ = writeln!(out, "{name}: {}, {busy} of {limit} busy", self.model.name());
+            let (model, state) = (self.model.name(), controller.state());
+            let _ = writeln!(out, "{name}: {model}, {state}, {busy} of {limit} busy");
             if live.is_empty() {
                 continue;
             }
@@ -206,10 +228,11 @@ impl Console {
             let live = live.len();
             let _ = writeln!(
                 out,
-                "{}: accepted {}, refused {}, live {live}, ended {} (failed {}, panicked {}, \
+                "{}: {}, accepted {}, refused {}, live {live}, ended {} (failed {}, panicked {}, \
                  timed out {}, peer gone {}, fell behind {}, cut {}, killed {}), \
                  received {received} bytes, sent {sent}",
                 served.name,
+                controller.state(),
                 n.accepted,
                 n.refused,
                 n.ended,
@@ -261,6 +284,7 @@ mod tests {
             limit: 7,
         };
         let console = Console {
+            reloader: None,
             group: group.controller(),
             endpoints: (0..endpoints).map(served).collect(),
             model: Model::Threading,
@@ -278,7 +302,7 @@ mod tests {
         assert_eq!(console.obey(" \t"), "");
         assert_eq!(
             console.obey("list"),
-            "tcp://host:0: threading, 0 of 7 busy\n"
+            "tcp://host:0: threading, new, 0 of 7 busy\n"
         );
         assert!(console.obey(" stats ").ends_with("sent 0\na note\n"));
         assert_eq!(console.obey("help"), HELP);
@@ -289,6 +313,18 @@ mod tests {
         );
         assert!(unknown.contains("kick ID"));
         assert!(unknown.ends_with("0 of 7 busy\n"));
+    }
+
+    #[test]
+    fn lame_and_ready_are_said_of_each_server() {
+        let (console, group) = console(2);
+        // They do not serve, and so are neither; what was said holds when they do.
+        assert_eq!(
+            console.obey("lame"),
+            "tcp://host:0: new\ntcp://host:1: new\n"
+        );
+        drop(group);
+        assert!(console.obey("ready").starts_with("tcp://host:0: closed\n"));
     }
 
     #[test]

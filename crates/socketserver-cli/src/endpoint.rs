@@ -1,10 +1,16 @@
 //! Where a server listens and a client connects, as people write it: `tcp://127.0.0.1:8888`.
 
-use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::{fmt, fs, io};
 
+use rustix::fs::{Access, access};
 use socketserver::Address;
+
+use crate::connect::unix_address;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
@@ -24,18 +30,50 @@ impl Endpoint {
             _ => self.clone(),
         }
     }
+
+    /// Whether clients of it send datagrams.
+    pub(crate) fn is_datagram(&self) -> bool {
+        matches!(self, Self::Udp(_) | Self::Unixgram(_))
+    }
+
+    /// Looks up what a server would be bound to, without binding it: whether the name has an address,
+    /// and whether a socket can be made at the path.
+    pub(crate) fn look_up(&self) -> io::Result<Vec<SocketAddr>> {
+        match self {
+            Self::Tcp(address) | Self::Udp(address) => Ok(address.to_socket_addrs()?.collect()),
+            Self::Unix(path) | Self::Unixgram(path) => {
+                unix_address(path)?;
+                if path.as_os_str().as_bytes().starts_with(b"@") {
+                    return Ok(Vec::new());
+                }
+                let parent = match path.parent() {
+                    Some(parent) if parent != Path::new("") => parent,
+                    _ => Path::new("."),
+                };
+                access(parent, Access::WRITE_OK | Access::EXEC_OK)
+                    .map_err(|errno| told(parent, &errno.into()))?;
+                match fs::symlink_metadata(path) {
+                    Ok(found) if !found.file_type().is_socket() => Err(io::Error::other(
+                        "the path is taken by what is not a socket",
+                    )),
+                    _ => Ok(Vec::new()),
+                }
+            }
+        }
+    }
+}
+
+fn told(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// Why a text is no endpoint.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct BadEndpoint {
-    text: String,
-    reason: &'static str,
-}
+pub(crate) struct BadEndpoint(&'static str);
 
 impl fmt::Display for BadEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "bad endpoint {:?}: {}", self.text, self.reason)
+        f.write_str(self.0)
     }
 }
 
@@ -55,10 +93,7 @@ impl FromStr for Endpoint {
                 _ => Err(FORMS),
             }
         };
-        parse().map_err(|reason| BadEndpoint {
-            text: text.into(),
-            reason,
-        })
+        parse().map_err(BadEndpoint)
     }
 }
 

@@ -2,10 +2,14 @@
 //! and never makes a server wait.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::{Args, ValueEnum};
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::lossy::Stream;
 use crate::terminal;
@@ -43,21 +47,36 @@ enum Format {
 }
 
 pub(crate) fn init(options: &Options) {
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(options.log_level)
+    let lines = fmt::layer()
         // A line that cannot be written would be complained about by a panic.
         .log_internal_errors(false)
         .with_writer(|| Lossy);
-    match options.log_format {
+    let lines = match options.log_format {
         Format::Text => {
             // https://no-color.org
             let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-            subscriber
+            lines
                 .with_ansi(io::stderr().is_terminal() && !plain)
                 .with_target(false)
-                .init();
+                .boxed()
         }
-        Format::Json => subscriber.json().flatten_event(true).init(),
+        Format::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let (level, handle) = reload::Layer::new(options.log_level);
+    let _ = LEVEL.set(handle);
+    tracing_subscriber::registry()
+        .with(level)
+        .with(lines)
+        .init();
+}
+
+static LEVEL: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
+
+/// Changes how much is logged from now on; forked children keep the level that they began with.
+pub(crate) fn set_level(options: &Options) {
+    if let Some(level) = LEVEL.get() {
+        // It fails only if there is no subscriber any more, and nothing to be told.
+        let _ = level.reload(options.log_level);
     }
 }
 

@@ -7,12 +7,14 @@
 
 mod cli;
 mod command_client;
+mod config;
 mod connect;
 mod console;
 mod endpoint;
 mod logging;
 mod lossy;
 mod messages;
+mod metrics;
 mod printer;
 mod programs;
 mod serve;
@@ -25,14 +27,37 @@ mod token;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
+use anyhow::Context;
 
-use cli::{Cli, Command};
+use cli::Command;
+use config::{Refused, Start};
+
+/// What is wrong usage to clap, too.
+const WRONG_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    logging::init(&cli.logging);
-    let outcome = match cli.command {
+    let mut start = match config::start(&std::env::args_os().collect::<Vec<_>>()) {
+        Ok(start) => start,
+        Err(Refused::Usage(error)) => error.exit(),
+        Err(Refused::Config(error)) => return fail(&error.into(), WRONG_USAGE),
+    };
+    let is_check = match start.cli.command.program() {
+        Some(program) => {
+            if let Err(error) = program.check() {
+                return fail(&error.context("cannot start"), WRONG_USAGE);
+            }
+            program.server().check_config
+        }
+        None => false,
+    };
+    if is_check {
+        return match check(&mut start) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error, WRONG_USAGE),
+        };
+    }
+    logging::init(&start.cli.logging);
+    let outcome = match start.cli.command {
         Command::Upper(args) => programs::upper::run(&args),
         Command::Echo(args) => programs::echo::run(&args),
         Command::Chat(args) => programs::chat::run(&args),
@@ -43,9 +68,25 @@ fn main() -> ExitCode {
         Command::Connect(args) => connect::run(&args),
     };
     terminal::restore();
-    outcome.unwrap_or_else(|error| {
-        // One line, whatever the causes are; a closed stderr leaves nobody to tell.
-        let _ = writeln!(io::stderr(), "socketserver: {error:#}");
-        ExitCode::FAILURE
-    })
+    outcome.unwrap_or_else(|error| fail(&error, 1))
+}
+
+/// Says in one line what the causes are; a closed stderr leaves nobody to tell.
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    let _ = writeln!(io::stderr(), "socketserver: {error:#}");
+    ExitCode::from(code)
+}
+
+/// Looks at what a server would need, and prints what would be in force.
+fn check(start: &mut Start) -> anyhow::Result<()> {
+    let program = start.cli.command.program().context("it is no server")?;
+    for endpoint in &program.server().endpoints {
+        endpoint
+            .look_up()
+            .with_context(|| format!("cannot listen on {endpoint}"))?;
+    }
+    program.check_files()?;
+    let text = start.effective.take().unwrap_or_default().to_toml()?;
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(())
 }

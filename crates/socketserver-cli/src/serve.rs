@@ -10,14 +10,16 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use socketserver::transport::{StreamTransport, Tcp, Udp, UnixDatagram, UnixStream};
 use socketserver::{
-    Address, Admission, AtLimit, Builder, Concurrency, Connection, Datagram, Event, Forking, Green,
-    GroupController, Pooled, ProxyProtocol, RequestHandler, Sequential, Server, ServerGroup,
-    Threading, Transport,
+    Address, Admission, AtLimit, Builder, Concurrency, Connection, Controller, Datagram, Event,
+    Forking, Green, GroupController, Pooled, ProxyProtocol, RequestHandler, Sequential, Server,
+    ServerGroup, Threading, Timeouts, Transport,
 };
 
-use crate::cli::{Model, Policy, Proxy, ServerOptions};
+use crate::cli::{Model, Policy, Proxy, ServerOptions, Usage};
+use crate::config::Reloader;
 use crate::console::Console;
 use crate::endpoint::Endpoint;
+use crate::metrics::Watching;
 use crate::signals::Signals;
 use crate::terminal;
 
@@ -33,17 +35,17 @@ pub(crate) struct Bound {
     pub(crate) drain_timeout: Duration,
     /// Stdout belongs to the program: what is said here goes to stderr.
     pub(crate) stdout_taken: bool,
+    /// If they were started with a configuration.
+    pub(crate) reloader: Option<Reloader>,
+    /// Who tells how the servers fare.
+    watching: Option<Watching>,
     signals: Signals,
 }
 
 /// Binds every endpoint, or none.
 pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow::Result<Bound> {
-    let endpoints = options
-        .endpoints
-        .iter()
-        .map(|text| text.parse())
-        .collect::<Result<Vec<Endpoint>, _>>()
-        .context("cannot start")?;
+    let reloads = options.origin.is_some();
+    let signals = Signals::catch(reloads).context("cannot catch signals")?;
     let mut bound = Bound {
         group: ServerGroup::new(),
         listening: Vec::new(),
@@ -52,17 +54,28 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
         model: options.concurrency,
         drain_timeout: options.drain_timeout,
         stdout_taken: false,
-        signals: Signals::catch(options.concurrency).context("cannot catch signals")?,
+        reloader: None,
+        watching: None,
+        signals,
     };
-    for endpoint in endpoints {
+    for endpoint in &options.endpoints {
         match options.concurrency {
-            Model::Sequential => bound.add(options, handlers, Sequential, &endpoint),
-            Model::Threading => bound.add(options, handlers, threading(options), &endpoint),
-            Model::Forking => bound.add(options, handlers, forking(options), &endpoint),
-            Model::Pooled => bound.add(options, handlers, pooled(options), &endpoint),
-            Model::Green => bound.add(options, handlers, green(options), &endpoint),
+            Model::Sequential => bound.add(options, handlers, Sequential, endpoint),
+            Model::Threading => bound.add(options, handlers, threading(options), endpoint),
+            Model::Forking => bound.add(options, handlers, forking(options), endpoint),
+            Model::Pooled => bound.add(options, handlers, pooled(options), endpoint),
+            Model::Green => bound.add(options, handlers, green(options), endpoint),
         }
         .with_context(|| format!("cannot start {endpoint}"))?;
+    }
+    bound.reloader = options
+        .origin
+        .as_ref()
+        .map(|origin| Reloader::new(origin, bound.controller(), bound.listening.clone()));
+    if let Some(endpoint) = &options.metrics {
+        let watching = Watching::bind(endpoint, options.unix_mode, &mut bound)
+            .with_context(|| format!("cannot start {endpoint} for metrics"))?;
+        bound.watching = Some(watching);
     }
     Ok(bound)
 }
@@ -91,16 +104,25 @@ impl Bound {
     /// Says where clients can connect, and serves until the end; 1 if it was forced.
     pub(crate) fn serve_forever(mut self) -> anyhow::Result<ExitCode> {
         let forced = self.signals.forced();
+        let reloader = self.reloader.take();
         if self.model == Model::Forking {
             self.signals
-                .drain_from_loop(&mut self.group, self.drain_timeout)
+                .heed_in_loop(&mut self.group, self.drain_timeout, reloader)
         } else {
             self.signals
-                .drain_from_thread(&self.group, self.drain_timeout, self.model)
+                .heed_in_threads(&self.group, self.drain_timeout, self.model, reloader)
         }
         .context("cannot wait for signals")?;
-        announce(&self.listening, self.stdout_taken);
+        let mut lines: Vec<_> = self.listening.iter().map(ToString::to_string).collect();
+        if let Some(watching) = &mut self.watching {
+            watching.start().context("cannot start")?;
+            lines.push(format!("{} (metrics)", watching.endpoint));
+        }
+        announce(&lines, self.stdout_taken);
         let served = self.group.serve_forever();
+        if let Some(watching) = self.watching {
+            watching.end();
+        }
         terminal::restore();
         served.map_err(|error| anyhow::Error::from_boxed(error.into()).context("serving ended"))?;
         Ok(if forced.load(Ordering::Relaxed) {
@@ -122,20 +144,36 @@ pub(crate) fn serve(options: &ServerOptions, handlers: &impl Handlers) -> anyhow
 /// itself could not be stopped meanwhile.
 pub(crate) fn need_another_thread(options: &ServerOptions, what: &str) -> anyhow::Result<()> {
     if options.concurrency == Model::Sequential {
-        bail!(
+        let why = format!(
             "{what}, and a sequential server can do nothing else meanwhile: use --concurrency \
              threading, pooled or green"
         );
+        return Err(Usage(why).into());
     }
     Ok(())
 }
 
+/// For programs whose clients connect.
+pub(crate) fn need_connections(options: &ServerOptions) -> anyhow::Result<()> {
+    match options
+        .endpoints
+        .iter()
+        .find(|endpoint| endpoint.is_datagram())
+    {
+        Some(endpoint) => Err(Usage(format!("{endpoint}: {NO_DATAGRAMS}")).into()),
+        None => Ok(()),
+    }
+}
+
+const NO_DATAGRAMS: &str = "this program needs connections: use tcp:// or unix://";
+
 /// For programs whose clients meet in the memory of one process.
 pub(crate) fn need_one_process(options: &ServerOptions, what: &str) -> anyhow::Result<()> {
     if options.concurrency == Model::Forking {
-        bail!(
+        let why = format!(
             "{what}, which processes of their own cannot do: use another --concurrency than forking"
         );
+        return Err(Usage(why).into());
     }
     Ok(())
 }
@@ -233,9 +271,7 @@ where
                 .mode(options.unix_mode)
                 .bind(path, factory)
                 .map(|server| add(group, server)),
-            Endpoint::Udp(_) | Endpoint::Unixgram(_) => {
-                bail!("this program needs connections: use tcp:// or unix://")
-            }
+            Endpoint::Udp(_) | Endpoint::Unixgram(_) => bail!(NO_DATAGRAMS),
         };
         Ok(server?)
     }
@@ -292,20 +328,39 @@ where
 }
 
 fn builder<T: Transport, C: Concurrency>(options: &ServerOptions, model: C) -> Builder<T, C> {
+    Server::<T, C, ()>::builder()
+        .concurrency(model)
+        .timeouts(timeouts::<T>(options))
+        .admission(admission(options))
+}
+
+/// Has a server that is running go by other rules and limits.
+pub(crate) fn apply(
+    options: &ServerOptions,
+    controller: &Controller,
+    endpoint: &Endpoint,
+) -> io::Result<()> {
+    controller.set_timeouts(match endpoint {
+        Endpoint::Tcp(_) => timeouts::<Tcp>(options),
+        Endpoint::Udp(_) => timeouts::<Udp>(options),
+        Endpoint::Unix(_) => timeouts::<UnixStream>(options),
+        Endpoint::Unixgram(_) => timeouts::<UnixDatagram>(options),
+    })?;
+    controller.set_admission(admission(options));
+    Ok(())
+}
+
+fn timeouts<T: Transport>(options: &ServerOptions) -> Timeouts {
     let timeouts = T::default_timeouts()
         .first_byte(options.first_byte_timeout.0)
         .idle(options.idle_timeout.0)
         .receive_rate(options.min_receive_rate.0)
         .send_rate(options.min_send_rate.0)
         .request(options.request_timeout.0);
-    let timeouts = match options.write_timeout {
+    match options.write_timeout {
         Some(limit) => timeouts.write(limit.0),
         None => timeouts,
-    };
-    Server::<T, C, ()>::builder()
-        .concurrency(model)
-        .timeouts(timeouts)
-        .admission(admission(options))
+    }
 }
 
 fn stream_builder<T: StreamTransport, C: Concurrency>(
@@ -374,7 +429,7 @@ fn log_connection(event: &Event<'_>) {
 }
 
 /// Tells where a client can connect by now.
-fn announce(listening: &[Endpoint], stdout_taken: bool) {
+fn announce(listening: &[String], stdout_taken: bool) {
     let text: String = listening
         .iter()
         .map(|endpoint| format!("listening {endpoint}\n"))

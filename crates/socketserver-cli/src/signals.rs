@@ -1,4 +1,5 @@
-//! SIGINT, SIGTERM and SIGHUP: the first drains, a second one forces.
+//! What the process does about signals: the first one that stops it drains, a second one forces, and
+//! SIGHUP reloads the configuration if there is one; else it is one of those that stop.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -6,37 +7,47 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::low_level::pipe;
 use socketserver::{GroupController, ServerGroup};
 
 use crate::cli::Model;
+use crate::config::Reloader;
 use crate::terminal;
 
 /// How long a forced end may take: a drain without time needs up to two seconds, to cut handlers
 /// and then to kill children.
 const FORCED: Duration = Duration::from_secs(3);
 
-/// Signals that have arrived, as bytes in a socket pair.
+/// Signals that have arrived, as bytes in socket pairs.
 pub(crate) struct Signals {
-    arrivals: UnixStream,
+    stops: UnixStream,
+    /// Of its own, so that a file that is slow to read does not hold up a stop.
+    reloads: Option<UnixStream>,
     forced: Arc<AtomicBool>,
 }
 
 impl Signals {
     /// From now on these signals are caught. They take effect once one of
     /// the methods below was called, and none is lost in between.
-    pub(crate) fn catch(model: Model) -> io::Result<Self> {
-        let (arrivals, handler) = UnixStream::pair()?;
-        pipe::register(SIGTERM, handler.try_clone()?)?;
-        // The terminal is gone. Under nohup, that is of no interest. To a forked child SIGHUP says
-        // something else, and what is registered here could not be registered there.
-        if model != Model::Forking && !is_hup_ignored() {
-            pipe::register(SIGHUP, handler.try_clone()?)?;
+    pub(crate) fn catch(reloads: bool) -> io::Result<Self> {
+        let (stops, handler) = UnixStream::pair()?;
+        for signal in [SIGINT, SIGTERM, SIGQUIT] {
+            pipe::register(signal, handler.try_clone()?)?;
         }
-        pipe::register(SIGINT, handler)?;
+        let mut hangups = None;
+        if reloads {
+            // Whoever wants it to be ignored, as nohup does, loses nothing by a reload.
+            let (arrivals, handler) = UnixStream::pair()?;
+            pipe::register(SIGHUP, handler)?;
+            hangups = Some(arrivals);
+        } else if !is_hup_ignored() {
+            // The terminal is gone.
+            pipe::register(SIGHUP, handler)?;
+        }
         Ok(Self {
-            arrivals,
+            stops,
+            reloads: hangups,
             forced: Arc::default(),
         })
     }
@@ -47,18 +58,28 @@ impl Signals {
     }
 
     /// Drains the group's servers from a thread, which reaches a server that is busy itself with a
-    /// handler.
-    pub(crate) fn drain_from_thread(
+    /// handler, and reloads their configuration from another one.
+    pub(crate) fn heed_in_threads(
         self,
         group: &ServerGroup,
         timeout: Duration,
         model: Model,
+        reloader: Option<Reloader>,
     ) -> io::Result<()> {
+        if let (Some(mut reloads), Some(reloader)) = (self.reloads, reloader) {
+            let wait_for_hangups = move || {
+                while let Ok(1..) = reloads.read(&mut [0; 16]) {
+                    reloader.reload();
+                }
+            };
+            std::thread::Builder::new()
+                .name("reload".into())
+                .spawn(wait_for_hangups)?;
+        }
         let mut stop = Stop::new(self.forced, group, timeout, model);
-        let mut arrivals = self.arrivals;
+        let mut stops = self.stops;
         let wait_for_signals = move || {
-            let mut bytes = [0; 16];
-            while let Ok(1..) = arrivals.read(&mut bytes) {
+            while let Ok(1..) = stops.read(&mut [0; 16]) {
                 if stop.signalled() == Asked::ToForce {
                     // A handler may be stuck on the serving thread itself.
                     let _ = stop.group.wait(Some(FORCED));
@@ -73,22 +94,35 @@ impl Signals {
             .map(drop)
     }
 
-    /// Drains the group's servers from their own loop, for a process that must not have threads.
-    pub(crate) fn drain_from_loop(
+    /// The same from the servers' own loop, for a process that must not have threads.
+    pub(crate) fn heed_in_loop(
         self,
         group: &mut ServerGroup,
         timeout: Duration,
+        reloader: Option<Reloader>,
     ) -> io::Result<()> {
+        if let (Some(reloads), Some(reloader)) = (self.reloads, reloader) {
+            watch(group, reloads, move || drop(reloader.reload()))?;
+        }
         let mut stop = Stop::new(self.forced, group, timeout, Model::Forking);
-        let mut arrivals = self.arrivals.try_clone()?;
-        group.watch(self.arrivals, move || {
-            let mut bytes = [0; 16];
-            let _ = arrivals.read(&mut bytes)?;
+        watch(group, self.stops, move || {
             stop.signalled();
-            Ok(())
-        });
-        Ok(())
+        })
     }
+}
+
+fn watch(
+    group: &mut ServerGroup,
+    arrivals: UnixStream,
+    mut call: impl FnMut() + Send + 'static,
+) -> io::Result<()> {
+    let mut bytes = arrivals.try_clone()?;
+    group.watch(arrivals, move || {
+        let _ = bytes.read(&mut [0; 16])?;
+        call();
+        Ok(())
+    });
+    Ok(())
 }
 
 /// Drains the group's servers. A sequential one may be busy itself, with a handler that waits for

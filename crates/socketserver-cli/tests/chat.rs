@@ -134,7 +134,7 @@ fn clients_that_cannot_meet_are_told_so() {
     ] {
         let args = ["chat", "-c", model, "-l", "tcp://127.0.0.1:0"];
         let output = run(&mut socketserver(), args, b"").unwrap();
-        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(output.status.code(), Some(2));
         assert!(
             text(&output.stderr).contains(reason),
             "{}",
@@ -143,7 +143,7 @@ fn clients_that_cannot_meet_are_told_so() {
     }
     let args = ["chat", "-l", "udp://127.0.0.1:0"];
     let output = run(&mut socketserver(), args, b"").unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("needs connections"));
 }
 

@@ -250,14 +250,14 @@ fn a_full_disk_is_told_and_nothing_is_confirmed() {
 
 #[test]
 fn bad_options_are_told() {
-    for (args, reason) in [
-        (&["-c", "forking"][..], "one queue"),
-        (&["-c", "sequential"], "wait for the output"),
-        (&["-o", "/nonexistent/out"], "/nonexistent/out"),
+    for (args, reason, code) in [
+        (&["-c", "forking"][..], "one queue", 2),
+        (&["-c", "sequential"], "wait for the output", 2),
+        (&["-o", "/nonexistent/out"], "/nonexistent/out", 1),
     ] {
         let all = [&["collect", "-l", "tcp://127.0.0.1:0"][..], args].concat();
         let output = run(&mut socketserver(), all, b"").unwrap();
-        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(output.status.code(), Some(code));
         assert!(
             text(&output.stderr).contains(reason),
             "{}",

@@ -533,7 +533,7 @@ fn a_command_in_a_child_that_is_kicked_ends_and_gives_its_place_back() {
     client.send(endless(&file));
     let child = fs::read_to_string(format!("/proc/{}/stat", pids(&file, 2)[1])).unwrap();
     let child = child.split(' ').nth(3).unwrap().to_owned();
-    let kicked = Command::new("kill").args(["-HUP", &child]).status();
+    let kicked = Command::new("kill").args(["-VTALRM", &child]).status();
     assert!(kicked.unwrap().success());
     until_cleared_away(&pids(&file, 2), "kicked");
     assert_eq!(client.0.read(&mut [0]).unwrap_or(0), 0);

@@ -43,6 +43,7 @@
 //! | sleeping, locking, blocking in a handler that runs under every model | `greenroom`, re-exported with the feature `green` |
 //! | clients behind a proxy | `ProxyProtocol`, with the feature `proxy` |
 //! | what happened | [`Event`], [`HandlerFailure`], and `tracing` |
+//! | how it fares | [`ServerState`], [`Counters`]; `metrics`, with the feature of that name |
 //! | what went wrong | [`Error`], [`BindError`], [`ServeError`] |
 //!
 //! # Promises
@@ -56,7 +57,8 @@
 //! # Features
 //!
 //! None is on by default. `green`: coroutines, and `greenroom`. `framing`: messages out of streams.
-//! `tokio-codec`: the codecs of tokio-util for that. `proxy`: clients behind HAProxy and its like.
+//! `tokio-codec`: the codecs of tokio-util for that. `metrics`: figures for Prometheus, readiness, and an
+//! endpoint that tells them. `proxy`: clients behind HAProxy and its like.
 //!
 //! # What a server does not do by itself
 //!
@@ -86,6 +88,8 @@ mod failure;
 #[cfg(feature = "framing")]
 pub mod framing;
 mod handler;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod park;
 mod preamble;
 mod process;
@@ -112,7 +116,7 @@ pub use preamble::{BadProxyHeader, ProxyHeader, ProxyProtocol};
 pub use room::{Member, Room, RoomCounters, RoomLimits};
 pub use server::{
     Builder, Controller, DrainReport, GroupController, Handled, LiveRequest, Request, RequestId,
-    RequestInfo, RequestState, Server, ServerGroup, Watched,
+    RequestInfo, RequestState, Server, ServerGroup, ServerState, Watched,
 };
 pub use timeouts::{MinRate, Timeouts};
 pub use transport::{DualStack, Keepalive, Transport};

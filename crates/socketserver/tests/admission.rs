@@ -115,6 +115,21 @@ fn each_peer_has_so_many<C: Concurrency>(model: C) {
     });
 }
 
+fn a_limit_that_is_new_counts_those_who_are_there<C: Concurrency>(model: C) {
+    let server = tcp(model, Admission::new());
+    let mut live: Vec<_> = (0..2).map(|_| server.connect("127.0.0.1")).collect();
+    assert!(live.iter_mut().all(answers));
+    let controller = &server.running.controller;
+    controller.set_admission(Admission::new().max_per_peer(2));
+    assert!(live.iter_mut().all(answers), "they stay");
+    assert!(!answers(&mut server.connect("127.0.0.1")));
+    assert_eq!(server.refusal(), "127.0.0.1: too many of this peer");
+    live.pop();
+    common::eventually(PATIENCE, "a place", || {
+        answers(&mut server.connect("127.0.0.1"))
+    });
+}
+
 fn who_comes_too_fast_is_refused<C: Concurrency>(model: C) {
     // Slow enough that none comes back during the test.
     let rate = Rate::per_second(1).burst(3);
@@ -220,6 +235,7 @@ fn unix_peers_have_no_address<C: Concurrency>(model: C) {
 common::under_each_model! {
     rules_turn_addresses_away
     each_peer_has_so_many
+    a_limit_that_is_new_counts_those_who_are_there
     who_comes_too_fast_is_refused
     all_together_wait_for_their_turn
     datagrams_are_subject_to_it

@@ -15,8 +15,8 @@ use common::process::{alone, open_files};
 use common::running::{echo, echo_datagram, endpoint_of};
 use common::{PATIENCE, eventually};
 use socketserver::{
-    Pooled, PooledTcpServer, PooledUnixStreamServer, ServeError, ServerGroup, ThreadingTcpServer,
-    ThreadingUnixStreamServer, UdpServer, UnixDatagramServer,
+    Pooled, PooledTcpServer, PooledUnixStreamServer, ServeError, ServerGroup, ServerState,
+    ThreadingTcpServer, ThreadingUnixStreamServer, UdpServer, UnixDatagramServer,
 };
 
 /// A thread per connection, the serving thread itself, a pool of one: and where they are.
@@ -97,6 +97,43 @@ fn one_member_can_stop_while_the_others_serve() {
     all_answer(&endpoints[1..]);
     controller.shutdown();
     serving.join().unwrap().unwrap();
+}
+
+/// It is there for as long as any other, through their drain and a stop.
+#[test]
+fn a_companion_outlives_a_drain() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut group, endpoints) = group(dir.path());
+    let companion = ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap();
+    let beside = Endpoint::Tcp(companion.local_addr().as_inet().unwrap());
+    let its = companion.controller();
+    group.add_companion(companion);
+    let controller = group.controller();
+    assert_eq!(controller.controllers().len(), endpoints.len());
+    let serving = thread::spawn(move || group.serve_forever().map(|()| group));
+    all_answer(&endpoints);
+    controller.shutdown();
+    let mut group = serving.join().unwrap().unwrap();
+    assert_eq!(its.state(), ServerState::Stopped);
+
+    let serving = thread::spawn(move || group.serve_forever());
+    let held = Client::connect(&endpoints[0]).map(|mut client| {
+        client.ask("hello");
+        client
+    });
+    controller.drain(PATIENCE * 3);
+    eventually(PATIENCE, "a listener to close", || {
+        Client::connect(&endpoints[0]).is_err()
+    });
+    let mut client = Client::connect(&beside).unwrap();
+    assert_eq!(client.ask("still there"), "still there");
+    assert!(!serving.is_finished());
+    drop(held);
+    // Who holds on to it is cut.
+    serving.join().unwrap().unwrap();
+    assert_eq!(its.state(), ServerState::Closed);
+    assert_eq!(its.drain_report().unwrap().cut, 1);
+    assert!(client.was_cut());
 }
 
 #[test]

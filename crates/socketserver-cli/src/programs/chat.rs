@@ -2,14 +2,13 @@
 
 use std::process::ExitCode;
 
-use anyhow::bail;
 use clap::Args;
 use socketserver::{Connection, Member, RequestHandler, Result, Room, RoomLimits};
 
-use crate::cli::{Model, ServerOptions};
+use crate::cli::{Model, Program, ServerOptions, Usage};
 use crate::console::Console;
 use crate::messages::{Framing, MessageOptions, Messages, is_quit};
-use crate::serve::{Streams, bind, need_one_process};
+use crate::serve::{Streams, bind, need_connections, need_one_process};
 use crate::size::Size;
 use crate::text::name_of;
 
@@ -35,13 +34,24 @@ pub(crate) struct Options {
     server: ServerOptions,
 }
 
-pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    need_one_process(&options.server, "the clients of a chat meet in one room")?;
-    if options.server.concurrency == Model::Sequential {
-        bail!(
-            "a chat with one client at a time is none: use --concurrency threading, pooled or green"
-        );
+impl Program for Options {
+    fn server(&mut self) -> &mut ServerOptions {
+        &mut self.server
     }
+
+    fn check(&self) -> anyhow::Result<()> {
+        need_connections(&self.server)?;
+        need_one_process(&self.server, "the clients of a chat meet in one room")?;
+        if self.server.concurrency == Model::Sequential {
+            let why = "a chat with one client at a time is none: use --concurrency threading, pooled \
+                       or green";
+            return Err(Usage(why.into()).into());
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let limits = RoomLimits::default()
         .messages(options.outbox_messages as usize)
         .bytes(usize::try_from(options.outbox_bytes.0).unwrap_or(usize::MAX));

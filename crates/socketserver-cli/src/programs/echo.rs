@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use socketserver::{Connection, Datagram, RequestHandler, Result};
 
-use crate::cli::ServerOptions;
+use crate::cli::{Program, ServerOptions};
 use crate::messages::{Framing, MessageOptions, Messages, is_quit};
 use crate::serve::{Any, serve};
 use crate::text::{name_of, printable};
@@ -22,6 +22,12 @@ pub(crate) struct Options {
 
     #[command(flatten)]
     server: ServerOptions,
+}
+
+impl Program for Options {
+    fn server(&mut self) -> &mut ServerOptions {
+        &mut self.server
+    }
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {

@@ -12,7 +12,7 @@ use clap::Args;
 use socketserver::greenroom::sync::{OneshotSender, RecvError, oneshot};
 use socketserver::{Connection, Datagram, Error, RequestHandler, Result};
 
-use crate::cli::ServerOptions;
+use crate::cli::{Program, ServerOptions};
 use crate::console::Console;
 use crate::messages::{Framing, MessageOptions, Messages, is_quit};
 use crate::serve::{Any, bind, need_another_thread, need_one_process};
@@ -37,9 +37,18 @@ pub(crate) struct Options {
     server: ServerOptions,
 }
 
+impl Program for Options {
+    fn server(&mut self) -> &mut ServerOptions {
+        &mut self.server
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        need_one_process(&self.server, "one operator answers all clients")?;
+        need_another_thread(&self.server, "clients wait for the operator")
+    }
+}
+
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    need_one_process(&options.server, "one operator answers all clients")?;
-    need_another_thread(&options.server, "clients wait for the operator")?;
     let desk = Arc::new(Desk {
         waiting: Mutex::default(),
         asked: AtomicU64::new(0),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use socketserver::{Connection, Datagram, RequestHandler, Result};
 
-use crate::cli::ServerOptions;
+use crate::cli::{Program, ServerOptions};
 use crate::serve::{Any, serve};
 
 /// Send everything back with its ASCII letters in upper case
@@ -17,6 +17,12 @@ use crate::serve::{Any, serve};
 pub(crate) struct Options {
     #[command(flatten)]
     server: ServerOptions,
+}
+
+impl Program for Options {
+    fn server(&mut self) -> &mut ServerOptions {
+        &mut self.server
+    }
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {

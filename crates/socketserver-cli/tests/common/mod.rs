@@ -4,7 +4,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::print_stdout)]
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -18,7 +18,12 @@ pub const MODELS: [&str; 5] = ["sequential", "threading", "forking", "pooled", "
 
 /// A client of an endpoint over TCP, all of whose calls have a deadline.
 pub fn client(server: &Server, index: usize) -> TcpStream {
-    let client = TcpStream::connect(server.address(index)).unwrap();
+    client_at(server.address(index))
+}
+
+/// The same where the server cannot be asked.
+pub fn client_at(address: &str) -> TcpStream {
+    let client = TcpStream::connect(address).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     client.set_write_timeout(Some(PATIENCE)).unwrap();
     client
@@ -32,6 +37,36 @@ pub fn hear(client: &mut impl Read, expected: &[u8]) {
         panic!("{error} instead of {:?}", text(expected));
     }
     assert_eq!(text(&heard), text(expected));
+}
+
+/// Sends this, and returns as many bytes as it has.
+#[track_caller]
+pub fn exchange(client: &mut (impl Read + Write), bytes: &[u8]) -> Vec<u8> {
+    client.write_all(bytes).unwrap();
+    let mut answer = vec![0; bytes.len()];
+    client.read_exact(&mut answer).unwrap();
+    answer
+}
+
+/// Whether the server serves somebody new. One that is turned away is closed, or reset.
+pub fn lets_in(server: &Server, index: usize) -> bool {
+    let mut client = client(server, index);
+    let _ = client.write_all(b"a");
+    !is_closed(&mut client)
+}
+
+/// Waits until there is something to read, or the server has closed; which of them it was.
+#[track_caller]
+pub fn is_closed(client: &mut impl Read) -> bool {
+    loop {
+        match client.read(&mut [0]) {
+            Ok(n) => return n == 0,
+            // A wait that has a deadline is not resumed, signal(7), and children of the test end.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return true,
+            Err(error) => panic!("neither: {error}"),
+        }
+    }
 }
 
 /// Waits until a condition holds.
@@ -110,6 +145,15 @@ impl Server {
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill")
             .args(["-s", name, &self.pid().to_string()])
+            .status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Sends it to all processes of the server, if it was started in a group of its own.
+    pub fn signal_group(&self, name: &str) {
+        let group = format!("-{}", self.pid());
+        let status = Command::new("kill")
+            .args(["-s", name, "--", &group])
             .status();
         assert!(status.unwrap().success());
     }
@@ -231,7 +275,7 @@ pub fn run<I: AsRef<OsStr>>(
         .stderr(Stdio::piped())
         .spawn();
     let mut child = match spawned {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
             println!(
                 "SKIPPED: {} is not installed",
                 command.get_program().display()

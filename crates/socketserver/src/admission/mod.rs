@@ -211,6 +211,17 @@ impl AdmissionControl {
             peer,
         }))
     }
+
+    /// Counts a request that is live and was let in when nobody counted.
+    pub(crate) fn count_live(self: &Arc<Self>, peer: &Address) -> Option<Ticket> {
+        let limits = self.limits();
+        let ip = ip(peer).filter(|_| limits.counts_peers())?;
+        let peer = lock(&self.peers).count(PeerKey::of(ip), &limits, Instant::now());
+        Some(Ticket {
+            control: self.clone(),
+            peer,
+        })
+    }
 }
 
 fn ip(peer: &Address) -> Option<std::net::IpAddr> {

@@ -67,6 +67,13 @@ impl Peers {
         Ok(key)
     }
 
+    /// Counts one that is live already, whatever the limits are now.
+    pub(super) fn count(&mut self, key: PeerKey, limits: &Admission, now: Instant) -> PeerKey {
+        let key = self.place(key, limits, now);
+        self.known.entry(key).or_default().live += 1;
+        key
+    }
+
     pub(super) fn leave(&mut self, key: PeerKey) {
         if let Some(peer) = self.known.get_mut(&key) {
             peer.live = peer.live.saturating_sub(1);

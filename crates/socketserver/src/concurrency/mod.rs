@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use forking::Forking;
-pub(crate) use forking::exit;
+pub(crate) use forking::{CUT, exit};
 #[cfg(feature = "green")]
 pub use green::Green;
 pub use pooled::Pooled;

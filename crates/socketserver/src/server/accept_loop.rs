@@ -3,10 +3,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::poller::Poller;
-use super::{Controller, Handled};
+use super::{Controller, Handled, ServerState};
 use crate::failure::guarded;
 use crate::park::Parker;
 use crate::timeouts::earliest;
@@ -163,12 +163,14 @@ impl Watch {
     }
 }
 
-/// Serves until every member is done; returns what the last one came to. The poller is made when it
+/// Serves until every member is done; returns what the last one came to. The last so many members are
+/// companions, which are served for as long as there are others. The poller is made when it
 /// is first needed, and kept: a server that serves request by request should not fail for want of a
 /// descriptor.
 pub(crate) fn run(
     poller: &mut Option<Poller>,
     members: &mut [&mut dyn Member],
+    companions: usize,
     watches: &mut Vec<Watch>,
     until: Until,
 ) -> Result<Handled, ServeError> {
@@ -183,7 +185,7 @@ pub(crate) fn run(
     };
     let kept = poller.insert(kept);
     let mut active = vec![false; members.len()];
-    let result = drive(kept, members, &mut active, watches, until);
+    let result = drive(kept, members, companions, &mut active, watches, until);
     if let Ok(Outcome::InChild(_)) = result {
         // The child leaves no member: the epoll set is the parent's too, and taking a descriptor
         // out of it here would make the parent deaf to it.
@@ -226,6 +228,7 @@ enum Outcome {
 fn drive(
     poller: &Poller,
     members: &mut [&mut dyn Member],
+    companions: usize,
     active: &mut [bool],
     watches: &mut [Watch],
     until: Until,
@@ -243,6 +246,8 @@ fn drive(
         active[index] = true;
     }
     let mut last = Handled::Stopped;
+    let others = members.len() - companions;
+    let mut dismissed = companions == 0;
     loop {
         let now = Instant::now();
         let mut wake_at = None;
@@ -265,6 +270,10 @@ fn drive(
         }
         if !active.contains(&true) {
             return Ok(Outcome::Served(last));
+        }
+        if !dismissed && !active[..others].contains(&true) {
+            dismissed = true;
+            dismiss(members, others);
         }
         let mut called = Vec::new();
         poller.wait(wake_at, |source| match source {
@@ -289,6 +298,22 @@ fn drive(
             if let Err(cause) = watched {
                 members[0].controller().0.hook_failed("watch", cause);
             }
+        }
+    }
+}
+
+/// How long companions have for the requests that they are serving when all others are done.
+const DISMISSAL: Duration = Duration::from_millis(500);
+
+/// Asks companions to come to their end as the others did: for good, or for now.
+fn dismiss(members: &[&mut dyn Member], others: usize) {
+    let is_closed = |member: &&mut dyn Member| member.controller().state() == ServerState::Closed;
+    let for_good = members[..others].iter().all(is_closed);
+    for companion in &members[others..] {
+        if for_good {
+            companion.controller().drain(DISMISSAL);
+        } else {
+            companion.controller().shutdown();
         }
     }
 }

@@ -136,10 +136,11 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         self
     }
 
-    /// Called for everything that happens, where it happens. It must not wait.
+    /// Called for everything that happens, where it happens. It must not wait. Several observers are
+    /// called in the order in which they were added; one that fails keeps nothing from the others.
     #[must_use]
     pub fn on_event(mut self, observer: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
-        self.reporter.observer = Some(Box::new(observer));
+        self.reporter.subscribe(Box::new(observer));
         self
     }
 
@@ -268,6 +269,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             self.handle_error,
             timeouts,
             preamble,
+            self.concurrency.limit().0,
             C::FORKS,
         )
         .map_err(failed("make a wake-up descriptor for"))?;

@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::pidfd_send_signal;
 
 use super::lifecycle::Lifecycle;
+use super::state::ServerState;
 use crate::Result;
 use crate::address::Address;
 use crate::admission::{Admission, AdmissionControl, Ticket};
+use crate::concurrency::CUT;
 use crate::event::{Counters, EndReason, Ended, Event, Refusal, Reporter};
 use crate::failure::{Cause, HandlerFailure, contain, discard, guarded};
 use crate::preamble::Preamble;
@@ -170,12 +172,21 @@ pub(crate) struct Shared {
     live: AtomicUsize,
     /// Of those: between two calls of their handlers.
     paused: AtomicUsize,
+    /// Of those: waiting for room.
+    queued: AtomicUsize,
     next_id: AtomicU64,
     /// The loop waits for a request to end, and wants to be woken up by the next one that does.
     wants_end: AtomicBool,
+    /// This is a child's copy: what the child lets go of was not what the parent did.
+    is_copy: AtomicBool,
     /// Requests that ended since a drain was asked for: by themselves, and cut.
     ended_in_drain: [AtomicU64; 2],
-    drained: Mutex<Option<DrainReport>>,
+    /// What a drain has done so far, and whether that is all.
+    drained: Mutex<(DrainReport, bool)>,
+    /// The state that was told last.
+    told: Mutex<ServerState>,
+    /// How many requests the model serves at once.
+    limit: usize,
     pub(crate) admission: Arc<AdmissionControl>,
     pub(crate) preamble: Preamble,
     timeouts: Mutex<Arc<Timeouts>>,
@@ -187,6 +198,7 @@ impl Shared {
         handle_error: Option<HandleError>,
         timeouts: Timeouts,
         preamble: Preamble,
+        limit: usize,
         forks: bool,
     ) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
@@ -196,10 +208,14 @@ impl Shared {
             table: Mutex::new(BTreeMap::new()),
             live: AtomicUsize::new(0),
             paused: AtomicUsize::new(0),
+            queued: AtomicUsize::new(0),
             next_id: AtomicU64::new(1),
             wants_end: AtomicBool::new(false),
+            is_copy: AtomicBool::new(false),
             ended_in_drain: [const { AtomicU64::new(0) }; 2],
-            drained: Mutex::new(None),
+            drained: Mutex::default(),
+            told: Mutex::new(ServerState::New),
+            limit,
             admission: Arc::default(),
             preamble,
             timeouts: Mutex::new(Arc::new(timeouts)),
@@ -306,14 +322,41 @@ impl Shared {
         self.emit(&Event::Refused(info, refusal));
     }
 
-    pub(crate) fn drained(&self, report: DrainReport) {
-        self.emit(&Event::DrainEnded(&report));
-        *lock(&self.drained) = Some(report);
+    /// A drain has come so far.
+    pub(crate) fn drain_goes_on(&self, report: DrainReport) {
+        *lock(&self.drained) = (report, false);
     }
 
-    /// In a forked child: from now on nothing here wakes up the parent but a command to it.
+    pub(crate) fn drained(&self, report: DrainReport) {
+        self.emit(&Event::DrainEnded(&report));
+        *lock(&self.drained) = (report, true);
+    }
+
+    /// Tells of the state, if it is another one than was told last. Only who serves tells it, or who
+    /// drops the server.
+    pub(crate) fn tell_state(&self) {
+        let to = self.lifecycle.state();
+        let from = std::mem::replace(&mut *lock(&self.told), to);
+        if from != to {
+            self.emit(&Event::StateChanged { from, to });
+        }
+    }
+
+    /// Bytes received and sent by requests that have not ended.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn live_bytes(&self) -> (u64, u64) {
+        self.entries()
+            .values()
+            .filter(|entry| !entry.ended.load(Ordering::SeqCst))
+            .filter_map(|entry| Some(entry.socket.as_ref()?.upgrade()?.meters()))
+            .fold((0, 0), |(received, sent), (r, s)| (received + r, sent + s))
+    }
+
+    /// In a forked child: from now on nothing here wakes up the parent but a command to it, and its
+    /// figures stay as they were when it forked.
     pub(crate) fn abandon_in_child(&self) {
         self.wants_end.store(false, Ordering::SeqCst);
+        self.is_copy.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn cancel_all(&self) {
@@ -321,6 +364,22 @@ impl Shared {
         let all: Vec<_> = self.entries().values().cloned().collect();
         for entry in all {
             entry.cancel();
+        }
+    }
+
+    /// Until now nobody may have counted.
+    fn count_peers(&self) {
+        let all: Vec<_> = self.entries().values().cloned().collect();
+        for entry in all {
+            let peer = &entry.info().peer;
+            if self.preamble.names_client_of(peer) {
+                // Somebody's proxy, or one that has yet to say whose.
+                continue;
+            }
+            let mut ticket = lock(&entry.ticket);
+            if ticket.is_none() {
+                *ticket = self.admission.count_live(peer);
+            }
         }
     }
 
@@ -359,6 +418,10 @@ struct Entry {
     child: OnceLock<OwnedFd>,
     /// Its handler has returned and is to be called again.
     paused: Mutex<bool>,
+    /// Its share of what its peer may have, once that is limited.
+    ticket: Mutex<Option<Ticket>>,
+    /// It is over, and its bytes are about to be counted among those of requests that ended.
+    ended: AtomicBool,
     /// There is no room for it yet.
     queued: AtomicBool,
 }
@@ -374,7 +437,7 @@ impl Entry {
 
     fn cancel(&self) -> bool {
         if let Some(child) = self.child.get() {
-            return pidfd_send_signal(child, Signal::HUP).is_ok();
+            return pidfd_send_signal(child, CUT).is_ok();
         }
         let socket = self.socket.as_ref().and_then(Weak::upgrade);
         socket
@@ -387,7 +450,6 @@ impl Entry {
 pub struct Record {
     entry: Arc<Entry>,
     shared: Arc<Shared>,
-    _ticket: Option<Ticket>,
 }
 
 impl Record {
@@ -406,6 +468,8 @@ impl Record {
             socket,
             child: OnceLock::new(),
             paused: Mutex::new(false),
+            ticket: Mutex::new(ticket),
+            ended: AtomicBool::new(false),
             queued: AtomicBool::new(false),
         });
         shared.live.fetch_add(1, Ordering::SeqCst);
@@ -413,7 +477,6 @@ impl Record {
         Self {
             entry,
             shared: shared.clone(),
-            _ticket: ticket,
         }
     }
 
@@ -432,17 +495,30 @@ impl Record {
 
     /// From now on the request is counted for its client.
     #[cfg(feature = "proxy")]
-    pub(crate) fn set_ticket(&mut self, ticket: Option<Ticket>) {
-        self._ticket = ticket;
+    pub(crate) fn set_ticket(&self, ticket: Option<Ticket>) {
+        *lock(&self.entry.ticket) = ticket;
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
+    /// The request is over.
+    pub(crate) fn set_ended(&self) {
+        self.entry.ended.store(true, Ordering::SeqCst);
+    }
+
     /// Its wait for room begins or ends.
     pub(crate) fn set_queued(&self, queued: bool) {
-        self.entry.queued.store(queued, Ordering::Relaxed);
+        if self.entry.queued.swap(queued, Ordering::Relaxed) == queued {
+            return;
+        }
+        let count = &self.shared.queued;
+        if queued {
+            count.fetch_add(1, Ordering::Relaxed);
+        } else {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// A pause begins or ends.
@@ -480,7 +556,13 @@ impl fmt::Debug for Record {
 impl Drop for Record {
     fn drop(&mut self) {
         self.shared.entries().remove(&self.entry.accepted.id);
+        // Now, even if somebody looks at the entry at the moment.
+        drop(lock(&self.entry.ticket).take());
+        if self.shared.is_copy.load(Ordering::SeqCst) {
+            return;
+        }
         self.set_paused(false);
+        self.set_queued(false);
         self.shared.live.fetch_sub(1, Ordering::SeqCst);
         self.shared.tell_end();
     }
@@ -550,6 +632,29 @@ impl Controller {
         self.0.lifecycle.is_draining()
     }
 
+    /// What the server is doing. In a forked child it is a copy: what the parent did when it forked.
+    #[must_use]
+    pub fn state(&self) -> ServerState {
+        self.0.lifecycle.state()
+    }
+
+    /// Whether new clients should come; see [`ServerState::is_ready`]. Being at a limit does not
+    /// count: who comes then is dealt with as [`AtLimit`](crate::AtLimit) says.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.state().is_ready()
+    }
+
+    /// Makes the server lame, or ready again: lame, it goes on accepting and serving, and is
+    /// [not ready](Self::is_ready), so that who distributes clients gives it no more.
+    ///
+    /// Never blocks, and is as safe in a signal handler as [`shutdown`](Self::shutdown). Called in a
+    /// forked child, `true` makes the parent lame, and `false` does nothing: one child does not know
+    /// what the others have found.
+    pub fn set_lame(&self, lame: bool) {
+        self.0.lifecycle.set_lame(lame);
+    }
+
     /// Totals since the server was made.
     #[must_use]
     pub fn counters(&self) -> Counters {
@@ -560,6 +665,27 @@ impl Controller {
     #[must_use]
     pub fn live_count(&self) -> usize {
         self.0.live()
+    }
+
+    /// How many of them wait between two calls of their handlers; see
+    /// [`Connection::keep_alive`](crate::Connection::keep_alive).
+    #[must_use]
+    pub fn waiting_count(&self) -> usize {
+        self.0.paused()
+    }
+
+    /// How many of them wait until there is room for them; see
+    /// [`AtLimit::Queue`](crate::AtLimit::Queue).
+    #[must_use]
+    pub fn queued_count(&self) -> usize {
+        self.0.queued.load(Ordering::Relaxed)
+    }
+
+    /// How many requests the server serves at once: what its concurrency model allows, or
+    /// [`Admission::max_live`] if that is less.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.0.limit.min(self.0.admission.max_live())
     }
 
     /// Those requests, oldest first.
@@ -589,8 +715,8 @@ impl Controller {
     }
 
     /// Cuts one connection: its handler's reads and writes fail with
-    /// [`io::ErrorKind::ConnectionAborted`]; a child that serves it is sent `SIGHUP`. Returns
-    /// whether there was such a connection.
+    /// [`io::ErrorKind::ConnectionAborted`]; a child that serves it is sent
+    /// [`Forking::CUT`](crate::Forking::CUT). Returns whether there was such a connection.
     #[must_use = "the request may have ended meanwhile"]
     pub fn cancel(&self, id: RequestId) -> bool {
         let entry = self.0.entries().get(&id).cloned();
@@ -598,9 +724,10 @@ impl Controller {
     }
 
     /// Changes who may come in, how many and how fast, from the next request on. Those that are
-    /// live stay.
+    /// live stay, and count as their peers'.
     pub fn set_admission(&self, admission: Admission) {
         self.0.admission.set(admission);
+        self.0.count_peers();
         // It may wait for a time that is another one now.
         self.0.lifecycle.wake();
     }
@@ -635,7 +762,22 @@ impl Controller {
     /// What the drain did, once it is over.
     #[must_use]
     pub fn drain_report(&self) -> Option<DrainReport> {
-        *lock(&self.0.drained)
+        let (report, is_over) = *lock(&self.0.drained);
+        is_over.then_some(report)
+    }
+
+    /// What the drain has done so far, or did in the end; `None` as long as none was asked for.
+    #[must_use]
+    pub fn drain_progress(&self) -> Option<DrainReport> {
+        let since = self.0.lifecycle.draining_since()?;
+        let (mut report, is_over) = *lock(&self.0.drained);
+        if !is_over {
+            report.elapsed = since.elapsed();
+            if self.state() != ServerState::Forced {
+                (report.finished, report.cut) = self.0.ended_in_drain();
+            }
+        }
+        Some(report)
     }
 }
 

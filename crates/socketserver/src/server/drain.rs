@@ -80,6 +80,7 @@ where
                         None if taken > 0 && self.progress.pending.is_none() => now,
                         again => again.map_or(until, |again| again.min(until)),
                     };
+                    self.shared.drain_goes_on(drain.report);
                     self.progress.drain = Some(drain);
                     return Ok(Turn::Sleep(Some(wake_at)));
                 }
@@ -93,13 +94,22 @@ where
                 self.refuse(job, &Refusal::Draining);
                 drain.report.refused += 1;
             }
+            self.shared.emit(&Event::DrainBacklogTaken {
+                queued: drain.report.queued,
+                refused: drain.report.refused,
+            });
             for mut gate in self.gates.drain(..) {
                 gate.shut(poller);
+                let address = gate.address.clone();
+                drop(gate);
+                self.shared
+                    .emit(&Event::ListenerClosed { address: &address });
             }
             drain.step = Step::Finishing;
         }
         let wake_at = self.settle(&mut drain, Instant::now(), until);
         if wake_at.is_some() {
+            self.shared.drain_goes_on(drain.report);
             self.progress.drain = Some(drain);
             return Ok(Turn::Sleep(wake_at));
         }
@@ -123,12 +133,17 @@ where
                 self.count(drain);
                 drain.report.cut += live as u64;
                 drain.step = Step::Cutting(now + GRACE);
+                self.shared.drain_goes_on(drain.report);
+                self.shared.lifecycle.force();
+                self.shared.tell_state();
+                self.shared.emit(&Event::DrainCutting { live });
                 self.shared.cancel_all();
                 Some(now + GRACE)
             }
             Step::Cutting(end) | Step::Killing(end) if now < end => Some(end),
             Step::Cutting(_) if self.concurrency.kill_children() => {
                 drain.step = Step::Killing(now + GRACE);
+                self.shared.emit(&Event::DrainKilled { live });
                 Some(now + GRACE)
             }
             Step::Cutting(_) | Step::Killing(_) => {

@@ -33,6 +33,7 @@ use crate::{RequestHandler, Result};
 #[derive(Default)]
 pub struct ServerGroup {
     members: Vec<Box<dyn Member + Send>>,
+    companions: Vec<Box<dyn Member + Send>>,
     watches: Vec<Watch>,
     poller: Option<Poller>,
 }
@@ -58,7 +59,36 @@ impl ServerGroup {
     }
 
     /// Takes a server into the group.
-    pub fn add<T, C, F, H>(&mut self, mut server: Server<T, C, F>)
+    pub fn add<T, C, F, H>(&mut self, server: Server<T, C, F>)
+    where
+        T: Transport,
+        C: Concurrency,
+        F: Fn() -> H + Send + Sync + 'static,
+        H: RequestHandler<T::Request> + 'static,
+    {
+        let member = self.take_in(server);
+        self.members.push(member);
+    }
+
+    /// Takes in a server that tells how the others fare, and so outlives their drain. It is served for
+    /// as long as any of them is, and is then closed as they were, within half a second and what it
+    /// takes to cut who is left. The group's [`controller`](Self::controller) has nothing to do with
+    /// it.
+    ///
+    /// It shares the loop: where the process may have threads, a server that is served by a thread of
+    /// its own is better, as it also answers while a sequential server is busy.
+    pub fn add_companion<T, C, F, H>(&mut self, server: Server<T, C, F>)
+    where
+        T: Transport,
+        C: Concurrency,
+        F: Fn() -> H + Send + Sync + 'static,
+        H: RequestHandler<T::Request> + 'static,
+    {
+        let companion = self.take_in(server);
+        self.companions.push(companion);
+    }
+
+    fn take_in<T, C, F, H>(&mut self, mut server: Server<T, C, F>) -> Box<dyn Member + Send>
     where
         T: Transport,
         C: Concurrency,
@@ -68,7 +98,7 @@ impl ServerGroup {
         self.watches.append(&mut server.watches);
         // The group has one for all.
         server.poller = None;
-        self.members.push(Box::new(server));
+        Box::new(server)
     }
 
     /// Has the serving thread call `call` whenever `fd` is readable; see [`Server::watch`].
@@ -99,12 +129,13 @@ impl ServerGroup {
         if self.members.is_empty() {
             return Ok(());
         }
-        let mut members: Vec<&mut dyn Member> = Vec::with_capacity(self.members.len());
-        for member in &mut self.members {
+        let companions = self.companions.len();
+        let mut members: Vec<&mut dyn Member> = Vec::new();
+        for member in self.members.iter_mut().chain(&mut self.companions) {
             members.push(&mut **member);
         }
         let (poller, watches) = (&mut self.poller, &mut self.watches);
-        run(poller, &mut members, watches, Until::Stopped)?;
+        run(poller, &mut members, companions, watches, Until::Stopped)?;
         Ok(())
     }
 }
@@ -138,6 +169,19 @@ impl GroupController {
         for controller in &self.0 {
             controller.drain(timeout);
         }
+    }
+
+    /// Makes all of them lame, or ready again; see [`Controller::set_lame`].
+    pub fn set_lame(&self, lame: bool) {
+        for controller in &self.0 {
+            controller.set_lame(lame);
+        }
+    }
+
+    /// Whether all of them are ready; see [`Controller::is_ready`].
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.0.iter().all(Controller::is_ready)
     }
 
     /// Waits until none of them serves; see [`Controller::wait`].

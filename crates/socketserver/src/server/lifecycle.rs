@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+use super::state::ServerState;
 use crate::process::{this_process, this_thread};
 
 const PHASE: u32 = 0b11;
@@ -18,11 +19,18 @@ const STOPPED: u32 = 2;
 const CLOSED: u32 = 3;
 const STOP: u32 = 1 << 2;
 const DRAIN: u32 = 1 << 3;
+/// New clients should go elsewhere.
+const LAME: u32 = 1 << 4;
+/// The drain's time is over.
+const FORCED: u32 = 1 << 5;
 
-/// What a child asks of its parent: flags do not cross a fork, but the eventfd does.
+/// What a child asks of its parent: flags do not cross a fork, but the eventfd does. Units of a kind
+/// that are too many for their bits are taken for one of the next kind, which asks for more.
 const WAKE_UNIT: u64 = 1;
 const CHILD_STOP_UNIT: u64 = 1 << 32;
 const CHILD_DRAIN_UNIT: u64 = 1 << 48;
+/// Last, as nothing but a drain can be taken for it, and a server that drains is not ready anyway.
+const CHILD_LAME_UNIT: u64 = 1 << 56;
 
 /// How long a drain may take that was asked for without a time.
 pub(crate) const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
@@ -82,6 +90,12 @@ impl Lifecycle {
     /// Whether this is the process that serves, and not a child of it.
     pub(crate) fn is_owner(&self) -> bool {
         this_process() == self.owner.load(Ordering::Relaxed)
+    }
+
+    /// The process that serves, or is going to.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn owner(&self) -> u32 {
+        self.owner.load(Ordering::Relaxed)
     }
 
     /// Whether this is the thread that serves.
@@ -152,18 +166,50 @@ impl Lifecycle {
         self.wake();
     }
 
+    pub(crate) fn set_lame(&self, lame: bool) {
+        if self.is_owner() {
+            self.set_lame_here(lame);
+        } else if lame {
+            self.write(CHILD_LAME_UNIT);
+        }
+    }
+
+    fn set_lame_here(&self, lame: bool) {
+        let before = if lame {
+            self.word.fetch_or(LAME, Ordering::SeqCst)
+        } else {
+            self.word.fetch_and(!LAME, Ordering::SeqCst)
+        };
+        if (before & LAME != 0) != lame {
+            // There is something to tell of.
+            self.wake();
+        }
+    }
+
+    /// The drain's time is over, and what was left is being cut.
+    pub(crate) fn force(&self) {
+        self.word.fetch_or(FORCED, Ordering::SeqCst);
+    }
+
+    pub(crate) fn state(&self) -> ServerState {
+        let word = self.word.load(Ordering::SeqCst);
+        match word & PHASE {
+            CLOSED => ServerState::Closed,
+            _ if word & FORCED != 0 => ServerState::Forced,
+            _ if word & DRAIN != 0 => ServerState::Draining,
+            STOPPED => ServerState::Stopped,
+            SERVING if word & LAME != 0 => ServerState::Lame,
+            SERVING => ServerState::Serving,
+            _ => ServerState::New,
+        }
+    }
+
     /// Begins to serve; `false` if the server is closed.
     pub(crate) fn enter(&self) -> bool {
         self.thread.store(this_thread(), Ordering::Relaxed);
         let before = self.word.load(Ordering::SeqCst) & PHASE;
-        let units = self.read();
-        if units >= CHILD_DRAIN_UNIT {
-            self.drain_here(DEFAULT_DRAIN);
-        }
         // A stop that a child asked for after the server was stopped is the case already.
-        if before == NEW && units % CHILD_DRAIN_UNIT >= CHILD_STOP_UNIT {
-            self.stop_here();
-        }
+        self.obey_children(before == NEW);
         let entered = self
             .word
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |word| {
@@ -203,11 +249,18 @@ impl Lifecycle {
 
     /// The waker is ready: takes in what arrived.
     pub(crate) fn woken(&self) {
+        self.obey_children(true);
+    }
+
+    fn obey_children(&self, may_stop: bool) {
         let units = self.read();
-        if units >= CHILD_DRAIN_UNIT {
+        if units >= CHILD_LAME_UNIT {
+            self.set_lame_here(true);
+        }
+        if units % CHILD_LAME_UNIT >= CHILD_DRAIN_UNIT {
             self.drain_here(DEFAULT_DRAIN);
         }
-        if units % CHILD_DRAIN_UNIT >= CHILD_STOP_UNIT {
+        if may_stop && units % CHILD_DRAIN_UNIT >= CHILD_STOP_UNIT {
             self.stop_here();
         }
     }
@@ -376,6 +429,51 @@ mod tests {
         life.leave(false);
         assert!(!life.enter());
         assert!(life.wait(None));
+    }
+
+    #[test]
+    fn the_state_follows_the_word() {
+        use ServerState::{Closed, Draining, Forced, Lame, New, Serving, Stopped};
+        let life = Lifecycle::new(false).unwrap();
+        assert_eq!(life.state(), New);
+        life.set_lame(true);
+        assert_eq!(life.state(), New, "lame is who serves");
+        assert!(life.enter());
+        assert_eq!(life.state(), Lame);
+        life.set_lame(false);
+        assert_eq!(life.state(), Serving);
+        life.pause();
+        assert_eq!(life.state(), New);
+        assert!(life.enter());
+        life.leave(false);
+        assert_eq!(life.state(), Stopped);
+        assert!(life.enter());
+        life.set_lame(true);
+        life.drain(Duration::ZERO);
+        assert_eq!(life.state(), Draining);
+        life.force();
+        assert_eq!(life.state(), Forced);
+        life.leave(true);
+        assert_eq!(life.state(), Closed);
+    }
+
+    #[test]
+    fn what_children_ask_for_is_told_apart() {
+        let units = |units: u64| {
+            let life = Lifecycle::new(false).unwrap();
+            assert!(life.enter());
+            life.write(units);
+            life.woken();
+            let Commands { stop, drain } = life.commands();
+            let lame = life.word.load(Ordering::SeqCst) & LAME != 0;
+            (stop, drain.is_some(), lame)
+        };
+        assert_eq!(units(WAKE_UNIT), (false, false, false));
+        assert_eq!(units(3 * CHILD_STOP_UNIT), (true, false, false));
+        assert_eq!(units(3 * CHILD_DRAIN_UNIT), (false, true, false));
+        assert_eq!(units(3 * CHILD_LAME_UNIT), (false, false, true));
+        let all = WAKE_UNIT + CHILD_STOP_UNIT + CHILD_DRAIN_UNIT + CHILD_LAME_UNIT;
+        assert_eq!(units(all), (true, true, true));
     }
 
     #[test]

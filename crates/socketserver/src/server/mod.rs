@@ -13,6 +13,7 @@ mod refusal;
 mod request;
 mod service;
 mod session;
+mod state;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -29,6 +30,7 @@ pub use group::{GroupController, ServerGroup};
 pub(crate) use poller::watch;
 pub(crate) use session::{End, wait_to_end};
 pub use session::{Pause, Place, Request, Task};
+pub use state::ServerState;
 
 use accept_loop::{Until, Watch, run};
 use controller::Shared;
@@ -173,7 +175,7 @@ where
             // It was made before a fork, and the other process has it as well.
             poller = None;
         }
-        let result = run(&mut poller, &mut [self], &mut watches, until);
+        let result = run(&mut poller, &mut [self], 0, &mut watches, until);
         self.poller = poller;
         self.watches = watches;
         result
@@ -236,6 +238,7 @@ impl<T: Transport, C: Concurrency, F> Drop for Server<T, C, F> {
     fn drop(&mut self) {
         if self.shared.lifecycle.is_owner() {
             self.shared.lifecycle.leave(true);
+            self.shared.tell_state();
         }
     }
 }

@@ -157,6 +157,7 @@ where
             });
         if let Err(error) = entered {
             self.shared.lifecycle.leave(false);
+            self.shared.tell_state();
             return Err(error);
         }
         self.progress.until = until;
@@ -192,6 +193,7 @@ where
     }
 
     fn turn(&mut self, poller: &Poller, now: Instant) -> Result<Turn, ServeError> {
+        self.shared.tell_state();
         let commands = self.shared.lifecycle.commands();
         if let Some(until) = commands.drain {
             return self.drain_turn(poller, now, until);
@@ -216,6 +218,8 @@ where
         if commands.stop || commands.drain.is_some() {
             return Ok(Turn::Sleep(Some(now)));
         }
+        // One of them may have been woken up in the place of the loop.
+        self.shared.tell_state();
         let mut wake_at = earliest(self.arm(poller, now)?, self.progress.next_action);
         if let Until::OneRequest(Some(end)) = self.progress.until {
             if end <= now {
@@ -239,6 +243,7 @@ where
         } else {
             self.shared.lifecycle.leave(self.progress.closed);
         }
+        self.shared.tell_state();
     }
 
     fn abandon_in_child(&mut self) {
@@ -534,7 +539,7 @@ where
                 }
             }
             Class::Retry => {
-                self.shared.reporter.accept_failed();
+                self.shared.reporter.accept_failed(&error);
                 self.shared.emit(&Event::AcceptFailed {
                     address: &address,
                     error: &error,
@@ -555,7 +560,7 @@ where
     }
 
     fn exhausted(&mut self, gate: usize, error: &std::io::Error, now: Instant) {
-        self.shared.reporter.accept_failed();
+        self.shared.reporter.accept_failed(error);
         if self.progress.back_off.failed(now) {
             let address = self.gates[gate].address.clone();
             self.shared.emit(&Event::AcceptPaused {

@@ -517,6 +517,7 @@ fn turn_away<R: Request>(request: R, record: Record, in_child: bool, end: End) -
 
 fn end(record: &Record, reason: EndReason, received: u64, sent: u64) {
     let info = record.info();
+    record.set_ended();
     let ended = Ended {
         reason,
         received,

@@ -213,7 +213,7 @@ fn obey<R: Talk>(request: &mut R, line: &str) -> Result<bool> {
         }
         ["hold-on-to-dear-life", gate] => {
             // SAFETY: ignoring a signal runs no code of ours.
-            unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+            unsafe { libc::signal(socketserver::Forking::CUT, libc::SIG_IGN) };
             request.say("holding")?;
             wait_at(gate)?;
         }

@@ -276,6 +276,7 @@ fn tell(event: &Event<'_>) {
         Event::Closing(r) => journal(format_args!("closing {}", r.id())),
         Event::Ended(r, end) => journal(format_args!("ended {} {}", r.id(), end.reason)),
         Event::HookFailed { hook, cause } => journal(format_args!("hook {hook} {cause}")),
+        Event::StateChanged { from, to } => journal(format_args!("state {from} {to}")),
         Event::DrainStarted { live, .. } => journal(format_args!("drain-started {live}")),
         Event::DrainEnded(report) => journal(format_args!(
             "drained queued={} finished={} refused={} cut={} abandoned={} ms={}",

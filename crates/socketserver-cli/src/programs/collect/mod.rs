@@ -13,7 +13,7 @@ use clap::Args;
 use socketserver::greenroom::sync::{OneshotSender, Receiver, Sender, channel, oneshot};
 use socketserver::{Connection, Datagram, Error, GroupController, RequestHandler, Result};
 
-use crate::cli::ServerOptions;
+use crate::cli::{Program, ServerOptions};
 use crate::console::Console;
 use crate::messages::{Framing, MessageOptions, Messages};
 use crate::serve::{Any, bind, need_another_thread, need_one_process};
@@ -55,9 +55,27 @@ pub(crate) struct Options {
     server: ServerOptions,
 }
 
+impl Program for Options {
+    fn server(&mut self) -> &mut ServerOptions {
+        &mut self.server
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        need_one_process(&self.server, "all messages go into one queue")?;
+        need_another_thread(&self.server, "clients wait for the output")
+    }
+
+    fn check_files(&self) -> anyhow::Result<()> {
+        match &self.output {
+            Some(path) => {
+                sink::check(path).with_context(|| format!("cannot write to {}", path.display()))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    need_one_process(&options.server, "all messages go into one queue")?;
-    need_another_thread(&options.server, "clients wait for the output")?;
     let sink = match &options.output {
         Some(path) => Sink::file(path, options.rotate.map(|size| size.0), options.keep)
             .with_context(|| format!("cannot write to {}", path.display()))?,

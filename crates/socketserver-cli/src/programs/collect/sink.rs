@@ -6,6 +6,21 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, access};
+
+/// Whether a file can be appended to, or made; nothing is touched.
+pub(super) fn check(path: &Path) -> io::Result<()> {
+    if path.try_exists()? {
+        if path.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        return Ok(access(path, Access::WRITE_OK)?);
+    }
+    let parent = path.parent().filter(|parent| *parent != Path::new(""));
+    let parent = parent.unwrap_or(Path::new("."));
+    Ok(access(parent, Access::WRITE_OK | Access::EXEC_OK)?)
+}
+
 pub(super) enum Sink {
     Stdout(BufWriter<io::Stdout>),
     File(Rotated),

@@ -1,4 +1,4 @@
-//! SIGHUP in a forked child: the server's way to cut it, and the kernel's when the server is gone.
+//! The signal that cuts a forked child: sent by the server, or by the kernel when that is gone.
 //!
 //! By default it ends the child at once, and leaves the command that it runs to itself. While one
 //! runs, it is heard here instead.
@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Signal, getpid, kill_process};
-use signal_hook::consts::SIGHUP;
 use signal_hook::{flag, low_level::pipe};
+use socketserver::Forking;
 
 #[derive(Debug)]
 pub(super) struct Hangup {
@@ -27,8 +27,8 @@ impl Hangup {
         arrivals.set_nonblocking(true)?;
         let idle = Arc::new(AtomicBool::new(true));
         // In this order: if nothing runs, the first of the two is the last.
-        flag::register_conditional_default(SIGHUP, idle.clone())?;
-        pipe::register(SIGHUP, handler)?;
+        flag::register_conditional_default(Forking::CUT, idle.clone())?;
+        pipe::register(Forking::CUT, handler)?;
         Ok(Self { arrivals, idle })
     }
 

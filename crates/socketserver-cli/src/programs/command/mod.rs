@@ -14,16 +14,18 @@ mod session;
 mod shell;
 mod turns;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::cli::{Limit, Model, ServerOptions, limit};
+use crate::cli::{Limit, Model, Program, ServerOptions, Usage, limit};
 use crate::console::Console;
-use crate::serve::{Bound, Streams, bind};
+use crate::endpoint::Endpoint;
+use crate::serve::{Bound, Streams, bind, need_connections};
 use crate::size::Size;
 use crate::token::Token;
 use rules::Rules;
@@ -90,11 +92,34 @@ pub(crate) const LONGEST: usize = 64 << 10;
 /// So many threads does `greenroom::unblock` have, one of which each connection needs.
 const GREEN: usize = 32;
 
+impl Program for Options {
+    fn server(&mut self) -> &mut ServerOptions {
+        &mut self.server
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        need_connections(&self.server)?;
+        green_share(&self.server).map(drop)
+    }
+
+    fn check_files(&self) -> anyhow::Result<()> {
+        match &self.auth_token_file {
+            Some(path) => Token::load(path).map(drop),
+            None => self.server.endpoints.iter().try_for_each(|endpoint| {
+                let addresses = endpoint.look_up()?;
+                addresses
+                    .iter()
+                    .try_for_each(|address| refuse_stranger(endpoint, Some(*address)))
+            }),
+        }
+    }
+}
+
 pub(crate) fn run(mut options: Options) -> anyhow::Result<ExitCode> {
     let token = options.auth_token_file.as_deref().map(Token::load);
     let token = token.transpose().context("cannot start")?;
-    if options.server.concurrency == Model::Green {
-        limit_green(&mut options.server).context("cannot start")?;
+    if let Some(share) = green_share(&options.server)? {
+        options.server.workers.get_or_insert(share);
     }
     let turns = Turns::new(options.max_commands).context("cannot start")?;
     let rules = Arc::new(Rules {
@@ -129,27 +154,34 @@ pub(crate) fn run(mut options: Options) -> anyhow::Result<ExitCode> {
 /// Without a token, only this machine may be able to connect.
 fn refuse_strangers(bound: &Bound) -> anyhow::Result<()> {
     for (endpoint, address) in bound.listening.iter().zip(&bound.addresses) {
-        let is_local = address
-            .as_inet()
-            .is_none_or(|address| address.ip().to_canonical().is_loopback());
-        ensure!(
-            is_local,
-            "whoever reaches {endpoint} could run commands here: listen on 127.0.0.1 or \
-             unix:///path, or give --auth-token-file FILE"
-        );
+        refuse_stranger(endpoint, address.as_inet())?;
     }
     Ok(())
 }
 
-fn limit_green(server: &mut ServerOptions) -> anyhow::Result<()> {
+fn refuse_stranger(endpoint: &Endpoint, address: Option<SocketAddr>) -> anyhow::Result<()> {
+    let is_local = address.is_none_or(|address| address.ip().to_canonical().is_loopback());
+    ensure!(
+        is_local,
+        "whoever reaches {endpoint} could run commands here: listen on 127.0.0.1 or \
+         unix:///path, or give --auth-token-file FILE"
+    );
+    Ok(())
+}
+
+/// How many connections each endpoint of a green server can serve at once.
+fn green_share(server: &ServerOptions) -> anyhow::Result<Option<u32>> {
+    if server.concurrency != Model::Green {
+        return Ok(None);
+    }
     let share = u32::try_from((GREEN / server.endpoints.len().max(1)).max(1))?;
     if server.workers.is_some_and(|workers| workers > share) {
-        bail!(
+        let why = format!(
             "the green model has {GREEN} threads for commands: --workers must be at most {share} \
              for each of {} endpoints; or take another model",
             server.endpoints.len()
         );
+        return Err(Usage(why).into());
     }
-    server.workers.get_or_insert(share);
-    Ok(())
+    Ok(Some(share))
 }

@@ -8,6 +8,13 @@ use std::ptr;
 
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
+/// What ends a child that the server cuts, or whose parent has died. Only a timer that a process has
+/// set for itself sends it otherwise (setitimer(2), `ITIMER_VIRTUAL`): no terminal, service manager or
+/// operator sends it to all processes of a server at once, as they do with SIGHUP (reload) and
+/// SIGUSR1 (open the logs anew), and a parent hardly has a use for it that would keep a child from
+/// catching it.
+pub(crate) const CUT: Signal = Signal::VTALARM;
+
 /// Which of the two processes this is.
 pub(super) enum Side {
     Parent(Pid),
@@ -53,7 +60,7 @@ pub(super) fn fork() -> io::Result<Side> {
     if pid == 0 {
         reset_signals();
         // Asked for before the check: a parent that died in between is noticed by one of the two.
-        let _ = set_parent_process_death_signal(Some(Signal::HUP));
+        let _ = set_parent_process_death_signal(Some(CUT));
         if getppid() != Some(parent) {
             exit(1);
         }
@@ -108,9 +115,13 @@ fn restore_signals(mask: &libc::sigset_t) {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, ptr::null_mut()) };
 }
 
+/// Sent to the whole group, for the parent to act on: by a terminal (Ctrl-C, Ctrl-\, or when it
+/// closes) and by service managers.
+const FOR_THE_PARENT: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP];
+
 /// Gives every signal that has a handler its default action back, as `execve(2)` would, but for
-/// those by which the Rust runtime reports a stack overflow; disregards SIGINT and SIGTERM, which
-/// are for the parent to act on; and listens to SIGHUP, by which the parent ends a child.
+/// those by which the Rust runtime reports a stack overflow; disregards what is for the parent to
+/// act on; and listens to the one by which the parent ends a child.
 fn reset_signals() {
     for signal in 1..=64 {
         if signal == libc::SIGSEGV || signal == libc::SIGBUS {
@@ -124,10 +135,11 @@ fn reset_signals() {
         // SAFETY: it was zeroed, and all zeroes are a valid value, or else written by the kernel.
         let mut action = unsafe { now.assume_init() };
         let wanted = match action.sa_sigaction {
-            _ if signal == libc::SIGINT || signal == libc::SIGTERM => {
-                disregard as *const () as libc::sighandler_t
-            }
-            _ if signal == libc::SIGHUP => libc::SIG_DFL,
+            // nohup(1) holds for whatever is executed, too.
+            libc::SIG_IGN if signal == libc::SIGHUP => continue,
+            _ if FOR_THE_PARENT.contains(&signal) => disregard as *const () as libc::sighandler_t,
+            // It may have been started with this one ignored.
+            _ if signal == CUT.as_raw() => libc::SIG_DFL,
             libc::SIG_IGN | libc::SIG_DFL => continue,
             _ => libc::SIG_DFL,
         };

@@ -2,7 +2,7 @@
 
 mod fork;
 
-pub(crate) use fork::exit;
+pub(crate) use fork::{CUT, exit};
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -27,10 +27,11 @@ use crate::server::{ChildSource, Place, Task};
 ///   threads hold at that moment, and nobody to release it.
 /// * The child closes the listeners and what else belongs to the parent, runs the handler, and
 ///   exits with 0, with 1 after a failure, or with 64 or more if it has refused a client of a
-///   trusted proxy (`Builder::proxy_protocol`). It disregards `SIGINT` and `SIGTERM`, which terminals
-///   and service managers send to the whole group: the parent decides when to stop. Every other
-///   signal has its default action and is not blocked; what a child executes finds all of them so.
-///   A child that the server cuts, or whose parent dies, is sent `SIGHUP`.
+///   trusted proxy (`Builder::proxy_protocol`). It disregards `SIGINT`, `SIGTERM`, `SIGQUIT` and
+///   `SIGHUP`, which terminals and service managers send to the whole group: the parent decides
+///   what they mean. Every other signal has its default action and is not blocked; what a child
+///   executes finds all of them so, but `SIGHUP` ignored if the parent was started by nohup(1).
+///   A child that the server cuts, or whose parent dies, is sent [`CUT`](Self::CUT).
 /// * What handlers and the hook `handle_error` change in memory is lost with the child. The events
 ///   between [`Started`](crate::Event::Started) and [`Closing`](crate::Event::Closing) are told in
 ///   the child.
@@ -56,6 +57,11 @@ impl Default for Forking {
 }
 
 impl Forking {
+    /// The number of the signal that ends a child which is cut, or whose parent has died:
+    /// `SIGVTALRM`, which nobody sends to a whole group. A handler that has to clean up can catch it
+    /// in the child; one that is not done a second after a drain's deadline is killed.
+    pub const CUT: i32 = CUT.as_raw();
+
     /// The defaults.
     #[must_use]
     pub fn new() -> Self {

@@ -54,7 +54,7 @@ pub fn the_order_of_a_request(cell: Combination) {
     let serving = Serving::start(cell, Options::default());
     serving.serves();
     serving.tells("ended 1");
-    let expected = "bound listener accepted verify dispatched started factory setup handle finish \
+    let expected = "bound listener state accepted verify dispatched started factory setup handle finish \
                     drop closing ended";
     assert_eq!(words(&serving), expected);
 

@@ -118,12 +118,13 @@ pub fn a_killed_child_ends_only_its_request(cell: Combination) {
 }
 
 pub fn a_signal_to_the_whole_group_is_for_the_parent(cell: Combination) {
-    // As service managers and terminals send it: the parent drains, and its children finish.
+    // As service managers and terminals send it: the parent acts on it, and its children finish.
     let serving = Serving::start(cell, Options::default());
     let held = serving.hold("served");
     let child = serving.child();
-    serving.kill(child, Signal::TERM);
-    serving.kill(child, Signal::INT);
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP] {
+        serving.kill(child, signal);
+    }
     serving.drain(20_000);
     held.release();
     let report = serving.tells("drained");

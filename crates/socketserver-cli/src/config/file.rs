@@ -1,0 +1,98 @@
+//! A configuration as text: read with limits, whatever is at its path.
+
+use std::io::{self, Read};
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use toml::Spanned;
+use toml::de::DeTable;
+
+use super::BadConfig;
+use crate::size::Size;
+use crate::text;
+
+/// No configuration is longer than this.
+const LONGEST: u64 = 1 << 20;
+
+/// What the parser says when the place is a key.
+const DUPLICATE: &str = "duplicate key";
+
+pub(super) struct File {
+    /// Its path, fit to be shown.
+    name: String,
+    text: String,
+}
+
+impl File {
+    /// Reads a regular file. Nothing that is found at the path can make this wait for long or
+    /// take much memory.
+    pub(super) fn read(path: &Path) -> Result<Self, BadConfig> {
+        let name = text::printable(path.as_os_str().as_encoded_bytes());
+        let refuse = |why: String| BadConfig::of_file(&name, why);
+        let bytes = match read(path) {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(unfit)) => return Err(refuse(unfit)),
+            Err(error) => return Err(refuse(format!("cannot be read: {error}"))),
+        };
+        match String::from_utf8(bytes) {
+            Ok(text) => Ok(Self { name, text }),
+            Err(error) => {
+                let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+                let line = line_of(valid);
+                Err(refuse("it is not UTF-8, as TOML is".into()).at(line))
+            }
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn parse(&self) -> Result<Spanned<DeTable<'_>>, BadConfig> {
+        DeTable::parse(&self.text).map_err(|error| {
+            let fault = BadConfig::of_file(&self.name, error.message().to_owned());
+            let Some(span) = error.span() else {
+                return fault;
+            };
+            let fault = fault.at(self.line(span.start));
+            match self.text.get(span) {
+                Some(key) if error.message() == DUPLICATE => fault.on(key),
+                _ => fault,
+            }
+        })
+    }
+
+    /// The line of a byte, counted from 1.
+    pub(super) fn line(&self, at: usize) -> usize {
+        line_of(&self.text.as_bytes()[..at.min(self.text.len())])
+    }
+}
+
+fn line_of(before: &[u8]) -> usize {
+    1 + before.iter().filter(|&&byte| byte == b'\n').count()
+}
+
+/// The bytes, or why it is no file for this.
+fn read(path: &Path) -> io::Result<Result<Vec<u8>, String>> {
+    // To open a pipe would otherwise wait for a writer: fifo(7).
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = std::fs::File::from(open(path, flags, Mode::empty())?);
+    match FileType::from_raw_mode(fstat(&file)?.st_mode) {
+        FileType::RegularFile => {}
+        FileType::Directory => return Ok(Err("it is a directory; name a file".into())),
+        _ => {
+            return Ok(Err(
+                "it is no regular file; a pipe cannot be read again at a reload".into(),
+            ));
+        }
+    }
+    let mut bytes = Vec::new();
+    file.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LONGEST {
+        let limit = Size(LONGEST);
+        return Ok(Err(format!(
+            "it is longer than {limit}: no configuration is"
+        )));
+    }
+    Ok(Ok(bytes))
+}

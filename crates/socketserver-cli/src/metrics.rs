@@ -1,0 +1,174 @@
+//! Who tells how the servers fare: a server of its own, over HTTP, which outlives their drain.
+
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use socketserver::metrics::Metrics;
+use socketserver::transport::{Tcp, UnixStream};
+use socketserver::{
+    AtLimit, Builder, Concurrency, Forking, GroupController, Server, ServerGroup, Threading,
+    Timeouts, Transport,
+};
+
+use crate::cli::Model;
+use crate::endpoint::Endpoint;
+use crate::serve::Bound;
+
+/// Who asks at once. Collectors are one or two, and probes of readiness another; whoever else comes
+/// waits for a moment, and cannot take more than that from the servers that are watched.
+const CLIENTS: usize = 4;
+const AT_LIMIT: AtLimit = AtLimit::Queue {
+    patience: Duration::from_secs(2),
+    places: 8,
+};
+
+/// An answer has 5 seconds. This is for who connects and says nothing.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// How long answers have that are under way when the servers have ended.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// Where metrics can be had: connections only.
+pub(crate) fn endpoint(text: &str) -> Result<Endpoint, String> {
+    match text.parse() {
+        Ok(endpoint @ (Endpoint::Tcp(_) | Endpoint::Unix(_))) => Ok(endpoint),
+        Ok(_) => Err("HTTP needs connections: write tcp://HOST:PORT or unix:///path".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+pub(crate) struct Watching {
+    /// With the real port.
+    pub(crate) endpoint: Endpoint,
+    /// The server, unless it is a companion in the loop of the others.
+    own: Own,
+}
+
+enum Own {
+    None,
+    Bound(ServerGroup),
+    Serving(GroupController, JoinHandle<()>),
+}
+
+impl Watching {
+    /// Binds it for servers that are bound already.
+    pub(crate) fn bind(
+        endpoint: &Endpoint,
+        unix_mode: u32,
+        bound: &mut Bound,
+    ) -> anyhow::Result<Self> {
+        let metrics = Metrics::new();
+        for (endpoint, server) in bound.listening.iter().zip(bound.controller().controllers()) {
+            metrics.add(endpoint.to_string(), server);
+        }
+        let group = &mut bound.group;
+        // A forking server must have one thread, and so shares its loop: each request is answered by
+        // a child, from its copy of the figures.
+        let (endpoint, own) = if bound.model == Model::Forking {
+            let model = Forking::new().max_children(CLIENTS).at_limit(AT_LIMIT);
+            let add = Add::Companion(group);
+            (
+                listen(endpoint, unix_mode, model, &metrics, add)?,
+                Own::None,
+            )
+        } else {
+            let mut own = ServerGroup::new();
+            let model = Threading::new().max_threads(CLIENTS).at_limit(AT_LIMIT);
+            let add = Add::Member(&mut own);
+            let endpoint = listen(endpoint, unix_mode, model, &metrics, add)?;
+            (endpoint, Own::Bound(own))
+        };
+        Ok(Self { endpoint, own })
+    }
+
+    /// Begins to serve, unless the others' loop does.
+    pub(crate) fn start(&mut self) -> anyhow::Result<()> {
+        self.own = match std::mem::replace(&mut self.own, Own::None) {
+            Own::Bound(mut group) => {
+                let controller = group.controller();
+                let serve = move || {
+                    if let Err(error) = group.serve_forever() {
+                        // The servers that are watched go on.
+                        tracing::error!(%error, "metrics are not served any more");
+                    }
+                };
+                let thread = thread::Builder::new().name("metrics".into()).spawn(serve)?;
+                Own::Serving(controller, thread)
+            }
+            other => other,
+        };
+        Ok(())
+    }
+
+    /// The servers have ended.
+    pub(crate) fn end(self) {
+        if let Own::Serving(controller, thread) = self.own {
+            controller.drain(LAST_ANSWERS);
+            // It ends by itself, but for a handler that does not notice that it was cut.
+            if controller.wait(Some(LAST_ANSWERS * 2)) {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// What a server is put into.
+enum Add<'a> {
+    Member(&'a mut ServerGroup),
+    Companion(&'a mut ServerGroup),
+}
+
+fn listen<C: Concurrency>(
+    endpoint: &Endpoint,
+    unix_mode: u32,
+    model: C,
+    metrics: &Metrics,
+    add: Add<'_>,
+) -> anyhow::Result<Endpoint> {
+    let factory = metrics.endpoint();
+    // One body for servers of both types.
+    macro_rules! add {
+        ($server:expr) => {{
+            let server = $server;
+            let address = server.local_addr().clone();
+            match add {
+                Add::Member(group) => group.add(server),
+                Add::Companion(group) => group.add_companion(server),
+            }
+            address
+        }};
+    }
+    let address = match endpoint {
+        Endpoint::Tcp(address) => add!(builder::<Tcp, C>(model).bind(address, factory)?),
+        Endpoint::Unix(path) => {
+            let builder = builder::<UnixStream, C>(model).mode(unix_mode);
+            add!(builder.bind(path, factory)?)
+        }
+        Endpoint::Udp(_) | Endpoint::Unixgram(_) => unreachable!("refused by the command line"),
+    };
+    let endpoint = endpoint.bound_to(&address);
+    let is_local = address
+        .as_inet()
+        .is_none_or(|address| address.ip().to_canonical().is_loopback());
+    if !is_local {
+        tracing::warn!(
+            "whoever reaches {endpoint} can read the figures of these servers, unencrypted: listen \
+             on 127.0.0.1 or unix:///path if that is not meant"
+        );
+    }
+    Ok(endpoint)
+}
+
+fn builder<T: Transport, C: Concurrency>(model: C) -> Builder<T, C> {
+    let timeouts = Timeouts::default()
+        .first_byte(Some(SILENCE))
+        .request(Some(SILENCE * 2));
+    Server::<T, C, ()>::builder()
+        .concurrency(model)
+        .timeouts(timeouts)
+        // Somebody who asks badly, or not at all, is no matter for the log of the servers.
+        .handle_error(|info, failure| {
+            tracing::debug!(peer = %info.peer(), %failure, "a request for metrics failed");
+            Ok(())
+        })
+}

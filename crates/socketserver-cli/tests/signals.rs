@@ -1,0 +1,189 @@
+//! What the servers do about signals, to the process and to its whole group.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::{
+    MODELS, Server, client, eventually, exchange, exists, is_closed, lets_in, socketserver,
+};
+
+const TCP: &str = "tcp://127.0.0.1:0";
+
+/// A server in a process group of its own.
+fn in_group(args: &[&str]) -> Server {
+    let mut command = socketserver();
+    let command = command.args(args).process_group(0);
+    Server::launch(command.stdin(std::process::Stdio::null()), 1)
+}
+
+/// It is asked to stop, and ends when the client that is there has.
+#[track_caller]
+fn drains(server: &mut Server, active: &mut TcpStream, what: &str) {
+    server.logged("stop asked for");
+    assert_eq!(exchange(active, b"after"), b"AFTER", "{what}");
+    if !what.starts_with("sequential") {
+        // A sequential server drains its backlog after the connection that it is busy with.
+        eventually(|| TcpStream::connect(server.address(0)).is_err());
+    }
+    active.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(server.wait().code(), Some(0), "{what}");
+}
+
+#[test]
+fn each_of_them_drains_under_every_model() {
+    for model in MODELS {
+        for signal in ["TERM", "INT", "QUIT", "HUP"] {
+            let mut server = Server::start(&["upper", "-c", model, "-l", TCP], 1);
+            let mut active = client(&server, 0);
+            assert_eq!(exchange(&mut active, b"before"), b"BEFORE");
+            server.signal(signal);
+            drains(&mut server, &mut active, &format!("{model} {signal}"));
+        }
+    }
+}
+
+#[test]
+fn each_of_them_drains_when_the_whole_group_has_it() {
+    for model in ["threading", "forking"] {
+        for signal in ["TERM", "INT", "QUIT", "HUP"] {
+            let mut server = in_group(&["upper", "-c", model, "-l", TCP]);
+            let mut active = client(&server, 0);
+            assert_eq!(exchange(&mut active, b"before"), b"BEFORE");
+            server.signal_group(signal);
+            drains(&mut server, &mut active, &format!("{model} {signal}"));
+        }
+    }
+}
+
+#[test]
+fn with_a_configuration_sighup_reloads_and_the_others_drain() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.toml");
+    let config = path.to_str().unwrap();
+    for model in MODELS {
+        for signal in ["TERM", "INT", "QUIT"] {
+            std::fs::write(&path, "").unwrap();
+            let args = ["upper", "-c", model, "-l", TCP, "--config", config];
+            let mut server = in_group(&args);
+            let mut active = client(&server, 0);
+            assert_eq!(exchange(&mut active, b"before"), b"BEFORE");
+            // Forked children have the signal, too, and go on.
+            std::fs::write(&path, "deny = 'all'").unwrap();
+            server.signal_group("HUP");
+            server.logged("reloaded; changed: deny");
+            assert_eq!(exchange(&mut active, b"still"), b"STILL", "{model}");
+            if model != "sequential" {
+                assert!(!lets_in(&server, 0), "{model}");
+            }
+            server.signal(signal);
+            drains(&mut server, &mut active, &format!("{model} {signal}"));
+        }
+    }
+}
+
+#[test]
+fn a_second_one_forces() {
+    for model in MODELS {
+        for (first, second) in [("TERM", "INT"), ("QUIT", "QUIT")] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = format!("unix://{}/s", dir.path().display());
+            let args = ["upper", "-c", model, "-l", TCP, "-l", &path];
+            let mut server = Server::start(&args, 2);
+            let mut silent = client(&server, 0);
+            exchange(&mut silent, b"here");
+            server.signal(first);
+            server.logged("stop asked for");
+            // At the same time it is no second one: the client is still served.
+            server.signal(first);
+            assert_eq!(exchange(&mut silent, b"still"), b"STILL", "{model}");
+            let before = Instant::now();
+            server.signal_again(second);
+            assert_eq!(server.wait().code(), Some(1), "{model}");
+            assert!(before.elapsed() < Duration::from_secs(5), "{model}");
+            assert!(
+                !exists(dir.path().join("s")),
+                "{model}: the socket file is gone"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_reload_is_no_first_signal() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.toml");
+    std::fs::write(&path, "").unwrap();
+    for model in MODELS {
+        let config = path.to_str().unwrap();
+        let args = ["upper", "-c", model, "-l", TCP, "--config", config];
+        let mut server = Server::start(&args, 1);
+        let mut active = client(&server, 0);
+        assert_eq!(exchange(&mut active, b"before"), b"BEFORE");
+        server.signal("HUP");
+        server.logged("reloaded");
+        server.signal_again("TERM");
+        drains(&mut server, &mut active, model);
+    }
+}
+
+#[test]
+fn nohup_is_respected_where_there_is_nothing_to_reload() {
+    for model in ["threading", "forking"] {
+        let script = format!(
+            "trap '' HUP; exec {} upper -c {model} -l {TCP}",
+            socketserver().get_program().display()
+        );
+        let mut command = Command::new("sh");
+        let mut server = Server::launch(command.args(["-c", &script]).process_group(0), 1);
+        let mut active = client(&server, 0);
+        assert_eq!(exchange(&mut active, b"one"), b"ONE");
+        server.signal_group("HUP");
+        assert_eq!(exchange(&mut active, b"on"), b"ON");
+        assert!(lets_in(&server, 0));
+        server.signal("TERM");
+        drains(&mut server, &mut active, model);
+    }
+}
+
+/// Under nohup they ignore SIGHUP, and are found by the commands of a client.
+#[test]
+fn what_a_forked_child_executes_goes_on_under_nohup() {
+    let ignored = |before: &str| {
+        let program = socketserver().get_program().display().to_string();
+        let script = format!("{before} exec {program} command -c forking -l {TCP}");
+        let server = Server::launch(Command::new("sh").args(["-c", &script]), 1);
+        let mut client = client(&server, 0);
+        client.write_all(b"grep SigIgn: /proc/self/status").unwrap();
+        let mut reply = String::new();
+        let mut lines = BufReader::new(client);
+        lines.read_line(&mut reply).unwrap();
+        let mask = reply.rsplit(char::is_whitespace).nth(1).unwrap();
+        u64::from_str_radix(mask, 16).unwrap() & 1 == 1
+    };
+    assert!(ignored("trap '' HUP;"));
+    assert!(!ignored(""));
+}
+
+/// What ends a child is not what ends the others, or reaches them by chance.
+#[test]
+fn a_kicked_child_ends_alone() {
+    let mut server = Server::with_console(&["upper", "-c", "forking", "-l", TCP], 1);
+    let mut kicked = client(&server, 0);
+    assert_eq!(exchange(&mut kicked, b"one"), b"ONE");
+    let mut spared = client(&server, 0);
+    assert_eq!(exchange(&mut spared, b"two"), b"TWO");
+    server.type_in("kick 1");
+    assert_eq!(server.says(), "1 is cut");
+    assert!(is_closed(&mut kicked));
+    assert_eq!(exchange(&mut spared, b"three"), b"THREE");
+    spared.shutdown(Shutdown::Both).unwrap();
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0));
+}

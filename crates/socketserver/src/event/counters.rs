@@ -1,0 +1,319 @@
+//! How often each thing has happened: one atomic addition for each.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::io::Errno;
+
+use super::{EndReason, Event, Refusal};
+
+/// Totals since the server was made; see [`Controller::counters`](crate::Controller::counters).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Requests accepted, the refused ones among them.
+    pub accepted: u64,
+    /// Requests closed without a handler.
+    pub refused: u64,
+    /// Of those: `verify_request` said no, or failed.
+    pub not_verified: u64,
+    /// Of those: the server was at its limit.
+    pub at_limit: u64,
+    /// Of those: the process was out of descriptors.
+    pub no_descriptors: u64,
+    /// Of those: a drain's deadline had passed.
+    pub draining: u64,
+    /// Of those: denied by a rule of the [`Admission`](crate::Admission).
+    pub denied: u64,
+    /// Of those: as many of this peer were live as the `Admission` allows.
+    pub peer_limit: u64,
+    /// Of those: requests of this peer came faster than the `Admission` allows.
+    pub peer_rate: u64,
+    /// Of those: a trusted proxy did not begin with a header (feature `proxy`).
+    pub proxy_header: u64,
+    /// Requests that ended, however they did.
+    pub ended: u64,
+    /// Of those: the handler returned.
+    pub completed: u64,
+    /// Of those: the handler returned an error.
+    pub failed: u64,
+    /// Of those: the handler panicked.
+    pub panicked: u64,
+    /// Of those: a wait reached its limit.
+    pub timed_out: u64,
+    /// Of those: the peer went away.
+    pub peer_gone: u64,
+    /// Of those: cut by the server.
+    pub cancelled: u64,
+    /// Of those: cut because they did not read what a [`Room`](crate::Room) sent to them.
+    pub fell_behind: u64,
+    /// Of those: served by a child that a signal killed.
+    pub killed: u64,
+    /// Failed attempts to accept.
+    pub accept_errors: u64,
+    /// Hooks that returned an error or panicked.
+    pub hook_failures: u64,
+    /// Bytes received by requests that ended.
+    pub bytes_received: u64,
+    /// Bytes sent by requests that ended.
+    pub bytes_sent: u64,
+    /// Drains that began: none or one, as a server that was drained is closed.
+    pub drains: u64,
+    errnos: [u64; ERRNOS.len() + 1],
+    hooks: [u64; HOOKS.len() + 1],
+}
+
+impl Counters {
+    /// The refused requests by reason, each with its name as in metrics.
+    pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        [
+            ("verify", self.not_verified),
+            ("at_limit", self.at_limit),
+            ("no_descriptors", self.no_descriptors),
+            ("draining", self.draining),
+            ("denied", self.denied),
+            ("peer_limit", self.peer_limit),
+            ("peer_rate", self.peer_rate),
+            ("proxy_header", self.proxy_header),
+        ]
+        .into_iter()
+    }
+
+    /// The ended requests by reason, each with its name as in metrics.
+    pub fn ends(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        [
+            ("completed", self.completed),
+            ("failed", self.failed),
+            ("panicked", self.panicked),
+            ("timed_out", self.timed_out),
+            ("peer_gone", self.peer_gone),
+            ("cancelled", self.cancelled),
+            ("fell_behind", self.fell_behind),
+            ("killed", self.killed),
+        ]
+        .into_iter()
+    }
+
+    /// The failed attempts to accept by the name of the error, those of no known name as `other`.
+    ///
+    /// An `EAGAIN` is a thread or a process that could not be started for the request: that nothing
+    /// waits to be accepted is no error.
+    pub fn accept_errors_by_errno(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        let names = ERRNOS.into_iter().map(|(_, name)| name);
+        names.chain(["other"]).zip(self.errnos)
+    }
+
+    /// The failed hooks by their names. `on_event` and `tracing` are subscribers to events, `finish`
+    /// and `drop` the last steps of a handler that had failed before.
+    pub fn hook_failures_by_hook(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        HOOKS.into_iter().chain(["other"]).zip(self.hooks)
+    }
+}
+
+/// What `accept(2)` and `recvmsg(2)` are known to say, and `clone(2)`. Bounded, as each is a series
+/// for whoever collects metrics.
+const ERRNOS: [(Errno, &str); 22] = [
+    (Errno::AGAIN, "EAGAIN"),
+    (Errno::CONNABORTED, "ECONNABORTED"),
+    (Errno::CONNREFUSED, "ECONNREFUSED"),
+    (Errno::CONNRESET, "ECONNRESET"),
+    (Errno::HOSTDOWN, "EHOSTDOWN"),
+    (Errno::HOSTUNREACH, "EHOSTUNREACH"),
+    (Errno::INTR, "EINTR"),
+    (Errno::MFILE, "EMFILE"),
+    (Errno::MSGSIZE, "EMSGSIZE"),
+    (Errno::NETDOWN, "ENETDOWN"),
+    (Errno::NETUNREACH, "ENETUNREACH"),
+    (Errno::NFILE, "ENFILE"),
+    (Errno::NOBUFS, "ENOBUFS"),
+    (Errno::NOMEM, "ENOMEM"),
+    (Errno::NONET, "ENONET"),
+    (Errno::NOPROTOOPT, "ENOPROTOOPT"),
+    (Errno::NOSR, "ENOSR"),
+    (Errno::NOTSOCK, "ENOTSOCK"),
+    (Errno::OPNOTSUPP, "EOPNOTSUPP"),
+    (Errno::PERM, "EPERM"),
+    (Errno::PROTO, "EPROTO"),
+    (Errno::TIMEDOUT, "ETIMEDOUT"),
+];
+
+const HOOKS: [&str; 9] = [
+    "verify_request",
+    "handle_error",
+    "handle_timeout",
+    "service_actions",
+    "watch",
+    "finish",
+    "drop",
+    "on_event",
+    "tracing",
+];
+
+#[derive(Default)]
+pub(super) struct Totals {
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    not_verified: AtomicU64,
+    at_limit: AtomicU64,
+    no_descriptors: AtomicU64,
+    draining: AtomicU64,
+    denied: AtomicU64,
+    peer_limit: AtomicU64,
+    peer_rate: AtomicU64,
+    proxy_header: AtomicU64,
+    ended: AtomicU64,
+    completed: AtomicU64,
+    failed: AtomicU64,
+    panicked: AtomicU64,
+    timed_out: AtomicU64,
+    peer_gone: AtomicU64,
+    cancelled: AtomicU64,
+    fell_behind: AtomicU64,
+    killed: AtomicU64,
+    accept_errors: AtomicU64,
+    hook_failures: AtomicU64,
+    bytes_received: AtomicU64,
+    bytes_sent: AtomicU64,
+    drains: AtomicU64,
+    errnos: [AtomicU64; ERRNOS.len() + 1],
+    hooks: [AtomicU64; HOOKS.len() + 1],
+}
+
+impl Totals {
+    pub(super) fn count(&self, event: &Event<'_>) {
+        match event {
+            Event::Accepted(_) => add(&self.accepted, 1),
+            Event::Refused(_, reason) => {
+                add(&self.refused, 1);
+                add(self.refusal(reason), 1);
+            }
+            Event::HookFailed { hook, .. } => self.hook_failed(hook),
+            Event::DrainStarted { .. } => add(&self.drains, 1),
+            Event::Ended(_, end) => {
+                // Released by whoever marked the request as ended: who sees these bytes here does not
+                // count them among those of live requests.
+                self.bytes_received
+                    .fetch_add(end.received, Ordering::Release);
+                self.bytes_sent.fetch_add(end.sent, Ordering::Release);
+                add(self.end(end.reason), 1);
+                add(&self.ended, 1);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn accept_failed(&self, error: &io::Error) {
+        let code = error.raw_os_error();
+        let known = ERRNOS
+            .iter()
+            .position(|(errno, _)| Some(errno.raw_os_error()) == code);
+        add(&self.errnos[known.unwrap_or(ERRNOS.len())], 1);
+        add(&self.accept_errors, 1);
+    }
+
+    pub(super) fn hook_failed(&self, hook: &str) {
+        let known = HOOKS.iter().position(|name| *name == hook);
+        add(&self.hooks[known.unwrap_or(HOOKS.len())], 1);
+        add(&self.hook_failures, 1);
+    }
+
+    fn refusal(&self, reason: &Refusal) -> &AtomicU64 {
+        match reason {
+            Refusal::Verify => &self.not_verified,
+            Refusal::AtLimit => &self.at_limit,
+            Refusal::NoDescriptors => &self.no_descriptors,
+            Refusal::Draining => &self.draining,
+            Refusal::Denied => &self.denied,
+            Refusal::PeerLimit => &self.peer_limit,
+            Refusal::PeerRate => &self.peer_rate,
+            #[cfg(feature = "proxy")]
+            Refusal::ProxyHeader(_) => &self.proxy_header,
+        }
+    }
+
+    fn end(&self, reason: EndReason) -> &AtomicU64 {
+        match reason {
+            EndReason::Completed => &self.completed,
+            EndReason::Failed => &self.failed,
+            EndReason::Panicked => &self.panicked,
+            EndReason::TimedOut => &self.timed_out,
+            EndReason::PeerGone => &self.peer_gone,
+            EndReason::Cancelled => &self.cancelled,
+            EndReason::FellBehind => &self.fell_behind,
+            EndReason::Killed(_) => &self.killed,
+        }
+    }
+
+    pub(super) fn read(&self) -> Counters {
+        let read = |total: &AtomicU64| total.load(Ordering::Acquire);
+        Counters {
+            // What ends was accepted before: in this order, none is missing among the accepted.
+            bytes_received: read(&self.bytes_received),
+            bytes_sent: read(&self.bytes_sent),
+            ended: read(&self.ended),
+            completed: read(&self.completed),
+            failed: read(&self.failed),
+            panicked: read(&self.panicked),
+            timed_out: read(&self.timed_out),
+            peer_gone: read(&self.peer_gone),
+            cancelled: read(&self.cancelled),
+            fell_behind: read(&self.fell_behind),
+            killed: read(&self.killed),
+            refused: read(&self.refused),
+            not_verified: read(&self.not_verified),
+            at_limit: read(&self.at_limit),
+            no_descriptors: read(&self.no_descriptors),
+            draining: read(&self.draining),
+            denied: read(&self.denied),
+            peer_limit: read(&self.peer_limit),
+            peer_rate: read(&self.peer_rate),
+            proxy_header: read(&self.proxy_header),
+            accepted: read(&self.accepted),
+            accept_errors: read(&self.accept_errors),
+            hook_failures: read(&self.hook_failures),
+            drains: read(&self.drains),
+            errnos: std::array::from_fn(|index| read(&self.errnos[index])),
+            hooks: std::array::from_fn(|index| read(&self.hooks[index])),
+        }
+    }
+}
+
+fn add(total: &AtomicU64, amount: u64) {
+    total.fetch_add(amount, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_counted_by_name_and_in_total() {
+        let totals = Totals::default();
+        let of = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        totals.accept_failed(&of(Errno::MFILE));
+        totals.accept_failed(&of(Errno::MFILE));
+        totals.accept_failed(&of(Errno::DOM));
+        totals.accept_failed(&io::Error::other("no number"));
+        let counters = totals.read();
+        let seen: Vec<_> = counters
+            .accept_errors_by_errno()
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        assert_eq!(seen, [("EMFILE", 2), ("other", 2)]);
+        assert_eq!(counters.accept_errors, 4);
+    }
+
+    #[test]
+    fn hooks_are_counted_by_name_and_in_total() {
+        let totals = Totals::default();
+        totals.hook_failed("watch");
+        totals.hook_failed("one of tomorrow");
+        let counters = totals.read();
+        let seen: Vec<_> = counters
+            .hook_failures_by_hook()
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        assert_eq!(seen, [("watch", 1), ("other", 1)]);
+        assert_eq!(counters.hook_failures, 2);
+    }
+}

@@ -1,0 +1,213 @@
+//! What is told, family by family. The table of all names is `names.md`; a test compares the two.
+
+use std::time::Duration;
+
+use super::Served;
+use super::process::Process;
+use super::text::{Float, Kind, Text};
+use crate::event::Counters;
+use crate::{DrainReport, ServerState};
+
+/// Figures of one server, read once for all families.
+struct Figures<'a> {
+    served: &'a Served,
+    counters: Counters,
+    drain: DrainReport,
+    state: ServerState,
+    bytes: [u64; 2],
+    live: usize,
+}
+
+impl<'a> Figures<'a> {
+    fn read(served: &'a Served) -> Self {
+        let controller = &served.controller;
+        // Live ones first: a request that ends in between is then told twice rather than not at all.
+        Self {
+            live: controller.live_count(),
+            bytes: served.bytes(),
+            counters: controller.counters(),
+            drain: controller.drain_progress().unwrap_or_default(),
+            state: controller.state(),
+            served,
+        }
+    }
+}
+
+pub(super) fn render(servers: &[Served]) -> String {
+    let figures: Vec<_> = servers.iter().map(Figures::read).collect();
+    let mut text = Text::default();
+    requests(&mut text, &figures);
+    bytes(&mut text, &figures);
+    failures(&mut text, &figures);
+    life(&mut text, &figures);
+    // Not this process: under a forking server, this may be a child.
+    let owner = servers.first().map(|served| {
+        let lifecycle = &served.controller.0.lifecycle;
+        lifecycle.owner()
+    });
+    process(&mut text, &Process::look(owner));
+    text.finish()
+}
+
+/// A family with one sample for each server.
+macro_rules! each {
+    ($text:ident, $figures:ident, $kind:ident $name:literal, $help:literal, $value:expr) => {
+        let mut family = $text.family($name, Kind::$kind, $help);
+        for figures in $figures {
+            family.sample(&[("server", &figures.served.name)], $value(figures));
+        }
+    };
+}
+
+/// A family with one sample for each server and value of a second label.
+macro_rules! each_of {
+    ($text:ident, $figures:ident, $kind:ident $name:literal, $label:literal, $help:literal, $values:expr) => {
+        let mut family = $text.family($name, Kind::$kind, $help);
+        for figures in $figures {
+            for (value, count) in $values(figures) {
+                let labels = [("server", figures.served.name.as_str()), ($label, value)];
+                family.sample(&labels, count);
+            }
+        }
+    };
+}
+
+fn requests(text: &mut Text, all: &[Figures<'_>]) {
+    each!(text, all, Counter "socketserver_requests_accepted_total",
+        "Requests accepted, the refused ones among them.",
+        |f: &Figures<'_>| f.counters.accepted);
+    each_of!(text, all, Counter "socketserver_requests_refused_total", "reason",
+        "Requests closed without a handler.",
+        |f: &Figures<'_>| f.counters.refusals());
+    each_of!(text, all, Counter "socketserver_requests_ended_total", "reason",
+        "Requests that ended.",
+        |f: &Figures<'_>| f.counters.ends());
+    each!(text, all, Gauge "socketserver_requests_live",
+        "Requests accepted that have not ended.",
+        |f: &Figures<'_>| f.live);
+    each!(text, all, Gauge "socketserver_requests_waiting",
+        "Live requests that are kept alive, between two calls of their handlers.",
+        |f: &Figures<'_>| f.served.controller.waiting_count());
+    each!(text, all, Gauge "socketserver_requests_queued",
+        "Live requests that wait until there is room for them.",
+        |f: &Figures<'_>| f.served.controller.queued_count());
+    each!(text, all, Gauge "socketserver_requests_limit",
+        "How many requests the server serves at once.",
+        |f: &Figures<'_>| limit(f.served.controller.limit()));
+    let mut family = text.family(
+        "socketserver_request_duration_seconds",
+        Kind::Histogram,
+        "From accept to close, of requests that ended since the server was added.",
+    );
+    for figures in all {
+        let name = figures.served.name.as_str();
+        let reading = figures.served.controller.0.reporter.durations().read();
+        for (bound, count) in reading.cumulative {
+            let bound = Float(bound).to_string();
+            family.suffixed("_bucket", &[("server", name), ("le", &bound)], count);
+        }
+        family.suffixed("_sum", &[("server", name)], Float(reading.sum));
+        family.suffixed("_count", &[("server", name)], reading.count);
+    }
+}
+
+fn bytes(text: &mut Text, all: &[Figures<'_>]) {
+    each!(text, all, Counter "socketserver_received_bytes_total",
+        "Bytes received from peers.",
+        |f: &Figures<'_>| f.bytes[0]);
+    each!(text, all, Counter "socketserver_sent_bytes_total",
+        "Bytes sent to peers.",
+        |f: &Figures<'_>| f.bytes[1]);
+}
+
+fn failures(text: &mut Text, all: &[Figures<'_>]) {
+    each_of!(text, all, Counter "socketserver_accept_errors_total", "errno",
+        "Failed attempts to accept, or to start a thread or process for what was accepted.",
+        |f: &Figures<'_>| f.counters.accept_errors_by_errno());
+    each_of!(text, all, Counter "socketserver_hook_failures_total", "hook",
+        "Hooks and observers that returned an error or panicked.",
+        |f: &Figures<'_>| f.counters.hook_failures_by_hook());
+}
+
+fn life(text: &mut Text, all: &[Figures<'_>]) {
+    each_of!(text, all, Gauge "socketserver_state", "state",
+    "1 for the state that the server is in, 0 for the others.",
+    |f: &Figures<'_>| {
+        let now = f.state;
+        ServerState::ALL.map(|state| (state.name(), u8::from(state == now)))
+    });
+    each!(text, all, Counter "socketserver_drains_total",
+        "Drains that began.",
+        |f: &Figures<'_>| f.counters.drains);
+    each_of!(text, all, Counter "socketserver_drain_requests_total", "outcome",
+    "What became of requests in the drain.",
+    |f: &Figures<'_>| [
+        ("queued", f.drain.queued),
+        ("finished", f.drain.finished),
+        ("refused", f.drain.refused),
+        ("cut", f.drain.cut),
+        ("abandoned", f.drain.abandoned),
+    ]);
+    each!(text, all, Gauge "socketserver_drain_duration_seconds",
+        "How long the drain took, or has taken so far.",
+        |f: &Figures<'_>| seconds(f.drain.elapsed));
+}
+
+/// What cannot be read is left out, as the format has no way to say so.
+fn process(text: &mut Text, process: &Process) {
+    let mut tell = |name, kind, help, value: Option<f64>| {
+        let mut family = text.family(name, kind, help);
+        if let Some(value) = value {
+            family.sample(&[], Float(value));
+        }
+    };
+    tell(
+        "process_cpu_seconds_total",
+        Kind::Counter,
+        "User and system time in seconds.",
+        process.cpu_seconds,
+    );
+    tell(
+        "process_open_fds",
+        Kind::Gauge,
+        "Open file descriptors.",
+        process.open_fds,
+    );
+    tell(
+        "process_max_fds",
+        Kind::Gauge,
+        "How many open file descriptors there may be.",
+        process.max_fds,
+    );
+    tell("process_threads", Kind::Gauge, "Threads.", process.threads);
+    tell(
+        "process_resident_memory_bytes",
+        Kind::Gauge,
+        "Resident memory in bytes.",
+        process.resident_bytes,
+    );
+    tell(
+        "process_virtual_memory_bytes",
+        Kind::Gauge,
+        "Virtual memory in bytes.",
+        process.virtual_bytes,
+    );
+    tell(
+        "process_start_time_seconds",
+        Kind::Gauge,
+        "When the process started, in seconds since 1970.",
+        process.started,
+    );
+}
+
+/// A model without a limit of its own says the greatest number.
+fn limit(limit: usize) -> Float {
+    match u32::try_from(limit) {
+        Ok(limit) => Float(limit.into()),
+        Err(_) => Float(f64::INFINITY),
+    }
+}
+
+fn seconds(duration: Duration) -> Float {
+    Float(duration.as_secs_f64())
+}

@@ -1,0 +1,137 @@
+//! Figures of servers for whoever collects them, in the
+//! [text format of Prometheus](https://prometheus.io/docs/instrumenting/exposition_formats/), and
+//! whether they are ready for more.
+//!
+//! Figures are read from the servers' own counters when somebody asks. All that a request pays for is
+//! its place in the histogram of durations, two atomic additions, and only where a server was
+//! [added](Metrics::add).
+//!
+//! ```
+//! use socketserver::metrics::Metrics;
+//! use socketserver::{AtLimit, Connection, Threading, ThreadingTcpServer, handler_fn};
+//! use std::time::Duration;
+//!
+//! let server = ThreadingTcpServer::bind("127.0.0.1:0", handler_fn(|_: &mut Connection| Ok(())))?;
+//! let metrics = Metrics::new();
+//! metrics.add("greeter", &server.controller());
+//!
+//! // GET /metrics, /livez and /readyz, from a server of its own: it answers while the other drains.
+//! let few = AtLimit::Queue { patience: Duration::from_secs(1), places: 8 };
+//! let watched = ThreadingTcpServer::builder()
+//!     .concurrency(Threading::new().max_threads(4).at_limit(few))
+//!     .bind("127.0.0.1:0", metrics.endpoint())?;
+//! assert!(metrics.render().contains("socketserver_requests_live{server=\"greeter\"} 0\n"));
+//! # drop(watched);
+//! # Ok::<(), socketserver::Error>(())
+//! ```
+//!
+//! # Metrics
+//!
+#![doc = include_str!("names.md")]
+//!
+//! `server` is the name under which a server was added. Labels are bounded: no figure is kept for a
+//! peer. Every series is there from the beginning, at zero.
+//!
+//! The buckets of the histogram end at 1, 5, 10, 50, 100 and 500 milliseconds, 1, 5, 10, 30 and 60
+//! seconds, 5 minutes and an hour.
+//!
+//! Under [`Forking`](crate::Forking), bytes and the failures of hooks in children are counted in the
+//! children, and are lost with them.
+
+mod endpoint;
+mod families;
+mod histogram;
+mod http;
+mod process;
+mod text;
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+pub use endpoint::MetricsHandler;
+pub(crate) use histogram::Histogram;
+
+use crate::{Controller, ServerState};
+
+/// The servers whose figures are collected. Cheap to clone; clones are the same.
+#[derive(Clone, Default)]
+pub struct Metrics(Arc<RwLock<Vec<Served>>>);
+
+/// A server under its name.
+struct Served {
+    name: String,
+    controller: Controller,
+    /// The most bytes received and sent that were told so far. Those of live requests and those of
+    /// ended ones are read one after the other, and what ends in between is in neither: a counter
+    /// must not go back for that, as this would be taken for a new start.
+    told_bytes: [AtomicU64; 2],
+}
+
+impl Metrics {
+    /// No servers yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a server under a name, the value of the label `server`. One that was added before under
+    /// the same name is replaced.
+    ///
+    /// From now on the server keeps the durations of its requests.
+    pub fn add(&self, name: impl Into<String>, server: &Controller) {
+        server.0.reporter.durations();
+        let served = Served {
+            name: name.into(),
+            controller: server.clone(),
+            told_bytes: Default::default(),
+        };
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        match all.iter_mut().find(|other| other.name == served.name) {
+            Some(other) => *other = served,
+            None => all.push(served),
+        }
+    }
+
+    /// All figures as text, in the format's version 0.0.4.
+    #[must_use]
+    pub fn render(&self) -> String {
+        families::render(&self.servers())
+    }
+
+    /// The state of each server, by name, in the order in which they were added.
+    #[must_use]
+    pub fn states(&self) -> Vec<(String, ServerState)> {
+        let state = |served: &Served| (served.name.clone(), served.controller.state());
+        self.servers().iter().map(state).collect()
+    }
+
+    /// A factory of handlers that answer over HTTP/1.1; see [`MetricsHandler`].
+    pub fn endpoint(&self) -> impl Fn() -> MetricsHandler + Clone + Send + Sync + 'static + use<> {
+        let metrics = self.clone();
+        move || MetricsHandler::new(metrics.clone())
+    }
+
+    fn servers(&self) -> RwLockReadGuard<'_, Vec<Served>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.states().into_iter().map(|(name, _)| name).collect();
+        f.debug_tuple("Metrics").field(&names).finish()
+    }
+}
+
+impl Served {
+    /// Bytes received and sent so far.
+    fn bytes(&self) -> [u64; 2] {
+        // In this order: what has ended is not looked at among the live ones any more.
+        let ended = self.controller.counters();
+        let live = self.controller.0.live_bytes();
+        let now = [ended.bytes_received + live.0, ended.bytes_sent + live.1];
+        let at_least = |told: &AtomicU64, now: u64| told.fetch_max(now, Ordering::Relaxed).max(now);
+        std::array::from_fn(|index| at_least(&self.told_bytes[index], now[index]))
+    }
+}
