@@ -1,17 +1,17 @@
 //! Datagrams that coroutines leave to the end of their worker's turn, to be sent together.
 
 use std::array;
-use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use packet_batch::{Local, Outgoing, SendFlags};
 use rustix::io::Errno;
-use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg, sendto};
+use rustix::net::SocketAddrAny;
 
 use crate::table::Key;
 
 /// How many are sent with one system call.
-const BATCH: usize = 32;
+const BATCH: usize = packet_batch::MAX;
 
 /// Beyond this, whoever sends does so himself: a turn is over soon, but not of a fixed length.
 const MAX_PACKETS: usize = 256;
@@ -32,6 +32,7 @@ pub(crate) struct Outbox {
 struct Packet {
     socket: Arc<OwnedFd>,
     to: SocketAddrAny,
+    from: Option<Local>,
     sender: Key,
     start: usize,
     end: usize,
@@ -46,18 +47,13 @@ impl Outbox {
         self.packets.len() < MAX_PACKETS && bytes.len() <= MAX_BYTES
     }
 
-    pub(crate) fn push(
-        &mut self,
-        socket: &Arc<OwnedFd>,
-        bytes: &[u8],
-        to: SocketAddrAny,
-        sender: Key,
-    ) {
+    pub(crate) fn push(&mut self, socket: &Arc<OwnedFd>, packet: &Outgoing<'_>, sender: Key) {
         let start = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(packet.bytes());
         self.packets.push(Packet {
             socket: socket.clone(),
-            to,
+            to: packet.to().clone(),
+            from: packet.local(),
             sender,
             start,
             end: self.bytes.len(),
@@ -91,18 +87,11 @@ impl Outbox {
     /// the first.
     fn send(&self, packets: &[Packet]) -> rustix::io::Result<usize> {
         let first = &packets[0];
-        if packets.len() == 1 {
-            return sendto(&*first.socket, self.bytes_of(first), FLAGS, &first.to).map(|_| 1);
-        }
-        let at = |index: usize| packets.get(index).unwrap_or(first);
-        let pieces: [_; BATCH] = array::from_fn(|n| [IoSlice::new(self.bytes_of(at(n)))]);
-        let mut controls: [_; BATCH] = array::from_fn(|_| SendAncillaryBuffer::default());
-        let mut controls = controls.iter_mut();
-        let mut headers: [_; BATCH] = array::from_fn(|n| {
-            let control = controls.next().expect("there are as many");
-            MMsgHdr::new_with_addr(&at(n).to, &pieces[n], control)
+        let outgoing: [_; BATCH] = array::from_fn(|n| {
+            let packet = packets.get(n).unwrap_or(first);
+            Outgoing::new(self.bytes_of(packet), &packet.to).from(packet.from)
         });
-        sendmmsg(&*first.socket, &mut headers[..packets.len()], FLAGS)
+        packet_batch::send(&*first.socket, &outgoing[..packets.len()], FLAGS)
     }
 
     fn bytes_of(&self, packet: &Packet) -> &[u8] {
@@ -114,7 +103,7 @@ impl Outbox {
 mod tests {
     use super::*;
     use crate::table::Table;
-    use std::net::UdpSocket;
+    use std::net::{SocketAddr, UdpSocket};
 
     /// A key like that of the coroutine with this number.
     fn key(number: u32) -> Key {
@@ -128,15 +117,15 @@ mod tests {
         receiver
             .set_read_timeout(Some(std::time::Duration::from_secs(10)))
             .unwrap();
-        let good = receiver.local_addr().unwrap();
-        let bad = "127.0.0.1:0".parse().unwrap();
+        let good = receiver.local_addr().unwrap().into();
+        let bad = SocketAddr::from(([127, 0, 0, 1], 0)).into();
         let sockets: [Arc<OwnedFd>; 2] =
             array::from_fn(|_| Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap().into()));
         let mut outbox = Outbox::default();
         for n in 0..200_u32 {
-            let to = if n % 7 == 3 { bad } else { good };
+            let to = if n % 7 == 3 { &bad } else { &good };
             let socket = &sockets[(n / 50 % 2) as usize];
-            outbox.push(socket, &n.to_ne_bytes(), to.into(), key(n));
+            outbox.push(socket, &Outgoing::new(&n.to_ne_bytes(), to), key(n));
         }
 
         let mut told = Vec::new();
@@ -166,12 +155,13 @@ mod tests {
         let name = format!("greenroom-outbox-{}", std::process::id());
         let receiver = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap());
         let to = rustix::net::SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap();
+        let to = to.into();
         let sender: Arc<OwnedFd> = Arc::new(UnixDatagram::unbound().unwrap().into());
         let mut outbox = Outbox::default();
         // More than /proc/sys/net/unix/max_dgram_qlen has by any default.
         let nobody = key(0);
         for _ in 0..5000 {
-            outbox.push(&sender, b"x", to.clone().into(), nobody);
+            outbox.push(&sender, &Outgoing::new(b"x", &to), nobody);
         }
         let mut told = Vec::new();
         outbox.send_all(|sender, sent| told.push((sender, sent)));

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use packet_batch::Outgoing;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
-use rustix::net::SocketAddrAny;
 
 use crate::inbox::Inbox;
 use crate::join::drop_quietly;
@@ -507,11 +507,10 @@ impl Local {
     pub(crate) fn send_later(
         &self,
         socket: &Arc<OwnedFd>,
-        bytes: &[u8],
-        to: SocketAddrAny,
+        packet: &Outgoing<'_>,
     ) -> rustix::io::Result<()> {
         let sender = self.key();
-        self.outbox.borrow_mut().push(socket, bytes, to, sender);
+        self.outbox.borrow_mut().push(socket, packet, sender);
         loop {
             let sent = self
                 .tasks

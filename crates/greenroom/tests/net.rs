@@ -10,9 +10,11 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use greenroom::net::{
-    TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixStream, send_together,
+    Local, Outgoing, TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixStream,
+    send_together, send_together_from,
 };
 use greenroom::{Engine, Interest, Readiness, spawn};
+use rustix::net::SocketAddrAny;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -474,6 +476,44 @@ fn datagrams_sent_together_arrive_once_and_fail_each_by_itself() {
     // Outside of the engine, it is sent at once.
     send_together(&socket, b"last", good).unwrap();
     assert_eq!(receiver.recv(&mut [0; 9]).unwrap(), 4);
+}
+
+/// Each has an address of its own, and nobody's is that of another one in the same batch.
+#[test]
+fn datagrams_sent_together_keep_their_addresses() {
+    let engine = Engine::builder().workers(1).build().unwrap();
+    let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    let to = receiver.local_addr().unwrap().into();
+    let socket: Arc<OwnedFd> = Arc::new(std::net::UdpSocket::bind("0.0.0.0:0").unwrap().into());
+    for n in 1..=40_u8 {
+        let (socket, to) = (socket.clone(), SocketAddrAny::clone(&to));
+        let run = move || {
+            for _ in 0..5 {
+                let ip = [127, 0, 0, n].into();
+                let local = (n % 4 > 0).then_some(Local { ip, interface: 0 });
+                let packet = Outgoing::new(std::slice::from_ref(&n), &to).from(local);
+                send_together_from(&socket, &packet).unwrap();
+            }
+            // TEST-NET-2, RFC 5737, none of this machine's: it alone fails.
+            let ip = [198, 51, 100, n].into();
+            let nobody = Outgoing::new(b"?", &to).from(Some(Local { ip, interface: 0 }));
+            assert!(send_together_from(&socket, &nobody).is_err());
+        };
+        let _ = engine.spawn(run).unwrap();
+    }
+    let mut seen = [0; 41];
+    for _ in 0..200 {
+        let mut bytes = [0; 9];
+        let (length, from) = receiver.recv_from(&mut bytes).unwrap();
+        assert_eq!(length, 1);
+        let n = bytes[0];
+        let expected = if n % 4 > 0 { n } else { 1 };
+        assert_eq!(from.ip(), std::net::IpAddr::from([127, 0, 0, expected]));
+        seen[usize::from(n)] += 1;
+    }
+    assert!(seen[1..].iter().all(|times| *times == 5), "{seen:?}");
+    assert!(engine.shutdown(PATIENCE));
 }
 
 #[test]

@@ -151,6 +151,16 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "N[:BURST]")]
     pub(crate) rate_per_peer: Option<Rate>,
 
+    /// Answer a datagram over UDP with no more than N times its bytes, in no more than N replies:
+    /// whoever forges its source cannot aim more traffic at others than is his own [default: any
+    /// amount]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_amplification: Option<u32>,
+
+    /// Refuse datagrams over UDP from ports below 1024, where services are that answer anything
+    #[arg(long)]
+    pub(crate) refuse_low_ports: bool,
+
     /// Trust proxies at these addresses to say who their clients are, by the PROXY protocol; "unix"
     /// is whoever connects to a Unix socket; may be given several times
     ///

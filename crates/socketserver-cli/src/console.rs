@@ -244,6 +244,15 @@ impl Console {
                 n.cancelled,
                 n.killed,
             );
+            // Of most endpoints there is nothing to say.
+            if n.truncated + n.dropped_by_kernel + n.amplification_refused > 0 {
+                let _ = writeln!(
+                    out,
+                    "  datagrams: too long {}, dropped by the kernel {}, replies over \
+                     --max-amplification {}",
+                    n.truncated, n.dropped_by_kernel, n.amplification_refused,
+                );
+            }
         }
         for note in &self.notes {
             out += &note();

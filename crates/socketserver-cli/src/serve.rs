@@ -228,7 +228,7 @@ where
     ) -> anyhow::Result<Address> {
         let factory = self.0.clone();
         let server = match endpoint {
-            Endpoint::Udp(address) => builder::<Udp, C>(options, model)
+            Endpoint::Udp(address) => udp_builder(options, model)
                 .bind(address, factory)
                 .map(|server| add(group, server)),
             Endpoint::Unixgram(path) => builder::<UnixDatagram, C>(options, model)
@@ -360,6 +360,15 @@ fn timeouts<T: Transport>(options: &ServerOptions) -> Timeouts {
     match options.write_timeout {
         Some(limit) => timeouts.write(limit.0),
         None => timeouts,
+    }
+}
+
+fn udp_builder<C: Concurrency>(options: &ServerOptions, model: C) -> Builder<Udp, C> {
+    let builder = builder(options, model).max_amplification(options.max_amplification);
+    if options.refuse_low_ports {
+        builder.refuse_low_ports()
+    } else {
+        builder
     }
 }
 

@@ -38,6 +38,7 @@
 //! | the server | [`Server`] and its aliases, [`Builder`] for options and hooks, [`ServerGroup`] |
 //! | stopping and looking | [`Controller`]: shutdown, drain, wait, live requests, counters |
 //! | sending to many connections at once | [`Room`] |
+//! | what is remembered of a datagram's sender | [`Sessions`] |
 //! | limits on waiting | [`Timeouts`] |
 //! | limits on numbers | [`Admission`], [`Threading`], [`Pooled`], [`Forking`], `Green`, [`AtLimit`] |
 //! | sleeping, locking, blocking in a handler that runs under every model | `greenroom`, re-exported with the feature `green` |
@@ -95,6 +96,7 @@ mod preamble;
 mod process;
 mod room;
 mod server;
+mod sessions;
 mod signal;
 mod socket;
 mod timeouts;
@@ -106,7 +108,7 @@ pub use admission::{Admission, BadNetwork, BadRate, Network, Rate};
 pub use concurrency::Green;
 pub use concurrency::{AtLimit, Concurrency, Forking, Pooled, Sequential, Threading};
 pub use connection::{Connection, Writer};
-pub use datagram::Datagram;
+pub use datagram::{AmplificationExceeded, Datagram};
 pub use error::{BindError, Error, Result, ServeError};
 pub use event::{Counters, EndReason, Ended, Event, Refusal};
 pub use failure::{Cause, HandlerFailure, Stage};
@@ -118,6 +120,7 @@ pub use server::{
     Builder, Controller, DrainReport, GroupController, Handled, LiveRequest, Request, RequestId,
     RequestInfo, RequestState, Server, ServerGroup, ServerState, Watched,
 };
+pub use sessions::{SessionLimits, SessionRefused, Sessions};
 pub use timeouts::{MinRate, Timeouts};
 pub use transport::{DualStack, Keepalive, Transport};
 

@@ -9,11 +9,12 @@
 use std::any::Any;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::slice;
 use std::sync::Arc;
 use std::time::Instant;
 
+use packet_batch::{Outgoing, SendFlags};
 use rustix::event::PollFlags;
-use rustix::net::{SendFlags, SocketAddrAny};
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,13 +70,9 @@ pub trait Park: Send + Sync {
     }
 }
 
-pub(crate) fn send_packet(
-    socket: &OwnedFd,
-    bytes: &[u8],
-    to: &SocketAddrAny,
-) -> rustix::io::Result<()> {
+pub(crate) fn send_packet(socket: &OwnedFd, packet: &Outgoing<'_>) -> rustix::io::Result<()> {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    rustix::net::sendto(socket, bytes, flags, to).map(drop)
+    packet_batch::send(socket, slice::from_ref(packet), flags).map(drop)
 }
 
 /// Makes the [`Park`] of each descriptor; a concurrency model that has one is not parked by the
@@ -86,12 +83,7 @@ pub trait Parker: Send + Sync {
 
     /// Sends a datagram without waiting for room. A model that serves many at once may send what
     /// they have to say together.
-    fn send_packet(
-        &self,
-        socket: &Arc<OwnedFd>,
-        bytes: &[u8],
-        to: &SocketAddrAny,
-    ) -> rustix::io::Result<()> {
-        send_packet(socket, bytes, to)
+    fn send_packet(&self, socket: &Arc<OwnedFd>, packet: &Outgoing<'_>) -> rustix::io::Result<()> {
+        send_packet(socket, packet)
     }
 }

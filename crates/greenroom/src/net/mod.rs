@@ -86,6 +86,7 @@ mod tcp;
 mod udp;
 mod unix;
 
+pub use packet_batch::{Local, Outgoing};
 pub use tcp::{TcpListener, TcpStream};
-pub use udp::{UdpSocket, send_together};
+pub use udp::{UdpSocket, send_together, send_together_from};
 pub use unix::{UnixDatagram, UnixListener, UnixStream};

@@ -3,9 +3,11 @@
 use std::io;
 use std::net::{self, SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
+use packet_batch::Outgoing;
 use rustix::io::Errno;
 
 use super::socket::Socket;
@@ -89,12 +91,21 @@ socket!(UdpSocket, net::UdpSocket);
 /// # Errors
 /// Those of `sendto(2)` for this datagram, [`io::ErrorKind::WouldBlock`] among them.
 pub fn send_together(socket: &Arc<OwnedFd>, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
+    send_together_from(socket, &Outgoing::new(bytes, &to.into()))
+}
+
+/// As [`send_together`], for a datagram that may be
+/// [from a certain address](Outgoing::from) of this machine.
+///
+/// # Errors
+/// As for [`send_together`].
+pub fn send_together_from(socket: &Arc<OwnedFd>, packet: &Outgoing<'_>) -> io::Result<()> {
     match Local::in_coroutine() {
-        Some(local) if local.may_send_later(bytes) => {
-            Ok(local.send_later(socket, bytes, to.into())?)
+        Some(local) if local.may_send_later(packet.bytes()) => {
+            Ok(local.send_later(socket, packet)?)
         }
         _ => loop {
-            match rustix::net::sendto(&**socket, bytes, FLAGS, &to) {
+            match packet_batch::send(&**socket, slice::from_ref(packet), FLAGS) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),

@@ -15,7 +15,8 @@ pub use network::{BadNetwork, Network};
 pub use rate::{BadRate, Rate};
 
 use crate::{Address, Refusal};
-use peers::{PeerKey, Peers};
+pub(crate) use peers::PeerKey;
+use peers::Peers;
 use rate::Bucket;
 
 /// Limits on who may connect or send a datagram; none by default. See

@@ -16,7 +16,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// What of an address is not its owner's to choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum PeerKey {
+pub(crate) enum PeerKey {
     V4(u32),
     /// The first 64 bits.
     V6(u64),
@@ -25,7 +25,7 @@ pub(super) enum PeerKey {
 }
 
 impl PeerKey {
-    pub(super) fn of(address: IpAddr) -> Self {
+    pub(crate) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(v4) => Self::V4(v4.to_bits()),
             IpAddr::V6(v6) => Self::V6((v6.to_bits() >> 64) as u64),

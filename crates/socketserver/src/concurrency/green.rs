@@ -3,14 +3,14 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use greenroom::net::Outgoing;
 use greenroom::{Engine, Readiness};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SocketAddrAny, recv};
+use rustix::net::{AddressFamily, RecvFlags, recv};
 
 use super::{AtLimit, Concurrency, Dispatch};
 use crate::RequestInfo;
@@ -223,17 +223,13 @@ impl Parker for Watching {
         Ok(Box::new(Readiness::new()))
     }
 
-    fn send_packet(
-        &self,
-        socket: &Arc<OwnedFd>,
-        bytes: &[u8],
-        to: &SocketAddrAny,
-    ) -> rustix::io::Result<()> {
-        match SocketAddr::try_from(to.clone()) {
-            Ok(to) => greenroom::net::send_together(socket, bytes, to)
-                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
-            Err(_) => send_packet(socket, bytes, to),
+    fn send_packet(&self, socket: &Arc<OwnedFd>, packet: &Outgoing<'_>) -> rustix::io::Result<()> {
+        // One Unix peer that does not read must not fail what goes to others.
+        if packet.to().address_family() == AddressFamily::UNIX {
+            return send_packet(socket, packet);
         }
+        greenroom::net::send_together_from(socket, packet)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }
 }
 

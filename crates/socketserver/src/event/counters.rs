@@ -29,6 +29,9 @@ pub struct Counters {
     pub peer_limit: u64,
     /// Of those: requests of this peer came faster than the `Admission` allows.
     pub peer_rate: u64,
+    /// Of those: datagrams from source ports that the server
+    /// [refuses](crate::Builder::refuse_low_ports).
+    pub low_port: u64,
     /// Of those: a trusted proxy did not begin with a header (feature `proxy`).
     pub proxy_header: u64,
     /// Requests that ended, however they did.
@@ -57,6 +60,17 @@ pub struct Counters {
     pub bytes_received: u64,
     /// Bytes sent by requests that ended.
     pub bytes_sent: u64,
+    /// Datagrams that were longer than
+    /// [`max_packet_size`](crate::Builder::max_packet_size) and were cut.
+    pub truncated: u64,
+    /// Datagrams that the kernel dropped, as its buffer for the socket was full (or their checksum
+    /// was wrong), as far as it has told: what it dropped last is known with the next datagram. Of
+    /// an adopted socket, also those of its time before.
+    pub dropped_by_kernel: u64,
+    /// Replies that were not sent, as they would have been more than
+    /// [`max_amplification`](crate::Builder::max_amplification) allows. Those in child processes
+    /// are not among them.
+    pub amplification_refused: u64,
     /// Drains that began: none or one, as a server that was drained is closed.
     pub drains: u64,
     errnos: [u64; ERRNOS.len() + 1],
@@ -74,6 +88,7 @@ impl Counters {
             ("denied", self.denied),
             ("peer_limit", self.peer_limit),
             ("peer_rate", self.peer_rate),
+            ("low_port", self.low_port),
             ("proxy_header", self.proxy_header),
         ]
         .into_iter()
@@ -160,6 +175,7 @@ pub(super) struct Totals {
     denied: AtomicU64,
     peer_limit: AtomicU64,
     peer_rate: AtomicU64,
+    low_port: AtomicU64,
     proxy_header: AtomicU64,
     ended: AtomicU64,
     completed: AtomicU64,
@@ -174,6 +190,9 @@ pub(super) struct Totals {
     hook_failures: AtomicU64,
     bytes_received: AtomicU64,
     bytes_sent: AtomicU64,
+    truncated: AtomicU64,
+    dropped_by_kernel: AtomicU64,
+    amplification_refused: AtomicU64,
     drains: AtomicU64,
     errnos: [AtomicU64; ERRNOS.len() + 1],
     hooks: [AtomicU64; HOOKS.len() + 1],
@@ -211,6 +230,18 @@ impl Totals {
         add(&self.accept_errors, 1);
     }
 
+    pub(super) fn truncated(&self) {
+        add(&self.truncated, 1);
+    }
+
+    pub(super) fn dropped_by_kernel(&self, datagrams: u64) {
+        add(&self.dropped_by_kernel, datagrams);
+    }
+
+    pub(super) fn amplification_refused(&self) {
+        add(&self.amplification_refused, 1);
+    }
+
     pub(super) fn hook_failed(&self, hook: &str) {
         let known = HOOKS.iter().position(|name| *name == hook);
         add(&self.hooks[known.unwrap_or(HOOKS.len())], 1);
@@ -226,6 +257,7 @@ impl Totals {
             Refusal::Denied => &self.denied,
             Refusal::PeerLimit => &self.peer_limit,
             Refusal::PeerRate => &self.peer_rate,
+            Refusal::LowPort => &self.low_port,
             #[cfg(feature = "proxy")]
             Refusal::ProxyHeader(_) => &self.proxy_header,
         }
@@ -267,10 +299,14 @@ impl Totals {
             denied: read(&self.denied),
             peer_limit: read(&self.peer_limit),
             peer_rate: read(&self.peer_rate),
+            low_port: read(&self.low_port),
             proxy_header: read(&self.proxy_header),
             accepted: read(&self.accepted),
             accept_errors: read(&self.accept_errors),
             hook_failures: read(&self.hook_failures),
+            truncated: read(&self.truncated),
+            dropped_by_kernel: read(&self.dropped_by_kernel),
+            amplification_refused: read(&self.amplification_refused),
             drains: read(&self.drains),
             errnos: std::array::from_fn(|index| read(&self.errnos[index])),
             hooks: std::array::from_fn(|index| read(&self.hooks[index])),

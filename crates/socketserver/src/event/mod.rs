@@ -94,6 +94,14 @@ pub enum Event<'a> {
         /// For how long at least.
         lasting: Duration,
     },
+    /// The kernel dropped datagrams, mostly because its buffer for the socket was full: they came
+    /// faster than they were taken out of it. Told with the next datagram, once per second at most.
+    DatagramsDropped {
+        /// The listening address.
+        address: &'a Address,
+        /// How many since this was last told.
+        count: u64,
+    },
     /// The server is in another state; see [`Controller::state`](crate::Controller::state).
     ///
     /// Told by the serving thread, in order, when it gets to it. What it was in between for a moment
@@ -157,6 +165,9 @@ pub enum Refusal {
     PeerLimit,
     /// Requests of this peer come faster than its `Admission` allows.
     PeerRate,
+    /// The datagram's source port is that of a service, and the server
+    /// [refuses these](crate::Builder::refuse_low_ports).
+    LowPort,
     /// The peer is a [trusted proxy](crate::ProxyProtocol), and did not begin with a header.
     #[cfg(feature = "proxy")]
     ProxyHeader(crate::BadProxyHeader),
@@ -167,7 +178,7 @@ impl Refusal {
     /// least, and says least. A proxy without a header may pass the notice on to anybody.
     pub(crate) fn is_told(self) -> bool {
         match self {
-            Self::Denied => false,
+            Self::Denied | Self::LowPort => false,
             #[cfg(feature = "proxy")]
             Self::ProxyHeader(_) => false,
             _ => true,
@@ -185,6 +196,7 @@ impl fmt::Display for Refusal {
             Self::Denied => "denied by a rule",
             Self::PeerLimit => "too many of this peer",
             Self::PeerRate => "too fast from this peer",
+            Self::LowPort => "source port below 1024",
             #[cfg(feature = "proxy")]
             Self::ProxyHeader(fault) => return write!(f, "no PROXY header: {fault}"),
         })

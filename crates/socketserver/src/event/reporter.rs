@@ -37,6 +37,20 @@ impl Reporter {
         self.totals.accept_failed(error);
     }
 
+    /// A datagram was longer than there is room for.
+    pub(crate) fn truncated(&self) {
+        self.totals.truncated();
+    }
+
+    pub(crate) fn dropped_by_kernel(&self, datagrams: u64) {
+        self.totals.dropped_by_kernel(datagrams);
+    }
+
+    /// A reply was not sent, as it would have been too much.
+    pub(crate) fn amplification_refused(&self) {
+        self.totals.amplification_refused();
+    }
+
     /// Begins to keep the durations of requests, if nobody has asked for them before.
     #[cfg(feature = "metrics")]
     pub(crate) fn durations(&self) -> &Histogram {
@@ -109,6 +123,12 @@ fn trace(event: &Event<'_>) {
             name,
             ?lasting,
             "stalled: a handler keeps its thread to itself, and others wait"
+        ),
+        Event::DatagramsDropped { address, count } => tracing::warn!(
+            %address,
+            count,
+            "datagrams were dropped by the kernel: they come faster than they are served; \
+             receive_buffer makes room for bursts"
         ),
         // That somebody has made it lame, or ready again, is not told by anything else.
         Event::StateChanged { from, to }

@@ -127,6 +127,15 @@ fn failures(text: &mut Text, all: &[Figures<'_>]) {
     each_of!(text, all, Counter "socketserver_hook_failures_total", "hook",
         "Hooks and observers that returned an error or panicked.",
         |f: &Figures<'_>| f.counters.hook_failures_by_hook());
+    each!(text, all, Counter "socketserver_datagrams_truncated_total",
+        "Datagrams that were longer than there was room for.",
+        |f: &Figures<'_>| f.counters.truncated);
+    each!(text, all, Counter "socketserver_datagrams_dropped_total",
+        "Datagrams that the kernel dropped before they were received.",
+        |f: &Figures<'_>| f.counters.dropped_by_kernel);
+    each!(text, all, Counter "socketserver_replies_withheld_total",
+        "Replies to datagrams that were not sent, by the limit on amplification.",
+        |f: &Figures<'_>| f.counters.amplification_refused);
 }
 
 fn life(text: &mut Text, all: &[Figures<'_>]) {

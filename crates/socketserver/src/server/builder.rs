@@ -18,7 +18,7 @@ use crate::failure::HandlerFailure;
 use crate::preamble::Preamble;
 use crate::transport::{
     DatagramTransport, DualStack, InetTransport, Intake, Keepalive, SocketOptions, Tcp, ToTargets,
-    Transport, UnixTransport, local_addr,
+    Transport, Udp, UnixTransport, local_addr,
 };
 use crate::{Admission, BindError, RequestHandler, Result, Timeouts};
 
@@ -188,7 +188,8 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
     /// was inherited. A stream socket that does not listen yet is made to.
     ///
     /// The socket's options are left as they are, but for its blocking mode and, for datagrams, its
-    /// send timeout, which belong to all who share it. The file of an adopted Unix socket is not
+    /// send timeout, what the kernel tells with each datagram, and buffers that were
+    /// [asked for](Self::receive_buffer), which belong to all who share it. The file of an adopted Unix socket is not
     /// removed at the end: it is somebody else's.
     ///
     /// # Errors
@@ -291,6 +292,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             timeouts: shared.timeouts(),
             room: 1,
             emptied: false,
+            dropped: 0,
         };
         Ok(Server {
             shared,
@@ -424,6 +426,85 @@ impl<T: DatagramTransport, C: Concurrency> Builder<T, C> {
     #[must_use]
     pub fn max_packet_size(mut self, bytes: usize) -> Self {
         self.options.max_packet_size = bytes;
+        self
+    }
+
+    /// How many bytes of replies the kernel keeps until they are sent, or, over Unix sockets, read
+    /// (`SO_SNDBUF`); the system's default otherwise. It doubles the number, to have room for its
+    /// own needs as well ([socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html)).
+    ///
+    /// Binding fails if the system gives less, which is more than `net.core.wmem_max` for a process
+    /// without `CAP_NET_ADMIN`.
+    #[must_use]
+    pub fn send_buffer(mut self, bytes: usize) -> Self {
+        self.options.send_buffer = Some(bytes);
+        self
+    }
+}
+
+impl<C: Concurrency> Builder<Udp, C> {
+    /// How many bytes the kernel keeps until they are received (`SO_RCVBUF`); the system's default
+    /// otherwise, which is some 200 KiB. It is the room for bursts: what finds none is dropped, and
+    /// told as [`Event::DatagramsDropped`]. The kernel doubles the number and counts at least some
+    /// 700 bytes for each datagram, however small
+    /// ([socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html)).
+    ///
+    /// Binding fails if the system gives less, which is more than `net.core.rmem_max` for a process
+    /// without `CAP_NET_ADMIN`.
+    #[must_use]
+    pub fn receive_buffer(mut self, bytes: usize) -> Self {
+        self.options.receive_buffer = Some(bytes);
+        self
+    }
+
+    /// How much may be sent in answer to a datagram whose sender may not be who he says: `factor`
+    /// times its payload, in no more than `factor` replies, counted over all replies to it. What
+    /// would be more is not sent: [`reply`](crate::Datagram::reply) fails with
+    /// [`AmplificationExceeded`](crate::AmplificationExceeded), and
+    /// [`Counters::amplification_refused`](crate::Counters::amplification_refused) counts it. A
+    /// handler that knows its peer lifts the limit for one datagram by
+    /// [`mark_validated`](crate::Datagram::mark_validated).
+    ///
+    /// There is no limit by default, as only the protocol knows a good one. A server that strangers
+    /// reach should have one: without it, whoever writes a victim's address on his datagrams can
+    /// have the server send to the victim whatever it answers. The example to follow is
+    /// [RFC 9000, section 8.1](https://www.rfc-editor.org/rfc/rfc9000#section-8.1): three times, and
+    /// clients whose first datagram is padded to 1200 bytes. Where questions may be short, the limit
+    /// would forbid every ordinary answer: there pad them, answer first with a cookie, or choose a
+    /// greater factor. With 0, nothing is answered before a validation.
+    ///
+    /// ```
+    /// use socketserver::{Datagram, UdpServer, handler_fn};
+    ///
+    /// let server = UdpServer::builder()
+    ///     .max_amplification(Some(3))
+    ///     .refuse_low_ports()
+    ///     .bind("127.0.0.1:0", handler_fn(|packet: &mut Datagram| {
+    ///         Ok(packet.reply(packet.bytes())?)
+    ///     }))?;
+    /// # Ok::<(), socketserver::Error>(())
+    /// ```
+    #[must_use]
+    pub fn max_amplification(mut self, factor: Option<u32>) -> Self {
+        self.options.max_amplification = factor;
+        self
+    }
+
+    /// Refuses datagrams whose source port is below 1024, before a handler is made for them
+    /// ([`Refusal::LowPort`](crate::Refusal::LowPort)).
+    ///
+    /// There are the services that answer anything: echo (7), chargen (19), DNS (53), NTP (123). A
+    /// datagram with such a source is a forged one, made to let two services answer each other for
+    /// ever (CERT advisory CA-1996-01), or to hit that port of a victim. Port 0, which cannot be
+    /// answered, is refused as well.
+    ///
+    /// Off by default, as some protocols do send from their own low port: syslog (514, recommended
+    /// by [RFC 3164, section 2](https://www.rfc-editor.org/rfc/rfc3164#section-2)), NTP between
+    /// servers, DHCP, IKE; and a sender who wants no answer may leave 0 there
+    /// ([RFC 768](https://www.rfc-editor.org/rfc/rfc768)).
+    #[must_use]
+    pub fn refuse_low_ports(mut self) -> Self {
+        self.options.refuse_low_ports = true;
         self
     }
 }

@@ -17,6 +17,7 @@ use crate::Result;
 use crate::address::Address;
 use crate::admission::{Admission, AdmissionControl, Ticket};
 use crate::concurrency::CUT;
+use crate::datagram::AmplificationExceeded;
 use crate::event::{Counters, EndReason, Ended, Event, Refusal, Reporter};
 use crate::failure::{Cause, HandlerFailure, contain, discard, guarded};
 use crate::preamble::Preamble;
@@ -398,7 +399,9 @@ fn log_failure(info: &RequestInfo, failure: &HandlerFailure) {
     let kind = failure.error().and_then(crate::Error::io_kind);
     if kind == Some(io::ErrorKind::TimedOut) {
         tracing::info!(%id, %peer, %stage, error = %failure.cause(), "request timed out");
-    } else if kind == Some(io::ErrorKind::InvalidData) {
+    } else if kind == Some(io::ErrorKind::InvalidData)
+        || failure.error().is_some_and(AmplificationExceeded::is_in)
+    {
         // What the peer has sent is at fault, and no operator can do anything about it.
         tracing::warn!(%id, %peer, %stage, error = %failure.cause(), "request failed");
     } else {

@@ -5,6 +5,7 @@ mod back_off;
 mod builder;
 mod controller;
 mod drain;
+mod drops;
 mod group;
 mod lifecycle;
 mod poller;

@@ -161,7 +161,9 @@ where
     /// Refuses one request that waits at a gate; `false` if none does.
     pub(super) fn refuse_next(&mut self, gate: usize, refusal: &Refusal) -> bool {
         self.intake.emptied = false;
-        let request = match T::get_request(&mut self.gates[gate].listener, &mut self.intake) {
+        let got = T::get_request(&mut self.gates[gate].listener, &mut self.intake);
+        self.tell_drops(gate);
+        let request = match got {
             Ok(Got::Request(request, _)) => request,
             Ok(Got::Refused(peer, fd, refusal)) => {
                 self.turn_away(peer, fd, gate, &refusal);

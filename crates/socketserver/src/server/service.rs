@@ -7,6 +7,7 @@ use super::accept_loop::{ChildSource, Member, Model, Source, Turn, Until, Watch}
 use super::back_off::{BackOff, Class};
 use super::controller::{Controller, Record};
 use super::drain::Drain;
+use super::drops::Drops;
 use super::poller::Poller;
 use super::queue::Queue;
 use super::session::sealed::Request as _;
@@ -42,6 +43,7 @@ pub(super) struct Gate<T: Transport> {
     pub(super) empty: bool,
     /// Attempts since the last request came in.
     barren: u32,
+    pub(super) drops: Drops,
 }
 
 impl<T: Transport> Gate<T> {
@@ -53,6 +55,7 @@ impl<T: Transport> Gate<T> {
             ready: false,
             empty: false,
             barren: 0,
+            drops: Drops::default(),
         }
     }
 
@@ -322,7 +325,9 @@ where
                 let has_room = room > 0;
                 let gate = &mut self.gates[index];
                 gate.empty = false;
-                let request = match T::get_request(&mut gate.listener, &mut self.intake) {
+                let got = T::get_request(&mut gate.listener, &mut self.intake);
+                self.tell_drops(index);
+                let request = match got {
                     Ok(Got::Request(request, ticket)) => (request, ticket),
                     Ok(Got::Refused(peer, fd, refusal)) => {
                         taken += 1;

@@ -3,6 +3,7 @@
 //! A transport binds, accepts or receives, and says what went wrong; it does not decide what to do
 //! about it, and it never runs application code.
 
+mod buffers;
 mod inet;
 mod packet;
 mod stream;
@@ -148,6 +149,11 @@ pub struct SocketOptions {
     pub(crate) write_timeout: Option<std::time::Duration>,
     /// For datagrams: the longest one that is wanted.
     pub(crate) max_packet_size: usize,
+    /// For datagrams: how many times as much may be answered.
+    pub(crate) max_amplification: Option<u32>,
+    pub(crate) refuse_low_ports: bool,
+    pub(crate) receive_buffer: Option<usize>,
+    pub(crate) send_buffer: Option<usize>,
     pub(crate) nodelay: bool,
     pub(crate) keepalive: Option<Keepalive>,
     pub(crate) user_timeout: Option<std::time::Duration>,
@@ -215,6 +221,10 @@ impl Default for SocketOptions {
             mode: 0o600,
             write_timeout: None,
             max_packet_size: MAX_PACKET,
+            max_amplification: None,
+            refuse_low_ports: false,
+            receive_buffer: None,
+            send_buffer: None,
             nodelay: true,
             keepalive: None,
             user_timeout: None,
@@ -233,6 +243,8 @@ pub struct Intake {
     /// Nothing more was there when datagrams were received in this turn. What has come since is
     /// reported anew, as listeners are watched level-triggered.
     pub(crate) emptied: bool,
+    /// Datagrams that the kernel has dropped, and of which nobody was told yet.
+    pub(crate) dropped: u64,
     pub(crate) parker: Option<std::sync::Arc<dyn Parker>>,
 }
 

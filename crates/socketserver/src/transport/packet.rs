@@ -4,14 +4,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use packet_batch::Batch;
+use packet_batch::{Batch, tell_drops, tell_local};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::{AddressFamily, SocketType, getsockname};
 
 use super::unix_path::PathGuard;
 use super::{Got, Intake, SocketOptions, stream};
-use crate::{Address, BindError, Datagram, Timeouts};
+use crate::datagram::WayBack;
+use crate::{Address, BindError, Datagram, Refusal, Timeouts};
 
 /// A receiving socket, and the file that goes with it.
 ///
@@ -25,6 +26,9 @@ pub struct PacketSocket {
     fd: Arc<OwnedFd>,
     /// Received together, and handed out one by one.
     batch: Batch,
+    address: Arc<Address>,
+    max_amplification: Option<u32>,
+    refuses_low_ports: bool,
 }
 
 impl PacketSocket {
@@ -59,10 +63,23 @@ pub(super) fn activate(
 ) -> Result<PacketSocket, Errno> {
     rustix::io::ioctl_fionbio(&fd, false)?;
     set_socket_timeout(&fd, Timeout::Send, options.write_timeout)?;
+    let mut batch = Batch::new(options.max_packet_size);
+    let address = Address::from_any(Some(getsockname(&fd)?));
+    if let Some(inet) = address.as_inet() {
+        tell_drops(&fd)?;
+        batch = batch.with_control();
+        // One that is bound to a single address answers from it in any case.
+        if inet.ip().is_unspecified() {
+            tell_local(&fd)?;
+        }
+    }
     Ok(PacketSocket {
         fd: Arc::new(fd),
         path,
-        batch: Batch::new(options.max_packet_size),
+        batch,
+        address: Arc::new(address),
+        max_amplification: options.max_amplification,
+        refuses_low_ports: options.refuse_low_ports,
     })
 }
 
@@ -86,27 +103,52 @@ pub(super) fn get_request(
     intake: &mut Intake,
 ) -> rustix::io::Result<Got<Datagram>> {
     let PacketSocket { fd, batch, .. } = socket;
+    let reporter = &intake.server.0.reporter;
     if batch.is_empty() {
         if intake.emptied {
             return Err(Errno::AGAIN);
         }
+        let before = batch.dropped();
         batch.receive(&*fd, intake.room)?;
         intake.emptied = batch.has_emptied_socket();
+        let dropped = batch.dropped() - before;
+        if dropped > 0 {
+            reporter.dropped_by_kernel(dropped);
+            intake.dropped += dropped;
+        }
     }
     let packet = batch.next().ok_or(Errno::AGAIN)?;
+    if packet.full_len > packet.bytes.len() {
+        reporter.truncated();
+    }
     let peer = Address::from_any(packet.from.clone());
+    if socket.refuses_low_ports && has_low_port(&peer) {
+        return Ok(Got::Refused(peer, None, Refusal::LowPort));
+    }
     let ticket = match intake.server.0.admission.admit(&peer) {
         Ok(ticket) => ticket,
         Err(refusal) => return Ok(Got::Refused(peer, None, refusal)),
     };
+    let way_back = WayBack {
+        socket: fd.clone(),
+        to: packet.from.filter(|_| !peer.is_unnamed()),
+        from: packet.local,
+        write_timeout: intake.timeouts.write,
+        parker: intake.parker.clone(),
+    };
     let datagram = Datagram::new(
         (packet.bytes, packet.full_len),
-        (peer, packet.from),
-        fd.clone(),
+        (peer, way_back),
+        socket.address.clone(),
+        socket.max_amplification,
         intake.server.clone(),
         intake.server.0.next_id(),
-        intake.timeouts.write,
-        intake.parker.clone(),
     );
     Ok(Got::Request(datagram, ticket))
+}
+
+/// A service's own port: clients send from others, and no answer of ours is to set one service
+/// talking to another. 0 is none at all, and cannot be answered.
+fn has_low_port(peer: &Address) -> bool {
+    peer.as_inet().is_some_and(|inet| inet.port() < 1024)
 }

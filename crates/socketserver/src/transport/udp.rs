@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketType};
 
 use super::packet::{self, PacketSocket};
-use super::{Got, Intake, SocketOptions, ToTargets, Transport, inet};
+use super::{Got, Intake, SocketOptions, ToTargets, Transport, buffers, inet};
 use crate::{BindError, Datagram, Timeouts};
 
 /// UDP; a request is a [`Datagram`].
@@ -30,13 +30,17 @@ impl Transport for Udp {
         options: &SocketOptions,
     ) -> Result<PacketSocket, BindError> {
         let fd = inet::bound(*target, SocketType::DGRAM, options)?;
-        packet::activate(fd, None, options)
-            .map_err(|errno| inet::system("set the options of", *target, errno))
+        let socket = packet::activate(fd, None, options)
+            .map_err(|errno| inet::system("set the options of", *target, errno))?;
+        buffers::set(&socket, options)?;
+        Ok(socket)
     }
 
     fn adopt(fd: OwnedFd, options: &SocketOptions) -> Result<PacketSocket, BindError> {
         let families = [AddressFamily::INET, AddressFamily::INET6];
-        packet::adopt(fd, &families, "a UDP socket", options)
+        let socket = packet::adopt(fd, &families, "a UDP socket", options)?;
+        buffers::set(&socket, options)?;
+        Ok(socket)
     }
 
     fn get_request(

@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::net::{AddressFamily, SocketType};
 
 use super::packet::{self, PacketSocket};
-use super::{Got, Intake, SocketOptions, ToTargets, Transport, unix_path};
+use super::{Got, Intake, SocketOptions, ToTargets, Transport, buffers, unix_path};
 use crate::{BindError, Datagram, Timeouts, UnixAddress};
 
 /// Unix datagram sockets; a request is a [`Datagram`].
@@ -28,18 +28,18 @@ impl Transport for UnixDatagram {
         target: &UnixAddress,
         options: &SocketOptions,
     ) -> Result<PacketSocket, BindError> {
-        unix_path::claim(target, SocketType::DGRAM, options, |fd, path| {
+        let socket = unix_path::claim(target, SocketType::DGRAM, options, |fd, path| {
             packet::activate(fd, path, options)
-        })
+        })?;
+        buffers::set(&socket, options)?;
+        Ok(socket)
     }
 
     fn adopt(fd: OwnedFd, options: &SocketOptions) -> Result<PacketSocket, BindError> {
-        packet::adopt(
-            fd,
-            &[AddressFamily::UNIX],
-            "a Unix datagram socket",
-            options,
-        )
+        let family = [AddressFamily::UNIX];
+        let socket = packet::adopt(fd, &family, "a Unix datagram socket", options)?;
+        buffers::set(&socket, options)?;
+        Ok(socket)
     }
 
     fn take_over(listener: &PacketSocket) {

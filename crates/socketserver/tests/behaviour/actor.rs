@@ -26,6 +26,10 @@ pub trait Talk: Sized {
     fn byte(&mut self) -> io::Result<usize>;
     /// How long the request was on the wire, and whether some of it is lost.
     fn size(&self) -> (usize, bool);
+    /// Our own address.
+    fn local(&self) -> io::Result<String>;
+    /// Takes the peer for who he says he is.
+    fn validate(&self) {}
 }
 
 impl Talk for Connection {
@@ -78,6 +82,10 @@ impl Talk for Connection {
     fn size(&self) -> (usize, bool) {
         (0, false)
     }
+
+    fn local(&self) -> io::Result<String> {
+        Ok(self.local_addr()?.to_string())
+    }
 }
 
 impl Talk for Datagram {
@@ -115,6 +123,14 @@ impl Talk for Datagram {
 
     fn size(&self) -> (usize, bool) {
         (self.full_len(), self.is_truncated())
+    }
+
+    fn local(&self) -> io::Result<String> {
+        Ok(self.local_addr().to_string())
+    }
+
+    fn validate(&self) {
+        self.mark_validated();
     }
 }
 
@@ -242,6 +258,14 @@ fn obey<R: Talk>(request: &mut R, line: &str) -> Result<bool> {
         },
         ["flood", times] => {
             (0..times.parse::<u32>()?).try_for_each(|n| request.say(&n.to_string()))?;
+        }
+        ["validate-and-flood", times] => {
+            request.validate();
+            (0..times.parse::<u32>()?).try_for_each(|n| request.say(&n.to_string()))?;
+        }
+        ["where-are-you"] => {
+            let local = request.local()?;
+            request.say(&local)?;
         }
         ["answer-me"] => {
             let answered = request.say("you");

@@ -15,7 +15,7 @@ use crate::stage::{Options, Role, play};
 /// A transport and where its server binds.
 pub trait Wired: Transport {
     type Place: ToTargets<Self>;
-    fn place(directory: &Path) -> Self::Place;
+    fn place(directory: &Path, options: &Options) -> Self::Place;
 
     /// The options that this transport alone has.
     fn configured<C: Concurrency>(
@@ -106,6 +106,7 @@ impl fmt::Display for Combination {
 type Cells = fn(Combination) -> bool;
 
 const DATAGRAM: Cells = Combination::is_datagram;
+const NOT_UDP: Cells = |cell| cell.transport != "udp";
 const STREAM: Cells = |cell| !cell.is_datagram();
 const SEQUENTIAL: Cells = Combination::is_sequential;
 const NOT_FORKING: Cells = |cell| !cell.is_forking();
@@ -163,7 +164,7 @@ const EXCEPTIONS: &[(&str, Cells, &str)] = &[
         "a stream has no message boundaries",
     ),
     (
-        "an_oversized_datagram_is_flagged",
+        "an_oversized_datagram_is_flagged_and_counted",
         STREAM,
         "a stream has no message boundaries",
     ),
@@ -181,6 +182,31 @@ const EXCEPTIONS: &[(&str, Cells, &str)] = &[
         "an_unnamed_peer_cannot_be_answered",
         |cell| cell.transport != "unixgram",
         "every other peer has an address, or a connection",
+    ),
+    (
+        "answers_come_from_the_address_that_was_asked",
+        NOT_UDP,
+        "of the others, a socket has one address",
+    ),
+    (
+        "ipv6_answers_do_as_well",
+        NOT_UDP,
+        "of the others, a socket has one address",
+    ),
+    (
+        "replies_are_limited_until_the_peer_is_validated",
+        NOT_UDP,
+        "the others cannot forge an address",
+    ),
+    (
+        "low_ports_are_refused_before_a_handler_is_made",
+        NOT_UDP,
+        "the others have none, or cannot forge it",
+    ),
+    (
+        "what_the_kernel_drops_is_counted",
+        NOT_UDP,
+        "the others lose nothing",
     ),
     (
         "at_the_limit_the_next_is_rejected",
@@ -304,14 +330,20 @@ fn applies(scenario: &Scenario, cell: Combination) -> bool {
 
 impl Wired for Tcp {
     type Place = &'static str;
-    fn place(_: &Path) -> &'static str {
+    fn place(_: &Path, _: &Options) -> &'static str {
         "127.0.0.1:0"
     }
 }
 
 impl Wired for Udp {
     type Place = &'static str;
-    fn place(_: &Path) -> &'static str {
+    fn place(_: &Path, options: &Options) -> &'static str {
+        if options.has("everywhere") {
+            return "0.0.0.0:0";
+        }
+        if options.has("everywhere_in_ipv6") {
+            return "[::]:0";
+        }
         // Not where the clients are: an answer that comes too late for its client must not be a
         // request to another trial's server, which would answer it in turn.
         "127.0.0.2:0"
@@ -321,23 +353,33 @@ impl Wired for Udp {
         builder: Builder<Self, C>,
         options: &Options,
     ) -> Builder<Self, C> {
-        match options.count("max_packet_size") {
-            Some(bytes) => builder.max_packet_size(bytes),
-            None => builder,
+        let mut builder = builder;
+        if let Some(bytes) = options.count("max_packet_size") {
+            builder = builder.max_packet_size(bytes);
         }
+        if let Some(bytes) = options.count("receive_buffer") {
+            builder = builder.receive_buffer(bytes);
+        }
+        if let Some(factor) = options.number("max_amplification") {
+            builder = builder.max_amplification(u32::try_from(factor).ok());
+        }
+        if options.has("refuse_low_ports") {
+            builder = builder.refuse_low_ports();
+        }
+        builder
     }
 }
 
 impl Wired for UnixStream {
     type Place = PathBuf;
-    fn place(directory: &Path) -> PathBuf {
+    fn place(directory: &Path, _: &Options) -> PathBuf {
         directory.join("socket")
     }
 }
 
 impl Wired for UnixDatagram {
     type Place = PathBuf;
-    fn place(directory: &Path) -> PathBuf {
+    fn place(directory: &Path, _: &Options) -> PathBuf {
         directory.join("socket")
     }
 

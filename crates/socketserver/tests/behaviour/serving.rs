@@ -196,6 +196,20 @@ impl Serving {
             .collect()
     }
 
+    /// One of the server's counters, for which it is stopped.
+    #[track_caller]
+    pub fn counter(&mut self, name: &str) -> u64 {
+        self.rests();
+        self.stop();
+        self.tells("served");
+        self.tell("counters");
+        self.tells("counters");
+        let line = self.lines("counters").pop().unwrap();
+        let (_, value) = line.split_once(&format!(" {name}: ")).unwrap();
+        let end = value.find([',', ' ']).unwrap();
+        value[..end].parse().unwrap()
+    }
+
     pub fn count(&self, words: &str) -> usize {
         self.lines(words).len()
     }

@@ -128,7 +128,8 @@ where
     let options = &role.options;
     let model = C::configured(options);
     let builder = T::configured(hooks::<T, C>(options).concurrency(model), options);
-    let mut server = builder.bind(T::place(&role.directory), Actor::new).unwrap();
+    let place = T::place(&role.directory, options);
+    let mut server = builder.bind(place, Actor::new).unwrap();
     let controller = server.controller();
     CONTROLLER.set(controller.clone()).unwrap();
     listen_to_signals();

@@ -10,6 +10,7 @@ mod limits;
 mod packets;
 mod stopping;
 mod timeouts;
+mod udp;
 
 use crate::matrix::Combination;
 
@@ -79,11 +80,18 @@ scenarios! {
     packets {
         an_empty_datagram_is_a_request,
         nothing_is_replied_unless_the_handler_does,
-        an_oversized_datagram_is_flagged,
+        an_oversized_datagram_is_flagged_and_counted,
         datagrams_of_every_size_arrive_whole,
         an_unnamed_peer_cannot_be_answered,
         a_datagram_peer_that_does_not_read_times_the_reply_out,
         a_datagram_peer_that_reads_late_gets_every_reply,
+    }
+    udp {
+        answers_come_from_the_address_that_was_asked,
+        ipv6_answers_do_as_well,
+        replies_are_limited_until_the_peer_is_validated,
+        low_ports_are_refused_before_a_handler_is_made,
+        what_the_kernel_drops_is_counted,
     }
     timeouts {
         a_trickle_is_cut_by_the_request_deadline,

@@ -36,8 +36,8 @@ pub fn nothing_is_replied_unless_the_handler_does(cell: Combination) {
     assert_eq!(client.ask("the end"), "the end");
 }
 
-pub fn an_oversized_datagram_is_flagged(cell: Combination) {
-    let serving = Serving::start(cell, Options::default().with("max_packet_size", 1000));
+pub fn an_oversized_datagram_is_flagged_and_counted(cell: Combination) {
+    let mut serving = Serving::start(cell, Options::default().with("max_packet_size", 1000));
     let mut client = serving.client();
     for (length, answer) in [
         (1000, "1000 truncated=false kept=1000"),
@@ -46,6 +46,7 @@ pub fn an_oversized_datagram_is_flagged(cell: Combination) {
     ] {
         assert_eq!(client.ask(&format!("{:x<length$}", "size ")), answer);
     }
+    assert_eq!(serving.counter("truncated"), 2);
 }
 
 pub fn datagrams_of_every_size_arrive_whole(cell: Combination) {

@@ -1,0 +1,132 @@
+//! Sending.
+
+#![allow(unsafe_code)]
+
+use std::array;
+use std::os::fd::{AsFd, AsRawFd};
+use std::ptr;
+
+use rustix::io::Errno;
+use rustix::net::{SendFlags, SocketAddrAny, sendto};
+
+use crate::control::Sent;
+use crate::{Local, MAX, narrow};
+
+/// A datagram that is to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing<'a> {
+    bytes: &'a [u8],
+    to: &'a SocketAddrAny,
+    from: Option<Local>,
+}
+
+impl<'a> Outgoing<'a> {
+    /// From the address that the socket is bound to, or, if that is every one, the address that the
+    /// way there has.
+    #[must_use]
+    pub fn new(bytes: &'a [u8], to: &'a SocketAddrAny) -> Self {
+        let from = None;
+        Self { bytes, to, from }
+    }
+
+    /// From this address of the machine. It is for a socket of its own family: an IPv6 socket takes
+    /// an IPv4 address as `::ffff:a.b.c.d`.
+    #[must_use]
+    pub fn from(mut self, local: Option<Local>) -> Self {
+        self.from = local;
+        self
+    }
+
+    /// What it carries.
+    #[must_use]
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Who receives it.
+    #[must_use]
+    pub fn to(&self) -> &'a SocketAddrAny {
+        self.to
+    }
+
+    /// The address of this machine that it is sent from, if one was asked for.
+    #[must_use]
+    pub fn local(&self) -> Option<Local> {
+        self.from
+    }
+}
+
+/// Sends datagrams, no more than [`MAX`], with one system call. Returns how many were sent, which is
+/// at least one: the rest is for another call.
+///
+/// # Errors
+/// As `sendmmsg(2)` has them, for the first datagram. An error at a later one is left to the next
+/// call. `EINVAL` or `ENETUNREACH`, if the address that it is to come from is none of this
+/// machine's.
+///
+/// # Panics
+/// If there are none to send.
+pub fn send(
+    socket: impl AsFd,
+    packets: &[Outgoing<'_>],
+    flags: SendFlags,
+) -> rustix::io::Result<usize> {
+    match packets {
+        [] => panic!("there is nothing to send"),
+        [one] if one.from.is_none() => sendto(socket, one.bytes, flags, one.to).map(|_| 1),
+        // Preparing for more than there are is a waste.
+        [_] => send_up_to::<1>(socket, packets, flags),
+        _ => send_up_to::<MAX>(socket, packets, flags),
+    }
+}
+
+fn send_up_to<const MOST: usize>(
+    socket: impl AsFd,
+    packets: &[Outgoing<'_>],
+    flags: SendFlags,
+) -> rustix::io::Result<usize> {
+    let packets = &packets[..packets.len().min(MOST)];
+    let mut controls = [Sent::EMPTY; MOST];
+    let mut pieces: [libc::iovec; MOST] = array::from_fn(|n| {
+        let bytes = packets.get(n).map_or(&[][..], |packet| packet.bytes);
+        libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        }
+    });
+    // SAFETY: all zeroes is a value of this plain C struct: null pointers and lengths of none.
+    let mut headers: [libc::mmsghdr; MOST] = unsafe { std::mem::zeroed() };
+    for (((header, piece), control), packet) in headers
+        .iter_mut()
+        .zip(&mut pieces)
+        .zip(&mut controls)
+        .zip(packets)
+    {
+        let header = &mut header.msg_hdr;
+        header.msg_iov = ptr::from_mut(piece);
+        header.msg_iovlen = 1;
+        header.msg_name = packet.to.as_ptr().cast_mut().cast();
+        header.msg_namelen = packet.to.addr_len();
+        if let Some(local) = packet.from {
+            // Its type is another one in other C libraries.
+            header.msg_controllen = control.set_source(local) as _;
+            header.msg_control = control.0.as_mut_ptr().cast();
+        }
+    }
+    // SAFETY: each of the first headers, as many as there are packets and no more than `MOST`, has
+    // one piece of memory, one address, and the bytes of one control message or none, with their
+    // true lengths. All of them outlive the call, which only reads them; it writes the lengths that
+    // were sent into the headers.
+    let sent = unsafe {
+        libc::sendmmsg(
+            socket.as_fd().as_raw_fd(),
+            headers.as_mut_ptr(),
+            narrow(packets.len()),
+            flags.bits().cast_signed(),
+        )
+    };
+    match usize::try_from(sent) {
+        Ok(sent @ 1..) => Ok(sent),
+        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::AGAIN)),
+    }
+}

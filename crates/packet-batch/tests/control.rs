@@ -1,0 +1,264 @@
+//! What the kernel tells beside datagrams, and which address they are sent from.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test says why it fails, or is skipped"
+)]
+
+use std::io::IoSlice;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use packet_batch::{Batch, Local, MAX, Outgoing, SendFlags, send, tell_drops, tell_local};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SocketAddrAny, sockopt};
+
+fn told(bind: &str) -> UdpSocket {
+    let server = UdpSocket::bind(bind).unwrap();
+    tell_local(&server).unwrap();
+    tell_drops(&server).unwrap();
+    server
+}
+
+/// A client that hears nobody but this address of the server.
+fn client(server: &UdpSocket, ip: &str) -> UdpSocket {
+    let to: IpAddr = ip.parse().unwrap();
+    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let client = UdpSocket::bind(any).unwrap();
+    client
+        .connect((to, server.local_addr().unwrap().port()))
+        .unwrap();
+    client
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    client
+}
+
+fn has_ipv6() -> bool {
+    let has = UdpSocket::bind("[::1]:0").is_ok();
+    if !has {
+        println!("SKIPPED: this machine has no IPv6");
+    }
+    has
+}
+
+fn answers_come_from(bind: &str, addresses: &[(&str, &str)]) {
+    let server = told(bind);
+    let clients: Vec<_> = addresses
+        .iter()
+        .map(|(ip, _)| client(&server, ip))
+        .collect();
+    for client in &clients {
+        client.send(b"hello").unwrap();
+    }
+    let mut batch = Batch::new(16).with_control();
+    let mut senders = Vec::new();
+    while senders.len() < clients.len() {
+        batch.receive(&server, MAX).unwrap();
+        while let Some(packet) = batch.next() {
+            senders.push((packet.from.unwrap(), packet.local));
+        }
+    }
+    for ((_, expected), (_, local)) in addresses.iter().zip(&senders) {
+        assert_eq!(local.unwrap().ip, expected.parse::<IpAddr>().unwrap());
+        assert_eq!(local.unwrap().interface, 0);
+    }
+    // Together, and the first once more by itself.
+    let replies: Vec<_> = senders
+        .iter()
+        .map(|(to, local)| Outgoing::new(b"hi", to).from(*local))
+        .collect();
+    assert_eq!(
+        send(&server, &replies, SendFlags::empty()).unwrap(),
+        replies.len()
+    );
+    assert_eq!(send(&server, &replies[..1], SendFlags::empty()), Ok(1));
+    for client in clients.iter().chain(&clients[..1]) {
+        assert_eq!(client.recv(&mut [0; 9]).unwrap(), 2);
+    }
+}
+
+#[test]
+fn ipv4_answers_come_from_the_address_that_was_asked() {
+    answers_come_from(
+        "0.0.0.0:0",
+        &[
+            ("127.0.0.1", "127.0.0.1"),
+            ("127.0.0.2", "127.0.0.2"),
+            ("127.1.2.3", "127.1.2.3"),
+        ],
+    );
+}
+
+#[test]
+fn ipv6_answers_do_and_ipv4_ones_through_the_same_socket() {
+    if has_ipv6() {
+        answers_come_from(
+            "[::]:0",
+            &[
+                ("::1", "::1"),
+                ("127.0.0.2", "::ffff:127.0.0.2"),
+                ("127.0.0.3", "::ffff:127.0.0.3"),
+            ],
+        );
+    }
+}
+
+#[test]
+fn an_address_that_is_not_ours_is_refused() {
+    let server = told("0.0.0.0:0");
+    let to: SocketAddrAny = client(&server, "127.0.0.1").local_addr().unwrap().into();
+    let local = Local {
+        ip: [198, 51, 100, 1].into(), // TEST-NET-2, RFC 5737
+        interface: 0,
+    };
+    let packet = Outgoing::new(b"x", &to).from(Some(local));
+    let refused = send(&server, &[packet], SendFlags::empty()).unwrap_err();
+    assert!(
+        [Errno::INVAL, Errno::NETUNREACH].contains(&refused),
+        "{refused}"
+    );
+}
+
+#[test]
+fn an_error_in_the_middle_is_left_to_the_next_call() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let receiver = client(&server, "127.0.0.1");
+    let good: SocketAddrAny = receiver.local_addr().unwrap().into();
+    let bad: SocketAddrAny = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let packets = [&good, &good, &bad, &good].map(|to| Outgoing::new(b"x", to));
+    assert_eq!(send(&server, &packets, SendFlags::empty()), Ok(2));
+    assert_eq!(
+        send(&server, &packets[2..], SendFlags::empty()),
+        Err(Errno::INVAL)
+    );
+    assert_eq!(send(&server, &packets[3..], SendFlags::empty()), Ok(1));
+}
+
+/// More than one call takes, of every length, from several addresses.
+#[test]
+fn many_are_sent_whole_and_in_order() {
+    let server = told("0.0.0.0:0");
+    let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to = receiver.local_addr().unwrap().into();
+    let contents: Vec<_> = (0..100_u8).map(|n| vec![n; n.into()]).collect();
+    let packets: Vec<_> = contents
+        .iter()
+        .zip(1..)
+        .map(|(bytes, n)| {
+            let local = Local {
+                ip: [127, 0, 0, n].into(),
+                interface: 0,
+            };
+            Outgoing::new(bytes, &to).from((n % 2 == 0).then_some(local))
+        })
+        .collect();
+    let mut rest = &packets[..];
+    while !rest.is_empty() {
+        let sent = send(&server, rest, SendFlags::empty()).unwrap();
+        assert!(sent <= MAX);
+        rest = &rest[sent..];
+    }
+    let mut batch = Batch::new(200).with_control();
+    let mut next = 0;
+    while next < contents.len() {
+        batch.receive(&receiver, MAX).unwrap();
+        while let Some(packet) = batch.next() {
+            assert_eq!(packet.bytes, contents[next]);
+            // It was not asked.
+            assert_eq!(packet.local, None);
+            let from = SocketAddr::try_from(packet.from.unwrap()).unwrap();
+            // Each second one was sent from an address of its own.
+            let expected = if next % 2 == 1 {
+                u8::try_from(next).unwrap() + 1
+            } else {
+                1
+            };
+            assert_eq!(from.ip(), IpAddr::from([127, 0, 0, expected]));
+            next += 1;
+        }
+    }
+}
+
+/// Floods a small socket while it is read, but for the first time.
+#[test]
+fn what_the_kernel_drops_is_counted_to_the_last_one() {
+    let server = told("127.0.0.1:0");
+    sockopt::set_socket_recv_buffer_size(&server, 4096).unwrap();
+    let sender = client(&server, "127.0.0.1");
+    let (tell, told) = channel();
+    let sending = std::thread::spawn(move || {
+        for _ in 0..100 {
+            for _ in 0..200 {
+                sender.send(&[0; 100]).unwrap();
+            }
+            tell.send(()).unwrap();
+        }
+        (sender, 100 * 200)
+    });
+    let mut batch = Batch::new(100).with_control();
+    let mut received = 0;
+    let mut drain = || {
+        while batch.receive(&server, MAX).is_ok() {
+            while batch.next().is_some() {
+                received += 1;
+            }
+        }
+        (received, batch.dropped())
+    };
+    for () in told {
+        drain();
+    }
+    let (sender, sent) = sending.join().unwrap();
+    drain();
+    // This one finds room, and brings the last word about those before it.
+    sender.send(b"last").unwrap();
+    let (received, dropped) = drain();
+    assert!(dropped > 0 && received > 0, "{received} {dropped}");
+    assert_eq!(received + dropped, sent + 1);
+}
+
+#[test]
+fn descriptors_that_a_peer_sends_along_do_not_stay() {
+    let (server, client) = UnixDatagram::pair().unwrap();
+    let (witness, passed) = UnixDatagram::pair().unwrap();
+    let passed = OwnedFd::from(passed);
+    for _ in 0..10 {
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [passed.as_fd(); 3];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        let flags = SendFlags::empty();
+        rustix::net::sendmsg(&client, &[IoSlice::new(b"x")], &mut control, flags).unwrap();
+    }
+    let mut batch = Batch::new(9).with_control();
+    assert_eq!(batch.receive(&server, MAX).unwrap(), 10);
+    while let Some(packet) = batch.next() {
+        assert_eq!((packet.bytes, packet.local), (&b"x"[..], None));
+    }
+    // Once the last descriptor of the other end is closed, this end knows.
+    drop(passed);
+    witness.set_nonblocking(true).unwrap();
+    let gone = witness.send(b"x").unwrap_err();
+    assert_eq!(gone.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn only_ip_has_local_addresses_to_tell() {
+    let socket = UnixDatagram::unbound().unwrap();
+    let refused = tell_local(&socket).unwrap_err();
+    assert_eq!(refused, Errno::AFNOSUPPORT);
+    let file = std::fs::File::open("/dev/null").unwrap();
+    assert!(tell_drops(&file).is_err() && file.as_raw_fd() >= 0);
+}
+
+#[test]
+#[should_panic(expected = "nothing to send")]
+fn nothing_is_not_sent() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let _ = send(&server, &[], SendFlags::empty());
+}
