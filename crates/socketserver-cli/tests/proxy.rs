@@ -143,7 +143,7 @@ fn a_child_that_waits_for_its_header_is_cut_by_a_drain() {
     server.signal("TERM");
     assert!(is_closed(&mut silent));
     let log = server.logged("disconnected");
-    assert!(log.contains("killed by signal 1"), "{log}");
+    assert!(log.contains("killed by signal"), "{log}");
     server.wait();
 }
 
