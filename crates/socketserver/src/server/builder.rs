@@ -229,8 +229,9 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             // Before the last probe of a keepalive is due, it would end the connection for one that
             // was lost: tcp(7), `TCP_USER_TIMEOUT`.
             let probing = self.options.keepalive.map(Keepalive::lasts);
-            // A write that waits is to reach its own limit first.
-            let unconfirmed = write_timeout?.saturating_mul(2);
+            // A write that waits is to reach its own limit first, and it may wait twice: once it has sent
+            // a part.
+            let unconfirmed = write_timeout?.saturating_mul(3);
             Some(probing.map_or(unconfirmed, |probing| unconfirmed.max(probing)))
         });
         Ok(SocketOptions {
@@ -364,7 +365,7 @@ impl<C: Concurrency> Builder<Tcp, C> {
 
     /// How long what was sent may stay unconfirmed by the peer before the connection fails
     /// (`TCP_USER_TIMEOUT`, [RFC 5482](https://www.rfc-editor.org/rfc/rfc5482)). The default is
-    /// twice the [write timeout](Timeouts::write), or what a [`keepalive`](Self::keepalive) takes if
+    /// three times the [write timeout](Timeouts::write), or what a [`keepalive`](Self::keepalive) takes if
     /// that is more; without a write timeout, the system's some 15 minutes hold. It also takes the
     /// place of keepalive's own limit, so set it beyond that.
     #[must_use]
