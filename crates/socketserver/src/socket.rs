@@ -18,6 +18,17 @@ use crate::EndReason;
 use crate::park::{Interest, Park};
 use crate::timeouts::{Limits, Pace, Wait};
 
+/// How much of a file the kernel is asked to send at a time where it does not wait: enough that the
+/// calls cost nothing beside the bytes, and not so much that one connection keeps a thread that
+/// others need as well.
+const AT_ONCE: usize = 1 << 20;
+/// The same where the kernel waits for room. sendfile(2) moves what fits into a pipe at a time
+/// (`splice_direct_to_actor`, 64 KiB), and waits for as long as the timer says in each of them: so
+/// its wait is that of one write.
+const PIPE: usize = 64 << 10;
+/// How much of a file is copied at a time where that cannot be avoided.
+const COPY: usize = 32 << 10;
+
 /// Shared by the connection, its writers, and the table of live requests.
 pub struct Socket {
     park: Option<Box<dyn Park>>, // dropped before the descriptor: see `Park`
@@ -151,6 +162,54 @@ impl Socket {
     }
 
     pub(crate) fn send(&self, bufs: &[IoSlice<'_>], limits: Limits) -> io::Result<usize> {
+        self.transmit(limits, || match bufs {
+            [one] => rustix::net::send(&self.fd, one, SendFlags::NOSIGNAL),
+            many => {
+                let mut control = SendAncillaryBuffer::default();
+                rustix::net::sendmsg(&self.fd, many, &mut control, SendFlags::NOSIGNAL)
+            }
+        })
+    }
+
+    /// Sends some of a file from `offset` on, at most `count` bytes, without copying them through
+    /// this process where the kernel can. 0 is the end of the file.
+    pub(crate) fn send_file(
+        &self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        count: u64,
+        limits: Limits,
+    ) -> io::Result<usize> {
+        let most = match &self.park {
+            Some(_) => AT_ONCE,
+            None => PIPE,
+        };
+        let count = usize::try_from(count).unwrap_or(usize::MAX).min(most);
+        if is_sigpipe_ignored() {
+            let sent = self.transmit(limits, || {
+                let mut offset = offset;
+                rustix::fs::sendfile(&self.fd, file, Some(&mut offset), count)
+            });
+            match sent {
+                // There is no sendfile(2) for this kind of file, or no position in it.
+                Err(error) if is_unsupported(&error) => {}
+                sent => return sent,
+            }
+        }
+        let mut copy = vec![0; count.min(COPY)];
+        let n = rustix::io::pread(file, &mut copy[..], offset)?;
+        match n {
+            0 => Ok(0),
+            n => self.send(&[IoSlice::new(&copy[..n])], limits),
+        }
+    }
+
+    /// Has `operation` send something, as soon as there is room.
+    fn transmit(
+        &self,
+        limits: Limits,
+        mut operation: impl FnMut() -> rustix::io::Result<usize>,
+    ) -> io::Result<usize> {
         if let Some(rate) = limits.rate {
             self.sending.check(rate)?;
         }
@@ -161,14 +220,7 @@ impl Socket {
         loop {
             self.check_cancelled()?;
             self.arm(Interest::Write, &wait)?;
-            let sent = match bufs {
-                [one] => rustix::net::send(&self.fd, one, SendFlags::NOSIGNAL),
-                many => {
-                    let mut control = SendAncillaryBuffer::default();
-                    rustix::net::sendmsg(&self.fd, many, &mut control, SendFlags::NOSIGNAL)
-                }
-            };
-            match sent {
+            match operation() {
                 Ok(n) => {
                     self.sent.fetch_add(n as u64, Ordering::Relaxed);
                     if let Some(park) = &self.park {
@@ -185,6 +237,13 @@ impl Socket {
                 }
             }
         }
+    }
+
+    /// Has the peer meet a reset instead of an end, over TCP: `connect(2)` to `AF_UNSPEC` "dissolves
+    /// the association". What was not yet sent is gone. There is nothing like it for a Unix socket.
+    #[cfg(feature = "http")]
+    pub(crate) fn reset(&self) {
+        let _ = rustix::net::connect_unspec(&self.fd);
     }
 
     pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
@@ -302,6 +361,27 @@ impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// sendfile(2) has no `MSG_NOSIGNAL`: a peer that has gone would end a process that does not ignore
+/// SIGPIPE. Rust's runtime ignores it at the start of a program, and only a library in somebody
+/// else's is without; /proc/self/status tells, once.
+fn is_sigpipe_ignored() -> bool {
+    static IS_IGNORED: OnceLock<bool> = OnceLock::new();
+    *IS_IGNORED.get_or_init(|| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        // SIGPIPE is 13, and the first signal is bit 0: signal(7), proc(5).
+        mask.is_some_and(|mask| mask & (1 << 12) != 0)
+    })
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::INVAL | Errno::NOSYS | Errno::SPIPE | Errno::OPNOTSUPP)
+    )
 }
 
 /// Why a connection was cut from this side.
