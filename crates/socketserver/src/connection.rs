@@ -358,7 +358,10 @@ impl Connection {
         let Range { mut start, end } = range;
         while start < end {
             let limits = self.write_limits();
-            match self.socket.send_file(file.as_fd(), start, end - start, limits)? {
+            match self
+                .socket
+                .send_file(file.as_fd(), start, end - start, limits)?
+            {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 n => start += n as u64,
             }

@@ -2,9 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use ::http::header::{
-    IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
-};
+use ::http::header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE};
 use ::http::{HeaderMap, HeaderName};
 use httpdate::parse_http_date;
 
@@ -149,7 +147,10 @@ mod tests {
             (&[(IF_MODIFIED_SINCE, BEFORE)], Proceed),
             (&[(IF_MODIFIED_SINCE, "yesterday")], Proceed),
             // The tag says more than the date.
-            (&[(IF_NONE_MATCH, "\"x\""), (IF_MODIFIED_SINCE, THEN)], Proceed),
+            (
+                &[(IF_NONE_MATCH, "\"x\""), (IF_MODIFIED_SINCE, THEN)],
+                Proceed,
+            ),
             (&[(IF_MATCH, "\"a,b\"")], Proceed),
             (&[(IF_MATCH, "*")], Proceed),
             (&[(IF_MATCH, "W/\"a,b\"")], Failed),
@@ -175,7 +176,11 @@ mod tests {
             ("?", false),
         ] {
             let headers = headers(&[(IF_RANGE, condition)]);
-            assert_eq!(validators().admits_range(&headers, now), expected, "{condition}");
+            assert_eq!(
+                validators().admits_range(&headers, now),
+                expected,
+                "{condition}"
+            );
         }
         assert!(validators().admits_range(&HeaderMap::new(), now));
         let young = validators().modified;

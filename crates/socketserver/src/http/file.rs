@@ -7,9 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ::http::header::{
-    ACCEPT_RANGES, CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED, RANGE,
-};
+use ::http::header::{ACCEPT_RANGES, CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED, RANGE};
 use ::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use bytes::Bytes;
 use httpdate::fmt_http_date;
@@ -145,6 +143,8 @@ fn multipart(
         pieces.push(Piece::Memory(Bytes::from(head)));
         pieces.push(Piece::File(file.clone(), range.clone()));
     }
-    pieces.push(Piece::Memory(Bytes::from(format!("\r\n--{boundary}--\r\n"))));
+    pieces.push(Piece::Memory(Bytes::from(format!(
+        "\r\n--{boundary}--\r\n"
+    ))));
     (boundary, pieces)
 }

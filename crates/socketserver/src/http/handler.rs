@@ -133,10 +133,14 @@ pub trait Handler: Send + 'static {
             Method::PATCH if is_served => self.patch(request),
             Method::DELETE if is_served => self.delete(request),
             Method::OPTIONS => self.options(request),
-            Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::PATCH
-            | Method::DELETE | Method::CONNECT | Method::TRACE => {
-                Ok(Response::method_not_allowed(methods))
-            }
+            Method::GET
+            | Method::HEAD
+            | Method::POST
+            | Method::PUT
+            | Method::PATCH
+            | Method::DELETE
+            | Method::CONNECT
+            | Method::TRACE => Ok(Response::method_not_allowed(methods)),
             _ => missing(request),
         }
     }

@@ -45,7 +45,7 @@ impl RequestHead {
     pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Option<(Self, usize)>, Problem> {
         let mut scan = Scan::default();
         match scan.advance(bytes, limits)? {
-            Some(end) => Ok(Some((Self::of(&bytes[..end], &scan)?, end))),
+            Some(end) => Ok(Some((Self::of(&bytes[..end], scan)?, end))),
             None => Ok(None),
         }
     }
@@ -84,7 +84,7 @@ impl RequestHead {
                 &taken
             };
             if let Some(end) = scan.advance(bytes, limits)? {
-                let head = Self::of(&bytes[..end], &scan)?;
+                let head = Self::of(&bytes[..end], scan)?;
                 from.consume(end - before);
                 return Ok(Some(head));
             }
@@ -98,10 +98,16 @@ impl RequestHead {
     }
 
     /// Takes a head that was found to be whole.
-    pub(super) fn of(bytes: &[u8], scan: &Scan) -> Result<Self, Problem> {
-        let (begin, end) = scan.request_line();
-        let (method, uri, version) = request_line(&bytes[begin..end])?;
-        let headers = fields(&bytes[end + 2..])?;
+    fn of(bytes: &[u8], scan: Scan) -> Result<Self, Problem> {
+        let Some((line, header)) = scan.into_parts() else {
+            return Err(bad("there is no request line"));
+        };
+        let RequestLine {
+            method,
+            uri,
+            version,
+        } = line;
+        let headers = fields(&bytes[header..])?;
         check_host(&uri, version, &headers)?;
         let framing = Framing::of_request(&method, version, &headers)?;
         Ok(Self {
@@ -170,7 +176,8 @@ impl RequestHead {
 
     /// Whether the client wants to go on with this connection (RFC 9112, 9.3).
     pub(super) fn wants_to_stay(&self) -> bool {
-        let has = |option: &str| list(&self.headers, CONNECTION).any(|o| o.eq_ignore_ascii_case(option));
+        let has =
+            |option: &str| list(&self.headers, CONNECTION).any(|o| o.eq_ignore_ascii_case(option));
         !has("close") && (self.version == Version::HTTP_11 || has("keep-alive"))
     }
 
@@ -211,39 +218,42 @@ pub(super) fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item 
         .filter(|element| !element.is_empty())
 }
 
-/// Whether there is any use in reading what follows this line.
-pub(super) fn check_request_line(line: &[u8]) -> Result<(), Problem> {
-    split(line).map(drop)
+/// What the first line says.
+#[derive(Debug)]
+pub(super) struct RequestLine {
+    method: Method,
+    uri: Uri,
+    version: Version,
 }
 
-fn request_line(line: &[u8]) -> Result<(Method, Uri, Version), Problem> {
-    let (method, target, version) = split(line)?;
-    let method = Method::from_bytes(method).map_err(|_| bad("the method is no token"))?;
-    let uri = target::parse(&method, target)?;
-    Ok((method, uri, version))
-}
-
-/// The parts of a request line: separated by one space each, as more lenient readings differ
-/// (RFC 9112, 3).
-fn split(line: &[u8]) -> Result<(&[u8], &[u8], Version), Problem> {
-    let mut parts = line.split(|byte| *byte == b' ');
-    let (Some(method), Some(target), Some(version), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(bad("the request line is not METHOD TARGET HTTP/1.1"));
-    };
-    let version = match version {
-        b"HTTP/1.0" => Version::HTTP_10,
-        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0'..=b'9'] => Version::HTTP_11,
-        [b'H', b'T', b'T', b'P', b'/', b'2'..=b'9', b'.', b'0'..=b'9'] => {
-            return Err(problem(
-                StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-                "this server speaks HTTP/1.1",
-            ));
-        }
-        _ => return Err(bad("the request line has no version of HTTP")),
-    };
-    Ok((method, target, version))
+impl RequestLine {
+    /// Its parts are separated by one space each, as more lenient readings differ (RFC 9112, 3).
+    pub fn parse(line: &[u8]) -> Result<Self, Problem> {
+        let mut parts = line.split(|byte| *byte == b' ');
+        let (Some(method), Some(target), Some(version), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(bad("the request line is not METHOD TARGET HTTP/1.1"));
+        };
+        let method = Method::from_bytes(method).map_err(|_| bad("the method is no token"))?;
+        let version = match version {
+            b"HTTP/1.0" => Version::HTTP_10,
+            [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0'..=b'9'] => Version::HTTP_11,
+            [b'H', b'T', b'T', b'P', b'/', b'2'..=b'9', b'.', b'0'..=b'9'] => {
+                return Err(problem(
+                    StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+                    "this server speaks HTTP/1.1",
+                ));
+            }
+            _ => return Err(bad("the request line has no version of HTTP")),
+        };
+        let uri = target::parse(&method, target)?;
+        Ok(Self {
+            method,
+            uri,
+            version,
+        })
+    }
 }
 
 /// The fields of a header or a trailer section, with the empty line that ends it.
@@ -288,13 +298,18 @@ fn check_host(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), Pr
                 return Err(bad("the Host is none"));
             }
             // Whoever forwards may go by the one or the other (RFC 9112, 3.2.2).
-            let differs = |target: &Authority| {
-                !target.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes())
+            let port: &[u8] = match uri.scheme_str() {
+                Some("http") => b":80",
+                Some("https") => b":443",
+                _ => b"",
             };
-            if uri.authority().is_some_and(differs) {
-                return Err(bad("the target and the Host name different hosts"));
+            let named = |host: &[u8]| host.strip_suffix(port).unwrap_or(host).to_ascii_lowercase();
+            match uri.authority() {
+                Some(target) if named(target.as_str().as_bytes()) != named(host.as_bytes()) => {
+                    Err(bad("the target and the Host name different hosts"))
+                }
+                _ => Ok(()),
             }
-            Ok(())
         }
     }
 }

@@ -4,10 +4,10 @@ use std::io::{self, BufRead};
 
 use ::http::{HeaderMap, StatusCode};
 
+use super::Limits;
 use super::chunked::Chunks;
 use super::framing::Framing;
 use super::problem::{Problem, bad, problem};
-use super::Limits;
 
 /// A body without the stream that it comes from.
 #[derive(Debug)]

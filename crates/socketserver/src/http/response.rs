@@ -188,7 +188,11 @@ impl Response {
 impl From<&Problem> for Response {
     fn from(problem: &Problem) -> Self {
         let reason = problem.status().canonical_reason().unwrap_or("error");
-        let text = format!("{} {reason}: {}\n", problem.status().as_u16(), problem.message());
+        let text = format!(
+            "{} {reason}: {}\n",
+            problem.status().as_u16(),
+            problem.message()
+        );
         Self::text(text).status(problem.status())
     }
 }

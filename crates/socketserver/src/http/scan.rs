@@ -7,6 +7,7 @@
 use memchr::memchr2;
 
 use super::Limits;
+use super::head::RequestLine;
 use super::problem::{Problem, bad, problem};
 use ::http::StatusCode;
 
@@ -17,8 +18,10 @@ pub(super) struct Scan {
     at: usize,
     /// Where the line begins that it is in.
     line: usize,
-    /// Where the request line begins and ends, without its CRLF.
-    request_line: Option<(usize, usize)>,
+    /// Understood as soon as it is there: who is refused for it does not have to send the rest.
+    request_line: Option<RequestLine>,
+    /// Where the fields begin.
+    header: usize,
     fields: usize,
 }
 
@@ -26,6 +29,9 @@ impl Scan {
     /// Goes on with `bytes`, which begin as they did in the last call. Where the head ends, behind
     /// its empty line; `None` if that has not arrived.
     pub fn advance(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Problem> {
+        if self.request_line.is_none() && !may_begin(&bytes[self.line..]) {
+            return Err(bad("this is no request of HTTP/1.1"));
+        }
         while let Some(found) = memchr2(b'\r', b'\n', &bytes[self.at..]) {
             let end = self.at + found;
             self.check(end, limits)?;
@@ -45,8 +51,8 @@ impl Scan {
                 None if is_empty && end == 0 => {}
                 None if is_empty => return Err(bad("there is no request line")),
                 None => {
-                    self.request_line = Some((self.line, end));
-                    super::head::check_request_line(&bytes[self.line..end])?;
+                    self.request_line = Some(RequestLine::parse(&bytes[self.line..end])?);
+                    self.header = self.at;
                 }
                 Some(_) if is_empty => return Ok(Some(self.at)),
                 Some(_) => self.fields += 1,
@@ -55,15 +61,12 @@ impl Scan {
         }
         self.at = bytes.len();
         self.check(self.at, limits)?;
-        if self.request_line.is_none() && !may_begin(&bytes[self.line..]) {
-            return Err(bad("this is no request of HTTP/1.1"));
-        }
         Ok(None)
     }
 
-    /// Where the request line is, once the end was found.
-    pub fn request_line(&self) -> (usize, usize) {
-        self.request_line.unwrap_or_default()
+    /// The request line, and where the fields begin; once the end was found.
+    pub fn into_parts(self) -> Option<(RequestLine, usize)> {
+        Some((self.request_line?, self.header))
     }
 
     /// Whether what has been read up to `at` is too much.
@@ -73,7 +76,7 @@ impl Scan {
                 StatusCode::URI_TOO_LONG,
                 "the request line is too long",
             )),
-            Some((_, end)) if at - end > limits.header + 4 => Err(problem(
+            Some(_) if at - self.header > limits.header => Err(problem(
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "the header is too long",
             )),

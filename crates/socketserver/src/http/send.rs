@@ -178,7 +178,9 @@ impl Sending<'_> {
         let mut left = length;
         let mut buffer = vec![0; GATHERED.min(usize::try_from(length).unwrap_or(usize::MAX))];
         while left > 0 {
-            let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            let most = usize::try_from(left)
+                .unwrap_or(usize::MAX)
+                .min(buffer.len());
             let n = read(&mut reader, &mut buffer[..most])?;
             if n == 0 {
                 return Err(io::Error::new(

@@ -128,7 +128,8 @@ impl Http {
     fn page(&self, problem: &Problem) -> Response {
         let page = self.error_page.as_ref();
         let page = page.and_then(|page| contain(|| page(problem)).ok());
-        page.unwrap_or_else(|| problem.into()).status(problem.status())
+        page.unwrap_or_else(|| problem.into())
+            .status(problem.status())
     }
 }
 
@@ -192,7 +193,9 @@ impl<H: Handler> HttpHandler<H> {
         let read = RequestHead::read_telling(conn, limits, |conn| {
             conn.begin_message();
             if !has_begun {
-                let end = limits.head_time.and_then(|time| Instant::now().checked_add(time));
+                let end = limits
+                    .head_time
+                    .and_then(|time| Instant::now().checked_add(time));
                 conn.set_deadline(earliest(deadline, end));
             }
             has_begun = true;
@@ -229,8 +232,10 @@ impl<H: Handler> HttpHandler<H> {
             }
         };
         let mut incoming = Incoming::new(head.framing(), expects_continue, &http.limits);
-        let answered =
-            contain(|| self.handler.respond(&mut Request::new(head, &mut incoming, conn)));
+        let answered = contain(|| {
+            self.handler
+                .respond(&mut Request::new(head, &mut incoming, conn))
+        });
         conn.end_message();
         let (response, failure) = match answered {
             Ok(Ok(response)) => (response, None),

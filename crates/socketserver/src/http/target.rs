@@ -29,7 +29,9 @@ pub(super) fn parse(method: &Method, target: &[u8]) -> Result<Uri, Problem> {
         _ => {
             let uri = Uri::try_from(target).map_err(|_| wrong())?;
             let is_http = [Some(&Scheme::HTTP), Some(&Scheme::HTTPS)].contains(&uri.scheme());
-            let names_user = uri.authority().is_none_or(|host| host.as_str().contains('@'));
+            let names_user = uri
+                .authority()
+                .is_none_or(|host| host.as_str().contains('@'));
             match is_http && !names_user {
                 true => Ok(uri),
                 false => Err(wrong()),
