@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
@@ -18,14 +19,12 @@ use crate::EndReason;
 use crate::park::{Interest, Park};
 use crate::timeouts::{Limits, Pace, Wait};
 
-/// How much of a file the kernel is asked to send at a time where it does not wait: enough that the
-/// calls cost nothing beside the bytes, and not so much that one connection keeps a thread that
-/// others need as well.
+/// How much of a file the kernel is asked to send at a time: enough that the calls cost nothing
+/// beside the bytes, and not so much that a peer who takes all of it is not noticed to be cut.
 const AT_ONCE: usize = 1 << 20;
-/// The same where the kernel waits for room. sendfile(2) moves what fits into a pipe at a time
-/// (`splice_direct_to_actor`, 64 KiB), and waits for as long as the timer says in each of them: so
-/// its wait is that of one write.
-const PIPE: usize = 64 << 10;
+/// How long sendfile(2) may wait for room itself. It sends a file in several pieces, and begins its
+/// timer anew with each of them: the wait that has to end is a poll(2).
+const BRIEFLY: Duration = Duration::from_millis(1);
 /// How much of a file is copied at a time where that cannot be avoided.
 const COPY: usize = 32 << 10;
 
@@ -162,7 +161,7 @@ impl Socket {
     }
 
     pub(crate) fn send(&self, bufs: &[IoSlice<'_>], limits: Limits) -> io::Result<usize> {
-        self.transmit(limits, || match bufs {
+        self.transmit(limits, None, || match bufs {
             [one] => rustix::net::send(&self.fd, one, SendFlags::NOSIGNAL),
             many => {
                 let mut control = SendAncillaryBuffer::default();
@@ -180,13 +179,10 @@ impl Socket {
         count: u64,
         limits: Limits,
     ) -> io::Result<usize> {
-        let most = match &self.park {
-            Some(_) => AT_ONCE,
-            None => PIPE,
-        };
-        let count = usize::try_from(count).unwrap_or(usize::MAX).min(most);
+        let count = usize::try_from(count).unwrap_or(usize::MAX).min(AT_ONCE);
         if is_sigpipe_ignored() {
-            let sent = self.transmit(limits, || {
+            let waits = self.park.is_none().then_some(BRIEFLY);
+            let sent = self.transmit(limits, waits, || {
                 let mut offset = offset;
                 rustix::fs::sendfile(&self.fd, file, Some(&mut offset), count)
             });
@@ -204,10 +200,12 @@ impl Socket {
         }
     }
 
-    /// Has `operation` send something, as soon as there is room.
+    /// Has `operation` send something, as soon as there is room. If it cannot be relied on to give up
+    /// in time, it only waits `briefly`.
     fn transmit(
         &self,
         limits: Limits,
+        briefly: Option<Duration>,
         mut operation: impl FnMut() -> rustix::io::Result<usize>,
     ) -> io::Result<usize> {
         if let Some(rate) = limits.rate {
@@ -219,7 +217,10 @@ impl Socket {
         let mut has_waited = self.park.is_none();
         loop {
             self.check_cancelled()?;
-            self.arm(Interest::Write, &wait)?;
+            match briefly {
+                Some(time) => self.set_timer(Interest::Write, Some(time))?,
+                None => self.arm(Interest::Write, &wait)?,
+            }
             match operation() {
                 Ok(n) => {
                     self.sent.fetch_add(n as u64, Ordering::Relaxed);
@@ -231,11 +232,24 @@ impl Socket {
                     }
                     return Ok(n);
                 }
+                Err(Errno::AGAIN) if briefly.is_some() => self.await_room(&mut wait)?,
                 Err(errno) => {
                     self.again(errno, Interest::Write, &mut wait)?;
                     has_waited = true;
                 }
             }
+        }
+    }
+
+    /// Waits until there is room, where nobody parks.
+    fn await_room(&self, wait: &mut Wait) -> io::Result<()> {
+        let left = wait.left().and_then(|left| Timespec::try_from(left).ok());
+        let mut fds = [PollFd::new(&self.fd, PollFlags::OUT)];
+        match poll(&mut fds, left.as_ref()) {
+            // The operation knows what is the matter if it is not room.
+            Ok(1..) => Ok(()),
+            Ok(0) | Err(Errno::INTR) => wait.expired(self.moved()),
+            Err(errno) => Err(errno.into()),
         }
     }
 
@@ -289,12 +303,16 @@ impl Socket {
         if self.park.is_some() {
             return Ok(());
         }
+        // The kernel counts in ticks, and zero would mean "for ever".
+        let wanted = wait.left().map(|left| left.max(Duration::from_millis(1)));
+        self.set_timer(interest, wanted)
+    }
+
+    fn set_timer(&self, interest: Interest, wanted: Option<Duration>) -> io::Result<()> {
         let (known, option) = match interest {
             Interest::Read => (&self.kernel_read, Timeout::Recv),
             Interest::Write => (&self.kernel_write, Timeout::Send),
         };
-        // The kernel counts in ticks, and zero would mean "for ever".
-        let wanted = wait.left().map(|left| left.max(Duration::from_millis(1)));
         let micros = wanted.map_or(0, |w| u64::try_from(w.as_micros()).unwrap_or(u64::MAX));
         let set = known.load(Ordering::Relaxed);
         if set == micros || (set < micros && set > micros / 2) {

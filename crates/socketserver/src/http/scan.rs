@@ -29,12 +29,9 @@ impl Scan {
     /// Goes on with `bytes`, which begin as they did in the last call. Where the head ends, behind
     /// its empty line; `None` if that has not arrived.
     pub fn advance(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Problem> {
-        if self.request_line.is_none() && !may_begin(&bytes[self.line..]) {
-            return Err(bad("this is no request of HTTP/1.1"));
-        }
         while let Some(found) = memchr2(b'\r', b'\n', &bytes[self.at..]) {
             let end = self.at + found;
-            self.check(end, limits)?;
+            self.check(bytes, end, limits)?;
             match bytes[end..] {
                 [b'\r', b'\n', ..] => {}
                 [b'\r'] => {
@@ -60,7 +57,7 @@ impl Scan {
             self.line = self.at;
         }
         self.at = bytes.len();
-        self.check(self.at, limits)?;
+        self.check(bytes, self.at, limits)?;
         Ok(None)
     }
 
@@ -70,8 +67,9 @@ impl Scan {
     }
 
     /// Whether what has been read up to `at` is too much.
-    fn check(&self, at: usize, limits: &Limits) -> Result<(), Problem> {
+    fn check(&self, bytes: &[u8], at: usize, limits: &Limits) -> Result<(), Problem> {
         match self.request_line {
+            None if !may_begin(&bytes[self.line..]) => Err(bad("this is no request of HTTP/1.1")),
             None if at - self.line > limits.request_line => Err(problem(
                 StatusCode::URI_TOO_LONG,
                 "the request line is too long",

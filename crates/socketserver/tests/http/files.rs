@@ -34,6 +34,19 @@ fn file(
     })
 }
 
+/// The same, of nothing: it takes no time to make.
+fn sparse(
+    length: u64,
+) -> (
+    TempDir,
+    impl Fn(&mut Request<'_>) -> Result<Response> + Send + Sync,
+) {
+    let (dir, respond) = file(0);
+    let file = File::create(dir.path().join("f")).unwrap();
+    file.set_len(length).unwrap();
+    (dir, respond)
+}
+
 fn get(wire: &mut Wire, fields: &str) -> crate::client::Answer {
     wire.ask(&format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"))
 }
@@ -231,7 +244,7 @@ fn sixteen_mebibytes_to_a_slow_reader<C: Concurrency>(model: C) {
 }
 
 fn who_does_not_read_is_cut<C: Concurrency>(model: C) {
-    let (_dir, respond) = file(16 << 20);
+    let (_dir, respond) = sparse(16 << 20);
     let limit = Duration::from_millis(200);
     let timeouts = Timeouts::default().write(Some(limit));
     let running = serve_within(model, timeouts, Http::new(), respond);
@@ -244,7 +257,7 @@ fn who_does_not_read_is_cut<C: Concurrency>(model: C) {
 
 /// Somebody who takes a little now and then is within every single wait.
 fn who_reads_too_slowly_is_cut<C: Concurrency>(model: C) {
-    let (_dir, respond) = file(16 << 20);
+    let (_dir, respond) = sparse(16 << 20);
     let rate = MinRate::bytes_per_second(1 << 30).grace(Duration::from_millis(200));
     let timeouts = Timeouts::default().send_rate(Some(rate));
     let running = serve_within(model, timeouts, Http::new(), respond);
@@ -259,7 +272,7 @@ fn who_reads_too_slowly_is_cut<C: Concurrency>(model: C) {
 
 /// A drain that is over cuts a transfer at once, however willing its client is.
 fn a_transfer_is_cut_at_the_deadline<C: Concurrency>(model: C) {
-    let (_dir, respond) = file(64 << 20);
+    let (_dir, respond) = sparse(64 << 20);
     let running = serve(model, Http::new(), respond);
     let mut wire = Wire::to(&running);
     wire.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -275,7 +288,7 @@ fn a_transfer_is_cut_at_the_deadline<C: Concurrency>(model: C) {
 /// A file that becomes shorter than was told.
 #[test]
 fn a_file_that_is_shortened_cuts_the_connection() {
-    let (dir, respond) = file(16 << 20);
+    let (dir, respond) = sparse(16 << 20);
     let running = serve(Threading::new(), Http::new(), respond);
     let mut wire = Wire::to(&running);
     wire.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
