@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ::http::header::ALLOW;
 use ::http::{Method, StatusCode};
 
-use super::response::allow;
+use super::problem::allow;
 use super::{Problem, Request, Response};
 use crate::Result;
 
@@ -140,7 +140,7 @@ pub trait Handler: Send + 'static {
             | Method::PATCH
             | Method::DELETE
             | Method::CONNECT
-            | Method::TRACE => Ok(Response::method_not_allowed(methods)),
+            | Method::TRACE => Err(Problem::method_not_allowed(methods).into()),
             _ => missing(request),
         }
     }

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::io;
 
-use ::http::StatusCode;
+use ::http::header::ALLOW;
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 /// A request that is answered with an error: the status, and a sentence for whoever reads it.
 ///
@@ -26,6 +27,7 @@ use ::http::StatusCode;
 pub struct Problem {
     status: StatusCode,
     message: Cow<'static, str>,
+    headers: Option<Box<HeaderMap>>,
 }
 
 impl Problem {
@@ -35,7 +37,23 @@ impl Problem {
         Self {
             status,
             message: message.into(),
+            headers: None,
         }
+    }
+
+    /// 405, with the methods that there are. `HEAD` is there if `GET` is.
+    #[must_use]
+    pub fn method_not_allowed(allowed: &[Method]) -> Self {
+        let message = "this resource does not have that method";
+        let problem = Self::new(StatusCode::METHOD_NOT_ALLOWED, message);
+        problem.header(ALLOW, allow(allowed))
+    }
+
+    /// Sets a field that goes with the answer, such as `Retry-After` or `WWW-Authenticate`.
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.get_or_insert_default().insert(name, value);
+        self
     }
 
     /// The status of the answer.
@@ -48,6 +66,10 @@ impl Problem {
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    pub(super) fn headers(&self) -> Option<&HeaderMap> {
+        self.headers.as_deref()
     }
 
     /// The one that an error of a reader has in it, if it has.
@@ -74,7 +96,21 @@ pub(super) const fn problem(status: StatusCode, message: &'static str) -> Proble
     Problem {
         status,
         message: Cow::Borrowed(message),
+        headers: None,
     }
+}
+
+/// The value of `Allow`.
+pub(super) fn allow(methods: &[Method]) -> HeaderValue {
+    let mut names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+    if methods.contains(&Method::GET) && !methods.contains(&Method::HEAD) {
+        names.push("HEAD");
+    }
+    if !methods.contains(&Method::OPTIONS) {
+        names.push("OPTIONS");
+    }
+    // Methods are tokens, and so is their list with its commas.
+    HeaderValue::from_str(&names.join(", ")).unwrap_or(HeaderValue::from_static("GET"))
 }
 
 /// What a reader of a body meets.

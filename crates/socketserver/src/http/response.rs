@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 
-use ::http::header::{ALLOW, CONTENT_TYPE, LOCATION};
-use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use ::http::header::{CONTENT_TYPE, LOCATION};
+use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use bytes::Bytes;
 
 use super::Problem;
@@ -87,15 +87,6 @@ impl Response {
     #[must_use]
     pub fn stream(reader: impl Read + Send + 'static) -> Self {
         Self::with(StatusCode::OK, Content::Stream(Box::new(reader)))
-    }
-
-    /// 405, with the methods that there are. `HEAD` is there if `GET` is.
-    #[must_use]
-    pub fn method_not_allowed(allowed: &[Method]) -> Self {
-        let mut response = Self::text("this resource does not have that method\n")
-            .status(StatusCode::METHOD_NOT_ALLOWED);
-        response.headers.insert(ALLOW, allow(allowed));
-        response
     }
 
     /// A redirection, such as 301 or 303, to a target: usually a path that begins with one slash.
@@ -204,18 +195,6 @@ impl Piece {
             Self::File(_, range) => range.end - range.start,
         }
     }
-}
-
-pub(super) fn allow(methods: &[Method]) -> HeaderValue {
-    let mut names: Vec<&str> = methods.iter().map(Method::as_str).collect();
-    if methods.contains(&Method::GET) && !methods.contains(&Method::HEAD) {
-        names.push("HEAD");
-    }
-    if !methods.contains(&Method::OPTIONS) {
-        names.push("OPTIONS");
-    }
-    // Methods are tokens, and so is their list with its commas.
-    HeaderValue::from_str(&names.join(", ")).unwrap_or(HeaderValue::from_static("GET"))
 }
 
 impl fmt::Debug for Response {

@@ -16,6 +16,9 @@ use crate::failure::{Cause, contain};
 use crate::timeouts::earliest;
 use crate::{Address, Connection, RequestHandler, RequestId, Result};
 
+type ErrorPage = dyn Fn(&Problem) -> Response + Send + Sync;
+type OnExchange = dyn Fn(&Exchange<'_>) + Send + Sync;
+
 /// HTTP/1.1 on connections: makes a factory for a server out of one for [`Handler`]s.
 ///
 /// ```
@@ -33,8 +36,8 @@ pub struct Http {
     limits: Limits,
     keep_alive: bool,
     server: Option<HeaderValue>,
-    error_page: Option<Arc<dyn Fn(&Problem) -> Response + Send + Sync>>,
-    on_exchange: Option<Arc<dyn Fn(&Exchange<'_>) + Send + Sync>>,
+    error_page: Option<Arc<ErrorPage>>,
+    on_exchange: Option<Arc<OnExchange>>,
 }
 
 impl Default for Http {
@@ -128,8 +131,11 @@ impl Http {
     fn page(&self, problem: &Problem) -> Response {
         let page = self.error_page.as_ref();
         let page = page.and_then(|page| contain(|| page(problem)).ok());
-        page.unwrap_or_else(|| problem.into())
-            .status(problem.status())
+        let mut page = page.unwrap_or_else(|| problem.into());
+        page.status = problem.status();
+        page.headers
+            .extend(problem.headers().cloned().unwrap_or_default());
+        page
     }
 }
 
