@@ -100,6 +100,8 @@ mod sessions;
 mod signal;
 mod socket;
 mod timeouts;
+#[cfg(feature = "tls")]
+mod tls;
 pub mod transport;
 
 pub use address::{Address, Credentials, UnixAddress};
@@ -113,15 +115,21 @@ pub use error::{BindError, Error, Result, ServeError};
 pub use event::{Counters, EndReason, Ended, Event, Refusal};
 pub use failure::{Cause, HandlerFailure, Stage};
 pub use handler::{HandlerFn, RequestHandler, handler_fn};
+#[cfg(feature = "tls")]
+pub use preamble::TlsFault;
 #[cfg(feature = "proxy")]
 pub use preamble::{BadProxyHeader, ProxyHeader, ProxyProtocol};
 pub use room::{Member, Room, RoomCounters, RoomLimits};
+#[cfg(feature = "tls")]
+pub use rustls;
 pub use server::{
     Builder, Controller, DrainReport, GroupController, Handled, LiveRequest, Request, RequestId,
     RequestInfo, RequestState, Server, ServerGroup, ServerState, Watched,
 };
 pub use sessions::{SessionLimits, SessionRefused, Sessions};
 pub use timeouts::{MinRate, Timeouts};
+#[cfg(feature = "tls")]
+pub use tls::{Tls, TlsError, TlsFiles, TlsInfo};
 pub use transport::{DualStack, Keepalive, Transport};
 
 use transport::{Tcp, Udp, UnixDatagram, UnixStream};
