@@ -42,6 +42,7 @@
 //! | limits on waiting | [`Timeouts`] |
 //! | limits on numbers | [`Admission`], [`Threading`], [`Pooled`], [`Forking`], `Green`, [`AtLimit`] |
 //! | sleeping, locking, blocking in a handler that runs under every model | `greenroom`, re-exported with the feature `green` |
+//! | encrypted connections | `Tls`, `TlsFiles`, with the feature `tls` |
 //! | clients behind a proxy | `ProxyProtocol`, with the feature `proxy` |
 //! | what happened | [`Event`], [`HandlerFailure`], and `tracing` |
 //! | how it fares | [`ServerState`], [`Counters`]; `metrics`, with the feature of that name |
@@ -59,7 +60,8 @@
 //!
 //! None is on by default. `green`: coroutines, and `greenroom`. `framing`: messages out of streams.
 //! `tokio-codec`: the codecs of tokio-util for that. `metrics`: figures for Prometheus, readiness, and an
-//! endpoint that tells them. `proxy`: clients behind HAProxy and its like.
+//! endpoint that tells them. `proxy`: clients behind HAProxy and its like. `tls`: encryption, by rustls,
+//! which is re-exported.
 //!
 //! # What a server does not do by itself
 //!
