@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use socketserver::{MinRate, Network, Rate};
 
 use crate::endpoint::Endpoint;
-use crate::{command_client, config, connect, logging, metrics, privileges, programs};
+use crate::{cert, command_client, config, connect, logging, metrics, privileges, programs, tls};
 
 /// Network servers to talk to, and a client to talk with.
 #[derive(Debug, Parser)]
@@ -37,6 +37,7 @@ pub(crate) enum Command {
     Command(programs::command::Options),
     Connect(connect::Options),
     CommandClient(command_client::Options),
+    Cert(cert::Options),
 }
 
 /// A program that serves, before it does.
@@ -64,7 +65,7 @@ impl Command {
             Self::Collect(program) => program,
             Self::Reply(program) => program,
             Self::Command(program) => program,
-            Self::Connect(_) | Self::CommandClient(_) => return None,
+            Self::Connect(_) | Self::CommandClient(_) | Self::Cert(_) => return None,
         })
     }
 }
@@ -87,7 +88,7 @@ impl std::error::Error for Usage {}
 pub(crate) struct ServerOptions {
     /// Where to listen; may be given several times
     ///
-    /// tcp://HOST:PORT, udp://HOST:PORT, unix:///path, unix://@abstract, unixgram:///path,
+    /// tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, unix:///path, unix://@abstract, unixgram:///path,
     /// unixgram://@abstract. Port 0 lets the system choose. Only this machine can connect to
     /// 127.0.0.1; all its addresses are 0.0.0.0 and `[::]`. systemd and systemd:NAME are sockets that
     /// a socket unit has bound.
@@ -200,6 +201,9 @@ pub(crate) struct ServerOptions {
     /// How long a connection may last at all
     #[arg(long, value_name = "DURATION", default_value = "none", value_parser = limit)]
     pub(crate) request_timeout: Limit,
+
+    #[command(flatten)]
+    pub(crate) tls: tls::ServerTls,
 
     #[command(flatten)]
     pub(crate) privileges: privileges::Privileges,

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cert;
 mod cli;
 mod command_client;
 mod config;
@@ -24,6 +25,7 @@ mod signals;
 mod size;
 mod terminal;
 mod text;
+mod tls;
 mod token;
 
 use std::io::{self, Write};
@@ -45,7 +47,11 @@ fn main() -> ExitCode {
     };
     let is_check = match start.cli.command.program() {
         Some(program) => {
-            if let Err(error) = program.check() {
+            let checked = program.check().and_then(|()| {
+                let server = program.server();
+                Ok(server.tls.check(&server.endpoints)?)
+            });
+            if let Err(error) = checked {
                 return fail(&error.context("cannot start"), WRONG_USAGE);
             }
             program.server().check_config
@@ -67,6 +73,7 @@ fn main() -> ExitCode {
         Command::Reply(args) => programs::reply::run(&args),
         Command::Command(args) => programs::command::run(args),
         Command::CommandClient(args) => command_client::run(&args),
+        Command::Cert(args) => cert::run(&args),
         Command::Connect(args) => connect::run(&args),
     };
     terminal::restore();
@@ -88,6 +95,7 @@ fn check(start: &mut Start) -> anyhow::Result<()> {
             .with_context(|| format!("cannot listen on {endpoint}"))?;
     }
     program.check_files()?;
+    program.server().tls.load()?;
     let text = start.effective.take().unwrap_or_default().to_toml()?;
     io::stdout().write_all(text.as_bytes())?;
     Ok(())
