@@ -30,10 +30,43 @@ pub(crate) trait Wire {
 }
 
 pub(crate) struct Session {
-    state: Mutex<ServerConnection>,
+    state: Mutex<State>,
     sending: Turn,
     /// It was ended on this side: what is missing then is not the peer's fault.
     input_ended: AtomicBool,
+    /// A record was sent in part.
+    broken: AtomicBool,
+}
+
+struct State {
+    tls: ServerConnection,
+    /// Received, and not yet decrypted: what was decrypted before is still to be read.
+    pending: Vec<u8>,
+}
+
+impl State {
+    /// Decrypts what has been received, up to where there is something to read.
+    fn digest(&mut self) -> Result<(), rustls::Error> {
+        let mut rest = &self.pending[..];
+        let mut outcome = Ok(());
+        loop {
+            match self.tls.process_new_packets() {
+                Ok(state) if state.plaintext_bytes_to_read() > 0 => break,
+                Ok(_) => {}
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+            // It fails if there is no room, and there is: nothing is left to read.
+            if rest.is_empty() || self.tls.read_tls(&mut rest).is_err() {
+                break;
+            }
+        }
+        let done = self.pending.len() - rest.len();
+        self.pending.drain(..done);
+        outcome
+    }
 }
 
 /// What was agreed upon with the peer; see [`Connection::tls`](crate::Connection::tls).
@@ -66,16 +99,18 @@ impl TlsInfo {
 }
 
 impl Session {
-    pub(super) fn new(mut state: ServerConnection) -> Self {
-        state.set_buffer_limit(Some(PIECE));
+    pub(super) fn new(mut tls: ServerConnection) -> Self {
+        tls.set_buffer_limit(Some(PIECE));
+        let pending = Vec::new();
         Self {
-            state: Mutex::new(state),
+            state: Mutex::new(State { tls, pending }),
             sending: Turn::default(),
             input_ended: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, ServerConnection> {
+    fn state(&self) -> MutexGuard<'_, State> {
         // No application code runs while it is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -85,7 +120,7 @@ impl Session {
         let limits = limits.as_of_now();
         loop {
             self.flush(wire, limits)?;
-            if !self.state().is_handshaking() {
+            if !self.state().tls.is_handshaking() {
                 return Ok(());
             }
             if self.take_in(wire, limits)? == 0 {
@@ -98,7 +133,7 @@ impl Session {
     }
 
     pub(crate) fn info(&self) -> TlsInfo {
-        let state = self.state();
+        let state = &self.state().tls;
         TlsInfo {
             server_name: state.server_name().map(str::to_owned),
             protocol: state.alpn_protocol().map(<[u8]>::to_vec),
@@ -120,8 +155,12 @@ impl Session {
     /// Whether there is something to read that has left the kernel already.
     pub(crate) fn has_plaintext(&self) -> bool {
         let mut state = self.state();
-        let state = state.process_new_packets();
-        state.is_ok_and(|state| state.plaintext_bytes_to_read() > 0)
+        // What is wrong is told by the read that comes across it.
+        state.digest().is_err()
+            || state
+                .tls
+                .process_new_packets()
+                .is_ok_and(|state| state.plaintext_bytes_to_read() > 0)
     }
 
     /// Reads what the peer has sent. Its end is only an end if the peer has said so: anybody on the
@@ -134,7 +173,14 @@ impl Session {
     ) -> io::Result<usize> {
         let limits = limits.as_of_now();
         loop {
-            match self.state().reader().read(buf) {
+            let mut state = self.state();
+            if let Err(error) = state.digest() {
+                drop(state);
+                return Err(self.give_up(wire, error, limits));
+            }
+            let read = state.tls.reader().read(buf);
+            drop(state);
+            match read {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) if self.input_ended.load(Ordering::Relaxed) => return Ok(0),
                 Err(error) => {
@@ -144,8 +190,9 @@ impl Session {
                 read => return read,
             }
             self.take_in(wire, limits)?;
-            // Answers to what is not data: a change of keys, for instance.
-            self.flush(wire, limits)?;
+            // Answers to what is not data: a change of keys, for instance. Whoever sends at the
+            // moment takes them along: what is read must not wait for what is written.
+            self.flush_beside(wire, limits)?;
         }
     }
 
@@ -154,23 +201,25 @@ impl Session {
         let mut bytes = vec![0; RECORD];
         let n = wire.recv(&mut bytes, limits)?;
         let mut state = self.state();
-        let mut unread = &bytes[..n];
-        loop {
+        if n == 0 {
             // The end of input is to be told, too.
-            state.read_tls(&mut unread)?;
-            if let Err(error) = state.process_new_packets() {
-                let mut alert = Vec::new();
-                while state.wants_write() && state.write_tls(&mut alert).is_ok() {}
+            state.tls.read_tls(&mut io::empty())?;
+        }
+        state.pending.extend_from_slice(&bytes[..n]);
+        match state.digest() {
+            Ok(()) => Ok(n),
+            Err(error) => {
                 drop(state);
-                // What it is told, it may not read; the error is ours to tell.
-                let _ = wire.send(&alert, limits);
-                wire.is_lost();
-                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-            }
-            if unread.is_empty() {
-                return Ok(n);
+                Err(self.give_up(wire, error, limits))
             }
         }
+    }
+
+    /// Tells the peer what is wrong with it. It may not read that; the error is ours to tell.
+    fn give_up(&self, wire: &impl Wire, error: rustls::Error, limits: Limits) -> io::Error {
+        let _ = self.flush_beside(wire, limits);
+        wire.is_lost();
+        io::Error::new(io::ErrorKind::InvalidData, error)
     }
 
     pub(crate) fn send(
@@ -180,12 +229,12 @@ impl Session {
         limits: Limits,
     ) -> io::Result<usize> {
         let limits = limits.as_of_now();
-        let _turn = self.sending.take(limits.deadline)?;
+        let turn = self.sending.take(limits.deadline)?;
         let mut taken = 0;
         {
             let mut state = self.state();
             for buf in bufs {
-                let n = state.writer().write(buf)?;
+                let n = state.tls.writer().write(buf)?;
                 taken += n;
                 if n < buf.len() {
                     break;
@@ -193,31 +242,52 @@ impl Session {
             }
         }
         self.send_records(wire, limits)?;
+        drop(turn);
+        self.flush_beside(wire, limits)?;
         Ok(taken)
     }
 
     /// Says that no more will come, as far as that can be done at once.
     pub(crate) fn say_goodbye(&self, wire: &impl Wire, limits: Limits) {
-        self.state().send_close_notify();
+        self.state().tls.send_close_notify();
         let _ = self.flush(wire, limits);
     }
 
-    /// Sends what the state has to say by itself.
+    /// Sends what TLS has to say by itself.
     fn flush(&self, wire: &impl Wire, limits: Limits) -> io::Result<()> {
-        if !self.state().wants_write() {
+        if !self.state().tls.wants_write() {
             return Ok(());
         }
-        let _turn = self.sending.take(limits.deadline)?;
-        self.send_records(wire, limits)
+        let turn = self.sending.take(limits.deadline)?;
+        self.send_records(wire, limits)?;
+        drop(turn);
+        self.flush_beside(wire, limits)
+    }
+
+    /// The same, if it is nobody's turn. If it is somebody's, he does this afterwards.
+    fn flush_beside(&self, wire: &impl Wire, limits: Limits) -> io::Result<()> {
+        while self.state().tls.wants_write() {
+            let Some(_turn) = self.sending.try_take() else {
+                return Ok(());
+            };
+            self.send_records(wire, limits)?;
+        }
+        Ok(())
     }
 
     /// To be called by who has the turn to send.
     fn send_records(&self, wire: &impl Wire, limits: Limits) -> io::Result<()> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(io::Error::new(
+                io::ErrorKind::BrokenPipe,
+                "an earlier write has failed, and nothing can follow it in TLS",
+            ));
+        }
         let mut records = Vec::new();
         {
             let mut state = self.state();
-            while state.wants_write() {
-                state.write_tls(&mut records)?;
+            while state.tls.wants_write() {
+                state.tls.write_tls(&mut records)?;
             }
         }
         let mut rest = &records[..];
@@ -226,6 +296,7 @@ impl Session {
                 Ok(n) => rest = &rest[n..],
                 Err(error) => {
                     // A record in part: whatever follows would be garbage.
+                    self.broken.store(true, Ordering::Relaxed);
                     wire.is_lost();
                     return Err(error);
                 }
