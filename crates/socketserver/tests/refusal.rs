@@ -134,6 +134,19 @@ fn the_next_wait_in_order<C: Limited>() {
     assert!(server.refusals.try_recv().is_err());
 }
 
+fn who_waits_alone_is_served_once_there_is_room<C: Limited>() {
+    // Nothing else wakes the server up before that: no further client, and no end of patience.
+    let server = serve::<C>(queue(10 * PATIENCE), "");
+    let mut first = server.connect();
+    is_served(&mut first);
+    let mut second = server.connect();
+    eventually(PATIENCE, "a place in the queue", || {
+        server.running.controller.queued_count() == 1
+    });
+    drop(first);
+    is_served(&mut second);
+}
+
 fn nobody_waits_for_ever<C: Limited>() {
     const PATIENCE_OF_ONE: Duration = Duration::from_millis(300);
     let server = serve::<C>(queue(PATIENCE_OF_ONE), "full\n");
@@ -221,6 +234,7 @@ macro_rules! under_each {
 
 under_each! {
     the_next_wait_in_order
+    who_waits_alone_is_served_once_there_is_room
     nobody_waits_for_ever
     a_drain_serves_the_queue
     a_drain_refuses_the_queue_when_its_time_is_over
