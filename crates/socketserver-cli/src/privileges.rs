@@ -7,8 +7,9 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{
-    Gid, Group, Uid, User, chown, geteuid, getgid, initgroups, setgid, setgroups, setuid,
+    Gid, Group, Uid, User, fchownat, geteuid, getgid, initgroups, setgid, setgroups, setuid,
 };
 
 #[derive(Clone, Debug, Default, Args)]
@@ -56,7 +57,9 @@ impl Privileges {
 impl Identity {
     /// Makes a file that was made as root this user's own.
     pub(crate) fn own(&self, path: &Path) -> anyhow::Result<()> {
-        chown(path, Some(self.user), Some(self.group))
+        // Not what a link points to: whoever may write to the directory may have put one there since.
+        let no_follow = AtFlags::AT_SYMLINK_NOFOLLOW;
+        fchownat(AT_FDCWD, path, Some(self.user), Some(self.group), no_follow)
             .with_context(|| format!("cannot give {} to its user", path.display()))
     }
 
@@ -123,6 +126,20 @@ fn find_group(text: &str) -> anyhow::Result<Gid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_in_the_place_of_a_file_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("socket");
+        // Whoever follows it finds nothing.
+        std::os::unix::fs::symlink("nothing", &link).unwrap();
+        let myself = Identity {
+            user: geteuid(),
+            group: getgid(),
+            name: None,
+        };
+        myself.own(&link).unwrap();
+    }
 
     #[test]
     fn users_are_found_by_name_and_by_number() {
