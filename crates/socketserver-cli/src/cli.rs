@@ -82,6 +82,31 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
+impl ServerOptions {
+    /// Refuses what does not go together.
+    pub(crate) fn check(&self) -> Result<(), Usage> {
+        let counts_peers = self.max_per_peer.is_some() || self.rate_per_peer.is_some();
+        if self.concurrency == Model::Forking && !self.proxy_from.is_empty() && counts_peers {
+            return Err(Usage(
+                "--max-per-peer and --rate-per-peer cannot be kept for clients of --proxy-from by \
+                 forked processes, each of which knows only its own client: use another \
+                 --concurrency, or set these limits in the proxy"
+                    .into(),
+            ));
+        }
+        let listening = self.endpoints.iter().chain(&self.metrics);
+        let mut seen = Vec::new();
+        for endpoint in listening.map(ToString::to_string) {
+            let is_any = endpoint.ends_with(":0");
+            if !is_any && seen.contains(&endpoint) {
+                return Err(Usage(format!("{endpoint} is to be listened on twice")));
+            }
+            seen.push(endpoint);
+        }
+        self.tls.check(&self.endpoints)
+    }
+}
+
 /// What every server program has in common.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Serving")]

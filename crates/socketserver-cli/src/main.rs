@@ -47,10 +47,7 @@ fn main() -> ExitCode {
     };
     let is_check = match start.cli.command.program() {
         Some(program) => {
-            let checked = program.check().and_then(|()| {
-                let server = program.server();
-                Ok(server.tls.check(&server.endpoints)?)
-            });
+            let checked = program.check().and_then(|()| Ok(program.server().check()?));
             if let Err(error) = checked {
                 return fail(&error.context("cannot start"), WRONG_USAGE);
             }
@@ -96,6 +93,7 @@ fn check(start: &mut Start) -> anyhow::Result<()> {
     }
     program.check_files()?;
     program.server().tls.load()?;
+    program.server().privileges.look_up()?;
     let text = start.effective.take().unwrap_or_default().to_toml()?;
     io::stdout().write_all(text.as_bytes())?;
     Ok(())

@@ -37,8 +37,8 @@ impl Privileges {
     /// `None` to stay who we are.
     ///
     /// # Errors
-    /// There is no such user or group, or this process may not become it.
-    pub(crate) fn identity(&self) -> anyhow::Result<Option<Identity>> {
+    /// There is no such user or group.
+    pub(crate) fn look_up(&self) -> anyhow::Result<Option<Identity>> {
         let Some(user) = &self.user else {
             return Ok(None);
         };
@@ -47,6 +47,17 @@ impl Privileges {
             identity.group = find_group(group)?;
             identity.name = None;
         }
+        Ok(Some(identity))
+    }
+
+    /// The same for who is about to become it.
+    ///
+    /// # Errors
+    /// This process may not, as well.
+    pub(crate) fn identity(&self) -> anyhow::Result<Option<Identity>> {
+        let Some(identity) = self.look_up()? else {
+            return Ok(None);
+        };
         if !geteuid().is_root() {
             bail!("only root can become another user: start it as root, or leave --user out");
         }

@@ -94,6 +94,12 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
                 .with_context(start)?;
         }
     }
+    for (name, _) in &inherited {
+        tracing::warn!(
+            name,
+            "a socket was passed on that no --listen systemd:NAME takes: its clients wait in vain"
+        );
+    }
     bound.reloader = options.origin.as_ref().map(|origin| {
         Reloader::new(
             origin,

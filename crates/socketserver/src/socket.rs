@@ -8,7 +8,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -177,9 +177,44 @@ impl Socket {
     }
 
     fn send_raw(&self, bufs: &[IoSlice<'_>], limits: Limits) -> io::Result<usize> {
-        if let Some(rate) = limits.rate {
+        let Some(rate) = limits.rate else {
+            return self.send_within(bufs, limits);
+        };
+        // Known once the first of several waits is over.
+        let mut end = None;
+        loop {
             self.sending.check(rate)?;
+            // No longer than until the next look at the rate: the kernel would let one write wait
+            // for as long as a single byte gets on.
+            let patience = self.sending.patience(rate);
+            let left = match (end, limits.wait) {
+                (Some(end), _) => Some(Instant::saturating_duration_since(&end, Instant::now())),
+                (None, wait) => wait,
+            };
+            let began = Instant::now();
+            let attempt = Limits {
+                wait: Some(left.map_or(patience, |left| left.min(patience))),
+                ..limits
+            };
+            let sent = self.send_within(bufs, attempt);
+            match &sent {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && !self.is_lost() => {}
+                _ => return sent,
+            }
+            self.sending.moved(0, began.elapsed());
+            end = end.or_else(|| began.checked_add(limits.wait?));
+            let now = Instant::now();
+            if [end, limits.deadline]
+                .into_iter()
+                .flatten()
+                .any(|end| end <= now)
+            {
+                return sent;
+            }
         }
+    }
+
+    fn send_within(&self, bufs: &[IoSlice<'_>], limits: Limits) -> io::Result<usize> {
         let mut wait = Wait::begin(limits, self.moved())?;
         let began = wait.clock();
         // Who parks knows whether he had to; the kernel does not say.

@@ -73,7 +73,14 @@ impl Reloader {
     pub(crate) fn reload(&self) -> String {
         service_manager::reloading();
         let outcome = self.apply();
-        service_manager::ready();
+        match &outcome {
+            Ok(_) => service_manager::ready(),
+            Err(error) => {
+                // One line: the status has no more.
+                let why = format!("{error:#}").replace('\n', " ");
+                service_manager::ready_but(&format!("serving; not reloaded: {why}"));
+            }
+        }
         let Changes { applied, pending } = match outcome {
             Ok(changes) => changes,
             Err(error) => {
@@ -108,6 +115,7 @@ impl Reloader {
         let program = program.context("it is not for a server")?;
         // What could not be started should not be taken for good until it has to be.
         program.check()?;
+        program.server().check()?;
         // Limits of zero are what would be refused here, and they were refused before: from here on
         // nothing fails, and all endpoints change or none.
         let options = program.server();
