@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cert;
 mod cli;
 mod command_client;
 mod config;
@@ -24,6 +25,7 @@ mod signals;
 mod size;
 mod terminal;
 mod text;
+mod tls;
 mod token;
 
 use std::io::{self, Write};
@@ -45,7 +47,8 @@ fn main() -> ExitCode {
     };
     let is_check = match start.cli.command.program() {
         Some(program) => {
-            if let Err(error) = program.check() {
+            let checked = program.check().and_then(|()| Ok(program.server().check()?));
+            if let Err(error) = checked {
                 return fail(&error.context("cannot start"), WRONG_USAGE);
             }
             program.server().check_config
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Command(args) => programs::command::run(args),
         Command::Http(args) => programs::http::run(&args),
         Command::CommandClient(args) => command_client::run(&args),
+        Command::Cert(args) => cert::run(&args),
         Command::Connect(args) => connect::run(&args),
     };
     terminal::restore();
@@ -89,6 +93,8 @@ fn check(start: &mut Start) -> anyhow::Result<()> {
             .with_context(|| format!("cannot listen on {endpoint}"))?;
     }
     program.check_files()?;
+    program.server().tls.load()?;
+    program.server().privileges.look_up()?;
     let text = start.effective.take().unwrap_or_default().to_toml()?;
     io::stdout().write_all(text.as_bytes())?;
     Ok(())

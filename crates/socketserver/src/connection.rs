@@ -16,6 +16,8 @@ use crate::address::{Address, Credentials};
 use crate::server::{Controller, RequestId};
 use crate::socket::Socket;
 use crate::timeouts::{Limits, Timeouts, earliest, nonzero};
+#[cfg(feature = "tls")]
+use crate::tls;
 
 /// A connection to one peer, read and written in plain blocking style.
 ///
@@ -152,6 +154,13 @@ impl Connection {
         &self.peer
     }
 
+    /// What was agreed upon with the peer, if the connection is [encrypted](crate::Builder::tls).
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(&self) -> Option<crate::TlsInfo> {
+        self.socket.tls().map(tls::Session::info)
+    }
+
     /// Who the peer is, on a Unix socket: the kernel's word at the time of `connect`. It is about
     /// the process that connected, be it a proxy.
     ///
@@ -219,7 +228,7 @@ impl Connection {
     }
 
     /// When the whole request has to be over.
-    #[cfg(any(feature = "http", feature = "proxy"))]
+    #[cfg(any(feature = "http", feature = "proxy", feature = "tls"))]
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
@@ -318,6 +327,9 @@ impl Connection {
     /// # Errors
     /// Those of `shutdown(2)`; a peer that is gone already is none.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        if let Shutdown::Write | Shutdown::Both = how {
+            self.socket.say_goodbye(self.write_limits());
+        }
         self.socket.shutdown(how)
     }
 
@@ -354,16 +366,22 @@ impl Connection {
     /// # Errors
     /// Those of a write, and of reading the file; [`io::ErrorKind::UnexpectedEof`] if the file ends
     /// before the range does. Some of it may have been sent then.
-    pub fn send_file(&mut self, file: impl AsFd, range: Range<u64>) -> io::Result<()> {
-        let Range { mut start, end } = range;
-        while start < end {
+    pub fn send_file(&mut self, file: impl AsFd, mut range: Range<u64>) -> io::Result<()> {
+        self.send_of_file(file.as_fd(), &mut range)
+    }
+
+    /// The same; leaves in `range` what was not sent.
+    pub(crate) fn send_of_file(
+        &mut self,
+        file: BorrowedFd<'_>,
+        range: &mut Range<u64>,
+    ) -> io::Result<()> {
+        while !range.is_empty() {
             let limits = self.write_limits();
-            match self
-                .socket
-                .send_file(file.as_fd(), start, end - start, limits)?
-            {
+            let count = range.end - range.start;
+            match self.socket.send_file(file, range.start, count, limits)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                n => start += n as u64,
+                n => range.start += n as u64,
             }
         }
         Ok(())
@@ -384,6 +402,10 @@ impl Connection {
     /// it is given back.
     pub(crate) fn has_buffered(&mut self) -> bool {
         self.buffer.take_if(|buffer| buffer.is_empty());
+        #[cfg(feature = "tls")]
+        if self.socket.tls().is_some_and(tls::Session::has_plaintext) {
+            return true;
+        }
         self.buffer.is_some()
     }
 

@@ -8,7 +8,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -18,6 +18,8 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use crate::EndReason;
 use crate::park::{Interest, Park};
 use crate::timeouts::{Limits, Pace, Wait};
+#[cfg(feature = "tls")]
+use crate::tls;
 
 /// How much of a file the kernel is asked to send at a time: enough that the calls cost nothing
 /// beside the bytes, and not so much that a peer who takes all of it is not noticed to be cut.
@@ -40,6 +42,9 @@ pub struct Socket {
     sent: AtomicU64,
     /// What was sent while the peer was waited for.
     sending: Pace,
+    /// Since the handshake.
+    #[cfg(feature = "tls")]
+    tls: OnceLock<Box<tls::Session>>,
     /// The timeouts that the kernel was last told, in microseconds; 0 is none.
     kernel_read: AtomicU64,
     kernel_write: AtomicU64,
@@ -56,6 +61,8 @@ impl Socket {
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             sending: Pace::default(),
+            #[cfg(feature = "tls")]
+            tls: OnceLock::new(),
             kernel_read: AtomicU64::new(0),
             kernel_write: AtomicU64::new(0),
         }
@@ -89,7 +96,17 @@ impl Socket {
         self.cut.get().copied()
     }
 
+    /// What the handler reads.
     pub(crate) fn recv(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = self.tls.get() {
+            return tls.recv(self, buf, limits);
+        }
+        self.recv_raw(buf, limits)
+    }
+
+    /// What has come over the wire.
+    pub(crate) fn recv_raw(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
         let n = self.receive(buf, limits, RecvFlags::empty())?;
         self.received.fetch_add(n as u64, Ordering::Relaxed);
         if let Some(park) = &self.park {
@@ -160,7 +177,16 @@ impl Socket {
         }
     }
 
+    /// What the handler writes.
     pub(crate) fn send(&self, bufs: &[IoSlice<'_>], limits: Limits) -> io::Result<usize> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = self.tls.get() {
+            return tls.send(self, bufs, limits);
+        }
+        self.send_raw(bufs, limits)
+    }
+
+    fn send_raw(&self, bufs: &[IoSlice<'_>], limits: Limits) -> io::Result<usize> {
         self.transmit(limits, None, || match bufs {
             [one] => rustix::net::send(&self.fd, one, SendFlags::NOSIGNAL),
             many => {
@@ -180,7 +206,7 @@ impl Socket {
         limits: Limits,
     ) -> io::Result<usize> {
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(AT_ONCE);
-        if is_sigpipe_ignored() {
+        if !self.is_encrypted() && is_sigpipe_ignored() {
             let waits = self.park.is_none().then_some(BRIEFLY);
             let sent = self.transmit(limits, waits, || {
                 let mut offset = offset;
@@ -200,6 +226,14 @@ impl Socket {
         }
     }
 
+    fn is_encrypted(&self) -> bool {
+        #[cfg(feature = "tls")]
+        let is_encrypted = self.tls.get().is_some();
+        #[cfg(not(feature = "tls"))]
+        let is_encrypted = false;
+        is_encrypted
+    }
+
     /// Has `operation` send something, as soon as there is room. If it cannot be relied on to give up
     /// in time, it only waits `briefly`.
     fn transmit(
@@ -208,9 +242,49 @@ impl Socket {
         briefly: Option<Duration>,
         mut operation: impl FnMut() -> rustix::io::Result<usize>,
     ) -> io::Result<usize> {
-        if let Some(rate) = limits.rate {
+        let Some(rate) = limits.rate else {
+            return self.transmit_within(limits, briefly, &mut operation);
+        };
+        // Known once the first of several waits is over.
+        let mut end = None;
+        loop {
             self.sending.check(rate)?;
+            // No longer than until the next look at the rate: the kernel would let one write wait
+            // for as long as a single byte gets on.
+            let patience = self.sending.patience(rate);
+            let left = match (end, limits.wait) {
+                (Some(end), _) => Some(Instant::saturating_duration_since(&end, Instant::now())),
+                (None, wait) => wait,
+            };
+            let began = Instant::now();
+            let attempt = Limits {
+                wait: Some(left.map_or(patience, |left| left.min(patience))),
+                ..limits
+            };
+            let sent = self.transmit_within(attempt, briefly, &mut operation);
+            match &sent {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && !self.is_lost() => {}
+                _ => return sent,
+            }
+            self.sending.moved(0, began.elapsed());
+            end = end.or_else(|| began.checked_add(limits.wait?));
+            let now = Instant::now();
+            if [end, limits.deadline]
+                .into_iter()
+                .flatten()
+                .any(|end| end <= now)
+            {
+                return sent;
+            }
         }
+    }
+
+    fn transmit_within(
+        &self,
+        limits: Limits,
+        briefly: Option<Duration>,
+        operation: &mut impl FnMut() -> rustix::io::Result<usize>,
+    ) -> io::Result<usize> {
         let mut wait = Wait::begin(limits, self.moved())?;
         let began = wait.clock();
         // Who parks knows whether he had to; the kernel does not say.
@@ -261,6 +335,10 @@ impl Socket {
     }
 
     pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        #[cfg(feature = "tls")]
+        if let (Some(tls), Shutdown::Read | Shutdown::Both) = (self.tls.get(), how) {
+            tls.end_input();
+        }
         let how = match how {
             Shutdown::Read => rustix::net::Shutdown::Read,
             Shutdown::Write => rustix::net::Shutdown::Write,
@@ -271,6 +349,27 @@ impl Socket {
             Ok(()) | Err(Errno::NOTCONN) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// Goes on with TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) fn encrypt(&self, tls: tls::Session) {
+        let _ = self.tls.set(Box::new(tls));
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(&self) -> Option<&tls::Session> {
+        self.tls.get().map(|tls| &**tls)
+    }
+
+    /// Tells the peer, in the language of TLS, that no more will come. To be done before the socket
+    /// is shut down for writing.
+    pub(crate) fn say_goodbye(&self, limits: Limits) {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = self.tls.get() {
+            tls.say_goodbye(self, limits);
+        }
+        let _ = limits;
     }
 
     /// Ends the connection from outside: whoever waits in it wakes up with an error.
@@ -364,6 +463,21 @@ impl Socket {
             self.lost.store(true, Ordering::Relaxed);
         }
         errno.into()
+    }
+}
+
+#[cfg(feature = "tls")]
+impl tls::Wire for Socket {
+    fn recv(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
+        self.recv_raw(buf, limits)
+    }
+
+    fn send(&self, bytes: &[u8], limits: Limits) -> io::Result<usize> {
+        self.send_raw(&[IoSlice::new(bytes)], limits)
+    }
+
+    fn is_lost(&self) {
+        self.lost.store(true, Ordering::Relaxed);
     }
 }
 

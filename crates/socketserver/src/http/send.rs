@@ -165,9 +165,9 @@ impl Sending<'_> {
             return Ok(());
         }
         self.flush()?;
-        let before = self.conn.bytes_moved().1;
-        let sent = self.conn.send_file(file, with_head..end);
-        self.progress.body += self.conn.bytes_moved().1 - before;
+        let mut rest = with_head..end;
+        let sent = self.conn.send_of_file(file.as_fd(), &mut rest);
+        self.progress.body += rest.start - with_head;
         sent.map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => shortened(),
             _ => error,
