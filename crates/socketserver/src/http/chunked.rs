@@ -147,8 +147,11 @@ impl Chunks {
         let Some(size) = size else {
             return Err(bad("the size of a chunk is no hexadecimal number").into());
         };
-        // RFC 9112, 7.1.1: extensions that are not known are ignored; spaces before them are to be.
-        let is_extension = match extension.trim_ascii_start() {
+        // RFC 9112, 7.1.1: extensions that are not known are ignored; spaces and tabs may be before
+        // them, and no other white space.
+        let blank = |byte: &&u8| matches!(byte, b' ' | b'\t');
+        let spaces = extension.iter().take_while(blank).count();
+        let is_extension = match &extension[spaces..] {
             [] => extension.is_empty(),
             [b';', rest @ ..] => rest.iter().all(|b| *b == b'\t' || !b.is_ascii_control()),
             _ => false,

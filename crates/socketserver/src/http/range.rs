@@ -34,6 +34,9 @@ pub(super) fn wanted(range: &str, length: u64) -> Wanted {
             continue;
         }
         count += 1;
+        if count > MOST {
+            return Wanted::Whole;
+        }
         match part(spec, length) {
             Some(part) if part.is_empty() => {}
             Some(part) => parts.push(part),
@@ -44,7 +47,7 @@ pub(super) fn wanted(range: &str, length: u64) -> Wanted {
     match parts[..] {
         [] if count == 0 => Wanted::Whole,
         [] => Wanted::Unsatisfiable,
-        _ if count > MOST || (parts.len() > 1 && total > u128::from(length)) => Wanted::Whole,
+        _ if parts.len() > 1 && total > u128::from(length) => Wanted::Whole,
         _ => Wanted::Parts(parts),
     }
 }

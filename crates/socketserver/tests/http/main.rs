@@ -22,6 +22,10 @@ mod failing;
 mod files;
 mod heads;
 mod random;
+#[path = "../../src/http/range.rs"]
+mod range;
+#[path = "../../../../fuzz/src/http_range.rs"]
+mod range_target;
 mod refusing;
 mod serving;
 #[path = "../../../../fuzz/src/http.rs"]

@@ -1,11 +1,12 @@
-//! Requests and chunked bodies with random inputs.
+//! Requests, ranges and chunked bodies with random inputs. Paths are tried by the program `http`.
 
 use crate::common::random::{Target, try_all};
-use crate::targets;
+use crate::{range_target, targets};
 
-const TARGETS: [(&str, Target); 2] = [
+const TARGETS: [(&str, Target); 3] = [
     ("http_head", targets::http_head),
     ("http_chunked", targets::http_chunked),
+    ("http_range", range_target::http_range),
 ];
 
 #[test]

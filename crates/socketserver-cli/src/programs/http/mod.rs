@@ -5,9 +5,17 @@
 //! what browsers show; `access_log.rs` says what was asked for.
 
 mod access_log;
+#[cfg(test)]
+#[path = "../../../../../fuzz/src/http_path.rs"]
+mod http_path;
 mod listing;
 mod page;
 mod path;
+#[cfg(test)]
+#[path = "../../../../socketserver/tests/common/random.rs"]
+mod random;
+#[cfg(test)]
+mod random_tests;
 mod root;
 mod site;
 
