@@ -592,16 +592,259 @@ fn a_drain_lets_a_download_end() {
         busy.read_exact(&mut [0; 1000]).unwrap();
         let idle: Option<TcpStream> = (model != "sequential").then(|| {
             let mut idle = client(&server, 0);
-            idle.write_all(b"GET /none HTTP/1.1\r\nHost: a\r\n\r\n")
+            idle.write_all(b"GET /hello.txt HTTP/1.1\r\nHost: a\r\n\r\n")
                 .unwrap();
-            idle.read_exact(&mut [0; 500]).unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n\r\nhello\n") {
+                let mut byte = [0];
+                idle.read_exact(&mut byte).unwrap();
+                answer.push(byte[0]);
+            }
             idle
         });
         server.signal("TERM");
+        // It does not have to wait for the busy one.
+        if let Some(mut idle) = idle {
+            assert!(is_closed(&mut idle), "{model}");
+        }
         let mut rest = Vec::new();
         busy.read_to_end(&mut rest).unwrap();
         assert!(rest.len() > 19_999_000, "{model}: {}", rest.len());
         assert!(server.wait().success(), "{model}");
-        drop(idle);
+    }
+}
+
+/// A request whose answer comes within a drain is told that it was the last.
+#[test]
+fn a_drain_is_told() {
+    let (_dir, root) = site();
+    for model in ["threading", "forking", "pooled", "green"] {
+        let mut server = start(model, &root, &[]);
+        let mut client = client(&server, 0);
+        // It has begun to ask, so that the drain waits for the rest.
+        client.write_all(b"GET /hello.txt HTTP/1.1\r\n").unwrap();
+        // Whoever has connected before is served by now.
+        assert_eq!(get(&server, "/hello.txt").0, 200);
+        server.signal("TERM");
+        server.logged("drain");
+        client.write_all(b"Host: a\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).unwrap();
+        let answer = text(&answer);
+        assert!(
+            answer.contains("\r\nConnection: close\r\n"),
+            "{model}: {answer}"
+        );
+        assert!(answer.ends_with("hello\n"), "{model}: {answer}");
+        assert!(server.wait().success(), "{model}");
+    }
+}
+
+/// Two requests in one, depending on who reads it: nobody who reads it so gets an answer, and there
+/// is only one in any case.
+#[test]
+fn nothing_is_smuggled_under_any_model() {
+    let (_dir, root) = site();
+    let hidden = "GET /hello.txt HTTP/1.1\r\nHost: a\r\n\r\n";
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    let cases = [
+        format!("Content-Length: 4\r\n{chunked}"),
+        format!("{chunked}Content-Length: 4\r\n"),
+        "Content-Length: 4\r\nContent-Length: 5\r\n".into(),
+        "Content-Length: 4, 5\r\n".into(),
+        "Content-Length: +4\r\n".into(),
+        "Content-Length: 0x4\r\n".into(),
+        "Content-Length: 4 4\r\n".into(),
+        "Content-Length: 18446744073709551617\r\n".into(),
+        "Content-Length: -1\r\n".into(),
+        "Content-Length:\r\n".into(),
+        "Content-Length : 4\r\n".into(),
+        " Content-Length: 4\r\n".into(),
+        "Content-Length\x0b: 4\r\n".into(),
+        "Content-Length: 4\x0b\r\n".into(),
+        "Content\0Length: 4\r\n".into(),
+        "Transfer-Encoding: identity\r\n".into(),
+        "Transfer-Encoding: chunked, identity\r\n".into(),
+        "Transfer-Encoding: identity, chunked\r\n".into(),
+        "Transfer-Encoding: gzip, chunked\r\n".into(),
+        "Transfer-Encoding: xchunked\r\n".into(),
+        "Transfer-Encoding: chunked;q=1\r\n".into(),
+        "Transfer-Encoding: \"chunked\"\r\n".into(),
+        "Transfer-Encoding:\x0bchunked\r\n".into(),
+        "Transfer-Encoding:\r\n chunked\r\n".into(),
+        "Transfer-Encoding\r\n: chunked\r\n".into(),
+        "Transfer-Encoding : chunked\r\n".into(),
+        format!("{chunked}{chunked}"),
+        "X: a\r\n Transfer-Encoding: chunked\r\n".into(),
+        "X: a\nTransfer-Encoding: chunked\r\n".into(),
+        "X: a\rTransfer-Encoding: chunked\r\n".into(),
+        "X: a\r\r\nTransfer-Encoding: chunked\r\n".into(),
+        "\nTransfer-Encoding: chunked\r\n".into(),
+    ];
+    for model in MODELS {
+        let server = start(model, &root, &["--access-log", "off"]);
+        for case in &cases {
+            let request = format!("POST / HTTP/1.1\r\nHost: a\r\n{case}\r\n0\r\n\r\n{hidden}");
+            let mut client = client(&server, 0);
+            client.write_all(request.as_bytes()).unwrap();
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).unwrap();
+            let answer = text(&answer);
+            let status = &answer[9..12];
+            assert!(
+                ["400", "413", "501"].contains(&status),
+                "{model} {case:?}: {answer}"
+            );
+            assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+            assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{model} {case:?}");
+        }
+        // Those that have one reading are two requests, where a second one is served.
+        let both = format!("POST / HTTP/1.1\r\nHost: a\r\n{chunked}\r\n0\r\n\r\n{hidden}");
+        let both = both.replace(
+            "GET /hello.txt HTTP/1.1\r\n",
+            "GET /hello.txt HTTP/1.1\r\nConnection: close\r\n",
+        );
+        let mut client = client(&server, 0);
+        client.write_all(both.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).unwrap();
+        let expected = if model == "sequential" { 1 } else { 2 };
+        assert_eq!(
+            text(&answer).matches("HTTP/1.1 ").count(),
+            expected,
+            "{model}"
+        );
+    }
+}
+
+/// Chunked bodies that say one thing and do another. Nobody reads them here, and still they have to
+/// be understood: what is behind them is the next request.
+#[test]
+fn bodies_that_are_malformed_end_the_connection() {
+    let (_dir, root) = site();
+    let server = start("threading", &root, &["--access-log", "off"]);
+    let long = "x".repeat(5000);
+    for body in [
+        "1\r\nab\r\n0\r\n\r\n",
+        "1\na\n0\n\n",
+        "1\r\na\n0\r\n\r\n",
+        "0x1\r\na\r\n0\r\n\r\n",
+        "-1\r\na\r\n0\r\n\r\n",
+        "+1\r\na\r\n0\r\n\r\n",
+        "\r\n0\r\n\r\n",
+        "1 \r\na\r\n0\r\n\r\n",
+        "10000000000000000\r\na\r\n0\r\n\r\n",
+        "FFFFFFFFFFFFFFFF\r\na\r\n0\r\n\r\n",
+        &format!("1;{long}\r\na\r\n0\r\n\r\n"),
+        "1;a\nb\r\na\r\n0\r\n\r\n",
+        "0\r\nX : y\r\n\r\n",
+        "0\r\n X: y\r\n\r\n",
+        &format!("0\r\n{}\r\n", "X: y\r\n".repeat(101)),
+        &format!("0\r\n{}\r\n", format!("X: {long}\r\n").repeat(14)),
+    ] {
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}\
+             GET /hello.txt HTTP/1.1\r\nHost: a\r\n\r\n"
+        );
+        let mut client = client(&server, 0);
+        client.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).unwrap();
+        let shown = &body[..body.len().min(40)];
+        assert_eq!(text(&answer).matches("HTTP/1.1 ").count(), 1, "{shown:?}");
+        assert!(text(&answer).starts_with("HTTP/1.1 405 "), "{shown:?}");
+    }
+}
+
+/// Nobody holds a place by dawdling: not before a request, nor within its head, nor within a body
+/// that nobody wants.
+#[test]
+fn who_dawdles_is_cut() {
+    let (_dir, root) = site();
+    for model in MODELS {
+        let limits = [
+            "--first-byte-timeout",
+            "200ms",
+            "--min-receive-rate",
+            "1000:200ms",
+        ];
+        let server = start(model, &root, &limits);
+        let mut silent = client(&server, 0);
+        assert!(is_closed(&mut silent), "{model}");
+
+        let mut slow = client(&server, 0);
+        slow.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n").unwrap();
+        let mut answer = Vec::new();
+        slow.read_to_end(&mut answer).unwrap();
+        assert!(
+            text(&answer).starts_with("HTTP/1.1 408 "),
+            "{model}: {}",
+            text(&answer)
+        );
+
+        let mut slow = client(&server, 0);
+        slow.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nx")
+            .unwrap();
+        let mut answer = Vec::new();
+        slow.read_to_end(&mut answer).unwrap();
+        assert!(
+            text(&answer).starts_with("HTTP/1.1 405 "),
+            "{model}: {}",
+            text(&answer)
+        );
+
+        let mut fast = client(&server, 0);
+        fast.write_all(b"GET /hello.txt HTTP/1.0\r\n\r\n").unwrap();
+        answer.clear();
+        fast.read_to_end(&mut answer).unwrap();
+        assert!(text(&answer).ends_with("hello\n"), "{model}");
+    }
+}
+
+/// Files are sent through TLS as they are without it, and the access log counts the same bytes.
+#[test]
+fn over_tls_under_every_model() {
+    let (dir, root) = site();
+    let big: Vec<u8> = (0..2_000_000u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(Path::new(&root).join("big"), &big).unwrap();
+    let certs = dir.path().join("certs");
+    let path = |name: &str| certs.join(name).to_str().unwrap().to_owned();
+    let made = socketserver()
+        .args(["cert", "127.0.0.1", "--dir"])
+        .arg(&certs)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let (cert, key, ca) = (path("127.0.0.1.pem"), path("127.0.0.1.key"), path("ca.pem"));
+    for model in MODELS {
+        let tls = [
+            "-l",
+            "tls://127.0.0.1:0",
+            "--tls-cert",
+            &cert,
+            "--tls-key",
+            &key,
+        ];
+        let server = Server::start(&[&["http", &root, "-c", model], &tls[..]].concat(), 1);
+        let url = format!("https://{}", server.address(0));
+        let to = dir.path().join("got");
+        let curl = |args: &[&str]| {
+            let common = ["-sS", "--http1.1", "--max-time", "20", "--cacert", &ca];
+            run(&mut Command::new("curl"), common.iter().chain(args), b"")
+        };
+        let Some(output) = curl(&["-o", to.to_str().unwrap(), &format!("{url}/big")]) else {
+            return;
+        };
+        assert!(output.status.success(), "{model}: {}", text(&output.stderr));
+        assert!(fs::read(&to).unwrap() == big, "{model}");
+        let line = server.says();
+        assert!(line.ends_with(" 200 8000000"), "{model}: {line}");
+        let pair = [format!("{url}/hello.txt"), format!("{url}/inside")];
+        assert_eq!(
+            text(&curl(&[&*pair[0], &*pair[1]]).unwrap().stdout),
+            "hello\nhello\n"
+        );
+        let part = curl(&["-r", "4000000-4000003", &format!("{url}/big")]).unwrap();
+        assert_eq!(part.stdout, 1_000_000u32.to_le_bytes(), "{model}");
     }
 }

@@ -114,9 +114,14 @@ fn body(target: &Target, entries: &[Entry], is_cut: bool) -> String {
             false => size(entry.bytes),
         };
         // The "./" keeps a name with a colon from being a scheme.
+        let class = if entry.is_directory {
+            " class=\"directory\""
+        } else {
+            ""
+        };
         let _ = writeln!(
             out,
-            "<tr><td><a href=\"./{}{slash}\">{}{slash}</a></td><td class=\"size\">{size}</td>\
+            "<tr{class}><td><a href=\"./{}{slash}\">{}{slash}</a></td><td class=\"size\">{size}</td>\
              <td class=\"time\">{}</td></tr>",
             encode(entry.name.to_bytes()),
             Escaped(&name),
@@ -124,13 +129,29 @@ fn body(target: &Target, entries: &[Entry], is_cut: bool) -> String {
         );
     }
     out += "</tbody>\n</table>\n";
+    let _ = writeln!(out, "<p>{}</p>", summary(entries, is_cut));
+    out
+}
+
+fn summary(entries: &[Entry], is_cut: bool) -> String {
     if entries.is_empty() {
-        out += "<p>There is nothing here.</p>\n";
+        return "There is nothing here.".into();
     }
     if is_cut {
-        let _ = writeln!(out, "<p>There is more: only {MOST} names are shown.</p>");
+        return format!("There is more: only {MOST} names are shown.");
     }
-    out
+    let directories = entries.iter().filter(|entry| entry.is_directory).count();
+    let bytes = entries.iter().filter(|entry| !entry.is_directory);
+    let bytes = bytes.fold(0, |sum: u64, entry| sum.saturating_add(entry.bytes));
+    let counted = |count: usize, one: &str, many: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        count => Some(format!("{count} {many}")),
+    };
+    let files = counted(entries.len() - directories, "file", "files")
+        .map(|files| format!("{files}, {}", size(bytes)));
+    let parts = [counted(directories, "directory", "directories"), files];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 fn size(bytes: u64) -> String {
@@ -157,6 +178,28 @@ fn time(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_there_is_is_counted() {
+        let entry = |is_directory: bool, bytes| Entry {
+            name: c"a".into(),
+            is_directory,
+            bytes,
+            modified: 0,
+        };
+        for (entries, expected) in [
+            (vec![], "There is nothing here."),
+            (vec![entry(true, 4096)], "1 directory"),
+            (vec![entry(false, 5)], "1 file, 5 B"),
+            (
+                vec![entry(true, 4096), entry(false, u64::MAX), entry(false, 1)],
+                "1 directory; 2 files, 15.9 EiB",
+            ),
+        ] {
+            assert_eq!(summary(&entries, false), expected);
+        }
+        assert!(summary(&[entry(false, 1)], true).contains("There is more"));
+    }
 
     #[test]
     fn sizes_and_times_are_written_for_people() {
