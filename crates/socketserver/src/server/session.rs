@@ -43,6 +43,8 @@ pub(crate) mod sealed {
         fn has_buffered(&mut self) -> bool;
         /// When a pause that begins now is over in any case.
         fn pause_until(&self) -> Option<Instant>;
+        /// That time has come: whether only the handler is to be called, and the pause may go on.
+        fn wake(&mut self) -> bool;
         /// Waits for something to read, or the end of it; may fail early as `Interrupted`.
         fn wait_readable(&self, until: Option<Instant>) -> io::Result<()>;
         /// From now on the input has an end.
@@ -326,10 +328,13 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
         Step::Paused(self)
     }
 
-    fn after(self: Box<Self>, waited: io::Result<()>) -> Step<R, H> {
+    fn after(mut self: Box<Self>, waited: io::Result<()>) -> Step<R, H> {
         self.record.set_paused(false);
         let reason = match waited {
             Ok(()) => return self.handle(),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut && self.request.wake() => {
+                return self.handle();
+            }
             Err(error) if error.kind() == io::ErrorKind::TimedOut => EndReason::TimedOut,
             Err(_) => self.request.cut().map_or(EndReason::PeerGone, Into::into),
         };
