@@ -35,6 +35,7 @@ pub(crate) enum Command {
     Collect(programs::collect::Options),
     Reply(programs::reply::Options),
     Command(programs::command::Options),
+    Http(programs::http::Options),
     Connect(connect::Options),
     CommandClient(command_client::Options),
     Cert(cert::Options),
@@ -65,6 +66,7 @@ impl Command {
             Self::Collect(program) => program,
             Self::Reply(program) => program,
             Self::Command(program) => program,
+            Self::Http(program) => program,
             Self::Connect(_) | Self::CommandClient(_) | Self::Cert(_) => return None,
         })
     }
