@@ -1,82 +1,104 @@
 //! Attacks from outside, on every model that serves many at once. While one lasts, whoever behaves
 //! is served soon; when it is over, nothing is left of it.
 
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test says why it fails, what it has measured, or that it is skipped"
+)]
 
 mod attackers;
+mod bystander;
+mod callers;
 #[path = "../common/mod.rs"]
 mod common;
 mod drain;
+mod exhaustion;
+mod packets;
+mod udp;
 mod victim;
 mod visitor;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use victim::{Model, Victim};
+use bystander::{Bystander, judge};
+use victim::{Crowd, Model, Victim};
 use visitor::{Talk, Visitor};
 
-/// Promised to clients that behave.
-const SOON: Duration = Duration::from_millis(50);
-
 /// Times are taken: one attack at a time.
-static ALONE: Mutex<()> = Mutex::new(());
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-fn withstands(model: Model, changed: &[[&str; 2]], attack: impl Fn(&Victim)) {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let victim = Victim::start(model, changed);
-    Talk::with(victim.address).ask();
+/// Attacks a server twice, while somebody visits it.
+fn withstands(victim: &Victim, visit: impl Fn(&Victim) -> Visitor, attack: impl Fn(&Victim)) {
     let before = victim.figures();
-    let mut resident = Vec::new();
+    let (mut seen, mut usual, mut resident) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..2 {
-        let visitor = Visitor::send(victim.address);
-        attack(&victim);
+        let (visitor, bystander) = (visit(victim), Bystander::watch());
+        attack(victim);
         // An attack may be over very soon.
-        std::thread::sleep(Duration::from_millis(300));
-        let p99 = visitor.p99();
-        assert!(p99 < SOON, "who behaves waited for {p99:?}");
+        std::thread::sleep(Duration::from_millis(100));
+        seen.extend(visitor.times());
+        usual.extend(bystander.times());
         resident.push(victim.recovers(&before).resident_kib);
     }
+    judge(seen, usual);
     // What the first has made the process keep is enough for the second.
     assert!(resident[1] < resident[0] + 4096, "{resident:?} KiB");
 }
 
+/// The same over TCP.
+fn withstands_over_tcp(
+    (model, crowd): (Model, Crowd),
+    changed: &[[&str; 2]],
+    attack: impl Fn(&Victim),
+) {
+    let _alone = alone();
+    let victim = Victim::start(model, crowd, changed);
+    Talk::with(victim.address()).ask();
+    withstands(&victim, |victim| Visitor::by_tcp(victim.address()), attack);
+}
+
 macro_rules! attacks {
-    ($($name:ident: [$($changed:expr),*],)+) => {
-        attacks! { @model threading Threading $($name: [$($changed),*],)+ }
-        attacks! { @model forking Forking $($name: [$($changed),*],)+ }
-        attacks! { @model pooled Pooled $($name: [$($changed),*],)+ }
-        attacks! { @model green Green $($name: [$($changed),*],)+ }
+    ($($name:ident: $crowd:ident [$($changed:expr),*],)+) => {
+        attacks! { @model threading Threading $($name: $crowd [$($changed),*],)+ }
+        attacks! { @model forking Forking $($name: $crowd [$($changed),*],)+ }
+        attacks! { @model pooled Pooled $($name: $crowd [$($changed),*],)+ }
+        attacks! { @model green Green $($name: $crowd [$($changed),*],)+ }
     };
-    (@model $module:ident $model:ident $($name:ident: [$($changed:expr),*],)+) => {
+    (@model $module:ident $model:ident $($name:ident: $crowd:ident [$($changed:expr),*],)+) => {
         mod $module {
-            use super::{Model, attackers, withstands};
+            use super::{Crowd, Model, attackers, withstands_over_tcp};
             $(#[test] fn $name() {
-                withstands(Model::$model, &[$($changed),*], attackers::$name);
+                let who = (Model::$model, Crowd::$crowd);
+                withstands_over_tcp(who, &[$($changed),*], attackers::$name);
             })+
         }
     };
 }
 
 attacks! {
-    silence: [],
-    trickling: [],
-    not_reading: [],
-    flood: [["--rate-per-peer", "500"]],
-    resets: [],
-    half_closes: [],
-    everywhere: [["--rate-per-peer", "1000"]],
+    silence: Idle [],
+    trickling: Active [],
+    not_reading: Active [],
+    flood: Idle [["--rate-per-peer", "500"]],
+    resets: Idle [],
+    half_closes: Idle [],
+    everywhere: Idle [["--rate-per-peer", "1000"]],
 }
 
 #[test]
 fn children_that_are_killed_take_nobody_with_them() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let victim = Victim::start(Model::Forking, &[]);
-    Talk::with(victim.address).ask();
+    let _alone = alone();
+    let victim = Victim::start(Model::Forking, Crowd::Active, &[]);
+    Talk::with(victim.address()).ask();
     let before = victim.figures();
     for _ in 0..50 {
         common::eventually(|| victim.children().is_empty());
-        let mut talks: Vec<_> = (0..10).map(|_| Talk::with(victim.address)).collect();
+        let mut talks: Vec<_> = (0..10).map(|_| Talk::with(victim.address())).collect();
         talks.iter_mut().for_each(Talk::ask);
         let children = victim.children();
         assert_eq!(children.len(), talks.len());
@@ -91,7 +113,7 @@ fn children_that_are_killed_take_nobody_with_them() {
                 "its child is dead"
             );
         }
-        Talk::with(victim.address).ask();
+        Talk::with(victim.address()).ask();
     }
     victim.recovers(&before);
 }
