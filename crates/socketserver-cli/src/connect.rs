@@ -40,16 +40,17 @@ pub(crate) struct Options {
 
 /// No line is longer than this: a longer one is sent in pieces over a stream, and refused as a
 /// datagram. It is what fits into a UDP datagram over IPv4.
-const LINE: usize = 65_507;
+pub(crate) const LINE: usize = 65_507;
+
+/// How long answers are waited for where nobody says that there will be no more.
+pub(crate) const WAIT: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let endpoint = &options.endpoint;
     let (socket, is_stream) =
         open(endpoint).with_context(|| format!("cannot connect to {endpoint}"))?;
     rustix::io::ioctl_fionbio(&socket, true)?;
-    let patience = options
-        .wait
-        .or_else(|| (!is_stream).then_some(Duration::from_secs(1)));
+    let patience = options.wait.or_else(|| (!is_stream).then_some(WAIT));
     Pump {
         socket,
         is_stream,

@@ -16,17 +16,17 @@ use crate::serve::Bound;
 
 /// Who asks at once. Collectors are one or two, and probes of readiness another; whoever else comes
 /// waits for a moment, and cannot take more than that from the servers that are watched.
-const CLIENTS: usize = 4;
-const AT_LIMIT: AtLimit = AtLimit::Queue {
+pub(crate) const CLIENTS: usize = 4;
+pub(crate) const AT_LIMIT: AtLimit = AtLimit::Queue {
     patience: Duration::from_secs(2),
     places: 8,
 };
 
 /// An answer has 5 seconds. This is for who connects and says nothing.
-const SILENCE: Duration = Duration::from_secs(5);
+pub(crate) const SILENCE: Duration = Duration::from_secs(5);
 
 /// How long answers have that are under way when the servers have ended.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
+pub(crate) const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// Where metrics can be had: connections only.
 pub(crate) fn endpoint(text: &str) -> Result<Endpoint, String> {

@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 
 /// Fewer bytes than this can be guessed, and more than that are no token but the wrong file.
-const LENGTH: std::ops::RangeInclusive<usize> = 16..=4096;
+pub(crate) const LENGTH: std::ops::RangeInclusive<usize> = 16..=4096;
 
 /// What a client sends first: the secret, and the end of its line.
 #[derive(Clone, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use crate::bystander::SOON;
 use crate::callers::{Caller, unix_address};
 use crate::packets::{self, FULL};
 use crate::victim::{Model, Victim};
-use crate::visitor::{Visitor, p99};
+use crate::visitor::Visitor;
 use crate::{alone, withstands};
 
 fn victim(model: Model) -> Victim {
@@ -76,12 +76,11 @@ fn survives(model: Model) {
     let before = victim.figures();
     let calling = visitor(&victim);
     packets::flood(&victim, FULL);
-    let (dropped, seen) = (dropped(victim.address().port()), p99(calling.times()));
-    println!("p99 {seen:?}, dropped {dropped}");
-    assert!(
-        dropped > 0 || seen < SOON,
-        "{seen:?}, and the kernel has dropped nothing"
-    );
+    let (dropped, times) = (dropped(victim.address().port()), calling.times());
+    let (answers, longest) = (times.len(), times.into_iter().max().unwrap());
+    println!("{answers} answers, the longest took {longest:?}; dropped {dropped}");
+    // Without a loss, nobody waits for longer than to ask again.
+    assert!(dropped > 0 || longest < SOON * 2, "{longest:?}");
     victim.recovers(&before);
     // It is as before.
     withstands(&victim, visitor, |_| {

@@ -246,6 +246,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// For the table of limits.
+#[cfg(test)]
+pub(crate) fn limits() -> crate::limits::Told {
+    use crate::limits::{number, or_none};
+    let Admission {
+        rules,
+        max_live,
+        max_per_peer,
+        rate,
+        rate_per_peer,
+    } = Admission::default();
+    assert!(rules.is_empty());
+    let written = |rate: Option<Rate>| or_none(rate, |rate| rate.to_string());
+    vec![
+        ("`Admission::allow`, `Admission::deny`", "none".into()),
+        ("`Admission::max_live`", or_none(max_live, number)),
+        ("`Admission::max_per_peer`", or_none(max_per_peer, number)),
+        ("`Admission::rate`", written(rate)),
+        ("`Admission::rate_per_peer`", written(rate_per_peer)),
+        ("peers told apart", number(peers::TOLD_APART)),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -100,13 +100,17 @@ impl Green {
         self
     }
 
-    fn start(&self) -> io::Result<Engine> {
-        // Twice the limit: handlers may start coroutines of their own, and a stack is free again
-        // only a moment after its request has ended.
+    /// Twice the limit: handlers may start coroutines of their own, and a stack is free again only a
+    /// moment after its request has ended.
+    fn max_coroutines(&self) -> u32 {
         let coroutines = self.max_requests.saturating_mul(2).saturating_add(1024);
+        u32::try_from(coroutines).unwrap_or(u32::MAX)
+    }
+
+    fn start(&self) -> io::Result<Engine> {
         let mut builder = Engine::builder()
             .stack_size(self.stack_size)
-            .max_coroutines(u32::try_from(coroutines).unwrap_or(u32::MAX));
+            .max_coroutines(self.max_coroutines());
         if let Some(workers) = self.workers {
             builder = builder.workers(workers);
         }
@@ -120,6 +124,27 @@ impl Green {
             });
         }
         builder.build()
+    }
+}
+
+#[cfg(test)]
+impl Green {
+    /// For the table of limits.
+    pub(super) fn limits() -> crate::limits::Told {
+        use crate::limits::{bytes, number, or_none, time};
+        let green = Self::default();
+        assert_eq!((green.at_limit, green.workers), (AtLimit::Wait, None));
+        vec![
+            ("`Green::max_requests`", number(green.max_requests)),
+            ("coroutines of a server", number(green.max_coroutines())),
+            ("`Green::workers`", "one per core".into()),
+            ("`Green::stack_size`", bytes(green.stack_size)),
+            (
+                "`Green::stall_threshold`",
+                or_none(green.stall_threshold, time),
+            ),
+            ("`greenroom::unblock`", number(greenroom::UNBLOCK_THREADS)),
+        ]
     }
 }
 

@@ -65,6 +65,27 @@ impl Threading {
     }
 }
 
+#[cfg(test)]
+impl Threading {
+    /// For the table of limits.
+    pub(super) fn limits() -> crate::limits::Told {
+        use crate::limits::{bytes, number};
+        let Self {
+            max_threads,
+            at_limit: AtLimit::Wait,
+            stack_size: None,
+            daemon: false,
+        } = Self::default()
+        else {
+            panic!("other defaults");
+        };
+        vec![
+            ("`Threading::max_threads`", number(max_threads)),
+            ("`Threading::stack_size`", bytes(super::STD_STACK)),
+        ]
+    }
+}
+
 impl Concurrency for Threading {
     const NAME: &'static str = "threading";
 

@@ -44,6 +44,13 @@ impl MinRate {
         self
     }
 
+    /// For the table of limits.
+    #[cfg(test)]
+    pub(super) fn written(self) -> String {
+        let grace = crate::limits::time(self.granted());
+        format!("{} bytes/s after {grace}", self.bytes_per_second)
+    }
+
     pub(crate) fn granted(self) -> Duration {
         Duration::from_millis(self.grace_millis.into())
     }

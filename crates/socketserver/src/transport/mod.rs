@@ -260,3 +260,62 @@ impl fmt::Debug for Intake {
 pub(crate) fn local_addr(listener: &impl AsFd) -> std::io::Result<Address> {
     Ok(Address::from_any(Some(rustix::net::getsockname(listener)?)))
 }
+
+/// For the table of limits.
+#[cfg(test)]
+pub(crate) fn limits() -> crate::limits::Told {
+    use crate::limits::{bytes, number, or_none, time};
+    let SocketOptions {
+        reuse_address: _,
+        reuse_port: _,
+        dual_stack: _,
+        backlog: i32::MAX,
+        mode: _,
+        write_timeout: _,
+        max_packet_size,
+        max_amplification,
+        refuse_low_ports: false,
+        receive_buffer: None,
+        send_buffer: None,
+        nodelay: _,
+        keepalive: None,
+        user_timeout: None,
+    } = SocketOptions::default()
+    else {
+        panic!("other defaults");
+    };
+    let Keepalive {
+        idle,
+        interval,
+        probes,
+    } = Keepalive::default();
+    let system = || "the system's".to_owned();
+    vec![
+        (
+            "`Timeouts::write` of datagrams",
+            or_none(Udp::default_timeouts().write, time),
+        ),
+        ("`Builder::backlog`", "`net.core.somaxconn`".into()),
+        (
+            "`Builder::max_packet_size`",
+            number(max_packet_size) + " bytes",
+        ),
+        (
+            "`Builder::max_amplification`",
+            or_none(max_amplification, number),
+        ),
+        ("`Builder::refuse_low_ports`", "off".into()),
+        ("`Builder::receive_buffer`", system()),
+        ("`Builder::send_buffer`", system()),
+        ("`Builder::user_timeout`", "twice `Timeouts::write`".into()),
+        ("`Builder::keepalive`", "off".into()),
+        ("`Keepalive::idle`", time(idle)),
+        ("`Keepalive::interval`", time(interval)),
+        ("`Keepalive::probes`", number(probes)),
+        ("length of a Unix socket's path", bytes(unix_path::LONGEST)),
+        (
+            "claiming a Unix socket's path",
+            time(unix_path::CLAIM_TIMEOUT),
+        ),
+    ]
+}

@@ -89,8 +89,13 @@ pub(crate) enum Framing {
 /// A longer command is refused.
 pub(crate) const LONGEST: usize = 64 << 10;
 
-/// So many threads does `greenroom::unblock` have, one of which each connection needs.
-const GREEN: usize = 32;
+/// Each connection needs one of these threads.
+const GREEN: usize = socketserver::greenroom::UNBLOCK_THREADS;
+
+/// For the table of limits.
+#[cfg(test)]
+pub(crate) const LIMITS: (usize, std::time::Duration, usize) =
+    (output::IN_MEMORY, session::ADMISSION, GREEN);
 
 impl Program for Options {
     fn server(&mut self) -> &mut ServerOptions {

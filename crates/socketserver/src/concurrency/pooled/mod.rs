@@ -91,6 +91,30 @@ impl Pooled {
     }
 }
 
+#[cfg(test)]
+impl Pooled {
+    /// For the table of limits.
+    pub(super) fn limits() -> crate::limits::Told {
+        use crate::limits::{bytes, number};
+        let Settings {
+            workers,
+            queue,
+            at_limit: AtLimit::Wait,
+            stack_size: None,
+            max_idle,
+        } = Settings::default()
+        else {
+            panic!("other defaults");
+        };
+        vec![
+            ("`Pooled::workers`", number(workers)),
+            ("`Pooled::queue`", number(queue)),
+            ("`Pooled::max_idle`", number(max_idle)),
+            ("`Pooled::stack_size`", bytes(super::STD_STACK)),
+        ]
+    }
+}
+
 impl Concurrency for Pooled {
     const NAME: &'static str = "pooled";
 

@@ -6,6 +6,21 @@
 mod extent;
 mod header;
 mod read;
+/// For the table of limits.
+#[cfg(test)]
+pub(crate) fn limits() -> crate::limits::Told {
+    use crate::limits::{bytes, time};
+    let longest = extent::FIXED + extent::LONGEST_BLOCK;
+    vec![
+        (
+            "`ProxyProtocol::timeout`",
+            time(ProxyProtocol::default().timeout),
+        ),
+        ("PROXY header, version 1", bytes(extent::LONGEST_LINE)),
+        ("PROXY header, version 2", bytes(longest)),
+    ]
+}
+
 #[cfg(test)]
 mod tests;
 
