@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use socketserver::{MinRate, Network, Rate};
 
 use crate::endpoint::Endpoint;
-use crate::{command_client, config, connect, logging, metrics, privileges, programs};
+use crate::{cert, command_client, config, connect, logging, metrics, privileges, programs, tls};
 
 /// Network servers to talk to, and a client to talk with.
 #[derive(Debug, Parser)]
@@ -37,6 +37,7 @@ pub(crate) enum Command {
     Command(programs::command::Options),
     Connect(connect::Options),
     CommandClient(command_client::Options),
+    Cert(cert::Options),
 }
 
 /// A program that serves, before it does.
@@ -64,7 +65,7 @@ impl Command {
             Self::Collect(program) => program,
             Self::Reply(program) => program,
             Self::Command(program) => program,
-            Self::Connect(_) | Self::CommandClient(_) => return None,
+            Self::Connect(_) | Self::CommandClient(_) | Self::Cert(_) => return None,
         })
     }
 }
@@ -81,13 +82,38 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
+impl ServerOptions {
+    /// Refuses what does not go together.
+    pub(crate) fn check(&self) -> Result<(), Usage> {
+        let counts_peers = self.max_per_peer.is_some() || self.rate_per_peer.is_some();
+        if self.concurrency == Model::Forking && !self.proxy_from.is_empty() && counts_peers {
+            return Err(Usage(
+                "--max-per-peer and --rate-per-peer cannot be kept for clients of --proxy-from by \
+                 forked processes, each of which knows only its own client: use another \
+                 --concurrency, or set these limits in the proxy"
+                    .into(),
+            ));
+        }
+        let listening = self.endpoints.iter().chain(&self.metrics);
+        let mut seen = Vec::new();
+        for endpoint in listening.map(ToString::to_string) {
+            let is_any = endpoint.ends_with(":0");
+            if !is_any && seen.contains(&endpoint) {
+                return Err(Usage(format!("{endpoint} is to be listened on twice")));
+            }
+            seen.push(endpoint);
+        }
+        self.tls.check(&self.endpoints)
+    }
+}
+
 /// What every server program has in common.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Serving")]
 pub(crate) struct ServerOptions {
     /// Where to listen; may be given several times
     ///
-    /// tcp://HOST:PORT, udp://HOST:PORT, unix:///path, unix://@abstract, unixgram:///path,
+    /// tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, unix:///path, unix://@abstract, unixgram:///path,
     /// unixgram://@abstract. Port 0 lets the system choose. Only this machine can connect to
     /// 127.0.0.1; all its addresses are 0.0.0.0 and `[::]`. systemd and systemd:NAME are sockets that
     /// a socket unit has bound.
@@ -200,6 +226,9 @@ pub(crate) struct ServerOptions {
     /// How long a connection may last at all
     #[arg(long, value_name = "DURATION", default_value = "none", value_parser = limit)]
     pub(crate) request_timeout: Limit,
+
+    #[command(flatten)]
+    pub(crate) tls: tls::ServerTls,
 
     #[command(flatten)]
     pub(crate) privileges: privileges::Privileges,

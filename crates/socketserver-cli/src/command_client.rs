@@ -21,6 +21,7 @@ use crate::printer::Printer;
 use crate::programs::command::{Framing, LONGEST};
 use crate::size::Size;
 use crate::terminal;
+use crate::tls::ClientTls;
 use crate::token::Token;
 
 /// Send commands to a command server, and print what they have written
@@ -30,7 +31,7 @@ use crate::token::Token;
 /// fails is told on stderr, as `[exit status 1]`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// tcp://HOST:PORT, unix:///path or unix://@abstract
+    /// tcp://HOST:PORT, tls://HOST:PORT, unix:///path or unix://@abstract
     #[arg(value_name = "ENDPOINT")]
     endpoint: Endpoint,
 
@@ -62,6 +63,9 @@ pub(crate) struct Options {
     /// How long to wait in vain for the next piece of a reply [default: any time]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
+
+    #[command(flatten)]
+    tls: ClientTls,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
@@ -112,13 +116,20 @@ fn open(endpoint: &Endpoint, options: &Options) -> anyhow::Result<Box<dyn Stream
             stream.set_write_timeout(options.wait)?;
             Ok(Box::new(stream))
         }
+        Endpoint::Tls(address) => {
+            let stream = connect_tcp(address, options.connect_timeout)?;
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(options.wait)?;
+            stream.set_write_timeout(options.wait)?;
+            Ok(Box::new(options.tls.encrypt(stream, address)?))
+        }
         Endpoint::Unix(path) => {
             let stream = UnixStream::connect_addr(&unix_address(path)?)?;
             stream.set_read_timeout(options.wait)?;
             stream.set_write_timeout(options.wait)?;
             Ok(Box::new(stream))
         }
-        _ => bail!("commands need a connection: use tcp:// or unix://"),
+        _ => bail!("commands need a connection: use tcp://, tls:// or unix://"),
     }
 }
 

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketAddrUnix};
 
 use crate::endpoint::Endpoint;
+use crate::tls::{self, ClientTls};
 
 /// Send lines from stdin to a server, and print what comes back
 ///
@@ -27,8 +28,8 @@ use crate::endpoint::Endpoint;
 /// while.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// tcp://HOST:PORT, udp://HOST:PORT, unix:///path, unix://@abstract, unixgram:///path or
-    /// unixgram://@abstract
+    /// tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, unix:///path, unix://@abstract,
+    /// unixgram:///path or unixgram://@abstract
     #[arg(value_name = "ENDPOINT")]
     endpoint: Endpoint,
 
@@ -36,6 +37,9 @@ pub(crate) struct Options {
     /// any time for connections]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
+
+    #[command(flatten)]
+    tls: ClientTls,
 }
 
 /// No line is longer than this: a longer one is sent in pieces over a stream, and refused as a
@@ -48,7 +52,7 @@ pub(crate) const WAIT: Duration = Duration::from_secs(1);
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let endpoint = &options.endpoint;
     let (socket, is_stream) =
-        open(endpoint).with_context(|| format!("cannot connect to {endpoint}"))?;
+        open(endpoint, &options.tls).with_context(|| format!("cannot connect to {endpoint}"))?;
     rustix::io::ioctl_fionbio(&socket, true)?;
     let patience = options.wait.or_else(|| (!is_stream).then_some(WAIT));
     Pump {
@@ -65,12 +69,18 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn open(endpoint: &Endpoint) -> io::Result<(OwnedFd, bool)> {
+fn open(endpoint: &Endpoint, tls: &ClientTls) -> anyhow::Result<(OwnedFd, bool)> {
     Ok(match endpoint {
         Endpoint::Tcp(address) => {
             let stream = TcpStream::connect(address)?;
             stream.set_nodelay(true)?;
             (stream.into(), true)
+        }
+        Endpoint::Tls(address) => {
+            let stream = TcpStream::connect(address)?;
+            stream.set_nodelay(true)?;
+            let encrypted = tls.encrypt(stream, address)?;
+            (tls::plain_end(encrypted)?.into(), true)
         }
         Endpoint::Unix(path) => (UnixStream::connect_addr(&unix_address(path)?)?.into(), true),
         Endpoint::Udp(address) => (connected_udp(address)?.into(), false),
@@ -83,8 +93,7 @@ fn open(endpoint: &Endpoint) -> io::Result<(OwnedFd, bool)> {
             (socket.into(), false)
         }
         Endpoint::Inherited(_) => {
-            let why = "only a server is given sockets: write where it listens";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            bail!("only a server is given sockets: write where it listens")
         }
     })
 }

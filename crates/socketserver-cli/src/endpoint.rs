@@ -16,6 +16,8 @@ use crate::service_manager::Socket;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     Tcp(String),
+    /// TCP, encrypted.
+    Tls(String),
     Udp(String),
     /// A path, or a name outside of the file system with a leading `@`.
     Unix(PathBuf),
@@ -29,6 +31,7 @@ impl Endpoint {
     pub(crate) fn bound_to(&self, address: &Address) -> Self {
         match (self, address.as_inet()) {
             (Self::Tcp(_), Some(address)) => Self::Tcp(address.to_string()),
+            (Self::Tls(_), Some(address)) => Self::Tls(address.to_string()),
             (Self::Udp(_), Some(address)) => Self::Udp(address.to_string()),
             // A name outside of the file system is shown with a leading `@`.
             (Self::Unix(_), None) => Self::Unix(address.to_string().into()),
@@ -61,7 +64,9 @@ impl Endpoint {
     /// and whether a socket can be made at the path.
     pub(crate) fn look_up(&self) -> io::Result<Vec<SocketAddr>> {
         match self {
-            Self::Tcp(address) | Self::Udp(address) => Ok(address.to_socket_addrs()?.collect()),
+            Self::Tcp(address) | Self::Tls(address) | Self::Udp(address) => {
+                Ok(address.to_socket_addrs()?.collect())
+            }
             Self::Inherited(_) => Ok(Vec::new()),
             Self::Unix(path) | Self::Unixgram(path) => {
                 unix_address(path)?;
@@ -128,6 +133,7 @@ impl FromStr for Endpoint {
             let (scheme, rest) = text.split_once("://").ok_or(FORMS)?;
             match scheme {
                 "tcp" => host_and_port(rest).map(Self::Tcp),
+                "tls" => host_and_port(rest).map(Self::Tls),
                 "udp" => host_and_port(rest).map(Self::Udp),
                 "unix" => path(rest).map(Self::Unix),
                 "unixgram" => path(rest).map(Self::Unixgram),
@@ -138,7 +144,7 @@ impl FromStr for Endpoint {
     }
 }
 
-const FORMS: &str = "write tcp://HOST:PORT, udp://HOST:PORT, unix:///path, unix://@name, \
+const FORMS: &str = "write tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, unix:///path, unix://@name, \
                      unixgram:///path or unixgram://@name";
 
 fn host_and_port(text: &str) -> Result<String, &'static str> {
@@ -168,6 +174,7 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Tls(address) => write!(f, "tls://{address}"),
             Self::Udp(address) => write!(f, "udp://{address}"),
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
             Self::Unixgram(path) => write!(f, "unixgram://{}", path.display()),
@@ -187,6 +194,7 @@ mod tests {
             "tcp://127.0.0.1:8888",
             "tcp://[::1]:0",
             "tcp://localhost:80",
+            "tls://localhost:443",
             "udp://0.0.0.0:53",
             "unix:///run/a.sock",
             "unix://@name",

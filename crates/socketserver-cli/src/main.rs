@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cert;
 mod cli;
 mod command_client;
 mod config;
@@ -26,6 +27,7 @@ mod signals;
 mod size;
 mod terminal;
 mod text;
+mod tls;
 mod token;
 
 use std::io::{self, Write};
@@ -47,7 +49,8 @@ fn main() -> ExitCode {
     };
     let is_check = match start.cli.command.program() {
         Some(program) => {
-            if let Err(error) = program.check() {
+            let checked = program.check().and_then(|()| Ok(program.server().check()?));
+            if let Err(error) = checked {
                 return fail(&error.context("cannot start"), WRONG_USAGE);
             }
             program.server().check_config
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Reply(args) => programs::reply::run(&args),
         Command::Command(args) => programs::command::run(args),
         Command::CommandClient(args) => command_client::run(&args),
+        Command::Cert(args) => cert::run(&args),
         Command::Connect(args) => connect::run(&args),
     };
     terminal::restore();
@@ -90,6 +94,8 @@ fn check(start: &mut Start) -> anyhow::Result<()> {
             .with_context(|| format!("cannot listen on {endpoint}"))?;
     }
     program.check_files()?;
+    program.server().tls.load()?;
+    program.server().privileges.look_up()?;
     let text = start.effective.take().unwrap_or_default().to_toml()?;
     io::stdout().write_all(text.as_bytes())?;
     Ok(())

@@ -7,8 +7,9 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{
-    Gid, Group, Uid, User, chown, geteuid, getgid, initgroups, setgid, setgroups, setuid,
+    Gid, Group, Uid, User, fchownat, geteuid, getgid, initgroups, setgid, setgroups, setuid,
 };
 
 #[derive(Clone, Debug, Default, Args)]
@@ -36,8 +37,8 @@ impl Privileges {
     /// `None` to stay who we are.
     ///
     /// # Errors
-    /// There is no such user or group, or this process may not become it.
-    pub(crate) fn identity(&self) -> anyhow::Result<Option<Identity>> {
+    /// There is no such user or group.
+    pub(crate) fn look_up(&self) -> anyhow::Result<Option<Identity>> {
         let Some(user) = &self.user else {
             return Ok(None);
         };
@@ -46,6 +47,17 @@ impl Privileges {
             identity.group = find_group(group)?;
             identity.name = None;
         }
+        Ok(Some(identity))
+    }
+
+    /// The same for who is about to become it.
+    ///
+    /// # Errors
+    /// This process may not, as well.
+    pub(crate) fn identity(&self) -> anyhow::Result<Option<Identity>> {
+        let Some(identity) = self.look_up()? else {
+            return Ok(None);
+        };
         if !geteuid().is_root() {
             bail!("only root can become another user: start it as root, or leave --user out");
         }
@@ -56,7 +68,9 @@ impl Privileges {
 impl Identity {
     /// Makes a file that was made as root this user's own.
     pub(crate) fn own(&self, path: &Path) -> anyhow::Result<()> {
-        chown(path, Some(self.user), Some(self.group))
+        // Not what a link points to: whoever may write to the directory may have put one there since.
+        let no_follow = AtFlags::AT_SYMLINK_NOFOLLOW;
+        fchownat(AT_FDCWD, path, Some(self.user), Some(self.group), no_follow)
             .with_context(|| format!("cannot give {} to its user", path.display()))
     }
 
@@ -123,6 +137,20 @@ fn find_group(text: &str) -> anyhow::Result<Gid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_in_the_place_of_a_file_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("socket");
+        // Whoever follows it finds nothing.
+        std::os::unix::fs::symlink("nothing", &link).unwrap();
+        let myself = Identity {
+            user: geteuid(),
+            group: getgid(),
+            name: None,
+        };
+        myself.own(&link).unwrap();
+    }
 
     #[test]
     fn users_are_found_by_name_and_by_number() {

@@ -12,7 +12,7 @@ use socketserver::transport::{StreamTransport, Tcp, Udp, UnixDatagram, UnixStrea
 use socketserver::{
     Address, Admission, AtLimit, Builder, Concurrency, Connection, Controller, Datagram, Event,
     Forking, Green, GroupController, Pooled, ProxyProtocol, RequestHandler, Sequential, Server,
-    ServerGroup, Threading, Timeouts, Transport,
+    ServerGroup, Threading, Timeouts, Tls, Transport,
 };
 
 use crate::cli::{Model, Policy, Proxy, ServerOptions, Usage};
@@ -22,7 +22,7 @@ use crate::endpoint::Endpoint;
 use crate::metrics::Watching;
 use crate::service_manager::{self, Socket};
 use crate::signals::Signals;
-use crate::terminal;
+use crate::{terminal, tls};
 
 /// Servers that are bound and do not serve yet.
 pub(crate) struct Bound {
@@ -36,6 +36,8 @@ pub(crate) struct Bound {
     pub(crate) drain_timeout: Duration,
     /// Stdout belongs to the program: what is said here goes to stderr.
     pub(crate) stdout_taken: bool,
+    /// What tls:// endpoints share.
+    tls: Option<Tls>,
     /// If they were started with a configuration.
     pub(crate) reloader: Option<Reloader>,
     /// Who tells how the servers fare.
@@ -55,6 +57,7 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
         model: options.concurrency,
         drain_timeout: options.drain_timeout,
         stdout_taken: false,
+        tls: tls::of(options)?,
         reloader: None,
         watching: None,
         signals,
@@ -67,7 +70,10 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
     for endpoint in &options.endpoints {
         let start = || format!("cannot start {endpoint}");
         let Endpoint::Inherited(name) = endpoint else {
-            let source = Source::Bind(endpoint);
+            let source = match (endpoint, &bound.tls) {
+                (Endpoint::Tls(address), Some(tls)) => Source::Encrypt(address, tls.clone()),
+                _ => Source::Bind(endpoint),
+            };
             bound
                 .add_any(options, handlers, source)
                 .with_context(start)?;
@@ -88,10 +94,20 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
                 .with_context(start)?;
         }
     }
-    bound.reloader = options
-        .origin
-        .as_ref()
-        .map(|origin| Reloader::new(origin, bound.controller(), bound.listening.clone()));
+    for (name, _) in &inherited {
+        tracing::warn!(
+            name,
+            "a socket was passed on that no --listen systemd:NAME takes: its clients wait in vain"
+        );
+    }
+    bound.reloader = options.origin.as_ref().map(|origin| {
+        Reloader::new(
+            origin,
+            bound.controller(),
+            bound.listening.clone(),
+            bound.tls.clone(),
+        )
+    });
     if let Some(endpoint) = &options.metrics {
         let watching = Watching::bind(endpoint, options.unix_mode, &mut bound)
             .with_context(|| format!("cannot start {endpoint} for metrics"))?;
@@ -112,6 +128,8 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
 /// Where a server's socket comes from.
 pub(crate) enum Source<'a> {
     Bind(&'a Endpoint),
+    /// TCP at this address, encrypted.
+    Encrypt(&'a String, Tls),
     Adopt(Socket),
 }
 
@@ -120,6 +138,7 @@ impl Source<'_> {
     fn kind(&self) -> Endpoint {
         match self {
             Self::Bind(endpoint) => Endpoint::clone(endpoint),
+            Self::Encrypt(address, _) => Endpoint::Tls(address.to_string()),
             Self::Adopt(socket) => socket.into(),
         }
     }
@@ -227,7 +246,7 @@ pub(crate) fn need_connections(options: &ServerOptions) -> anyhow::Result<()> {
     }
 }
 
-const NO_DATAGRAMS: &str = "this program needs connections: use tcp:// or unix://";
+const NO_DATAGRAMS: &str = "this program needs connections: use tcp://, tls:// or unix://";
 
 /// For programs whose clients meet in the memory of one process.
 pub(crate) fn need_one_process(options: &ServerOptions, what: &str) -> anyhow::Result<()> {
@@ -334,6 +353,11 @@ where
                 .on_event(on_event)
                 .bind(address, factory)
                 .map(|server| add(group, server)),
+            Source::Encrypt(address, tls) => stream_builder::<Tcp, C>(options, model)
+                .on_event(on_event)
+                .tls(tls)
+                .bind(address, factory)
+                .map(|server| add(group, server)),
             Source::Adopt(Socket::Tcp(socket)) => stream_builder::<Tcp, C>(options, model)
                 .on_event(on_event)
                 .adopt(socket, factory)
@@ -426,7 +450,7 @@ pub(crate) fn apply(
     endpoint: &Endpoint,
 ) -> io::Result<()> {
     controller.set_timeouts(match endpoint {
-        Endpoint::Tcp(_) => timeouts::<Tcp>(options),
+        Endpoint::Tcp(_) | Endpoint::Tls(_) => timeouts::<Tcp>(options),
         Endpoint::Udp(_) => timeouts::<Udp>(options),
         Endpoint::Unix(_) => timeouts::<UnixStream>(options),
         Endpoint::Unixgram(_) => timeouts::<UnixDatagram>(options),

@@ -72,7 +72,12 @@ fn take(fds: &mut ListenFd, index: usize) -> Option<Socket> {
 
 /// It serves.
 pub(crate) fn ready() {
-    tell(&[NotifyState::Ready, NotifyState::Status("serving")]);
+    ready_but("serving");
+}
+
+/// It serves, and there is something to say about that.
+pub(crate) fn ready_but(status: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// Its configuration is read anew; [`ready`] ends that.

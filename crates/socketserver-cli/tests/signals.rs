@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -45,6 +45,28 @@ fn each_of_them_drains_under_every_model() {
             assert_eq!(exchange(&mut active, b"before"), b"BEFORE");
             server.signal(signal);
             drains(&mut server, &mut active, &format!("{model} {signal}"));
+        }
+    }
+}
+
+#[test]
+fn who_is_between_two_messages_is_let_go_at_once() {
+    for model in MODELS {
+        let mut server = in_group(&["echo", "-c", model, "-l", TCP, "--drain-timeout", "1m"]);
+        // A sequential server has one.
+        let size = if model == "sequential" { 1 } else { 5 };
+        let mut idle: Vec<_> = (0..size).map(|_| client(&server, 0)).collect();
+        for one in &mut idle {
+            one.write_all(b"hello").unwrap();
+            assert!(one.read(&mut [0; 64]).unwrap() > 0);
+        }
+        let started = Instant::now();
+        // Children have the signal as well, and it is not for them.
+        server.signal_group("TERM");
+        assert!(server.wait().success(), "{model}");
+        assert!(started.elapsed() < Duration::from_secs(10), "{model}");
+        for mut one in idle {
+            assert!(is_closed(&mut one), "{model}");
         }
     }
 }

@@ -15,6 +15,8 @@ use crate::address::{Address, Credentials};
 use crate::server::{Controller, RequestId};
 use crate::socket::Socket;
 use crate::timeouts::{Limits, Timeouts, earliest, nonzero};
+#[cfg(feature = "tls")]
+use crate::tls;
 
 /// A connection to one peer, read and written in plain blocking style.
 ///
@@ -151,6 +153,13 @@ impl Connection {
         &self.peer
     }
 
+    /// What was agreed upon with the peer, if the connection is [encrypted](crate::Builder::tls).
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(&self) -> Option<crate::TlsInfo> {
+        self.socket.tls().map(tls::Session::info)
+    }
+
     /// Who the peer is, on a Unix socket: the kernel's word at the time of `connect`. It is about
     /// the process that connected, be it a proxy.
     ///
@@ -218,7 +227,7 @@ impl Connection {
     }
 
     /// When the whole request has to be over.
-    #[cfg(feature = "proxy")]
+    #[cfg(any(feature = "proxy", feature = "tls"))]
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
@@ -317,6 +326,9 @@ impl Connection {
     /// # Errors
     /// Those of `shutdown(2)`; a peer that is gone already is none.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        if let Shutdown::Write | Shutdown::Both = how {
+            self.socket.say_goodbye(self.write_limits());
+        }
         self.socket.shutdown(how)
     }
 
@@ -346,6 +358,10 @@ impl Connection {
     /// it is given back.
     pub(crate) fn has_buffered(&mut self) -> bool {
         self.buffer.take_if(|buffer| buffer.is_empty());
+        #[cfg(feature = "tls")]
+        if self.socket.tls().is_some_and(tls::Session::has_plaintext) {
+            return true;
+        }
         self.buffer.is_some()
     }
 

@@ -43,6 +43,7 @@
 //! | limits on waiting | [`Timeouts`] |
 //! | limits on numbers | [`Admission`], [`Threading`], [`Pooled`], [`Forking`], `Green`, [`AtLimit`] |
 //! | sleeping, locking, blocking in a handler that runs under every model | `greenroom`, re-exported with the feature `green` |
+//! | encrypted connections | `Tls`, `TlsFiles`, with the feature `tls` |
 //! | clients behind a proxy | `ProxyProtocol`, with the feature `proxy` |
 //! | what happened | [`Event`], [`HandlerFailure`], and `tracing` |
 //! | how it fares | [`ServerState`], [`Counters`]; `metrics`, with the feature of that name |
@@ -60,7 +61,8 @@
 //!
 //! None is on by default. `green`: coroutines, and `greenroom`. `framing`: messages out of streams.
 //! `tokio-codec`: the codecs of tokio-util for that. `metrics`: figures for Prometheus, readiness, and an
-//! endpoint that tells them. `proxy`: clients behind HAProxy and its like.
+//! endpoint that tells them. `proxy`: clients behind HAProxy and its like. `tls`: encryption, by rustls,
+//! which is re-exported.
 //!
 //! # What a server does not do by itself
 //!
@@ -102,6 +104,8 @@ mod sessions;
 mod signal;
 mod socket;
 mod timeouts;
+#[cfg(feature = "tls")]
+mod tls;
 pub mod transport;
 
 pub use address::{Address, Credentials, UnixAddress};
@@ -115,15 +119,21 @@ pub use error::{BindError, Error, Result, ServeError};
 pub use event::{Counters, EndReason, Ended, Event, Refusal};
 pub use failure::{Cause, HandlerFailure, Stage};
 pub use handler::{HandlerFn, RequestHandler, handler_fn};
+#[cfg(feature = "tls")]
+pub use preamble::TlsFault;
 #[cfg(feature = "proxy")]
 pub use preamble::{BadProxyHeader, ProxyHeader, ProxyProtocol};
 pub use room::{Member, Room, RoomCounters, RoomLimits};
+#[cfg(feature = "tls")]
+pub use rustls;
 pub use server::{
     Builder, Controller, DrainReport, GroupController, Handled, LiveRequest, Request, RequestId,
     RequestInfo, RequestState, Server, ServerGroup, ServerState, Watched,
 };
 pub use sessions::{SessionLimits, SessionRefused, Sessions};
 pub use timeouts::{MinRate, Timeouts};
+#[cfg(feature = "tls")]
+pub use tls::{Tls, TlsError, TlsFiles, TlsInfo};
 pub use transport::{DualStack, Keepalive, Transport};
 
 use transport::{Tcp, Udp, UnixDatagram, UnixStream};

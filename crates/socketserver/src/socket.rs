@@ -8,7 +8,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -17,6 +17,8 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use crate::EndReason;
 use crate::park::{Interest, Park};
 use crate::timeouts::{Limits, Pace, Wait};
+#[cfg(feature = "tls")]
+use crate::tls;
 
 /// Shared by the connection, its writers, and the table of live requests.
 pub struct Socket {
@@ -30,6 +32,9 @@ pub struct Socket {
     sent: AtomicU64,
     /// What was sent while the peer was waited for.
     sending: Pace,
+    /// Since the handshake.
+    #[cfg(feature = "tls")]
+    tls: OnceLock<Box<tls::Session>>,
     /// The timeouts that the kernel was last told, in microseconds; 0 is none.
     kernel_read: AtomicU64,
     kernel_write: AtomicU64,
@@ -46,6 +51,8 @@ impl Socket {
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             sending: Pace::default(),
+            #[cfg(feature = "tls")]
+            tls: OnceLock::new(),
             kernel_read: AtomicU64::new(0),
             kernel_write: AtomicU64::new(0),
         }
@@ -79,7 +86,17 @@ impl Socket {
         self.cut.get().copied()
     }
 
+    /// What the handler reads.
     pub(crate) fn recv(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = self.tls.get() {
+            return tls.recv(self, buf, limits);
+        }
+        self.recv_raw(buf, limits)
+    }
+
+    /// What has come over the wire.
+    pub(crate) fn recv_raw(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
         let n = self.receive(buf, limits, RecvFlags::empty())?;
         self.received.fetch_add(n as u64, Ordering::Relaxed);
         if let Some(park) = &self.park {
@@ -150,10 +167,54 @@ impl Socket {
         }
     }
 
+    /// What the handler writes.
     pub(crate) fn send(&self, bufs: &[IoSlice<'_>], limits: Limits) -> io::Result<usize> {
-        if let Some(rate) = limits.rate {
-            self.sending.check(rate)?;
+        #[cfg(feature = "tls")]
+        if let Some(tls) = self.tls.get() {
+            return tls.send(self, bufs, limits);
         }
+        self.send_raw(bufs, limits)
+    }
+
+    fn send_raw(&self, bufs: &[IoSlice<'_>], limits: Limits) -> io::Result<usize> {
+        let Some(rate) = limits.rate else {
+            return self.send_within(bufs, limits);
+        };
+        // Known once the first of several waits is over.
+        let mut end = None;
+        loop {
+            self.sending.check(rate)?;
+            // No longer than until the next look at the rate: the kernel would let one write wait
+            // for as long as a single byte gets on.
+            let patience = self.sending.patience(rate);
+            let left = match (end, limits.wait) {
+                (Some(end), _) => Some(Instant::saturating_duration_since(&end, Instant::now())),
+                (None, wait) => wait,
+            };
+            let began = Instant::now();
+            let attempt = Limits {
+                wait: Some(left.map_or(patience, |left| left.min(patience))),
+                ..limits
+            };
+            let sent = self.send_within(bufs, attempt);
+            match &sent {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && !self.is_lost() => {}
+                _ => return sent,
+            }
+            self.sending.moved(0, began.elapsed());
+            end = end.or_else(|| began.checked_add(limits.wait?));
+            let now = Instant::now();
+            if [end, limits.deadline]
+                .into_iter()
+                .flatten()
+                .any(|end| end <= now)
+            {
+                return sent;
+            }
+        }
+    }
+
+    fn send_within(&self, bufs: &[IoSlice<'_>], limits: Limits) -> io::Result<usize> {
         let mut wait = Wait::begin(limits, self.moved())?;
         let began = wait.clock();
         // Who parks knows whether he had to; the kernel does not say.
@@ -188,6 +249,10 @@ impl Socket {
     }
 
     pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        #[cfg(feature = "tls")]
+        if let (Some(tls), Shutdown::Read | Shutdown::Both) = (self.tls.get(), how) {
+            tls.end_input();
+        }
         let how = match how {
             Shutdown::Read => rustix::net::Shutdown::Read,
             Shutdown::Write => rustix::net::Shutdown::Write,
@@ -198,6 +263,27 @@ impl Socket {
             Ok(()) | Err(Errno::NOTCONN) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// Goes on with TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) fn encrypt(&self, tls: tls::Session) {
+        let _ = self.tls.set(Box::new(tls));
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(&self) -> Option<&tls::Session> {
+        self.tls.get().map(|tls| &**tls)
+    }
+
+    /// Tells the peer, in the language of TLS, that no more will come. To be done before the socket
+    /// is shut down for writing.
+    pub(crate) fn say_goodbye(&self, limits: Limits) {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = self.tls.get() {
+            tls.say_goodbye(self, limits);
+        }
+        let _ = limits;
     }
 
     /// Ends the connection from outside: whoever waits in it wakes up with an error.
@@ -287,6 +373,21 @@ impl Socket {
             self.lost.store(true, Ordering::Relaxed);
         }
         errno.into()
+    }
+}
+
+#[cfg(feature = "tls")]
+impl tls::Wire for Socket {
+    fn recv(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
+        self.recv_raw(buf, limits)
+    }
+
+    fn send(&self, bytes: &[u8], limits: Limits) -> io::Result<usize> {
+        self.send_raw(&[IoSlice::new(bytes)], limits)
+    }
+
+    fn is_lost(&self) {
+        self.lost.store(true, Ordering::Relaxed);
     }
 }
 

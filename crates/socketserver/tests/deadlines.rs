@@ -195,6 +195,18 @@ fn who_reads_in_sips_is_cut<C: Concurrency>(model: C) {
     server.ends_as(EndReason::TimedOut);
 }
 
+fn who_does_not_read_at_all_is_cut<C: Concurrency>(model: C) {
+    // By the rate alone.
+    let rate = MinRate::bytes_per_second(1).grace(SHORT);
+    let timeouts = Timeouts::none().send_rate(Some(rate));
+    let server = serve(model, timeouts, |conn| {
+        conn.write_all(&vec![7; 64 << 20])?;
+        Ok(())
+    });
+    let _client = server.connect();
+    server.ends_as(EndReason::TimedOut);
+}
+
 fn limits_of_new_requests_are_changed_while_serving<C: Concurrency>(model: C) {
     let server = serve(model, Timeouts::none().idle(Some(LONG)), |conn| {
         let mut line = String::new();
@@ -225,6 +237,7 @@ common::under_each_model! {
     a_block_must_not_trickle
     the_handlers_own_time_is_not_the_peers
     who_reads_in_sips_is_cut
+    who_does_not_read_at_all_is_cut
     limits_of_new_requests_are_changed_while_serving
 }
 

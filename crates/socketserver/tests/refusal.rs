@@ -11,6 +11,7 @@ mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -134,6 +135,19 @@ fn the_next_wait_in_order<C: Limited>() {
     assert!(server.refusals.try_recv().is_err());
 }
 
+fn who_waits_alone_is_served_once_there_is_room<C: Limited>() {
+    // Nothing else wakes the server up before that: no further client, and no end of patience.
+    let server = serve::<C>(queue(10 * PATIENCE), "");
+    let mut first = server.connect();
+    is_served(&mut first);
+    let mut second = server.connect();
+    eventually(PATIENCE, "a place in the queue", || {
+        server.running.controller.queued_count() == 1
+    });
+    drop(first);
+    is_served(&mut second);
+}
+
 fn nobody_waits_for_ever<C: Limited>() {
     const PATIENCE_OF_ONE: Duration = Duration::from_millis(300);
     let server = serve::<C>(queue(PATIENCE_OF_ONE), "full\n");
@@ -221,6 +235,7 @@ macro_rules! under_each {
 
 under_each! {
     the_next_wait_in_order
+    who_waits_alone_is_served_once_there_is_room
     nobody_waits_for_ever
     a_drain_serves_the_queue
     a_drain_refuses_the_queue_when_its_time_is_over
@@ -258,6 +273,51 @@ fn descriptors_of_those_who_linger_come_back() {
         "it was not given time"
     );
     assert_eq!(server.running.controller.live_count(), 1);
+}
+
+#[test]
+fn who_lingers_does_not_keep_a_drain_awake() {
+    let asked = AtomicUsize::new(0);
+    let server = ThreadingTcpServer::builder()
+        .concurrency(Threading::new().max_threads(2))
+        .verify_request(move |_| Ok(asked.fetch_add(1, Ordering::SeqCst) != 1))
+        .refusal_notice("no\n")
+        .bind("127.0.0.1:0", echo())
+        .unwrap();
+    let (_, refusals) = channel();
+    let server = Full {
+        running: Running::start(server),
+        refusals,
+    };
+    let mut first = server.connect();
+    is_served(&mut first);
+    let mut refused = server.connect();
+    refused.read_exact(&mut [0; 3]).unwrap();
+    let mut last = server.connect();
+    is_served(&mut last);
+    // It cannot tell whether the backlog is empty before there is room.
+    server.running.controller.drain(10 * PATIENCE);
+    eventually(PATIENCE, "a reset", || refused.write(b"x").is_err());
+}
+
+#[test]
+fn a_drain_serves_who_came_when_the_limit_had_been_lowered() {
+    let (_, refusals) = channel();
+    let server = Full {
+        running: Running::start(ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap()),
+        refusals,
+    };
+    let mut first = server.connect();
+    is_served(&mut first);
+    is_served(&mut server.connect());
+    let controller = server.running.controller.clone();
+    eventually(PATIENCE, "one client", || controller.live_count() == 1);
+    controller.set_admission(Admission::new().max_live(1));
+    let mut second = server.connect();
+    controller.drain(PATIENCE);
+    eventually(PATIENCE, "a drain", || controller.counters().drains == 1);
+    drop(first);
+    is_served(&mut second);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
-use socketserver::GroupController;
+use socketserver::{GroupController, Tls};
 
 use super::{Effective, Origin, Source};
 use crate::endpoint::Endpoint;
@@ -22,11 +22,11 @@ pub(crate) enum Effect {
 pub(crate) fn effect(key: &str) -> Effect {
     match key {
         "log-level" => Effect::AtOnce,
-        "allow" | "deny" | "max-live" | "max-per-peer" | "rate" | "rate-per-peer" => {
+        "allow" | "deny" | "max-live" | "max-per-peer" | "rate" | "rate-per-peer"
+        | "first-byte-timeout" | "idle-timeout" | "write-timeout" | "request-timeout"
+        | "min-receive-rate" | "min-send-rate" | "tls-cert" | "tls-key" | "tls-client-ca" => {
             Effect::NextRequest
         }
-        "first-byte-timeout" | "idle-timeout" | "write-timeout" | "request-timeout"
-        | "min-receive-rate" | "min-send-rate" => Effect::NextRequest,
         _ => Effect::Restart,
     }
 }
@@ -40,6 +40,7 @@ struct Inner {
     source: Source,
     group: GroupController,
     endpoints: Vec<Endpoint>,
+    tls: Option<Tls>,
     /// What the servers run with. Held during a reload: one comes after the other.
     running: Mutex<Effective>,
 }
@@ -52,11 +53,17 @@ struct Changes {
 }
 
 impl Reloader {
-    pub(crate) fn new(origin: &Origin, group: GroupController, endpoints: Vec<Endpoint>) -> Self {
+    pub(crate) fn new(
+        origin: &Origin,
+        group: GroupController,
+        endpoints: Vec<Endpoint>,
+        tls: Option<Tls>,
+    ) -> Self {
         Self(Arc::new(Inner {
             source: origin.source.clone(),
             group,
             endpoints,
+            tls,
             running: Mutex::new(origin.effective.clone()),
         }))
     }
@@ -66,7 +73,14 @@ impl Reloader {
     pub(crate) fn reload(&self) -> String {
         service_manager::reloading();
         let outcome = self.apply();
-        service_manager::ready();
+        match &outcome {
+            Ok(_) => service_manager::ready(),
+            Err(error) => {
+                // One line: the status has no more.
+                let why = format!("{error:#}").replace('\n', " ");
+                service_manager::ready_but(&format!("serving; not reloaded: {why}"));
+            }
+        }
         let Changes { applied, pending } = match outcome {
             Ok(changes) => changes,
             Err(error) => {
@@ -92,6 +106,7 @@ impl Reloader {
             source,
             group,
             endpoints,
+            tls,
             running,
         } = &*self.0;
         let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,12 +115,16 @@ impl Reloader {
         let program = program.context("it is not for a server")?;
         // What could not be started should not be taken for good until it has to be.
         program.check()?;
+        program.server().check()?;
         // Limits of zero are what would be refused here, and they were refused before: from here on
         // nothing fails, and all endpoints change or none.
         let options = program.server();
+        // Certificates may have been renewed under the same names.
+        let renew = options.tls.reload(tls.as_ref())?;
         for (controller, endpoint) in group.controllers().iter().zip(endpoints) {
             serve::apply(options, controller, endpoint)?;
         }
+        renew();
         logging::set_level(&start.cli.logging);
 
         let new = start.effective.unwrap_or_default();

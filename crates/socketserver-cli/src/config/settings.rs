@@ -185,6 +185,11 @@ impl Reader<'_> {
                     let why = "an empty list; leave the key out to have the default";
                     return Err((at, why.to_owned()));
                 }
+                if list.is_empty() && arg.get_long() == Some("allow") {
+                    let why = "an empty list would let everybody in; leave the key out if that is \
+                               meant, or write deny = [\"all\"] to let nobody in";
+                    return Err((at, why.to_owned()));
+                }
                 list.iter().map(one).collect()
             }
             _ => Ok(vec![one(value)?]),

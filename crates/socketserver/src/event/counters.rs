@@ -34,6 +34,8 @@ pub struct Counters {
     pub low_port: u64,
     /// Of those: a trusted proxy did not begin with a header (feature `proxy`).
     pub proxy_header: u64,
+    /// Of those: the TLS handshake came to nothing (feature `tls`).
+    pub tls: u64,
     /// Requests that ended, however they did.
     pub ended: u64,
     /// Of those: the handler returned.
@@ -90,6 +92,7 @@ impl Counters {
             ("peer_rate", self.peer_rate),
             ("low_port", self.low_port),
             ("proxy_header", self.proxy_header),
+            ("tls", self.tls),
         ]
         .into_iter()
     }
@@ -177,6 +180,7 @@ pub(super) struct Totals {
     peer_rate: AtomicU64,
     low_port: AtomicU64,
     proxy_header: AtomicU64,
+    tls: AtomicU64,
     ended: AtomicU64,
     completed: AtomicU64,
     failed: AtomicU64,
@@ -260,6 +264,8 @@ impl Totals {
             Refusal::LowPort => &self.low_port,
             #[cfg(feature = "proxy")]
             Refusal::ProxyHeader(_) => &self.proxy_header,
+            #[cfg(feature = "tls")]
+            Refusal::Tls(_) => &self.tls,
         }
     }
 
@@ -301,6 +307,7 @@ impl Totals {
             peer_rate: read(&self.peer_rate),
             low_port: read(&self.low_port),
             proxy_header: read(&self.proxy_header),
+            tls: read(&self.tls),
             accepted: read(&self.accepted),
             accept_errors: read(&self.accept_errors),
             hook_failures: read(&self.hook_failures),

@@ -171,6 +171,9 @@ pub enum Refusal {
     /// The peer is a [trusted proxy](crate::ProxyProtocol), and did not begin with a header.
     #[cfg(feature = "proxy")]
     ProxyHeader(crate::BadProxyHeader),
+    /// The [TLS](crate::Tls) handshake came to nothing.
+    #[cfg(feature = "tls")]
+    Tls(crate::TlsFault),
 }
 
 impl Refusal {
@@ -181,6 +184,9 @@ impl Refusal {
             Self::Denied | Self::LowPort => false,
             #[cfg(feature = "proxy")]
             Self::ProxyHeader(_) => false,
+            // It does not speak the language of the notice.
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => false,
             _ => true,
         }
     }
@@ -199,6 +205,8 @@ impl fmt::Display for Refusal {
             Self::LowPort => "source port below 1024",
             #[cfg(feature = "proxy")]
             Self::ProxyHeader(fault) => return write!(f, "no PROXY header: {fault}"),
+            #[cfg(feature = "tls")]
+            Self::Tls(fault) => return write!(f, "no TLS: {fault}"),
         })
     }
 }

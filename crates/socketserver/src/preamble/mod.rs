@@ -6,11 +6,15 @@
 
 #[cfg(feature = "proxy")]
 pub(crate) mod proxy;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::sync::Arc;
 
 #[cfg(feature = "proxy")]
 pub use proxy::{BadProxyHeader, ProxyHeader, ProxyProtocol};
+#[cfg(feature = "tls")]
+pub use tls::TlsFault;
 
 use crate::admission::{AdmissionControl, Ticket};
 use crate::server::{End, Record};
@@ -21,6 +25,8 @@ use crate::{Address, Connection, Refusal};
 pub(crate) struct Preamble {
     #[cfg(feature = "proxy")]
     pub(crate) proxy: Option<ProxyProtocol>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<crate::Tls>,
     pub(crate) refusal_notice: Arc<[u8]>,
 }
 
@@ -33,6 +39,15 @@ impl Preamble {
         }
         let _ = peer;
         false
+    }
+
+    /// Whether a worker may refuse this peer before there is a handler.
+    pub(crate) fn may_refuse(&self, peer: &Address) -> bool {
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return true;
+        }
+        self.names_client_of(peer)
     }
 
     /// Decides about a peer with what is known when it is accepted.
@@ -62,6 +77,8 @@ impl Preamble {
 pub(crate) fn run(conn: &mut Connection, record: &mut Record) -> Result<(), End> {
     #[cfg(feature = "proxy")]
     proxy::introduce(conn, record)?;
+    #[cfg(feature = "tls")]
+    tls::shake_hands(conn, record)?;
     let _ = (conn, record);
     Ok(())
 }

@@ -36,6 +36,8 @@ pub struct Builder<T: Transport, C> {
     block_on_close: Option<Duration>,
     #[cfg(feature = "proxy")]
     proxy: Option<crate::ProxyProtocol>,
+    #[cfg(feature = "tls")]
+    tls: Option<crate::Tls>,
     hooks: Hooks<T::Request>,
     handle_error: Option<HandleError>,
     reporter: Reporter,
@@ -53,6 +55,8 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             block_on_close: Some(DEFAULT_DRAIN),
             #[cfg(feature = "proxy")]
             proxy: None,
+            #[cfg(feature = "tls")]
+            tls: None,
             hooks: Hooks {
                 verify_request: None,
                 handle_timeout: None,
@@ -229,8 +233,9 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             // Before the last probe of a keepalive is due, it would end the connection for one that
             // was lost: tcp(7), `TCP_USER_TIMEOUT`.
             let probing = self.options.keepalive.map(Keepalive::lasts);
-            // A write that waits is to reach its own limit first.
-            let unconfirmed = write_timeout?.saturating_mul(2);
+            // A write that waits is to reach its own limit first, and it may wait twice: once it has sent
+            // a part.
+            let unconfirmed = write_timeout?.saturating_mul(3);
             Some(probing.map_or(unconfirmed, |probing| unconfirmed.max(probing)))
         });
         Ok(SocketOptions {
@@ -258,10 +263,20 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
                 source,
             }
         };
-        let refusal_notice: Arc<[u8]> = self.refusal_notice.into();
+        #[cfg(feature = "tls")]
+        let speaks_plainly = self.tls.is_none();
+        #[cfg(not(feature = "tls"))]
+        let speaks_plainly = true;
+        let refusal_notice: Arc<[u8]> = if speaks_plainly {
+            self.refusal_notice.into()
+        } else {
+            Arc::default()
+        };
         let preamble = Preamble {
             #[cfg(feature = "proxy")]
             proxy: self.proxy,
+            #[cfg(feature = "tls")]
+            tls: self.tls,
             refusal_notice: refusal_notice.clone(),
         };
         let timeouts = self.timeouts;
@@ -364,7 +379,7 @@ impl<C: Concurrency> Builder<Tcp, C> {
 
     /// How long what was sent may stay unconfirmed by the peer before the connection fails
     /// (`TCP_USER_TIMEOUT`, [RFC 5482](https://www.rfc-editor.org/rfc/rfc5482)). The default is
-    /// twice the [write timeout](Timeouts::write), or what a [`keepalive`](Self::keepalive) takes if
+    /// three times the [write timeout](Timeouts::write), or what a [`keepalive`](Self::keepalive) takes if
     /// that is more; without a write timeout, the system's some 15 minutes hold. It also takes the
     /// place of keepalive's own limit, so set it beyond that.
     #[must_use]
@@ -398,6 +413,37 @@ impl<T: crate::transport::StreamTransport, C: Concurrency> Builder<T, C> {
     #[must_use]
     pub fn refusal_notice(mut self, notice: impl Into<Vec<u8>>) -> Self {
         self.refusal_notice = notice.into().into();
+        self
+    }
+
+    /// Serves encrypted connections only. The handshake is done by whoever serves the connection,
+    /// after the header of a [proxy](Self::proxy_protocol), and before a handler is made. Handlers see
+    /// the same [`Connection`](crate::Connection), and what was agreed upon by
+    /// [`Connection::tls`](crate::Connection::tls).
+    ///
+    /// A peer that closes without saying so in TLS fails a read with
+    /// [`io::ErrorKind::UnexpectedEof`](std::io::ErrorKind::UnexpectedEof): somebody else may have cut
+    /// the connection. After a write that failed, no other one succeeds. Bytes are counted as they are
+    /// on the wire. There is no [`refusal_notice`](Self::refusal_notice), as nobody could read it.
+    ///
+    /// ```no_run
+    /// use socketserver::{Connection, GreenTcpServer, Tls, TlsFiles, handler_fn};
+    /// use std::io::Write;
+    ///
+    /// let tls = Tls::new(TlsFiles::new("server.pem", "server.key").load()?);
+    /// let server = GreenTcpServer::builder()
+    ///     .tls(tls.clone())
+    ///     .bind("127.0.0.1:0", handler_fn(|conn: &mut Connection| {
+    ///         Ok(conn.write_all(b"nobody else can read this\n")?)
+    ///     }))?;
+    /// // Later, for new connections:
+    /// tls.replace(TlsFiles::new("renewed.pem", "renewed.key").load()?);
+    /// # Ok::<(), socketserver::Error>(())
+    /// ```
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: crate::Tls) -> Self {
+        self.tls = Some(tls);
         self
     }
 

@@ -399,9 +399,10 @@ fn log_failure(info: &RequestInfo, failure: &HandlerFailure) {
     let kind = failure.error().and_then(crate::Error::io_kind);
     if kind == Some(io::ErrorKind::TimedOut) {
         tracing::info!(%id, %peer, %stage, error = %failure.cause(), "request timed out");
-    } else if kind == Some(io::ErrorKind::InvalidData)
-        || failure.error().is_some_and(AmplificationExceeded::is_in)
-    {
+    } else if failure.error().is_some_and(AmplificationExceeded::is_in) {
+        // The limit does what it is for, and whoever forges sources decides how often. It is counted.
+        tracing::debug!(%id, %peer, %stage, error = %failure.cause(), "reply withheld");
+    } else if kind == Some(io::ErrorKind::InvalidData) {
         // What the peer has sent is at fault, and no operator can do anything about it.
         tracing::warn!(%id, %peer, %stage, error = %failure.cause(), "request failed");
     } else {

@@ -9,6 +9,7 @@ use super::{DrainReport, Handled, Server};
 use crate::RequestHandler;
 use crate::concurrency::Concurrency;
 use crate::event::{Event, Refusal};
+use crate::timeouts::earliest;
 use crate::transport::Transport;
 
 /// How long a handler that was cut has to come to its end before it is left behind or killed.
@@ -60,10 +61,13 @@ where
                 report: DrainReport::default(),
             }
         });
+        self.refusals.settle(now);
         if matches!(drain.step, Step::Backlog) {
             if now < until {
                 for gate in &mut self.gates {
                     gate.knock();
+                    // It may have been so a while ago: only an attempt tells.
+                    gate.empty = false;
                 }
                 let taken = match self.accept(poller, now)? {
                     Accepted::InChild(task) => return Ok(Turn::InChild(task)),
@@ -111,7 +115,7 @@ where
         if wake_at.is_some() {
             self.shared.drain_goes_on(drain.report);
             self.progress.drain = Some(drain);
-            return Ok(Turn::Sleep(wake_at));
+            return Ok(Turn::Sleep(earliest(wake_at, self.refusals.wake_at())));
         }
         drain.report.elapsed = drain.started.elapsed();
         self.progress.closed = true;

@@ -8,6 +8,7 @@ use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
 
 use super::state::ServerState;
 use crate::process::{this_process, this_thread};
@@ -301,19 +302,26 @@ impl Lifecycle {
         let Some(bell) = self.drain_bell.as_ref().filter(|_| !self.is_owner()) else {
             return false;
         };
-        let left = match other {
-            None => Some(Duration::ZERO),
-            Some((_, until)) => until.map(|end| end.saturating_duration_since(Instant::now())),
-        };
-        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-        let bell = PollFd::new(bell, PollFlags::IN);
-        let other = other.map_or_else(
-            || bell.clone(),
-            |(fd, _)| PollFd::from_borrowed_fd(fd, PollFlags::IN),
-        );
-        let mut fds = [bell, other];
-        // Interrupted is neither: whoever waits looks around and comes back.
-        poll(&mut fds, timeout.as_ref()).is_ok_and(|_| !fds[0].revents().is_empty())
+        loop {
+            let left = match other {
+                None => Some(Duration::ZERO),
+                Some((_, until)) => until.map(|end| end.saturating_duration_since(Instant::now())),
+            };
+            let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+            let bell = PollFd::new(bell, PollFlags::IN);
+            let other = other.map_or_else(
+                || bell.clone(),
+                |(fd, _)| PollFd::from_borrowed_fd(fd, PollFlags::IN),
+            );
+            let mut fds = [bell, other];
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(_) => return !fds[0].revents().is_empty(),
+                // By a signal that is for the parent: poll(2) is never restarted. Whoever went on
+                // from here to wait for the peer alone would not hear the bell.
+                Err(Errno::INTR) => {}
+                Err(_) => return false,
+            }
+        }
     }
 
     /// In a forked child that waits for `input`: sleeps until there is some, or the time is over, or

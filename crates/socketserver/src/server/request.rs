@@ -105,7 +105,14 @@ impl sealed::Request for Connection {
     }
 
     fn shutdown_request(&mut self) {
-        let _ = self.shutdown(Shutdown::Write);
+        let limits = Limits {
+            deadline: Instant::now().checked_add(LINGER),
+            ..Limits::default()
+        };
+        if !self.socket().is_lost() {
+            self.socket().say_goodbye(limits);
+        }
+        let _ = self.socket().shutdown(Shutdown::Write);
     }
 
     fn refuse(self) -> Option<OwnedFd> {
@@ -137,7 +144,7 @@ fn linger(socket: &Socket) {
         ..Limits::default()
     };
     while discarded < LINGER_BYTES {
-        match socket.recv(&mut scratch, limits) {
+        match socket.recv_raw(&mut scratch, limits) {
             Ok(n) if n > 0 => discarded += n,
             _ => return,
         }

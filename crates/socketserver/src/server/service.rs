@@ -289,12 +289,17 @@ where
         let mut taken = 0;
         self.intake.timeouts = self.shared.timeouts();
         if self.progress.back_off.until(now).is_some() {
+            // Their time is over even so, and the loop wakes up for it.
+            self.refuse_overdue();
             return Ok(Accepted::Some(0));
         }
         if let Some(job) = self.progress.pending.take() {
             match self.dispatch(job, 0, poller, now)? {
                 Some(child) => return Ok(Accepted::InChild(child)),
-                None if self.progress.pending.is_some() => return Ok(Accepted::Some(0)),
+                None if self.progress.pending.is_some() => {
+                    self.refuse_overdue();
+                    return Ok(Accepted::Some(0));
+                }
                 None => taken += 1,
             }
         }
@@ -360,7 +365,8 @@ where
         now: Instant,
     ) -> Result<Option<Instant>, ServeError> {
         let paused = self.progress.back_off.until(now);
-        if paused.is_some() {
+        let is_backing_off = paused.is_some();
+        if is_backing_off {
             self.shared.want_end();
         }
         let paused = paused.max(self.shared.admission.pace().err());
@@ -376,6 +382,14 @@ where
                 };
                 poller.add(&gate.listener, source)?;
                 gate.armed = true;
+            }
+        }
+        if !self.progress.queue.is_empty() {
+            // Whoever was queued last has asked for no wake-up yet. Looked at again after it: the
+            // end may have come in between.
+            self.shared.want_end();
+            if !is_backing_off && self.progress.pending.is_none() && self.has_room() {
+                return Ok(Some(now));
             }
         }
         let others = earliest(self.progress.queue.wake_at(), self.refusals.wake_at());
@@ -488,10 +502,14 @@ where
             self.shared.emit(&Event::Dispatched(job.info()));
             return Some(job);
         }
+        self.refuse_overdue();
+        None
+    }
+
+    fn refuse_overdue(&mut self) {
         while let Some(job) = self.progress.queue.overdue(Instant::now()) {
             self.refuse(job, &Refusal::AtLimit);
         }
-        None
     }
 
     /// Hands a request to the concurrency model.

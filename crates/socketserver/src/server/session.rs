@@ -125,7 +125,7 @@ impl Place {
     pub(crate) fn exited(self, code: i32) {
         let (shared, info) = (self.0.shared(), self.0.info());
         // No handler can be taken for a refusal, whatever code it exits with, where there is none.
-        let refusal = shared.preamble.names_client_of(info.peer());
+        let refusal = shared.preamble.may_refuse(info.peer());
         match refusal.then(|| End::refusal(code)).flatten() {
             Some(refusal) => shared.turned_away(info, &refusal),
             None if code == 0 => self.end(EndReason::Completed),
@@ -229,8 +229,10 @@ impl End {
             0 => Refusal::Denied,
             1 => Refusal::PeerLimit,
             2 => Refusal::PeerRate,
+            #[cfg(feature = "tls")]
+            number @ 100.. => Refusal::Tls(crate::TlsFault::numbered(number - 100)?),
             #[cfg(feature = "proxy")]
-            other => Refusal::ProxyHeader(BadProxyHeader::numbered(other - 3)?),
+            number => Refusal::ProxyHeader(BadProxyHeader::numbered(number - 3)?),
             #[cfg(not(feature = "proxy"))]
             _ => return None,
         })
@@ -530,6 +532,7 @@ fn end(record: &Record, reason: EndReason, received: u64, sent: u64) {
 fn classify<R: Request>(failure: &HandlerFailure, request: &R) -> EndReason {
     use io::ErrorKind::{
         BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, NotFound, TimedOut,
+        UnexpectedEof,
     };
     let Some(error) = failure.error() else {
         return EndReason::Panicked;
@@ -541,7 +544,7 @@ fn classify<R: Request>(failure: &HandlerFailure, request: &R) -> EndReason {
         // Only if it was this peer: a handler may have other connections, and lose those.
         Some(
             BrokenPipe | ConnectionAborted | ConnectionRefused | ConnectionReset | NotFound
-            | TimedOut,
+            | TimedOut | UnexpectedEof,
         ) if request.is_lost() => EndReason::PeerGone,
         Some(TimedOut) => EndReason::TimedOut,
         _ => EndReason::Failed,

@@ -85,6 +85,13 @@ impl Pace {
         self.moved.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// How much longer it may be waited for until that is to be checked.
+    pub(crate) fn patience(&self, rate: MinRate) -> Duration {
+        let waited = Duration::from_micros(self.waited_micros.load(Ordering::Relaxed));
+        let left = rate.granted().saturating_sub(waited);
+        left.max(Duration::from_millis(1))
+    }
+
     /// Whether it is fast enough. When it was for as long as the grace, that begins anew.
     pub(crate) fn check(&self, rate: MinRate) -> io::Result<()> {
         let waited = Duration::from_micros(self.waited_micros.load(Ordering::Relaxed));

@@ -48,7 +48,37 @@ impl Hangup {
     /// Ends this process, as the signal does by default, if it has arrived meanwhile.
     pub(super) fn settle(&self) {
         if matches!((&self.arrivals).read(&mut [0]), Ok(1..)) {
-            let _ = kill_process(getpid(), Signal::HUP);
+            let _ = kill_process(getpid(), Signal::VTALARM);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_cut_that_comes_when_the_command_has_just_ended_is_a_cut() {
+        const NAME: &str = concat!(
+            module_path!(),
+            "::a_cut_that_comes_when_the_command_has_just_ended_is_a_cut"
+        );
+        if std::env::var_os("CUT_ME").is_some() {
+            let hangup = Hangup::catch().unwrap();
+            hangup.heard_by(|| kill_process(getpid(), Signal::VTALARM).unwrap());
+            hangup.settle();
+            return;
+        }
+        let (_, name) = NAME.split_once("::").unwrap();
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name])
+            .env("CUT_ME", "")
+            .output()
+            .unwrap()
+            .status;
+        assert_eq!(status.signal(), Some(Forking::CUT), "{status}");
     }
 }

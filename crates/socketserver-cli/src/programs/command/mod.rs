@@ -114,7 +114,7 @@ impl Program for Options {
                 let addresses = endpoint.look_up()?;
                 addresses
                     .iter()
-                    .try_for_each(|address| refuse_stranger(endpoint, Some(*address)))
+                    .try_for_each(|address| refuse_stranger(&self.server, endpoint, Some(*address)))
             }),
         }
     }
@@ -140,7 +140,7 @@ pub(crate) fn run(mut options: Options) -> anyhow::Result<ExitCode> {
     let factory = move || Session::new(rules.clone());
     let mut bound = bind(&options.server, &Streams::new(factory))?;
     if !is_protected {
-        refuse_strangers(&bound).context("refusing to start")?;
+        refuse_strangers(&bound, &options.server).context("refusing to start")?;
         ensure!(
             options.server.proxy_from.is_empty(),
             "refusing to start: whoever reaches the proxy could run commands here: give \
@@ -156,20 +156,27 @@ pub(crate) fn run(mut options: Options) -> anyhow::Result<ExitCode> {
     bound.serve_forever()
 }
 
-/// Without a token, only this machine may be able to connect.
-fn refuse_strangers(bound: &Bound) -> anyhow::Result<()> {
+/// Without a token, only this machine may be able to connect, or who has a certificate.
+fn refuse_strangers(bound: &Bound, server: &ServerOptions) -> anyhow::Result<()> {
     for (endpoint, address) in bound.listening.iter().zip(&bound.addresses) {
-        refuse_stranger(endpoint, address.as_inet())?;
+        refuse_stranger(server, endpoint, address.as_inet())?;
     }
     Ok(())
 }
 
-fn refuse_stranger(endpoint: &Endpoint, address: Option<SocketAddr>) -> anyhow::Result<()> {
+fn refuse_stranger(
+    server: &ServerOptions,
+    endpoint: &Endpoint,
+    address: Option<SocketAddr>,
+) -> anyhow::Result<()> {
+    if matches!(endpoint, Endpoint::Tls(_)) && server.tls.knows_clients() {
+        return Ok(());
+    }
     let is_local = address.is_none_or(|address| address.ip().to_canonical().is_loopback());
     ensure!(
         is_local,
         "whoever reaches {endpoint} could run commands here: listen on 127.0.0.1 or \
-         unix:///path, or give --auth-token-file FILE"
+         unix:///path, or give --auth-token-file FILE, or --tls-client-ca FILE for a tls:// endpoint"
     );
     Ok(())
 }

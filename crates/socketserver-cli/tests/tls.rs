@@ -1,0 +1,292 @@
+//! Encrypted endpoints, from outside: our own clients, openssl and curl, under every model.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use common::{MODELS, Server, connect, run, socketserver, text};
+
+/// An authority, and what it has issued for these names.
+fn certificates(names: &[&str]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let made = socketserver()
+        .arg("cert")
+        .args(names)
+        .arg("--dir")
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    dir
+}
+
+fn path(dir: &Path, name: &str) -> String {
+    dir.join(name).into_os_string().into_string().unwrap()
+}
+
+struct Files {
+    dir: tempfile::TempDir,
+    cert: String,
+    key: String,
+    ca: String,
+}
+
+fn files() -> Files {
+    let dir = certificates(&["127.0.0.1", "somebody"]);
+    let of = |name| path(dir.path(), name);
+    Files {
+        cert: of("127.0.0.1.pem"),
+        key: of("127.0.0.1.key"),
+        ca: of("ca.pem"),
+        dir,
+    }
+}
+
+impl Files {
+    fn serve(&self, more: &[&str]) -> Server {
+        let mut args = vec![more[0], "-l", "tls://127.0.0.1:0"];
+        args.extend(["--tls-cert", &self.cert, "--tls-key", &self.key]);
+        args.extend(&more[1..]);
+        Server::start(&args, 1)
+    }
+}
+
+#[test]
+fn lines_are_answered_under_every_model() {
+    let files = files();
+    for model in MODELS {
+        let mut server = files.serve(&["upper", "-c", model]);
+        assert!(server.endpoints[0].starts_with("tls://127.0.0.1:"));
+        let output = connect(
+            &[&server.endpoints[0], "--ca", &files.ca],
+            b"hello\nworld\n",
+        );
+        assert_eq!(
+            text(&output.stdout),
+            "HELLO\nWORLD\n",
+            "{model} {}",
+            text(&output.stderr)
+        );
+        assert!(output.status.success());
+        // An authority that it is not of; a name that it has not; no TLS at all.
+        let other = certificates(&["x"]);
+        let output = connect(
+            &[&server.endpoints[0], "--ca", &path(other.path(), "ca.pem")],
+            b"a\n",
+        );
+        assert!(!output.status.success());
+        assert!(
+            text(&output.stderr).contains("no TLS with this server"),
+            "{}",
+            text(&output.stderr)
+        );
+        let args = [
+            &*server.endpoints[0],
+            "--ca",
+            &files.ca,
+            "--server-name",
+            "other.example",
+        ];
+        let output = connect(&args, b"a\n");
+        assert!(
+            text(&output.stderr).contains("not valid for name"),
+            "{}",
+            text(&output.stderr)
+        );
+        let plain = server.endpoints[0].replace("tls://", "tcp://");
+        let output = connect(&[&plain], b"hello\n");
+        assert!(!text(&output.stdout).contains("HELLO"));
+        server.signal("TERM");
+        assert!(server.wait().success(), "{model}");
+    }
+}
+
+#[test]
+fn openssl_agrees() {
+    let files = files();
+    let server = files.serve(&["echo", "--framing", "lines"]);
+    let mut openssl = Command::new("openssl");
+    let args = [
+        "s_client",
+        "-quiet",
+        "-verify_return_error",
+        "-CAfile",
+        &files.ca,
+    ];
+    openssl.args(args).arg("-connect");
+    // It stays until the server ends the connection.
+    let Some(output) = run(&mut openssl, [server.address(0)], b"hello\nquit\n") else {
+        return;
+    };
+    let said = text(&output.stdout);
+    assert!(
+        said.ends_with(" hello\n"),
+        "{said} {}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn who_has_a_certificate_may_run_commands() {
+    let files = files();
+    // Beyond this machine, and without a token.
+    let args = [
+        "command",
+        "-l",
+        "tls://0.0.0.0:0",
+        "--tls-cert",
+        &files.cert,
+        "--tls-key",
+        &files.key,
+    ];
+    let refused = socketserver().args(args).output().unwrap();
+    assert!(
+        text(&refused.stderr).contains("--tls-client-ca"),
+        "{}",
+        text(&refused.stderr)
+    );
+    let server = Server::start(&[&args[..], &["--tls-client-ca", &files.ca]].concat(), 1);
+    let port = server.address(0).rsplit_once(':').unwrap().1;
+    let endpoint = format!("tls://127.0.0.1:{port}");
+    let (cert, key) = (
+        path(files.dir.path(), "somebody.pem"),
+        path(files.dir.path(), "somebody.key"),
+    );
+    let client = |more: &[&str]| {
+        let args = [
+            &[
+                "command-client",
+                &endpoint,
+                "--ca",
+                &files.ca,
+                "-c",
+                "echo $((6 * 7))",
+            ],
+            more,
+        ]
+        .concat();
+        socketserver().args(args).output().unwrap()
+    };
+    let known = client(&["--cert", &cert, "--key", &key]);
+    assert_eq!(text(&known.stdout), "42\n", "{}", text(&known.stderr));
+    let stranger = client(&[]);
+    assert!(!stranger.status.success());
+    assert_eq!(text(&stranger.stdout), "");
+}
+
+#[test]
+fn certificates_are_renewed_by_a_reload() {
+    let files = files();
+    let config = path(files.dir.path(), "config.toml");
+    fs::write(&config, "").unwrap();
+    for model in MODELS {
+        let server = files.serve(&["upper", "-c", model, "--config", &config]);
+        let asks = |ca: &str| {
+            let output = connect(&[&server.endpoints[0], "--ca", ca], b"hello\n");
+            text(&output.stdout) == "HELLO\n"
+        };
+        assert!(asks(&files.ca), "{model}");
+        // All of another authority, under the same names.
+        let renewed = certificates(&["127.0.0.1"]);
+        let kept = [&files.cert, &files.key].map(|file| (file, fs::read(file).unwrap()));
+        fs::write(&files.cert, "no certificate").unwrap();
+        server.signal("HUP");
+        server.logged("not reloaded");
+        assert!(asks(&files.ca), "{model}: everything stays as it was");
+        for name in ["127.0.0.1.pem", "127.0.0.1.key"] {
+            fs::copy(renewed.path().join(name), files.dir.path().join(name)).unwrap();
+        }
+        server.signal("HUP");
+        server.logged("reloaded");
+        assert!(asks(&path(renewed.path(), "ca.pem")), "{model}");
+        assert!(!asks(&files.ca), "{model}");
+        for (file, bytes) in kept {
+            fs::write(file, bytes).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_does_not_go_together_is_refused() {
+    let files = files();
+    for (args, says) in [
+        (vec!["-l", "tls://127.0.0.1:0"], "socketserver cert"),
+        (
+            vec![
+                "-l",
+                "tcp://127.0.0.1:0",
+                "--tls-cert",
+                "a",
+                "--tls-key",
+                "b",
+            ],
+            "nothing is encrypted",
+        ),
+        (
+            vec!["-l", "tls://127.0.0.1:0", "--tls-cert", "a"],
+            "each certificate has a key",
+        ),
+    ] {
+        let output = socketserver().arg("upper").args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(
+            text(&output.stderr).contains(says),
+            "{}",
+            text(&output.stderr)
+        );
+    }
+    let missing = [
+        "upper",
+        "-l",
+        "tls://127.0.0.1:0",
+        "--tls-cert",
+        "/none.pem",
+        "--tls-key",
+        &files.key,
+    ];
+    let output = socketserver().args(missing).output().unwrap();
+    assert!(
+        text(&output.stderr).contains("/none.pem"),
+        "{}",
+        text(&output.stderr)
+    );
+    let output = socketserver()
+        .args(missing)
+        .arg("--check-config")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn keys_are_private_and_the_authority_is_kept() {
+    let dir = certificates(&["a.example"]);
+    let before = fs::read(dir.path().join("ca.pem")).unwrap();
+    let again = socketserver()
+        .args(["cert", "b.example", "-d"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    assert!(again.status.success());
+    assert_eq!(fs::read(dir.path().join("ca.pem")).unwrap(), before);
+    for key in ["ca.key", "a.example.key", "b.example.key"] {
+        let mode = fs::metadata(dir.path().join(key))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{key}");
+    }
+    for bad in ["", "ca", "../x"] {
+        let output = socketserver()
+            .args(["cert", bad, "-d"])
+            .arg(dir.path())
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "{bad}");
+    }
+}

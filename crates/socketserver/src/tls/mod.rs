@@ -1,0 +1,144 @@
+//! TLS: certificates, the handshake, and what a connection knows of it afterwards.
+//!
+//! The handshake is done by whoever serves the connection, never by the accept loop, and has a
+//! deadline of its own.
+
+mod files;
+mod session;
+mod turn;
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use rustls::crypto::CryptoProvider;
+use rustls::{ServerConfig, ServerConnection};
+
+pub use files::{TlsError, TlsFiles};
+pub use session::TlsInfo;
+pub(crate) use session::{Session, Wire};
+
+use crate::timeouts::Limits;
+
+/// A server's side of TLS: see [`Builder::tls`](crate::Builder::tls). Clones share one state.
+///
+/// Any [`ServerConfig`] will do; [`TlsFiles`] makes one of files. Handlers see the same
+/// [`Connection`](crate::Connection) as without TLS.
+#[derive(Clone)]
+pub struct Tls(Arc<Shared>);
+
+struct Shared {
+    config: RwLock<Arc<ServerConfig>>,
+    handshake_timeout: Duration,
+    max_handshakes: usize,
+    handshakes: AtomicUsize,
+}
+
+impl Tls {
+    /// With 10 s for a handshake, and 1,024 handshakes at once.
+    #[must_use]
+    pub fn new(config: impl Into<Arc<ServerConfig>>) -> Self {
+        Self(Arc::new(Shared {
+            config: RwLock::new(config.into()),
+            handshake_timeout: Duration::from_secs(10),
+            max_handshakes: 1024,
+            handshakes: AtomicUsize::new(0),
+        }))
+    }
+
+    /// How long a client may take for the handshake, whatever it sends meanwhile.
+    ///
+    /// Clones that were made before are not changed.
+    #[must_use]
+    pub fn handshake_timeout(self, limit: Duration) -> Self {
+        self.with(|shared| shared.handshake_timeout = limit)
+    }
+
+    /// How many handshakes may be under way at once. They cost processor time, which those who are
+    /// being served need; a client that comes when there are as many is closed at once. 0 is taken
+    /// as 1.
+    ///
+    /// Clones that were made before are not changed.
+    #[must_use]
+    pub fn max_handshakes(self, max: usize) -> Self {
+        self.with(|shared| shared.max_handshakes = max.max(1))
+    }
+
+    fn with(self, change: impl FnOnce(&mut Shared)) -> Self {
+        let mut shared = Shared {
+            config: RwLock::new(self.config()),
+            handshake_timeout: self.0.handshake_timeout,
+            max_handshakes: self.0.max_handshakes,
+            handshakes: AtomicUsize::new(0),
+        };
+        change(&mut shared);
+        Self(Arc::new(shared))
+    }
+
+    /// Replaces certificates and all else, for new connections. Those that are there go on as they
+    /// were.
+    pub fn replace(&self, config: impl Into<Arc<ServerConfig>>) {
+        let mut present = self
+            .0
+            .config
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *present = config.into();
+    }
+
+    fn config(&self) -> Arc<ServerConfig> {
+        let present = self.0.config.read().unwrap_or_else(PoisonError::into_inner);
+        present.clone()
+    }
+
+    pub(crate) fn time_for_handshake(&self) -> Duration {
+        self.0.handshake_timeout
+    }
+
+    /// Shakes hands with whoever has connected.
+    pub(crate) fn accept(&self, wire: &impl Wire, limits: Limits) -> io::Result<Session> {
+        let _place = Place::take(&self.0)?;
+        let state = ServerConnection::new(self.config()).map_err(io::Error::other)?;
+        let session = Session::new(state);
+        session.handshake(wire, limits)?;
+        Ok(session)
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("handshake_timeout", &self.0.handshake_timeout)
+            .field("max_handshakes", &self.0.max_handshakes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One of the handshakes that may be under way at once.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(shared: &'a Shared) -> io::Result<Self> {
+        let place = Self(&shared.handshakes);
+        if place.0.fetch_add(1, Ordering::Relaxed) >= shared.max_handshakes {
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionRefused,
+                "as many TLS handshakes are under way as may be",
+            ));
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What TLS is computed by.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
