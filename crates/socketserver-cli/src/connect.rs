@@ -44,10 +44,10 @@ pub(crate) struct Options {
 
 /// No line is longer than this: a longer one is sent in pieces over a stream, and refused as a
 /// datagram. It is what fits into a UDP datagram over IPv4.
-pub(crate) const LINE: usize = 65_507;
+const LINE: usize = 65_507;
 
 /// How long answers are waited for where nobody says that there will be no more.
-pub(crate) const WAIT: Duration = Duration::from_secs(1);
+const WAIT: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let endpoint = &options.endpoint;

@@ -1,83 +1,106 @@
 //! The table of limits says what the programs do, and no option of theirs is missing in it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
 
 use clap::{Arg, Command};
-use socketserver::AtLimit;
 
 use crate::config::{self, Effect, built, effect};
-use crate::programs::command;
 use crate::size::Size;
-use crate::{connect, messages, metrics, signals, terminal, token};
-use table::{Row, bytes, code, constants, number, rows, time};
+use table::{Constant, Row, bytes, code, hold, number, rows, time};
 
-#[allow(dead_code, reason = "the library's test looks at the rest")]
 #[path = "../../socketserver/src/limits/table.rs"]
+#[allow(dead_code, reason = "the library's test looks at the rest")]
 mod table;
 
 const TABLE: &str = include_str!("../../socketserver/src/limits/limits.md");
 
-/// Those that are no options.
-fn fixed() -> BTreeMap<&'static str, String> {
-    let AtLimit::Queue { patience, places } = metrics::AT_LIMIT else {
-        panic!("another policy");
-    };
-    let (in_memory, admission, green) = command::LIMITS;
-    BTreeMap::from([
-        ("a configuration", bytes(config::LONGEST)),
-        ("metrics: clients at once", number(metrics::CLIENTS)),
-        ("metrics: clients that wait", number(places)),
-        ("metrics: how long they wait", time(patience)),
-        ("metrics: silence before a request", time(metrics::SILENCE)),
-        (
-            "metrics: last answers after a drain",
-            time(metrics::LAST_ANSWERS),
-        ),
+const CONSTANTS: &[Constant] = &[
+    ("a configuration", "config/file.rs LONGEST"),
+    ("metrics: clients at once", "metrics.rs CLIENTS"),
+    ("metrics: clients that wait", "metrics.rs PLACES"),
+    ("metrics: how long they wait", "metrics.rs PATIENCE"),
+    ("metrics: silence before a request", "metrics.rs SILENCE"),
+    (
+        "metrics: last answers after a drain",
+        "metrics.rs LAST_ANSWERS",
+    ),
+    ("messages after a drain has begun", "messages.rs LAST_WORDS"),
+    ("a forced end", "signals.rs FORCED"),
+    ("signals that count as one", "signals.rs TOGETHER"),
+    ("a line of the console or a pipe", "terminal.rs LINE"),
+    (
+        "lines that a stopped terminal has not shown",
+        "terminal.rs UNSEEN",
+    ),
+    ("showing them at the end", "terminal.rs FLUSH"),
+    ("a message of `connect`", "connect.rs LINE"),
+    ("`connect`: wait for datagrams", "connect.rs WAIT"),
+    (
+        "`command`: output kept in memory",
+        "programs/command/output.rs IN_MEMORY",
+    ),
+    (
+        "`command`: length of a command",
+        "programs/command/mod.rs LONGEST",
+    ),
+    (
+        "`command`: time for the token",
+        "programs/command/session.rs ADMISSION",
+    ),
+    ("`command`: shortest token", "token.rs SHORTEST"),
+    ("`command`: longest token", "token.rs LONGEST"),
+];
+
+/// Those that are no constants.
+fn others() -> [(&'static str, String); 2] {
+    let green = socketserver::greenroom::UNBLOCK_THREADS;
+    [
         // What the library reads at once.
         ("a message with `--framing chunks`", bytes(8_u64 << 10)),
-        (
-            "messages after a drain has begun",
-            time(messages::LAST_WORDS),
-        ),
-        ("a forced end", time(signals::FORCED)),
-        ("signals that count as one", time(signals::TOGETHER)),
-        ("a line of the console or a pipe", bytes(terminal::LINE)),
-        (
-            "lines that a stopped terminal has not shown",
-            number(terminal::UNSEEN),
-        ),
-        ("showing them at the end", time(terminal::FLUSH)),
-        ("a message of `connect`", bytes(connect::LINE)),
-        ("`connect`: wait for datagrams", time(connect::WAIT)),
-        ("`command`: output kept in memory", bytes(in_memory)),
-        ("`command`: length of a command", bytes(command::LONGEST)),
-        ("`command`: time for the token", time(admission)),
-        ("`command`: shortest token", bytes(*token::LENGTH.start())),
-        ("`command`: longest token", bytes(*token::LENGTH.end())),
         ("`command`: connections under `green`", number(green)),
-    ])
+    ]
 }
 
+const NO_LIMITS: &[&str] = &[
+    // How much is done or looked at at once.
+    "lossy.rs WHOLE",
+    "programs/command/descendants.rs LOOKS",
+    "programs/command/output.rs PIECE",
+    "programs/command/session.rs CHUNK",
+    "programs/command/session.rs LENGTH",
+    // Another's, by another name.
+    "programs/command/mod.rs GREEN",
+    // Codes.
+    "main.rs WRONG_USAGE",
+];
+
 /// What is said, shown or chosen by them is not limited.
-const NO_LIMITS: [&str; 22] = [
+const NO_LIMITING_OPTIONS: &[&str] = &[
     "ack",
     "auth-token-file",
+    "ca",
+    "cert",
     "charset",
     "check-config",
     "command",
     "concurrency",
     "config",
+    "dir",
     "framing",
     "group",
     "help",
+    "key",
     "listen",
     "log-format",
     "log-level",
     "metrics",
     "output",
     "proxy-from",
+    "server-name",
+    "tls-cert",
+    "tls-client-ca",
+    "tls-key",
     "unix-mode",
     "user",
     "version",
@@ -89,15 +112,20 @@ const NO_LIMITS: [&str; 22] = [
 
 #[test]
 fn the_table_has_what_cannot_be_set() {
-    let fixed = fixed();
-    let all = rows(TABLE);
-    for (limit, default) in &fixed {
+    let (all, others) = (rows(TABLE), others());
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    hold(&all, &sources, CONSTANTS, NO_LIMITS);
+    for (limit, default) in &others {
         let row = all.iter().find(|row| row.limit == *limit);
         assert_eq!(row.map(|row| row.default), Some(&**default), "{limit}");
     }
-    for row in &all {
-        let has_flag = row.flags != "—";
-        let is_known = row.section != "The programs" || has_flag || fixed.contains_key(row.limit);
+    let of_others = others.iter().map(|(limit, _)| *limit);
+    let known: BTreeSet<_> = of_others
+        .chain(CONSTANTS.iter().map(|(limit, _)| *limit))
+        .collect();
+    for row in all.iter().filter(|row| row.section == "The programs") {
+        // What has an option is looked at below.
+        let is_known = row.flags != "—" || known.contains(row.limit);
         assert!(is_known, "no code has {}", row.limit);
     }
 }
@@ -123,7 +151,10 @@ fn every_option_has_a_row_with_its_default_and_what_a_reload_does() {
     for (program, flag, arg) in options(&command) {
         let rows = rows_of(&all, program, flag);
         if rows.is_empty() {
-            assert!(NO_LIMITS.contains(&flag), "{program} --{flag} has no row");
+            assert!(
+                NO_LIMITING_OPTIONS.contains(&flag),
+                "{program} --{flag} has no row"
+            );
             continue;
         }
         let is_program = config::is_program(&command, program);
@@ -131,7 +162,9 @@ fn every_option_has_a_row_with_its_default_and_what_a_reload_does() {
             let reloads = is_program && effect(flag) != Effect::Restart;
             assert_eq!(row.changed == "next request", reloads, "--{flag}: {row:?}");
             let depends = ["workers", "write-timeout", "wait"];
-            if NO_LIMITS.contains(&flag) || depends.contains(&flag) && default(arg).is_none() {
+            if NO_LIMITING_OPTIONS.contains(&flag)
+                || depends.contains(&flag) && default(arg).is_none()
+            {
                 continue;
             }
             let default = default(arg).unwrap_or_else(|| "none".into());
@@ -163,7 +196,7 @@ fn default(arg: &Arg) -> Option<String> {
         Some("SIZE") => bytes(text.parse::<Size>().ok()?.0),
         Some("N") => number(text.parse::<u64>().ok()?),
         Some("BYTES[:TIME]") => {
-            let (rate, grace): (_, Duration) = match text.split_once(':') {
+            let (rate, grace) = match text.split_once(':') {
                 Some((rate, grace)) => (rate, humantime::parse_duration(grace).ok()?),
                 None => return None,
             };
@@ -171,46 +204,4 @@ fn default(arg: &Arg) -> Option<String> {
         }
         _ => text.to_owned(),
     })
-}
-
-/// Whoever adds a number or a time decides whether it is a limit.
-#[test]
-fn every_constant_is_in_the_table_or_no_limit() {
-    let limits = [
-        "config/file.rs LONGEST",
-        "connect.rs LINE",
-        "connect.rs WAIT",
-        "messages.rs LAST_WORDS",
-        "metrics.rs CLIENTS",
-        "metrics.rs LAST_ANSWERS",
-        "metrics.rs SILENCE",
-        "programs/command/mod.rs GREEN",
-        "programs/command/mod.rs LONGEST",
-        "programs/command/output.rs IN_MEMORY",
-        "programs/command/session.rs ADMISSION",
-        "signals.rs FORCED",
-        "signals.rs TOGETHER",
-        "terminal.rs FLUSH",
-        "terminal.rs LINE",
-        "terminal.rs UNSEEN",
-        "token.rs LENGTH",
-    ];
-    let no_limits = [
-        // How much is done or looked at at once.
-        "lossy.rs WHOLE",
-        "programs/command/descendants.rs LOOKS",
-        "programs/command/output.rs PIECE",
-        "programs/command/session.rs CHUNK",
-        "programs/command/session.rs LENGTH",
-        // Codes.
-        "main.rs WRONG_USAGE",
-    ];
-    let all = limits.iter().chain(&no_limits);
-    let known: BTreeSet<_> = all.map(|constant| (*constant).to_owned()).collect();
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let found: BTreeSet<_> = constants(&sources).into_iter().collect();
-    assert_eq!(
-        found, known,
-        "limits need a row in limits.md, others a place here"
-    );
 }

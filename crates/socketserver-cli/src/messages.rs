@@ -43,7 +43,7 @@ pub(crate) struct Messages {
 
 /// How long a client can go on when the server drains: what it has sent before is heard, but one
 /// that never stops does not hold up the end.
-pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 impl Messages {
     pub(crate) fn new(framing: Framing) -> Self {

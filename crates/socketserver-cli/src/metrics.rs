@@ -16,17 +16,19 @@ use crate::serve::Bound;
 
 /// Who asks at once. Collectors are one or two, and probes of readiness another; whoever else comes
 /// waits for a moment, and cannot take more than that from the servers that are watched.
-pub(crate) const CLIENTS: usize = 4;
-pub(crate) const AT_LIMIT: AtLimit = AtLimit::Queue {
-    patience: Duration::from_secs(2),
-    places: 8,
+const CLIENTS: usize = 4;
+const AT_LIMIT: AtLimit = AtLimit::Queue {
+    patience: PATIENCE,
+    places: PLACES,
 };
+const PATIENCE: Duration = Duration::from_secs(2);
+const PLACES: usize = 8;
 
 /// An answer has 5 seconds. This is for who connects and says nothing.
-pub(crate) const SILENCE: Duration = Duration::from_secs(5);
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// How long answers have that are under way when the servers have ended.
-pub(crate) const LAST_ANSWERS: Duration = Duration::from_millis(500);
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// Where metrics can be had: connections only.
 pub(crate) fn endpoint(text: &str) -> Result<Endpoint, String> {

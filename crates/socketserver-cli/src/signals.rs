@@ -17,7 +17,7 @@ use crate::{service_manager, terminal};
 
 /// How long a forced end may take: a drain without time needs up to two seconds, to cut handlers
 /// and then to kill children.
-pub(crate) const FORCED: Duration = Duration::from_secs(3);
+const FORCED: Duration = Duration::from_secs(3);
 
 /// Signals that have arrived, as bytes in socket pairs.
 pub(crate) struct Signals {
@@ -169,7 +169,7 @@ fn is_hup_ignored() -> bool {
 
 /// Signals that come together are one: `timeout` sends its own to the process and to its group, and
 /// a terminal that closes does so, too. Whoever loses patience takes longer.
-pub(crate) const TOGETHER: Duration = Duration::from_millis(100);
+const TOGETHER: Duration = Duration::from_millis(100);
 
 struct Stop {
     group: GroupController,

@@ -33,11 +33,11 @@ pub(crate) struct Lines {
 }
 
 /// Longer lines come in pieces.
-pub(crate) const LINE: usize = 64 << 10;
+const LINE: usize = 64 << 10;
 
 /// So many lines may wait for a terminal that shows nothing (because of Ctrl-S, say). Further ones
 /// are dropped.
-pub(crate) const UNSEEN: usize = 1024;
+const UNSEEN: usize = 1024;
 
 /// While lines are being edited: the way to the terminal, which is not ours alone.
 static ABOVE_PROMPT: OnceLock<SyncSender<Shown>> = OnceLock::new();
@@ -52,7 +52,7 @@ enum Shown {
 static EDITING: AtomicBool = AtomicBool::new(false);
 
 /// Nobody waits for longer than this until everything has been shown.
-pub(crate) const FLUSH: Duration = Duration::from_millis(500);
+const FLUSH: Duration = Duration::from_millis(500);
 
 /// How the terminal was found.
 static FOUND: Mutex<Option<Termios>> = Mutex::new(None);

@@ -12,7 +12,7 @@ use crate::size::Size;
 use crate::text;
 
 /// No configuration is longer than this.
-pub(crate) const LONGEST: u64 = 1 << 20;
+const LONGEST: u64 = 1 << 20;
 
 /// What the parser says when the place is a key.
 const DUPLICATE: &str = "duplicate key";

@@ -101,10 +101,6 @@ pub(crate) struct Origin {
     pub(crate) effective: Effective,
 }
 
-/// The longest configuration, in bytes.
-#[cfg(test)]
-pub(crate) use file::LONGEST;
-
 /// To be looked at: every program has the options that all have.
 pub(crate) fn built() -> Command {
     let mut command = Cli::command();

@@ -110,15 +110,10 @@ impl Victim {
         }
     }
 
-    /// Of the server, its threads, and its children that were collected, in steps of ten
-    /// milliseconds: proc_pid_stat(5).
+    /// Of the server and its children.
     pub fn processor_time(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.server.pid())).unwrap();
-        // The name before that may contain anything. From the third field on:
-        let (_, fields) = stat.rsplit_once(") ").unwrap();
-        let ticks = fields.split(' ').skip(11).take(4);
-        let ticks: u64 = ticks.map(|field| field.parse::<u64>().unwrap()).sum();
-        Duration::from_millis(ticks * 10)
+        let children = self.children().into_iter().map(processor_time);
+        processor_time(self.server.pid()) + children.sum::<Duration>()
     }
 
     pub fn children(&self) -> Vec<u32> {
@@ -147,4 +142,15 @@ impl Victim {
         }
         now
     }
+}
+
+/// Of a process, its threads, and its children that were collected, in steps of ten milliseconds:
+/// proc_pid_stat(5). None of one that has gone.
+pub fn processor_time(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name before that may contain anything. From the third field on:
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    let ticks = fields.split(' ').skip(11).take(4);
+    let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
 }

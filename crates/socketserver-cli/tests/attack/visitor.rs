@@ -56,8 +56,8 @@ impl Visitor {
 }
 
 /// How long 99 of 100 answers took at most.
-pub fn p99(mut times: Vec<Duration>) -> Duration {
-    assert!(times.len() >= 20, "{} questions only", times.len());
+pub fn p99(times: &[Duration]) -> Duration {
+    let mut times = times.to_vec();
     times.sort_unstable();
     times[times.len() * 99 / 100]
 }

@@ -40,15 +40,15 @@ use rate::Bucket;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Admission {
-    rules: Vec<(Verdict, Network)>,
-    max_live: Option<usize>,
-    max_per_peer: Option<u32>,
-    rate: Option<Rate>,
-    rate_per_peer: Option<Rate>,
+    pub(crate) rules: Vec<(Verdict, Network)>,
+    pub(crate) max_live: Option<usize>,
+    pub(crate) max_per_peer: Option<u32>,
+    pub(crate) rate: Option<Rate>,
+    pub(crate) rate_per_peer: Option<Rate>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+pub(crate) enum Verdict {
     Allow,
     Deny,
 }
@@ -244,29 +244,6 @@ impl fmt::Debug for Ticket {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // No application code runs while one of these is held.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// For the table of limits.
-#[cfg(test)]
-pub(crate) fn limits() -> crate::limits::Told {
-    use crate::limits::{number, or_none};
-    let Admission {
-        rules,
-        max_live,
-        max_per_peer,
-        rate,
-        rate_per_peer,
-    } = Admission::default();
-    assert!(rules.is_empty());
-    let written = |rate: Option<Rate>| or_none(rate, |rate| rate.to_string());
-    vec![
-        ("`Admission::allow`, `Admission::deny`", "none".into()),
-        ("`Admission::max_live`", or_none(max_live, number)),
-        ("`Admission::max_per_peer`", or_none(max_per_peer, number)),
-        ("`Admission::rate`", written(rate)),
-        ("`Admission::rate_per_peer`", written(rate_per_peer)),
-        ("peers told apart", number(peers::TOLD_APART)),
-    ]
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::rate::Bucket;
 use crate::Refusal;
 
 /// How many peers are told apart. Beyond it all newcomers are taken for one.
-pub(super) const TOLD_APART: usize = 16_384;
+const TOLD_APART: usize = 16_384;
 
 /// Looking for peers that can be forgotten takes a moment, and is not done more often than this.
 const SWEEP: Duration = Duration::from_secs(1);

@@ -33,9 +33,9 @@ use crate::server::{ChildSource, Controller, Pause, Task};
 pub struct Green {
     max_requests: usize,
     at_limit: AtLimit,
-    workers: Option<usize>,
-    stack_size: usize,
-    stall_threshold: Option<Duration>,
+    pub(crate) workers: Option<usize>,
+    pub(crate) stack_size: usize,
+    pub(crate) stall_threshold: Option<Duration>,
     /// Told of stalls.
     server: OnceLock<Controller>,
     /// Started when serving begins.
@@ -102,7 +102,7 @@ impl Green {
 
     /// Twice the limit: handlers may start coroutines of their own, and a stack is free again only a
     /// moment after its request has ended.
-    fn max_coroutines(&self) -> u32 {
+    pub(crate) fn max_coroutines(&self) -> u32 {
         let coroutines = self.max_requests.saturating_mul(2).saturating_add(1024);
         u32::try_from(coroutines).unwrap_or(u32::MAX)
     }
@@ -124,27 +124,6 @@ impl Green {
             });
         }
         builder.build()
-    }
-}
-
-#[cfg(test)]
-impl Green {
-    /// For the table of limits.
-    pub(super) fn limits() -> crate::limits::Told {
-        use crate::limits::{bytes, number, or_none, time};
-        let green = Self::default();
-        assert_eq!((green.at_limit, green.workers), (AtLimit::Wait, None));
-        vec![
-            ("`Green::max_requests`", number(green.max_requests)),
-            ("coroutines of a server", number(green.max_coroutines())),
-            ("`Green::workers`", "one per core".into()),
-            ("`Green::stack_size`", bytes(green.stack_size)),
-            (
-                "`Green::stall_threshold`",
-                or_none(green.stall_threshold, time),
-            ),
-            ("`greenroom::unblock`", number(greenroom::UNBLOCK_THREADS)),
-        ]
     }
 }
 

@@ -173,22 +173,3 @@ impl<J: Task> Handed<J> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
-
-/// The standard library's; `std::thread`, "Stack size".
-#[cfg(test)]
-const STD_STACK: usize = 2 << 20;
-
-/// For the table of limits.
-#[cfg(all(test, feature = "green"))]
-pub(crate) fn limits() -> crate::limits::Told {
-    let sequential = crate::limits::number(Sequential.limit().0);
-    let policy = format!("{:?}", AtLimit::default()).to_lowercase();
-    [
-        vec![("`Sequential`", sequential), ("`AtLimit`", policy)],
-        Threading::limits(),
-        Forking::limits(),
-        Pooled::limits(),
-        Green::limits(),
-    ]
-    .concat()
-}

@@ -13,7 +13,7 @@ use crate::server::{ChildSource, Task, wait_to_end};
 pub struct Threading {
     max_threads: usize,
     at_limit: AtLimit,
-    stack_size: Option<usize>,
+    pub(crate) stack_size: Option<usize>,
     daemon: bool,
 }
 
@@ -62,27 +62,6 @@ impl Threading {
     pub fn daemon_threads(mut self) -> Self {
         self.daemon = true;
         self
-    }
-}
-
-#[cfg(test)]
-impl Threading {
-    /// For the table of limits.
-    pub(super) fn limits() -> crate::limits::Told {
-        use crate::limits::{bytes, number};
-        let Self {
-            max_threads,
-            at_limit: AtLimit::Wait,
-            stack_size: None,
-            daemon: false,
-        } = Self::default()
-        else {
-            panic!("other defaults");
-        };
-        vec![
-            ("`Threading::max_threads`", number(max_threads)),
-            ("`Threading::stack_size`", bytes(super::STD_STACK)),
-        ]
     }
 }
 

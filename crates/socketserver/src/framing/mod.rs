@@ -95,19 +95,3 @@ pub use tokio_codec::TokioCodec;
 
 /// The longest frame that the binary codecs take unless told otherwise: 8 MiB, as in tokio-util.
 pub const DEFAULT_MAX_LEN: usize = 8 * 1024 * 1024;
-
-/// For the table of limits.
-#[cfg(test)]
-pub(crate) fn limits() -> crate::limits::Told {
-    use crate::limits::bytes;
-    vec![
-        ("`Lines::max_len`", bytes(Lines::DEFAULT_MAX_LEN)),
-        ("`LengthPrefix::max_len`", bytes(DEFAULT_MAX_LEN)),
-        ("`Netstring::max_len`", bytes(DEFAULT_MAX_LEN)),
-        (
-            "`JsonHeader::max_header`",
-            bytes(JsonHeader::DEFAULT_MAX_HEADER),
-        ),
-        ("`JsonHeader::max_body`", bytes(DEFAULT_MAX_LEN)),
-    ]
-}

@@ -1,5 +1,6 @@
 //! `limits.md` as data, and what stands in it as text. The programs' test has this file, too.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -52,41 +53,50 @@ pub(crate) fn code(cell: &str) -> impl Iterator<Item = &str> {
     cell.split('`').skip(1).step_by(2)
 }
 
-/// The numbers and times among the constants of a crate, as `file.rs NAME`, without those of tests.
-pub(crate) fn constants(dir: &Path) -> Vec<String> {
-    let mut found = Vec::new();
-    walk(dir, &mut |path| {
-        let name = path.strip_prefix(dir).expect("it is below").display();
+/// A row, and the constant that is its default: `file.rs NAME`.
+pub(crate) type Constant = (&'static str, &'static str);
+
+/// Holds rows against the constants in the sources of a crate. Whoever adds a number or a time decides
+/// whether it is a limit.
+pub(crate) fn hold(rows: &[Row<'_>], sources: &Path, limits: &[Constant], no_limits: &[&str]) {
+    let found = constants(sources);
+    for (limit, constant) in limits {
+        let Some(written) = found.get(*constant) else {
+            panic!("there is no {constant}, which is to be {limit}");
+        };
+        let row = rows.iter().find(|row| row.limit == *limit);
+        let default = row.map_or("no row", |row| row.default);
+        let ways = ways(written);
+        assert!(
+            ways.iter().any(|way| way == default),
+            "{limit}: {default} in the table; {constant} is {written}, or {ways:?}"
+        );
+    }
+    for constant in no_limits {
+        assert!(found.contains_key(*constant), "there is no {constant}");
+    }
+    for constant in found.keys() {
+        let is_limit = limits.iter().any(|(_, limit)| limit == constant);
+        assert!(
+            is_limit != no_limits.contains(&&**constant),
+            "{constant} is in both lists of this test, or in none; a limit needs a row in limits.md"
+        );
+    }
+}
+
+/// The numbers and times among the constants, without those of tests, as they are written.
+fn constants(sources: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    walk(sources, &mut |path| {
+        let name = path.strip_prefix(sources).expect("it is below").display();
         let text = fs::read_to_string(path).expect("it can be read");
-        let code = text
-            .split("#[cfg(test)]\nmod tests")
-            .next()
-            .unwrap_or_default();
-        for line in code.lines().map(str::trim) {
-            let Some((before, after)) = line.split_once("const ") else {
-                continue;
-            };
-            let Some((constant, rest)) = after.split_once(": ") else {
-                continue;
-            };
-            let kinds = [
-                "usize",
-                "u8",
-                "u16",
-                "u32",
-                "u64",
-                "Duration",
-                "std::ops::Range",
-            ];
-            let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-            let is_constant =
-                (before.is_empty() || before.starts_with("pub")) && constant.chars().all(is_name);
-            if is_constant && kinds.iter().any(|kind| rest.starts_with(kind)) {
-                found.push(format!("{name} {constant}"));
+        let code = text.split("#[cfg(test)]\nmod tests {").next();
+        for line in code.unwrap_or_default().lines() {
+            if let Some((constant, value)) = constant(line.trim()) {
+                found.insert(format!("{name} {constant}"), value.to_owned());
             }
         }
     });
-    found.sort_unstable();
     found
 }
 
@@ -99,6 +109,50 @@ fn walk(dir: &Path, visit: &mut impl FnMut(&Path)) {
             visit(&path);
         }
     }
+}
+
+/// The name and the value in a line like `pub const NAME: usize = 1 << 20;`.
+fn constant(line: &str) -> Option<(&str, &str)> {
+    let (before, rest) = line.split_once("const ")?;
+    let (name, rest) = rest.split_once(": ")?;
+    let (kind, value) = rest.split_once(" = ")?;
+    let kinds = ["u8", "u16", "u32", "u64", "usize", "Duration"];
+    let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    let is_one = before.is_empty() || before.starts_with("pub");
+    let is_one = is_one && name.chars().all(is_name) && kinds.contains(&kind);
+    is_one.then_some((name, value.strip_suffix(';').unwrap_or(value)))
+}
+
+/// How the table may write what the code writes so.
+fn ways(value: &str) -> Vec<String> {
+    let call = value
+        .strip_suffix(')')
+        .and_then(|call| call.split_once('('));
+    match call.unwrap_or(("", value)) {
+        ("Duration::from_secs", n) => count(n)
+            .map(Duration::from_secs)
+            .map(time)
+            .into_iter()
+            .collect(),
+        ("Duration::from_millis", n) => count(n)
+            .map(Duration::from_millis)
+            .map(time)
+            .into_iter()
+            .collect(),
+        ("", n) => count(n).map_or(Vec::new(), |n| vec![number(n), bytes(n)]),
+        _ => Vec::new(),
+    }
+}
+
+/// What `65_507`, `8 * 1024` or `1 << 20` is.
+fn count(value: &str) -> Option<u64> {
+    if let Some((n, shift)) = value.split_once(" << ") {
+        return Some(count(n)? << count(shift)?);
+    }
+    let factors = value.split(" * ");
+    factors
+        .map(|n| n.replace('_', "").parse::<u64>().ok())
+        .product()
 }
 
 /// `16,384`

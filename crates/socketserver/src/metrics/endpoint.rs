@@ -9,7 +9,7 @@ use super::{Metrics, text};
 use crate::{Connection, RequestHandler, Result};
 
 /// How long a whole request may take, from its first byte to the last one of the answer.
-pub(super) const TIME: Duration = Duration::from_secs(5);
+const TIME: Duration = Duration::from_secs(5);
 
 /// Answers one request over HTTP/1.1 and closes; see [`Metrics::endpoint`].
 ///

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The most that a request line and its header may be.
 pub(super) const MAX_HEAD: usize = 8 << 10;
-pub(super) const MAX_HEADERS: usize = 64;
+const MAX_HEADERS: usize = 64;
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -135,14 +135,3 @@ impl Served {
         std::array::from_fn(|index| at_least(&self.told_bytes[index], now[index]))
     }
 }
-
-/// For the table of limits.
-#[cfg(test)]
-pub(crate) fn limits() -> crate::limits::Told {
-    use crate::limits::{bytes, number, time};
-    vec![
-        ("metrics: time for a request", time(endpoint::TIME)),
-        ("metrics: header of a request", bytes(http::MAX_HEAD)),
-        ("metrics: fields of that header", number(http::MAX_HEADERS)),
-    ]
-}

@@ -5,7 +5,7 @@
 //! or with the [`End`] of the request. The accept loop takes no part in it.
 
 #[cfg(feature = "proxy")]
-pub(crate) mod proxy;
+mod proxy;
 #[cfg(feature = "tls")]
 mod tls;
 

@@ -352,14 +352,3 @@ impl fmt::Debug for Member {
             .finish_non_exhaustive()
     }
 }
-
-/// For the table of limits.
-#[cfg(test)]
-pub(crate) fn limits() -> crate::limits::Told {
-    let RoomLimits { messages, bytes } = RoomLimits::default();
-    vec![
-        ("`RoomLimits::messages`", crate::limits::number(messages)),
-        ("`RoomLimits::bytes`", crate::limits::bytes(bytes)),
-        ("`Member::send`: wait for others", crate::limits::time(PACE)),
-    ]
-}

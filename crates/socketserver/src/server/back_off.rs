@@ -55,8 +55,8 @@ pub(crate) struct BackOff {
     failures: u32,
 }
 
-pub(super) const FIRST: Duration = Duration::from_millis(5);
-pub(super) const LONGEST: Duration = Duration::from_secs(1);
+const FIRST: Duration = Duration::from_millis(5);
+const LONGEST: Duration = Duration::from_secs(1);
 /// Failures that are closer together than this belong to one episode, which is told once.
 const EPISODE: Duration = Duration::from_secs(10);
 

@@ -13,11 +13,11 @@ use crate::timeouts::earliest;
 use crate::transport::Transport;
 
 /// How long a handler that was cut has to come to its end before it is left behind or killed.
-pub(super) const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_secs(1);
 
 /// No more than this is taken from the backlog: clients that keep coming must not keep a drain from
 /// closing the listener. It is what `net.core.somaxconn` has by default since Linux 5.4.
-pub(super) const BACKLOG: u64 = 4096;
+const BACKLOG: u64 = 4096;
 
 pub(super) struct Drain {
     started: Instant,

@@ -254,39 +254,3 @@ impl<T: Transport, C: Concurrency, F> fmt::Debug for Server<T, C, F> {
             .finish_non_exhaustive()
     }
 }
-
-/// For the table of limits.
-#[cfg(test)]
-pub(crate) fn limits() -> crate::limits::Told {
-    use crate::limits::{bytes, number, time};
-    vec![
-        (
-            "a close: time for a peer that still sends",
-            time(request::LINGER),
-        ),
-        (
-            "a close: bytes of such a peer",
-            bytes(request::LINGER_BYTES),
-        ),
-        (
-            "pause without descriptors, the first",
-            time(back_off::FIRST),
-        ),
-        (
-            "pause without descriptors, the longest",
-            time(back_off::LONGEST),
-        ),
-        ("`Builder::refusal_notice`", bytes(refusal::NOTICE)),
-        (
-            "refused clients: time to read the notice",
-            time(refusal::LINGER),
-        ),
-        (
-            "refused clients: how many have that time",
-            number(refusal::LINGERING),
-        ),
-        ("`Builder::block_on_close`", time(lifecycle::DEFAULT_DRAIN)),
-        ("time to notice having been cut", time(drain::GRACE)),
-        ("backlog that a drain takes on", number(drain::BACKLOG)),
-    ]
-}

@@ -19,10 +19,10 @@ use crate::transport::{Got, Transport};
 use crate::{Address, RequestHandler};
 
 /// How long a client that was told something has to take it.
-pub(super) const LINGER: Duration = Duration::from_secs(1);
+const LINGER: Duration = Duration::from_secs(1);
 
 /// So many may linger. The oldest is closed when there is one more.
-pub(super) const LINGERING: usize = 64;
+const LINGERING: usize = 64;
 
 /// The longest notice, in bytes: the first segment of a connection takes it.
 pub(super) const NOTICE: usize = 1024;

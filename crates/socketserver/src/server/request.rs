@@ -18,8 +18,8 @@ use crate::timeouts::{Limits, earliest};
 use crate::{Connection, Datagram};
 
 /// How long, and for how many bytes, a close waits for a peer that is still sending.
-pub(super) const LINGER: Duration = Duration::from_secs(1);
-pub(super) const LINGER_BYTES: usize = 1 << 20;
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 1 << 20;
 /// What is sent at once to a peer that has just connected is less than this (ten segments).
 const LINGER_SENT: u64 = 14_600;
 

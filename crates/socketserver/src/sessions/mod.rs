@@ -246,19 +246,3 @@ impl<S> fmt::Debug for Sessions<S> {
             .finish()
     }
 }
-
-/// For the table of limits.
-#[cfg(test)]
-pub(crate) fn limits() -> crate::limits::Told {
-    use crate::limits::{number, time};
-    let SessionLimits {
-        sessions,
-        per_address,
-        idle,
-    } = SessionLimits::default();
-    vec![
-        ("`SessionLimits::sessions`", number(sessions)),
-        ("`SessionLimits::per_address`", number(per_address)),
-        ("`SessionLimits::idle`", time(idle)),
-    ]
-}

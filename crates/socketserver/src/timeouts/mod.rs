@@ -163,36 +163,6 @@ pub(crate) fn nonzero(limit: Option<Duration>) -> io::Result<Option<Duration>> {
     Ok(limit)
 }
 
-/// For the table of limits.
-#[cfg(test)]
-pub(crate) fn limits() -> crate::limits::Told {
-    use crate::limits::{or_none, time};
-    let Timeouts {
-        first_byte,
-        idle,
-        read,
-        receive_rate,
-        write,
-        send_rate,
-        request,
-    } = Timeouts::default();
-    vec![
-        ("`Timeouts::first_byte`", or_none(first_byte, time)),
-        ("`Timeouts::idle`", or_none(idle, time)),
-        ("`Timeouts::read`", or_none(read, time)),
-        (
-            "`Timeouts::receive_rate`",
-            or_none(receive_rate, MinRate::written),
-        ),
-        ("`Timeouts::write`", or_none(write, time)),
-        (
-            "`Timeouts::send_rate`",
-            or_none(send_rate, MinRate::written),
-        ),
-        ("`Timeouts::request`", or_none(request, time)),
-    ]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,7 +15,7 @@ use std::time::Duration;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MinRate {
-    bytes_per_second: u32,
+    pub(crate) bytes_per_second: u32,
     grace_millis: u32,
 }
 
@@ -42,13 +42,6 @@ impl MinRate {
         let millis = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
         self.grace_millis = millis.max(1);
         self
-    }
-
-    /// For the table of limits.
-    #[cfg(test)]
-    pub(super) fn written(self) -> String {
-        let grace = crate::limits::time(self.granted());
-        format!("{} bytes/s after {grace}", self.bytes_per_second)
     }
 
     pub(crate) fn granted(self) -> Duration {

@@ -18,10 +18,10 @@ use crate::process::this_process;
 use crate::{BindError, UnixAddress};
 
 /// How long two servers that find the same stale file may keep each other waiting.
-pub(super) const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The longest path that a socket address holds with its terminating NUL, in bytes: unix(7).
-pub(super) const LONGEST: usize = 107;
+const LONGEST: usize = 107;
 
 pub(super) fn parse(path: &Path) -> Result<Vec<UnixAddress>, BindError> {
     let address = UnixAddress::parse(path);

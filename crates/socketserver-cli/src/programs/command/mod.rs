@@ -92,11 +92,6 @@ pub(crate) const LONGEST: usize = 64 << 10;
 /// Each connection needs one of these threads.
 const GREEN: usize = socketserver::greenroom::UNBLOCK_THREADS;
 
-/// For the table of limits.
-#[cfg(test)]
-pub(crate) const LIMITS: (usize, std::time::Duration, usize) =
-    (output::IN_MEMORY, session::ADMISSION, GREEN);
-
 impl Program for Options {
     fn server(&mut self) -> &mut ServerOptions {
         &mut self.server

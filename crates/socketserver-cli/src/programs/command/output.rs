@@ -6,7 +6,7 @@ use std::io::{self, Read, Seek, Write};
 use tempfile::SpooledTempFile;
 
 /// A stream that is longer goes into a file.
-pub(super) const IN_MEMORY: usize = 1 << 20;
+const IN_MEMORY: usize = 1 << 20;
 
 /// What is read of a file at once.
 const PIECE: usize = 256 << 10;

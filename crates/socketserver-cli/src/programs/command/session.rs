@@ -20,7 +20,7 @@ use crate::token::Token;
 const CHUNK: usize = LONGEST + 2;
 
 /// How long a client has to send the token.
-pub(super) const ADMISSION: Duration = Duration::from_secs(10);
+const ADMISSION: Duration = Duration::from_secs(10);
 
 /// One client.
 pub(super) struct Session {

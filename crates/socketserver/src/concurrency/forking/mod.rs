@@ -107,17 +107,6 @@ impl Forking {
     }
 }
 
-#[cfg(test)]
-impl Forking {
-    /// For the table of limits.
-    pub(super) fn limits() -> crate::limits::Told {
-        let forking = Self::default();
-        assert_eq!(forking.at_limit, AtLimit::Wait);
-        let max_children = crate::limits::number(forking.max_children);
-        vec![("`Forking::max_children`", max_children)]
-    }
-}
-
 impl Concurrency for Forking {
     const NAME: &'static str = "forking";
     const FORKS: bool = true;

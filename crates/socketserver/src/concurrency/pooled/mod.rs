@@ -22,17 +22,17 @@ use lobby::Lobby;
 /// these wait together, at the cost of one more thread for all, and count against no other limit.
 #[derive(Default)]
 pub struct Pooled {
-    settings: Settings,
+    pub(crate) settings: Settings,
     pool: Option<Arc<Pool>>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Settings {
-    workers: usize,
-    queue: usize,
-    at_limit: AtLimit,
-    stack_size: Option<usize>,
-    max_idle: usize,
+pub(crate) struct Settings {
+    pub(crate) workers: usize,
+    pub(crate) queue: usize,
+    pub(crate) at_limit: AtLimit,
+    pub(crate) stack_size: Option<usize>,
+    pub(crate) max_idle: usize,
 }
 
 impl Default for Settings {
@@ -88,30 +88,6 @@ impl Pooled {
     pub fn max_idle(mut self, connections: usize) -> Self {
         self.settings.max_idle = connections;
         self
-    }
-}
-
-#[cfg(test)]
-impl Pooled {
-    /// For the table of limits.
-    pub(super) fn limits() -> crate::limits::Told {
-        use crate::limits::{bytes, number};
-        let Settings {
-            workers,
-            queue,
-            at_limit: AtLimit::Wait,
-            stack_size: None,
-            max_idle,
-        } = Settings::default()
-        else {
-            panic!("other defaults");
-        };
-        vec![
-            ("`Pooled::workers`", number(workers)),
-            ("`Pooled::queue`", number(queue)),
-            ("`Pooled::max_idle`", number(max_idle)),
-            ("`Pooled::stack_size`", bytes(super::STD_STACK)),
-        ]
     }
 }
 

@@ -4,11 +4,11 @@
 use super::header::BadProxyHeader;
 
 /// The longest line of version 1, with its end.
-pub(super) const LONGEST_LINE: usize = 107;
+const LONGEST_LINE: usize = 107;
 
 /// What the addresses and extensions of version 2 may have. The specification has headers fit into
 /// one segment; what a proxy may add (names of certificates, an identifier) is less than this.
-pub(super) const LONGEST_BLOCK: usize = 4096;
+const LONGEST_BLOCK: usize = 4096;
 
 pub(super) const LINE: &[u8] = b"PROXY ";
 pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";

@@ -6,21 +6,6 @@
 mod extent;
 mod header;
 mod read;
-/// For the table of limits.
-#[cfg(test)]
-pub(crate) fn limits() -> crate::limits::Told {
-    use crate::limits::{bytes, time};
-    let longest = extent::FIXED + extent::LONGEST_BLOCK;
-    vec![
-        (
-            "`ProxyProtocol::timeout`",
-            time(ProxyProtocol::default().timeout),
-        ),
-        ("PROXY header, version 1", bytes(extent::LONGEST_LINE)),
-        ("PROXY header, version 2", bytes(longest)),
-    ]
-}
-
 #[cfg(test)]
 mod tests;
 
@@ -84,13 +69,15 @@ pub struct ProxyProtocol {
     timeout: Duration,
 }
 
+/// The specification asks for at least 3 s, to cover one retransmission.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
 impl Default for ProxyProtocol {
     fn default() -> Self {
         Self {
             networks: Vec::new(),
             unix: false,
-            // The specification asks for at least 3 s, to cover one retransmission.
-            timeout: Duration::from_secs(5),
+            timeout: TIMEOUT,
         }
     }
 }
