@@ -63,11 +63,11 @@ impl Victim {
         };
         let usual = [
             ["--log-level", "off"],
-            ["--first-byte-timeout", "700ms"],
-            ["--idle-timeout", "700ms"],
-            ["--min-receive-rate", "10000:700ms"],
-            ["--write-timeout", "700ms"],
-            ["--min-send-rate", "1000000:700ms"],
+            ["--first-byte-timeout", "500ms"],
+            ["--idle-timeout", "500ms"],
+            ["--min-receive-rate", "10000:500ms"],
+            ["--write-timeout", "500ms"],
+            ["--min-send-rate", "1000000:500ms"],
             ["--drain-timeout", "5s"],
             ["--max-per-peer", share],
         ];
