@@ -59,7 +59,7 @@ pub fn until_cut(crowd: &mut Vec<TcpStream>) {
 
 /// They connect and say nothing.
 pub fn silence(victim: &Victim) {
-    until_cut(&mut crowd(victim, 500));
+    until_cut(&mut crowd(victim, 1000));
 }
 
 /// They send a byte now and then, and never a whole line (as slowhttptest does with headers).

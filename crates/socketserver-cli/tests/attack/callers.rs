@@ -41,8 +41,8 @@ impl Caller {
         Self { socket, asked: 0 }
     }
 
-    /// Asks until there is an answer to this question, be it to the first time it was asked.
-    pub fn ask(&mut self) {
+    /// Asks until there is an answer to this question, be it to the first time it was asked; `true`.
+    pub fn ask(&mut self) -> bool {
         self.asked += 1;
         let question = format!("question {}", self.asked);
         let end = Instant::now() + PATIENCE;
@@ -55,7 +55,7 @@ impl Caller {
             }
             loop {
                 match recv(&self.socket, &mut answer, RecvFlags::empty()) {
-                    Ok((n, _)) if answer[..n].ends_with(question.as_bytes()) => return,
+                    Ok((n, _)) if answer[..n].ends_with(question.as_bytes()) => return true,
                     Ok(_) => {}
                     Err(Errno::AGAIN | Errno::INTR) => break,
                     Err(errno) => panic!("it is not answered: {errno}"),

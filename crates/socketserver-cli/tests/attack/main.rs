@@ -22,13 +22,19 @@ mod visitor;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
+
 use bystander::{Seen, Watch};
 use victim::{Crowd, Model, Victim};
 use visitor::{Talk, Visitor};
 
-/// Times are taken: one attack at a time.
+/// Times are taken: one attack at a time. It and its server may have a descriptor for each of a
+/// thousand connections.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum.map_or(Some(4096), |max| Some(max.min(4096)));
+    setrlimit(Resource::Nofile, limit).unwrap();
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -113,7 +119,7 @@ attacks! {
     silence: Idle [],
     trickling: Active [],
     not_reading: Active [],
-    flood: Idle [["--rate-per-peer", "500"]],
+    flood: Idle [["--rate-per-peer", "300"]],
     resets: Idle [],
     half_closes: Idle [],
     everywhere: Idle [["--rate-per-peer", "1000"]],

@@ -1,5 +1,8 @@
 //! Attacks by datagrams, over UDP and Unix sockets, on every model.
 //!
+//! Here the server as a whole is held to its promise. A single request that is stuck is not seen: who
+//! asks by datagrams asks again. That is what the attacks over TCP are for.
+//!
 //! What a server cannot take out of its socket in time, the kernel drops, and nobody says to whom it
 //! belonged: then a visitor has to ask again. Up to the rates below that does not happen. They are
 //! what the models can do on two cores, one of which the attackers have: a sequential, a pooled and a
@@ -36,9 +39,9 @@ fn visitor(victim: &Victim) -> Visitor {
     let mut regular = Caller::by_udp(to);
     Visitor::asking(2, move |is_new| {
         if is_new {
-            Caller::by_udp(to).ask();
+            Caller::by_udp(to).ask()
         } else {
-            regular.ask();
+            regular.ask()
         }
     })
 }
@@ -61,9 +64,9 @@ fn unix_visitor(victim: &Victim) -> Visitor {
     let mut regular = Caller::by_unix(&to);
     Visitor::asking(2, move |is_new| {
         if is_new {
-            Caller::by_unix(&to).ask();
+            Caller::by_unix(&to).ask()
         } else {
-            regular.ask();
+            regular.ask()
         }
     })
 }

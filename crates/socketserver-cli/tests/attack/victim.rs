@@ -64,7 +64,7 @@ impl Victim {
         let usual = [
             ["--log-level", "off"],
             ["--first-byte-timeout", "500ms"],
-            ["--idle-timeout", "500ms"],
+            ["--idle-timeout", "2s"],
             ["--min-receive-rate", "10000:500ms"],
             ["--write-timeout", "500ms"],
             ["--min-send-rate", "1000000:500ms"],

@@ -21,16 +21,20 @@ impl Visitor {
         let mut regular = Talk::with(to);
         Self::asking(5, move |is_new| {
             if is_new {
-                Talk::with(to).ask();
-            } else {
-                regular.ask();
+                return Talk::with(to).is_answered();
             }
+            let is_answered = regular.is_answered();
+            if !is_answered {
+                regular = Talk::with(to);
+            }
+            is_answered
         })
     }
 
     /// One that asks like this, so many times in a row, the first of them as somebody new. Some
-    /// hundred questions a second, and not a flood of its own.
-    pub fn asking(in_a_row: u32, mut ask: impl FnMut(bool) + Send + 'static) -> Self {
+    /// hundred questions a second, and not a flood of its own. Who is turned away has waited in vain,
+    /// for as long as there is.
+    pub fn asking(in_a_row: u32, mut ask: impl FnMut(bool) -> bool + Send + 'static) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let seen = over.clone();
         let asking = std::thread::spawn(move || {
@@ -38,8 +42,12 @@ impl Visitor {
             while !seen.load(Ordering::Relaxed) {
                 for nth in 0..in_a_row {
                     let start = Instant::now();
-                    ask(nth == 0);
-                    times.push(start.elapsed());
+                    let is_answered = ask(nth == 0);
+                    times.push(if is_answered {
+                        start.elapsed()
+                    } else {
+                        PATIENCE
+                    });
                 }
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -82,6 +90,11 @@ impl Talk {
     pub fn ask(&mut self) {
         self.say().expect("it is not served");
         assert!(self.hear().expect("it is not answered"), "it is closed");
+    }
+
+    /// Asks as well, and is `false` if it is turned away.
+    pub fn is_answered(&mut self) -> bool {
+        self.say().is_ok() && self.hear().unwrap_or(false)
     }
 
     /// Says half of something.
