@@ -34,6 +34,18 @@ const CONSTANTS: &[Constant] = &[
         "terminal.rs UNSEEN",
     ),
     ("showing them at the end", "terminal.rs FLUSH"),
+    (
+        "`http`: a request line or a header",
+        "programs/http/mod.rs LONGEST",
+    ),
+    (
+        "`http`: names in a list of files",
+        "programs/http/listing.rs MOST",
+    ),
+    (
+        "`http`: what was asked for, in the log",
+        "programs/http/access_log.rs LONGEST",
+    ),
     ("a message of `connect`", "connect.rs LINE"),
     ("`connect`: wait for datagrams", "connect.rs WAIT"),
     (
@@ -65,6 +77,7 @@ fn others() -> [(&'static str, String); 2] {
 const NO_LIMITS: &[&str] = &[
     // How much is done or looked at at once.
     "lossy.rs WHOLE",
+    "programs/http/root.rs ATTEMPTS",
     "programs/command/descendants.rs LOOKS",
     "programs/command/output.rs PIECE",
     "programs/command/session.rs CHUNK",
@@ -78,6 +91,7 @@ const NO_LIMITS: &[&str] = &[
 /// What is said, shown or chosen by them is not limited.
 const NO_LIMITING_OPTIONS: &[&str] = &[
     "ack",
+    "access-log",
     "auth-token-file",
     "ca",
     "cert",
@@ -87,14 +101,18 @@ const NO_LIMITING_OPTIONS: &[&str] = &[
     "concurrency",
     "config",
     "dir",
+    "follow-symlinks",
     "framing",
     "group",
     "help",
+    "hidden",
+    "index",
     "key",
     "listen",
     "log-format",
     "log-level",
     "metrics",
+    "no-listing",
     "output",
     "proxy-from",
     "server-name",

@@ -205,6 +205,11 @@ impl Server {
         panic!("{text:?} was not logged: {seen:#?}");
     }
 
+    /// What else has been logged, of a server that has ended.
+    pub fn rest_of_log(&self) -> Vec<String> {
+        std::iter::from_fn(|| self.log.recv_timeout(PATIENCE).ok()).collect()
+    }
+
     /// What else has been logged.
     pub fn log(&self) -> Vec<String> {
         self.log.try_iter().collect()

@@ -8,6 +8,7 @@
     test,
     feature = "framing",
     feature = "green",
+    feature = "http",
     feature = "metrics",
     feature = "proxy",
     feature = "tls"

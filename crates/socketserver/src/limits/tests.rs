@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::concurrency::{AtLimit, Concurrency, Forking, Green, Pooled, Sequential, Threading};
+use crate::http;
 use crate::metrics::Metrics;
 use crate::room::RoomLimits;
 use crate::sessions::SessionLimits;
@@ -29,6 +30,7 @@ fn defaults() -> Vec<(&'static str, String)> {
         models(),
         sockets(),
         applications(),
+        http(),
     ]
     .concat()
 }
@@ -42,6 +44,7 @@ fn words() -> Vec<(&'static str, String)> {
         ("`AtLimit::Queue`: patience", "10 s".into()),
         ("`AtLimit::Queue`: places", "128".into()),
         ("`Controller::drain`", "30 s".into()),
+        ("lame before a drain", "0 s".into()),
     ]
 }
 
@@ -204,6 +207,27 @@ fn applications() -> Vec<(&'static str, String)> {
     ]
 }
 
+fn http() -> Vec<(&'static str, String)> {
+    let http::Limits {
+        request_line,
+        header,
+        fields,
+        head_time,
+        body,
+        chunk_extensions,
+        unread_body,
+    } = http::Limits::default();
+    vec![
+        ("`http::Limits::request_line`", bytes(request_line)),
+        ("`http::Limits::header`", bytes(header)),
+        ("`http::Limits::fields`", number(fields)),
+        ("`http::Limits::head_time`", or_none(head_time, time)),
+        ("`http::Limits::body`", bytes(body)),
+        ("`http::Limits::chunk_extensions`", bytes(chunk_extensions)),
+        ("`http::Limits::unread_body`", bytes(unread_body)),
+    ]
+}
+
 fn or_none<T>(limit: Option<T>, written: impl FnOnce(T) -> String) -> String {
     limit.map_or_else(|| "none".to_owned(), written)
 }
@@ -218,6 +242,7 @@ const CONSTANTS: &[Constant] = &[
         "`JsonHeader::max_header`",
         "framing/json_header.rs DEFAULT_MAX_HEADER",
     ),
+    ("parts of a `Range`", "http/range.rs MOST"),
     ("metrics: time for a request", "metrics/endpoint.rs TIME"),
     ("metrics: header of a request", "metrics/http.rs MAX_HEAD"),
     (
@@ -285,6 +310,10 @@ const NO_LIMITS: &[&str] = &[
     "server/drops.rs INTERVAL",
     // How much is done at once before others have their turn: nothing is refused or lost.
     "framing/buffer.rs CHUNK",
+    "http/send.rs GATHERED",
+    "socket.rs AT_ONCE",
+    "socket.rs BRIEFLY",
+    "socket.rs COPY",
     "preamble/proxy/read.rs USUAL",
     "room/outbox.rs BATCH",
     "server/service.rs BUDGET",
@@ -297,6 +326,7 @@ const NO_LIMITS: &[&str] = &[
     "server/accept_loop.rs DISMISSAL",
     // What formats and protocols have.
     "framing/netstring.rs MAX_DIGITS",
+    "http/chunked.rs DIGITS",
     "preamble/proxy/extent.rs FIXED",
     "tls/session.rs RECORD",
     // Bits, codes and names.
