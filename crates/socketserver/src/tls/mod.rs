@@ -29,6 +29,9 @@ use crate::timeouts::Limits;
 #[derive(Clone)]
 pub struct Tls(Arc<Shared>);
 
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_HANDSHAKES: usize = 1024;
+
 struct Shared {
     config: RwLock<Arc<ServerConfig>>,
     handshake_timeout: Duration,
@@ -42,8 +45,8 @@ impl Tls {
     pub fn new(config: impl Into<Arc<ServerConfig>>) -> Self {
         Self(Arc::new(Shared {
             config: RwLock::new(config.into()),
-            handshake_timeout: Duration::from_secs(10),
-            max_handshakes: 1024,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            max_handshakes: MAX_HANDSHAKES,
             handshakes: AtomicUsize::new(0),
         }))
     }

@@ -70,13 +70,15 @@ pub struct ProxyProtocol {
     timeout: Duration,
 }
 
+/// The specification asks for at least 3 s, to cover one retransmission.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
 impl Default for ProxyProtocol {
     fn default() -> Self {
         Self {
             networks: Vec::new(),
             unix: false,
-            // The specification asks for at least 3 s, to cover one retransmission.
-            timeout: Duration::from_secs(5),
+            timeout: TIMEOUT,
         }
     }
 }
