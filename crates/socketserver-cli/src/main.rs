@@ -12,6 +12,8 @@ mod config;
 mod connect;
 mod console;
 mod endpoint;
+#[cfg(test)]
+mod limits;
 mod logging;
 mod lossy;
 mod messages;

@@ -40,6 +40,7 @@
 //! | stopping and looking | [`Controller`]: shutdown, drain, wait, live requests, counters |
 //! | sending to many connections at once | [`Room`] |
 //! | what is remembered of a datagram's sender | [`Sessions`] |
+//! | every limit, with its default | [`limits`], a page of this manual |
 //! | limits on waiting | [`Timeouts`] |
 //! | limits on numbers | [`Admission`], [`Threading`], [`Pooled`], [`Forking`], `Green`, [`AtLimit`] |
 //! | sleeping, locking, blocking in a handler that runs under every model | `greenroom`, re-exported with the feature `green` |
@@ -94,6 +95,7 @@ pub mod framing;
 mod handler;
 #[cfg(feature = "http")]
 pub mod http;
+pub mod limits;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 mod park;

@@ -107,21 +107,46 @@ impl Socket {
 
     /// What has come over the wire.
     pub(crate) fn recv_raw(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
-        let n = self.receive(buf, limits, RecvFlags::empty())?;
-        self.received.fetch_add(n as u64, Ordering::Relaxed);
-        if let Some(park) = &self.park {
-            park.progressed(n > 0 && n < buf.len());
-        }
+        let n = self.receive(buf, limits)?;
+        self.has_received(n, buf.len());
         Ok(n)
     }
 
-    /// Waits for something to read and looks at it. It stays there to be received.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn peek(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
-        self.receive(buf, limits, RecvFlags::PEEK)
+    /// What has come over the wire by now; fails as [`io::ErrorKind::WouldBlock`] if nothing has.
+    #[cfg(any(feature = "proxy", feature = "tls"))]
+    pub(crate) fn try_recv_raw(&self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.receive_now(buf, RecvFlags::empty())?;
+        self.has_received(n, buf.len());
+        Ok(n)
     }
 
-    fn receive(&self, buf: &mut [u8], limits: Limits, flags: RecvFlags) -> io::Result<usize> {
+    /// The same, and it stays there to be received.
+    #[cfg(any(feature = "proxy", feature = "tls"))]
+    pub(crate) fn try_peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.receive_now(buf, RecvFlags::PEEK)
+    }
+
+    #[cfg(any(feature = "proxy", feature = "tls"))]
+    fn receive_now(&self, buf: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
+        self.check_cancelled()?;
+        loop {
+            match rustix::net::recv(&self.fd, &mut *buf, flags | RecvFlags::DONTWAIT) {
+                Ok((0, _)) if self.is_cancelled() => return Err(self.cancelled()),
+                Ok((n, _)) => return Ok(n),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(self.failed(errno)),
+            }
+        }
+    }
+
+    fn has_received(&self, n: usize, room: usize) {
+        self.received.fetch_add(n as u64, Ordering::Relaxed);
+        if let Some(park) = &self.park {
+            park.progressed(n > 0 && n < room);
+        }
+    }
+
+    fn receive(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
         let mut wait = Wait::begin(limits, self.moved())?;
         loop {
             self.check_cancelled()?;
@@ -129,7 +154,7 @@ impl Socket {
             if self.park.as_ref().is_some_and(|park| park.is_drained()) {
                 self.again(Errno::AGAIN, Interest::Read, &mut wait)?;
             }
-            match rustix::net::recv(&self.fd, &mut *buf, flags) {
+            match rustix::net::recv(&self.fd, &mut *buf, RecvFlags::empty()) {
                 Ok((0, _)) if self.is_cancelled() => return Err(self.cancelled()),
                 Ok((n, _)) => return Ok(n),
                 Err(errno) => self.again(errno, Interest::Read, &mut wait)?,
@@ -470,6 +495,10 @@ impl Socket {
 impl tls::Wire for Socket {
     fn recv(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
         self.recv_raw(buf, limits)
+    }
+
+    fn try_recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.try_recv_raw(buf)
     }
 
     fn send(&self, bytes: &[u8], limits: Limits) -> io::Result<usize> {

@@ -224,7 +224,10 @@ fn who_goes_without_a_word_is_gone<C: Concurrency>(model: C) {
     // The kernel tells of a reset once. Whoever only looks whether there is something to read may
     // be the one who is told.
     let reason = scene.ended();
-    assert!(matches!(reason, EndReason::PeerGone | EndReason::Completed), "{reason:?}");
+    assert!(
+        matches!(reason, EndReason::PeerGone | EndReason::Completed),
+        "{reason:?}"
+    );
 }
 
 fn one_that_is_cut_is_cut<C: Concurrency>(model: C) {
