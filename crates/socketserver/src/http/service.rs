@@ -113,6 +113,7 @@ impl Http {
         move || HttpHandler {
             handler: factory(),
             http: http.clone(),
+            has_begun: false,
             upgraded: None,
         }
     }
@@ -178,6 +179,8 @@ pub struct Exchange<'a> {
 pub struct HttpHandler<H> {
     handler: H,
     http: Arc<Http>,
+    /// It was called before.
+    has_begun: bool,
     /// Who has the connection once it was upgraded.
     upgraded: Option<Box<dyn RequestHandler<Connection>>>,
 }
@@ -186,6 +189,12 @@ impl<H: Handler> RequestHandler<Connection> for HttpHandler<H> {
     fn handle(&mut self, conn: &mut Connection) -> Result {
         if let Some(upgraded) = &mut self.upgraded {
             return upgraded.handle(conn);
+        }
+        if !std::mem::replace(&mut self.has_begun, true) {
+            // Browsers connect before they know what to ask. Until then it holds no worker, and is not
+            // waited for by a drain.
+            conn.keep_alive();
+            return Ok(());
         }
         let Some(head) = self.read(conn)? else {
             return Ok(());

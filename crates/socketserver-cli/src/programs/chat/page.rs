@@ -71,6 +71,9 @@ mod tests {
         assert!(nonce_only.contains("data-limit=\"8192\""));
         // There is no other origin in it; the icon's name of SVG is no address.
         let addresses = nonce_only.replace("http://www.w3.org/2000/svg", "");
-        assert!(!addresses.contains("://"), "something is loaded from elsewhere");
+        assert!(
+            !addresses.contains("://"),
+            "something is loaded from elsewhere"
+        );
     }
 }
