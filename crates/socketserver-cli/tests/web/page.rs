@@ -117,7 +117,7 @@ fn the_page_says_that_it_is_alone_and_comes_back() {
     assert!(server.wait().success());
     browser.until(
         "a notice",
-        "document.body.innerText.includes('Disconnected, next attempt')",
+        "document.getElementById('again').innerText.includes('Connect now (')",
     );
     assert_eq!(
         browser.run("return document.getElementById('send').disabled"),

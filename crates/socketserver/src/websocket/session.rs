@@ -1,7 +1,7 @@
 //! One WebSocket on its connection, from the upgrade to the last frame.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::decoder::{Arrived, Decoder, Fault};
 use super::handler::{Handler, WebSocket};
@@ -11,6 +11,10 @@ use super::{Limits, WebSockets};
 use crate::failure::{Cause, contain, resume};
 use crate::timeouts::earliest;
 use crate::{Connection, RequestHandler, Result};
+
+/// How long a client can go on when the server drains: what it has sent before is heard, but one that
+/// never stops does not hold up the end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 pub(super) struct Session<H> {
     handler: H,
@@ -25,6 +29,8 @@ pub(super) struct Session<H> {
     asked: bool,
     /// It was called before.
     has_begun: bool,
+    /// When it was seen that the server drains.
+    draining: Option<Instant>,
     /// The handler runs, or has panicked.
     in_handler: bool,
     end: Option<End>,
@@ -54,6 +60,7 @@ impl<H: Handler> Session<H> {
             heard: Instant::now(),
             asked: false,
             has_begun: false,
+            draining: None,
             in_handler: false,
             end: None,
         }
@@ -190,6 +197,12 @@ impl<H: Handler> RequestHandler<Connection> for Session<H> {
             self.hear(conn)?;
         }
         // The first time there need not be anything to hear yet.
+        if conn.server().is_draining() {
+            let since = *self.draining.get_or_insert_with(Instant::now);
+            if since.elapsed() > LAST_WORDS {
+                self.end.get_or_insert(End::Lost);
+            }
+        }
         if self.end.is_none() {
             self.rest(conn);
         }

@@ -212,6 +212,23 @@ fn a_drain_waits_for_who_is_busy<C: Concurrency>(model: C) {
     running.ends().unwrap();
 }
 
+/// One that never stops does not hold up the end.
+fn a_drain_ends_who_never_stops<C: Concurrency>(model: C) {
+    let running = serve_echo(model);
+    let mut peer = Peer::open(&running);
+    peer.say("hello");
+    peer.frame();
+    let began = Instant::now();
+    running.controller.drain(PATIENCE);
+    while began.elapsed() < PATIENCE && peer.0.send(&frame(FIN | PING, b"")).is_ok() {
+        if peer.frame().opcode == CLOSE {
+            break;
+        }
+    }
+    assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
+    running.ends().unwrap();
+}
+
 fn who_goes_without_a_word_is_gone<C: Concurrency>(model: C) {
     let scene = Scene::new(Stage::new(model));
     let peer = scene.peer();
@@ -252,6 +269,7 @@ crate::common::under_each_model! {
     whoever_cannot_be_welcomed_is_told
     a_drain_says_so_and_ends_at_once
     a_drain_waits_for_who_is_busy
+    a_drain_ends_who_never_stops
     who_goes_without_a_word_is_gone
     one_that_is_cut_is_cut
 }

@@ -41,9 +41,10 @@
   }
 
   function hueOf(name) {
-    let hash = 0;
-    for (const c of name) hash = (hash * 31 + c.codePointAt(0)) % 360;
-    return hash;
+    // FNV-1a: names that differ in one digit differ in colour.
+    let hash = 0x811c9dc5;
+    for (const c of name) hash = Math.imul(hash ^ c.codePointAt(0), 0x01000193);
+    return (hash >>> 8) % 360;
   }
 
   // A message is "NAME TEXT". One without a name is the server's, and says what this page is called.
@@ -90,6 +91,7 @@
     const wasConnected = status.dataset.state === "open";
     if (event.code === 1000) {
       show("closed", "You have left");
+      again.ariaLabel = again.textContent = "Join again";
       notice("You have left.");
       return;
     }
@@ -98,10 +100,13 @@
     const wait = Math.min(longest, shortest * 2 ** attempts) * (0.5 + Math.random() / 2);
     attempts += 1;
     const end = Date.now() + wait;
+    show("closed", "Disconnected");
+    again.ariaLabel = "Connect now";
     const count = () => {
       const left = Math.ceil((end - Date.now()) / 1000);
       if (left <= 0) return connect();
-      show("closed", "Disconnected, next attempt in " + left + " s");
+      // On the button, whose label stays: a status that changes would be read out each second.
+      again.textContent = "Connect now (" + left + " s)";
       timer = setTimeout(count, Math.min(1000, end - Date.now()));
     };
     count();
