@@ -26,8 +26,8 @@ const CONSTANTS: &[Constant] = &[
         "metrics.rs LAST_ANSWERS",
     ),
     ("messages after a drain has begun", "messages.rs LAST_WORDS"),
-    ("a forced end", "signals.rs FORCED"),
-    ("signals that count as one", "signals.rs TOGETHER"),
+    ("a forced end", "signals/mod.rs FORCED"),
+    ("signals that count as one", "signals/stop.rs TOGETHER"),
     ("a line of the console or a pipe", "terminal.rs LINE"),
     (
         "lines that a stopped terminal has not shown",
@@ -45,6 +45,10 @@ const CONSTANTS: &[Constant] = &[
     (
         "`http`: what was asked for, in the log",
         "programs/http/access_log.rs LONGEST",
+    ),
+    (
+        "lines of the log about clients turned away",
+        "serve/visitors.rs TOLD",
     ),
     ("a message of `connect`", "connect.rs LINE"),
     ("`connect`: wait for datagrams", "connect.rs WAIT"),
@@ -75,6 +79,8 @@ fn others() -> [(&'static str, String); 2] {
 }
 
 const NO_LIMITS: &[&str] = &[
+    // A number in so long.
+    "serve/visitors.rs WINDOW",
     // How much is done or looked at at once.
     "lossy.rs WHOLE",
     "programs/http/root.rs ATTEMPTS",
