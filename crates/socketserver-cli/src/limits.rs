@@ -214,7 +214,7 @@ fn every_option_in_the_table_exists() {
 fn default(arg: &Arg) -> Option<String> {
     let text = arg.get_default_values().first()?.to_str()?;
     let kind = arg.get_value_names().and_then(|names| names.first());
-    Some(match kind.map(|kind| kind.as_str()) {
+    Some(match kind.map(clap::builder::Str::as_str) {
         _ if text == "none" => text.to_owned(),
         Some("DURATION") => time(humantime::parse_duration(text).ok()?),
         Some("SIZE") => bytes(text.parse::<Size>().ok()?.0),

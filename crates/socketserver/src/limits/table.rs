@@ -191,9 +191,9 @@ pub(crate) fn bytes(n: impl TryInto<u64>) -> String {
 pub(crate) fn time(time: Duration) -> String {
     let millis = time.as_millis();
     match millis {
-        _ if millis % 1000 > 0 => format!("{millis} ms"),
+        _ if !millis.is_multiple_of(1000) => format!("{millis} ms"),
         // A minute is written in seconds.
-        _ if millis % 60_000 == 0 && millis > 60_000 => format!("{} min", millis / 60_000),
+        _ if millis.is_multiple_of(60_000) && millis > 60_000 => format!("{} min", millis / 60_000),
         _ => format!("{} s", millis / 1000),
     }
 }
