@@ -277,7 +277,7 @@ fn much_passes_in_both_directions_at_once<C: Concurrency>(model: C) {
 fn silence_and_noise_hold_nobody_up<C: Concurrency>(model: C) {
     let authority = Authority::new();
     let tls = Tls::new(authority.files("localhost").load().unwrap())
-        .handshake_timeout(Duration::from_millis(500));
+        .handshake_timeout(Duration::from_secs(3));
     let server = serve(model, tls, echo);
     let started = Instant::now();
     let mut silent = server.plain();
@@ -293,7 +293,7 @@ fn silence_and_noise_hold_nobody_up<C: Concurrency>(model: C) {
     while started.elapsed() < PATIENCE && silent.write_all(b"\x01").is_ok() {
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert!(started.elapsed() >= Duration::from_millis(400));
+    assert!(started.elapsed() >= Duration::from_secs(3));
     server.tells("no TLS: it took too long");
     assert_eq!(server.running.controller.counters().tls, 2);
 }

@@ -6,6 +6,7 @@ use std::io::{self, BufRead, Read};
 use ::http::{HeaderMap, StatusCode};
 
 use super::Limits;
+use super::extension::are_extensions;
 use super::head::fields;
 use super::problem::{bad, problem};
 
@@ -147,16 +148,7 @@ impl Chunks {
         let Some(size) = size else {
             return Err(bad("the size of a chunk is no hexadecimal number").into());
         };
-        // RFC 9112, 7.1.1: extensions that are not known are ignored; spaces and tabs may be before
-        // them, and no other white space.
-        let blank = |byte: &&u8| matches!(byte, b' ' | b'\t');
-        let spaces = extension.iter().take_while(blank).count();
-        let is_extension = match &extension[spaces..] {
-            [] => extension.is_empty(),
-            [b';', rest @ ..] => rest.iter().all(|b| *b == b'\t' || !b.is_ascii_control()),
-            _ => false,
-        };
-        if !is_extension {
+        if !are_extensions(extension) {
             return Err(bad("there is something behind the size of a chunk").into());
         }
         match self.extensions.checked_sub(extension.len()) {

@@ -42,10 +42,11 @@
 //!
 //! # What it does not
 //!
-//! No HTTP/2, no `Upgrade`, no compression, no routing, no client.
+//! No HTTP/2, no `Upgrade`, no tunnels (`CONNECT`), no compression, no routing, no client.
 
 mod chunked;
 mod conditional;
+mod extension;
 mod file;
 mod framing;
 mod handler;

@@ -82,6 +82,8 @@ fn number(digits: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::single_range_in_vec_init, reason = "one part is a list of one")]
+
     use super::*;
 
     #[test]

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::http::{HeaderValue, StatusCode};
+use ::http::{HeaderValue, Method, StatusCode};
 
 use super::handler::HandlerFn;
 use super::incoming::Incoming;
@@ -244,6 +244,7 @@ impl<H: Handler> HttpHandler<H> {
         });
         conn.end_message();
         let (response, failure) = match answered {
+            Ok(Ok(response)) if is_tunnel(head, &response) => (http.page(&NO_TUNNEL), None),
             Ok(Ok(response)) => (response, None),
             Ok(Err(error)) => match incoming.failure().or(error.downcast_ref()) {
                 Some(problem) => (http.page(problem), None),
@@ -333,6 +334,17 @@ const FAILED: Problem = problem(
     StatusCode::INTERNAL_SERVER_ERROR,
     "the server has failed to answer; its log says why",
 );
+
+const NO_TUNNEL: Problem = problem(
+    StatusCode::NOT_IMPLEMENTED,
+    "this server opens no tunnels to others",
+);
+
+/// Behind a success the connection would be a tunnel, and not ours (RFC 9110, 9.3.6). A handler that
+/// answers any method has not meant that.
+fn is_tunnel(head: &RequestHead, response: &Response) -> bool {
+    *head.method() == Method::CONNECT && response.status_code().is_success()
+}
 
 fn is_gone(conn: &Connection) -> bool {
     conn.socket().is_lost() || conn.socket().is_cancelled()

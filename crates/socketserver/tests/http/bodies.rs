@@ -135,7 +135,7 @@ fn what_is_left_is_thrown_away<C: Concurrency>(model: C) {
     assert_eq!(wire.ask(&(post(200) + inner)).text(), "/");
     wire.ends();
     let mut wire = Wire::to(&running);
-    let much = CHUNKED.to_owned() + &"40\r\n".to_owned() + &"x".repeat(64) + "\r\n40\r\n";
+    let much = CHUNKED.to_owned() + "40\r\n" + &"x".repeat(64) + "\r\n40\r\n";
     assert_eq!(wire.ask(&much).text(), "/");
     wire.ends();
 }

@@ -31,6 +31,10 @@ fn chunks_are_put_together() {
         ("0005\r\nhello\r\n000\r\n\r\n", "hello"),
         ("5;a=b;c=\"d e\"\r\nhello\r\n0;x\r\n\r\n", "hello"),
         ("5 \t;a\r\nhello\r\n0\r\n\r\n", "hello"),
+        (
+            "5; a = b ;c\t=\t\"\\\";\\\\\"\r\nhello\r\n0\r\n\r\n",
+            "hello",
+        ),
         ("2\r\n\r\n\r\n0\r\n\r\n", "\r\n"),
         ("1\r\na\r\n0\r\nA: b\r\nC: d\r\n\r\n", "a"),
     ] {
@@ -70,6 +74,19 @@ fn what_is_malformed_is_refused() {
         b"1\ra\r\n0\r\n\r\n",
         b"1;\r\r\na\r\n0\r\n\r\n",
         b"1;a\nb\r\na\r\n0\r\n\r\n",
+        b"1;\r\na\r\n0\r\n\r\n",
+        b"1;;a\r\na\r\n0\r\n\r\n",
+        b"1;a=\r\na\r\n0\r\n\r\n",
+        b"1;=a\r\na\r\n0\r\n\r\n",
+        b"1;a b\r\na\r\n0\r\n\r\n",
+        b"1;a \r\na\r\n0\r\n\r\n",
+        b"1;a[\r\na\r\n0\r\n\r\n",
+        b"1;a=\"b\r\na\r\n0\r\n\r\n",
+        b"1;a=\"b\\\"\r\na\r\n0\r\n\r\n",
+        b"1;a=\"b\"c\r\na\r\n0\r\n\r\n",
+        b"1;a=\"\x0b\"\r\na\r\n0\r\n\r\n",
+        b"1\x0b;a\r\na\r\n0\r\n\r\n",
+        b"1\x0c;a\r\na\r\n0\r\n\r\n",
         b"1;\x00\r\na\r\n0\r\n\r\n",
         b"1;\x7f\r\na\r\n0\r\n\r\n",
         b"1\r\nab\r\n0\r\n\r\n",
@@ -101,7 +118,7 @@ fn limits_are_kept_to_the_byte() {
     assert_eq!(status("5\r\n01234\r\n6\r\n"), 413);
     // For all chunks together.
     assert_eq!(status("1;a=b\r\n0\r\n1;c=d\r\n1\r\n0\r\n\r\n"), 0);
-    assert_eq!(status("1;a=b\r\n0\r\n1;c=d\r\n1\r\n0;\r\n\r\n"), 400);
+    assert_eq!(status("1;a=b\r\n0\r\n1;c=d\r\n1\r\n0;e\r\n\r\n"), 400);
     assert_eq!(status(&format!("1;{}", "x".repeat(100))), 400);
     assert_eq!(status("0\r\nA: 1\r\nB: 2\r\n\r\n"), 0);
     assert_eq!(status("0\r\nA: 1\r\nB: 2\r\nC: 3\r\n\r\n"), 431);

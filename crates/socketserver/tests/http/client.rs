@@ -152,7 +152,7 @@ impl Wire {
 
     /// Expects a reset, perhaps after some bytes.
     #[track_caller]
-    pub fn is_reset(mut self) {
+    pub fn ends_in_a_reset(mut self) {
         let mut some = [0; 4096];
         loop {
             match self.0.read(&mut some) {

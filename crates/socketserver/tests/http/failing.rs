@@ -107,7 +107,7 @@ fn a_failure_within_the_answer_cuts_it<C: Concurrency>(model: C) {
         if path.starts_with("/stream") {
             let mut wire = Wire::to(&running);
             wire.send(format!("GET {path} HTTP/1.0\r\n\r\n"));
-            wire.is_reset();
+            wire.ends_in_a_reset();
             eventually(PATIENCE, path, || told.lock().unwrap().len() == 2);
             told.lock().unwrap().pop();
         }

@@ -142,6 +142,15 @@ fn methods_are_dispatched<C: Concurrency>(model: C) {
     assert_eq!(wire.get("/").text(), "abc");
 }
 
+/// By who answers any method with a success, too.
+fn nobody_opens_a_tunnel<C: Concurrency>(model: C) {
+    let running = serve(model, Http::new(), asked);
+    let mut wire = Wire::to(&running);
+    let tunnel = wire.ask("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n");
+    assert_eq!((tunnel.status, tunnel.closes()), (501, false));
+    assert_eq!(wire.get("/").text(), "GET /");
+}
+
 /// Each kind of body, to each kind of client.
 fn bodies_have_the_ends_that_their_clients_know<C: Concurrency>(model: C) {
     let running = serve(model, Http::new(), |request| {
@@ -319,6 +328,7 @@ crate::common::under_each_model! {
     pipelined_requests_are_answered_in_their_order
     connections_stay_as_their_clients_want
     methods_are_dispatched
+    nobody_opens_a_tunnel
     bodies_have_the_ends_that_their_clients_know
     what_frames_an_answer_is_not_the_handlers
     a_drain_ends_what_is_idle_and_tells_the_others

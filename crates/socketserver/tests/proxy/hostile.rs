@@ -117,6 +117,7 @@ fn who_is_not_trusted_is_not_believed<C: Concurrency>(model: C) {
         std::io::Read::read_to_end(&mut wire.0, &mut heard).unwrap();
         assert_eq!(heard, header);
     }
+    server.rests();
     // And behind a proxy, what follows its header is nothing but data.
     let mut wire = server.client("203.0.113.9");
     assert!(wire.hear().starts_with("203.0.113.9:4000 "));

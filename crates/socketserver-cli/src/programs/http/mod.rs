@@ -38,7 +38,7 @@ use site::Site;
 /// its index.html or a list of what is in it. Nothing outside of the directory is served, and nothing
 /// whose name begins with a dot, but for /.well-known/ (RFC 8615).
 ///
-/// Whoever can connect can read all that; nothing is encrypted.
+/// Whoever can connect can read all that. With --listen tls://HOST:PORT it is encrypted.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// What to serve
