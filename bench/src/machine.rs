@@ -42,10 +42,22 @@ pub(crate) fn describe(cores: Cores) -> anyhow::Result<Vec<String>> {
     } else {
         "a release build"
     };
-    let packages = ["socketserver", "greenroom", "tokio", "may"].map(|name| {
+    let packages = [
+        "socketserver",
+        "greenroom",
+        "tokio",
+        "actix-server",
+        "monoio",
+        "may",
+    ];
+    let packages = packages.map(|name| {
         let version = version_in(include_str!("../../Cargo.lock"), name).unwrap_or("?");
         format!("{name} {version}")
     });
+    let packages = packages.into_iter().chain(crate::contenders::pythons());
+    // What else was going on: figures are worth little if that was much.
+    let load_average = fs::read_to_string("/proc/loadavg")?;
+    let load_average = load_average.split_whitespace().next().unwrap_or("?");
     let words: Vec<_> = std::env::args().skip(1).collect();
     let Cores {
         server,
@@ -55,8 +67,9 @@ pub(crate) fn describe(cores: Cores) -> anyhow::Result<Vec<String>> {
     Ok(vec![
         format!("Linux {}, {model}, {count} cores", kernel.trim()),
         format!("server on core {server}, load on core {load}"),
+        format!("load average before the start: {load_average}"),
         format!("{}, {build}", env!("COMPILER")),
-        packages.join(", "),
+        packages.collect::<Vec<_>>().join(", "),
         format!("bench {}", words.join(" ")),
     ])
 }
