@@ -84,7 +84,7 @@ fn whole() -> Vec<Box<dyn Question>> {
         Box::new(Cost::churn(method, &[1, 50])),
         Box::new(Latency::of(longer, 5_000, 50)),
         Box::new(Latency::of(longer, 20_000, 50)),
-        Box::new(Idle::of(15_000)),
+        Box::new(Idle::of(15_000, 1000)),
         Box::new(Growth::of(
             shorter,
             &[100, 1000, 5000, 15_000],
@@ -107,7 +107,7 @@ fn quick() -> Vec<Box<dyn Question>> {
         Box::new(Cost::udp(method, 3, &[2])),
         Box::new(Cost::churn(method, &[2])),
         Box::new(Latency::of(method, 1000, 20)),
-        Box::new(Idle::of(100)),
+        Box::new(Idle::of(100, 100)),
         Box::new(Growth::of(method, &[20, 100], &[10])),
         Box::new(Stop::of(1, &[0, 30])),
     ]

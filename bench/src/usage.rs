@@ -1,48 +1,48 @@
-//! What the kernel has counted for a process and for those that it has made, read from proc(5).
+//! What the kernel has counted for a process and for those that it has made.
+//!
+//! The time on a core, of user and of system together, comes from the process's CPU-time clock
+//! (`clock_getcpuclockid(3)`): the one that `utime` and `stime` in proc(5) are made of, which are
+//! rounded to hundredths of a second. Threads that have ended are in it.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
+use nix::time::ClockId;
+use nix::unistd::Pid;
 use rustix::param::clock_ticks_per_second;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
-    /// Nanoseconds on a core, of the process's threads that are there.
-    fine: f64,
-    /// The same of all its threads, those that have ended among them, in ticks.
-    coarse: f64,
-    /// Nanoseconds on a core, of its children that are there. A child has one thread here, so that
-    /// none has ended.
-    children: f64,
-    /// The same of those that have ended, in ticks.
+    /// Nanoseconds on a core, of the process and of its children that are there.
+    running: f64,
+    /// The same of children that have ended and were waited for, in ticks: there is nothing finer.
     reaped: f64,
-    /// How often a thread went to sleep because it had nothing to do.
+    /// How often a thread that is there went to sleep because it had nothing to do.
     sleeps: f64,
 }
 
 impl Usage {
     pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
-        let mut usage = Self::default();
-        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-            let (time, sleeps) = thread(&task?.path());
-            usage.fine += time;
-            usage.sleeps += sleeps;
-        }
-        for child in children(pid)? {
-            let (time, sleeps) = thread(Path::new(&format!("/proc/{child}")));
-            usage.children += time;
-            usage.sleeps += sleeps;
-        }
-        // Of user and of system, and the same of children that were waited for.
         let stat = Stat::of(pid)?;
         let ticks = |field| {
             stat.field(field)
                 .and_then(|ticks| ticks.parse::<f64>().ok())
         };
-        let sum = |fields: [usize; 2]| fields.into_iter().filter_map(ticks).sum::<f64>();
-        usage.coarse = sum([14, 15]);
-        usage.reaped = sum([16, 17]);
+        let mut usage = Self {
+            running: time(pid)?,
+            // Of user and of system.
+            reaped: [16, 17].into_iter().filter_map(ticks).sum(),
+            sleeps: 0.0,
+        };
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            usage.sleeps += sleeps(&task?.path());
+        }
+        for child in children(pid)? {
+            // It may have ended meanwhile.
+            usage.running += time(child).unwrap_or(0.0);
+            usage.sleeps += sleeps(Path::new(&format!("/proc/{child}")));
+        }
         Ok(usage)
     }
 
@@ -50,23 +50,8 @@ impl Usage {
     pub(crate) fn cpu_since(&self, before: &Self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a hundred or so")]
         let tick = 1e9 / clock_ticks_per_second() as f64;
-        let (fine, coarse) = (
-            self.fine - before.fine,
-            (self.coarse - before.coarse) * tick,
-        );
-        // The two differ by rounding, or else because threads have ended: then only the coarse one
-        // knows of them. The kernel rounds down user and system time, before and after.
-        let own = if (coarse - fine).abs() <= 3.0 * tick {
-            fine
-        } else {
-            coarse
-        };
-        // A child that has ended meanwhile takes all of its time from here to there.
-        let (children, reaped) = (
-            self.children - before.children,
-            (self.reaped - before.reaped) * tick,
-        );
-        own + children + reaped
+        // A child that has ended meanwhile takes all of its time from the one to the other.
+        self.running - before.running + (self.reaped - before.reaped) * tick
     }
 
     pub(crate) fn sleeps_since(&self, before: &Self) -> f64 {
@@ -74,16 +59,22 @@ impl Usage {
     }
 }
 
-/// Time in nanoseconds, and sleeps. One that ends meanwhile has no files any more.
-fn thread(directory: &Path) -> (f64, f64) {
-    let read = |name| fs::read_to_string(directory.join(name)).unwrap_or_default();
-    let number = |text: Option<&str>| text.and_then(|text| text.parse().ok()).unwrap_or(0.0);
-    let time = number(read("schedstat").split_whitespace().next());
-    let status = read("status");
-    let sleeps = status
+/// Nanoseconds on a core of all threads, since the process began.
+fn time(pid: u32) -> anyhow::Result<f64> {
+    let time = ClockId::pid_cpu_clock_id(Pid::from_raw(i32::try_from(pid)?))?.now()?;
+    #[expect(clippy::cast_precision_loss, reason = "exact for a hundred days")]
+    Ok(time.tv_sec() as f64 * 1e9 + time.tv_nsec() as f64)
+}
+
+/// One that ends meanwhile has no files any more.
+fn sleeps(directory: &Path) -> f64 {
+    let status = fs::read_to_string(directory.join("status")).unwrap_or_default();
+    let count = status
         .lines()
         .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-    (time, number(sleeps.map(str::trim)))
+    count
+        .and_then(|count| count.trim().parse().ok())
+        .unwrap_or(0.0)
 }
 
 /// The processes that this one has made, and not those that these have made.
@@ -126,31 +117,17 @@ mod tests {
     use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
 
-    fn tick() -> f64 {
-        1e9 / f64::from(u32::try_from(clock_ticks_per_second()).unwrap())
-    }
-
     #[test]
-    fn the_fine_clock_is_taken_unless_threads_have_ended() {
-        let before = Usage {
-            fine: 2e9,
-            coarse: 1e9 / tick(),
-            sleeps: 1.0,
-            ..Usage::default()
+    fn threads_that_have_ended_are_counted() {
+        let own = || Usage::of(std::process::id()).unwrap();
+        let before = own();
+        let busy = Duration::from_millis(50);
+        let time = |id: ClockId| Duration::from(id.now().unwrap());
+        let thread = move || {
+            while time(ClockId::CLOCK_THREAD_CPUTIME_ID) < busy {}
         };
-        let since = |fine, coarse| {
-            let now = Usage {
-                fine: before.fine + fine,
-                coarse: before.coarse + coarse / tick(),
-                sleeps: 5.0,
-                ..Usage::default()
-            };
-            now.cpu_since(&before)
-        };
-        let close = |left: f64, right: f64| (left - right).abs() < 1.0;
-        assert!(close(since(1.234e9, 1.23e9), 1.234e9));
-        assert!(close(since(0.234e9, 1.23e9), 1.23e9), "one took it away");
-        assert!(close(since(-1e9, 0.5e9), 0.5e9));
+        std::thread::spawn(thread).join().unwrap();
+        assert!(own().cpu_since(&before) > 49e6);
     }
 
     #[test]

@@ -61,7 +61,7 @@ def serve_with_asyncio():
             while data := await reader.read(size):
                 writer.write(data)
                 await writer.drain()
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             pass
         finally:
             writer.close()

@@ -3,7 +3,7 @@
 
 use std::env;
 use std::fmt::Display;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
@@ -17,7 +17,7 @@ const SCRIPT: &str = include_str!("python.py");
 /// Becomes the interpreter, and stays the same process.
 pub(super) fn serve(
     contender: Contender,
-    socket: OwnedFd,
+    socket: &impl AsFd,
     address: &impl Display,
     buffer: usize,
     stop: bool,
@@ -28,10 +28,10 @@ pub(super) fn serve(
         Contender::PythonGevent => "gevent",
         other => bail!("{other} is not in Python"),
     };
-    rustix::io::fcntl_setfd(&socket, FdFlags::empty())?;
+    rustix::io::fcntl_setfd(socket, FdFlags::empty())?;
     let error = interpreter()
         .args(["-c", SCRIPT, model])
-        .arg(socket.as_raw_fd().to_string())
+        .arg(socket.as_fd().as_raw_fd().to_string())
         .arg(address.to_string())
         .arg(buffer.to_string())
         .args(stop.then_some("--stop"))

@@ -33,7 +33,7 @@ pub(super) fn serve<const N: usize>(options: &Options) -> anyhow::Result<()> {
         Contender::PythonThreading | Contender::PythonAsyncio | Contender::PythonGevent
     ) {
         // Which takes a while to start, and announces itself.
-        return python::serve(contender, listener.into(), &address, N, stop);
+        return python::serve(contender, &listener, &address, N, stop);
     }
     announce(address)?;
     match contender {

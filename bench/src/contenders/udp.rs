@@ -25,7 +25,7 @@ pub(super) fn serve(contender: Contender, stop: bool) -> anyhow::Result<()> {
         contender,
         Contender::PythonThreading | Contender::PythonAsyncio | Contender::PythonGevent
     ) {
-        return python::serve(contender, socket.into(), &address, 1024, stop);
+        return python::serve(contender, &socket, &address, 1024, stop);
     }
     announce(address)?;
     match contender {

@@ -15,7 +15,10 @@ use crate::report::{Aside, Column, Part, Sample, Subject, median};
 #[derive(Debug, Args)]
 pub(crate) struct Idle {
     #[arg(long, default_value_t = 15_000)]
-    pub(crate) connections: usize,
+    connections: usize,
+    /// How long all of them talk at last, in milliseconds
+    #[arg(long, default_value_t = 1000)]
+    time: u64,
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = MANY.iter().copied())]
     contenders: Vec<Contender>,
     #[command(flatten)]
@@ -23,9 +26,10 @@ pub(crate) struct Idle {
 }
 
 impl Idle {
-    pub(crate) fn of(connections: usize) -> Self {
+    pub(crate) fn of(connections: usize, time: u64) -> Self {
         Self {
             connections,
+            time,
             contenders: MANY.to_vec(),
             picture: Picture { svg: None },
         }
@@ -56,7 +60,7 @@ impl Question for Idle {
                     show: |count| format!("{count:.0}"),
                 },
                 Aside {
-                    name: "answers in a second when all of them talk at once",
+                    name: "answers per second when all of them talk at once",
                     fold: median,
                     show: |count| format!("{count:.0}/s"),
                 },
@@ -78,7 +82,7 @@ impl Question for Idle {
     }
 
     fn duration(&self, contender: Contender, _: usize) -> Duration {
-        Duration::from_secs(1) + 2 * overhead(contender, self.connections)
+        Duration::from_millis(self.time) + 2 * overhead(contender, self.connections)
     }
 
     fn measure(&self, contender: Contender, _: usize, cores: Cores) -> anyhow::Result<Sample> {
@@ -99,12 +103,15 @@ impl Question for Idle {
             active: 0,
         })?;
         let after = bout.server.private_memory()?;
-        let answers = bout.run(Order::of(Duration::from_secs(1)))?;
+        let talk = bout.run(Order::of(Duration::from_millis(self.time)))?;
         #[expect(clippy::cast_precision_loss, reason = "kibibytes for a table")]
         let (more, connections) = (after.saturating_sub(before) as f64, connections as f64);
         Ok(Sample {
             values: vec![more / (connections - 1.0)],
-            asides: vec![connections, f64::from(answers.outcome.answered)],
+            asides: vec![
+                connections,
+                f64::from(talk.outcome.answered) / talk.elapsed.as_secs_f64(),
+            ],
         })
     }
 }

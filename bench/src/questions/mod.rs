@@ -97,6 +97,10 @@ pub(crate) fn answer(
     let subject = question.subject();
     let (mut rows, mut skipped) = (Vec::new(), Vec::new());
     for &contender in question.contenders() {
+        let mut parts = 0..subject.parts.len();
+        if !parts.any(|part| question.admits(contender, part)) {
+            continue;
+        }
         if let Some(why) = contender.missing() {
             progress.tell(&format!("{}: no {contender}, as {why}", subject.name))?;
             skipped.push((contender, why));

@@ -64,9 +64,11 @@ impl Buffers {
     pub(super) fn give_back(&mut self, buffer: u16) {
         let address = self.address(buffer) as u64;
         let slot = usize::from(self.tail & (self.count - 1));
-        // SAFETY: the slot is one of `count`, a power of two. The kernel does not read it before the
-        // tail says so, as there are never more buffers given back than there are slots.
-        let entry = unsafe { &mut *self.entries.as_ptr().add(slot) };
+        // SAFETY: the slot is one of `count`, a power of two.
+        let entry = unsafe { self.entries.add(slot) };
+        // SAFETY: it was zeroed. The kernel does not read it before the tail says so, as there are
+        // never more buffers given back than there are slots.
+        let entry = unsafe { &mut *entry.as_ptr() };
         entry.set_addr(address);
         entry.set_len(self.size);
         entry.set_bid(buffer);
