@@ -29,6 +29,7 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let questions = if options.quick { quick() } else { whole() };
+    machine::ensure_descriptors(if options.quick { 256 } else { 16_000 })?;
     let cores = Cores::look()?;
     let header = machine::describe(cores)?;
     let begun = Instant::now();

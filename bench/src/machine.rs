@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity};
 
 /// The cores that this process may use.
@@ -26,6 +27,29 @@ impl Cores {
             count: allowed.count(),
         })
     }
+}
+
+/// As many descriptors as there may be, for this process and those that it starts: often the limit
+/// is 1,024 unless it is raised.
+pub(crate) fn raise_descriptor_limit() -> anyhow::Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, raised).context("cannot raise the limit of descriptors")
+}
+
+/// An error that says what to do, if a process may not have as many.
+pub(crate) fn ensure_descriptors(needed: u64) -> anyhow::Result<()> {
+    let limit = getrlimit(Resource::Nofile).current;
+    ensure!(
+        limit.is_none_or(|limit| limit >= needed),
+        "a process may have {} descriptors here, and {needed} are needed: raise the hard limit, \
+         as with `prlimit --nofile={needed}`",
+        limit.unwrap_or(0)
+    );
+    Ok(())
 }
 
 /// Kernel, processor, cores, versions, command line: one to a line.

@@ -62,7 +62,9 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     use questions::{Cost, ask};
-    match Cli::parse().command {
+    let command = Cli::parse().command;
+    machine::raise_descriptor_limit()?;
+    match command {
         Command::All(options) => all::run(&options),
         Command::Echo(options) => ask(&Cost::from(&options), &options.picture),
         Command::Churn(options) => ask(&Cost::from(&options), &options.picture),
