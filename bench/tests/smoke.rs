@@ -33,7 +33,7 @@ fn compares(command: &str, contenders: &str, options: &[&str]) -> String {
             continue;
         }
         assert!(table.contains(&format!("\n| {contender} | ")), "{table}");
-        assert!(picture.contains(&format!(">{contender}</text>")));
+        assert!(picture.contains(&format!(">{contender}")), "{contender}");
     }
     assert!(
         !table.contains("NaN") && !picture.contains("NaN"),

@@ -74,40 +74,64 @@ impl Drawing {
                     "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\" fill=\"{stroke}\"/>"
                 ));
             }
-            if let [.., _, end] = at[..] {
+            if at.len() > 1 {
                 let path: Vec<_> = at.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
                 self.add(format_args!(
                     "<polyline points=\"{}\" fill=\"none\" stroke=\"{stroke}\"/>",
                     path.join(" ")
                 ));
-                names.push((end, *contender));
-            } else {
-                names.push((at[0], *contender));
+            }
+            if let (Some(end), Some((_, median))) = (at.last(), points.last()) {
+                names.push((*end, format!("{contender} {median:.2}")));
             }
         }
-        self.names(names);
+        self.names(names, bottom);
         self.y = bottom + LINE + 4.0;
     }
 
-    /// Beside the ends of lines, from the top down, and moved down where they would overlap.
-    fn names(&mut self, mut names: Vec<((f64, f64), Contender)>) {
-        names.sort_by(|(left, _), (right, _)| left.1.total_cmp(&right.1));
-        // How far down each place from left to right is taken: lines end at a few places only.
-        let mut taken: Vec<(f64, f64)> = Vec::new();
-        for ((x, y), contender) in names {
-            let same = |(place, _): &&mut (f64, f64)| (*place - x).abs() < 1.0;
-            let y = match taken.iter_mut().find(same) {
-                Some((_, bottom)) => {
-                    *bottom = y.max(*bottom + NAME);
-                    *bottom
-                }
-                None => {
-                    taken.push((x, y));
-                    y
-                }
-            };
-            self.y = y + 4.0;
-            self.text(x + 8.0, "value", &contender.name());
+    /// Beside the ends of lines, and moved up or down where they would overlap.
+    fn names(&mut self, mut names: Vec<((f64, f64), String)>, bottom: f64) {
+        // Those that end at the same place, from the top down.
+        names.sort_by(|(left, _), (right, _)| {
+            left.0.total_cmp(&right.0).then(left.1.total_cmp(&right.1))
+        });
+        for column in names.chunk_by(|((left, _), _), ((right, _), _)| (left - right).abs() < 1.0) {
+            let wanted: Vec<_> = column.iter().map(|((_, y), _)| *y).collect();
+            for (((x, _), name), y) in column.iter().zip(apart(&wanted, bottom)) {
+                self.y = y + 4.0;
+                self.text(x + 8.0, "value", name);
+            }
         }
+    }
+}
+
+/// Places for names that are wanted at places from the top down: at least a line apart, none below
+/// the bottom, and none moved without need.
+fn apart(wanted: &[f64], bottom: f64) -> Vec<f64> {
+    let mut places = wanted.to_vec();
+    for index in 1..places.len() {
+        places[index] = places[index].max(places[index - 1] + NAME);
+    }
+    let mut limit = bottom;
+    for place in places.iter_mut().rev() {
+        *place = place.min(limit);
+        limit = *place - NAME;
+    }
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_do_not_overlap() {
+        let same = |places: Vec<f64>, expected: &[f64]| {
+            let close = |(left, right): (&f64, &f64)| (left - right).abs() < 1e-9;
+            assert!(places.iter().zip(expected).all(close), "{places:?}");
+        };
+        same(apart(&[10.0, 50.0], 100.0), &[10.0, 50.0]);
+        same(apart(&[10.0, 11.0, 12.0], 100.0), &[10.0, 23.0, 36.0]);
+        same(apart(&[98.0, 99.0], 100.0), &[87.0, 100.0]);
     }
 }
