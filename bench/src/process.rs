@@ -19,6 +19,9 @@ use crate::usage::Usage;
 /// How long a process may take to say something: fifteen thousand connections are made in less.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A line that begins so is the last one, and says why.
+pub(crate) const ERROR: &str = "error: ";
+
 /// Killed when it is dropped.
 pub(crate) struct Process {
     child: Child,
@@ -62,6 +65,9 @@ impl Process {
         self.stdout.read_line(&mut line)?;
         if line.is_empty() {
             bail!("it has ended: {}", self.child.wait()?);
+        }
+        if let Some(why) = line.strip_prefix(ERROR) {
+            bail!("{}", why.trim());
         }
         Ok(line.trim().into())
     }
@@ -147,6 +153,8 @@ mod tests {
         assert_eq!(process.line().unwrap(), "two");
         let error = process.line().unwrap_err().to_string();
         assert!(error.contains("exit status: 3"), "{error}");
+        let error = shell("echo error: why").line().unwrap_err().to_string();
+        assert_eq!(error, "why");
     }
 
     #[test]

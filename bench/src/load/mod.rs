@@ -19,7 +19,7 @@ use clap::{Args, ValueEnum};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
-use crate::process::die_with_parent;
+use crate::process::{ERROR, die_with_parent};
 pub(crate) use outcome::{Delays, Order, Outcome};
 use target::Target;
 
@@ -73,8 +73,17 @@ impl Kind {
 }
 
 /// Speaks with whoever measures, over stdin and stdout: `ready` once it has connected and warmed
-/// up; then for each line with an [`Order`] the [`Outcome`].
+/// up; then for each line with an [`Order`] the [`Outcome`]. What goes wrong is told there, too, as it
+/// belongs into the table.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    if let Err(error) = work(options) {
+        writeln!(io::stdout(), "{ERROR}{error:#}")?;
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+fn work(options: &Options) -> anyhow::Result<()> {
     die_with_parent()?;
     let Options {
         ref target,
