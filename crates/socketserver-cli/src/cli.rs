@@ -35,6 +35,7 @@ pub(crate) enum Command {
     Collect(programs::collect::Options),
     Reply(programs::reply::Options),
     Command(programs::command::Options),
+    Http(programs::http::Options),
     Connect(connect::Options),
     CommandClient(command_client::Options),
     Cert(cert::Options),
@@ -65,6 +66,7 @@ impl Command {
             Self::Collect(program) => program,
             Self::Reply(program) => program,
             Self::Command(program) => program,
+            Self::Http(program) => program,
             Self::Connect(_) | Self::CommandClient(_) | Self::Cert(_) => return None,
         })
     }
@@ -233,7 +235,12 @@ pub(crate) struct ServerOptions {
     #[command(flatten)]
     pub(crate) privileges: privileges::Privileges,
 
-    /// How long requests have to end after a signal to stop, before they are cut
+    /// How long to go on serving everybody after a signal to stop, while /readyz says no: for those
+    /// who distribute clients to notice and send them elsewhere, before the drain begins
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub(crate) lame_time: Duration,
+
+    /// How long requests have to end after that, before they are cut
     #[arg(
         long,
         value_name = "DURATION",

@@ -59,7 +59,7 @@ impl Console {
             group: bound.controller(),
             endpoints,
             model: bound.model,
-            drain_timeout: bound.drain_timeout,
+            drain_timeout: bound.patience.drain,
             reloader: bound.reloader.clone(),
             started: Instant::now(),
             notes: Vec::new(),

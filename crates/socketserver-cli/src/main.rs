@@ -12,6 +12,8 @@ mod config;
 mod connect;
 mod console;
 mod endpoint;
+#[cfg(test)]
+mod limits;
 mod logging;
 mod lossy;
 mod messages;
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::Collect(args) => programs::collect::run(&args),
         Command::Reply(args) => programs::reply::run(&args),
         Command::Command(args) => programs::command::run(args),
+        Command::Http(args) => programs::http::run(&args),
         Command::CommandClient(args) => command_client::run(&args),
         Command::Cert(args) => cert::run(&args),
         Command::Connect(args) => connect::run(&args),

@@ -88,10 +88,10 @@ pub(crate) fn reloading() {
     }
 }
 
-/// It drains, which may take so long.
-pub(crate) fn stopping(timeout: Duration) {
+/// It is on its way to the end, which may take so long.
+pub(crate) fn stopping(what: &str, timeout: Duration) {
     let status = format!(
-        "draining for at most {}",
+        "{what}; ends in {} at the latest",
         humantime::format_duration(timeout)
     );
     // Or the manager would lose patience first: sd_notify(3), EXTEND_TIMEOUT_USEC.

@@ -763,7 +763,7 @@ fn other_machines_are_not_served_without_a_token() {
         b"",
     )
     .unwrap();
-    assert!(text(&udp.stderr).contains("tcp:// or unix://"));
+    assert!(text(&udp.stderr).contains("tls:// or unix://"));
 }
 
 #[test]

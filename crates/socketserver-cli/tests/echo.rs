@@ -9,7 +9,7 @@ use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
-use common::{MODELS, PATIENCE, Server, client, hear, run, text};
+use common::{MODELS, PATIENCE, Server, client, hear, is_closed, run, text};
 
 #[test]
 fn each_chunk_comes_back_with_the_senders_address() {
@@ -202,5 +202,35 @@ fn who_is_silent_holds_up_nobody() {
         }
         assert!(server.wait().success(), "{model}");
         assert!(started.elapsed().as_secs() < 10, "{model}");
+    }
+}
+
+/// Strangers decide how often they come, and do not fill a disk by it.
+#[test]
+fn who_is_turned_away_is_told_of_within_limits() {
+    for model in MODELS {
+        let args = ["echo", "-c", model, "-l", "tcp://127.0.0.1:0"];
+        let mut server = Server::start(&[&args[..], &["--deny", "all"]].concat(), 1);
+        let before = std::time::Instant::now();
+        for _ in 0..200 {
+            assert!(is_closed(&mut client(&server, 0)), "{model}");
+        }
+        // Ten in each second that has begun.
+        let most = 10 * (before.elapsed().as_secs() + 1);
+        server.signal("TERM");
+        assert!(server.wait().success(), "{model}");
+        let log = server.rest_of_log();
+        let count = |text: &str| {
+            log.iter()
+                .map(|line| u64::from(line.contains(text)))
+                .sum::<u64>()
+        };
+        let told = count("refused id=");
+        assert!((10..=most).contains(&told), "{model}: {told} of {most}");
+        assert_eq!(count("connected"), 0, "{model}: {log:?}");
+        let left_out = log.iter().filter_map(|line| line.split_once("many more"));
+        let left_out = left_out.filter_map(|(_, rest)| rest.split_once("count="));
+        let left_out: u64 = left_out.map(|(_, n)| n.parse::<u64>().unwrap()).sum();
+        assert_eq!(told + left_out, 200, "{model}: {log:?}");
     }
 }

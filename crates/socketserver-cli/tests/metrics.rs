@@ -182,6 +182,27 @@ fn a_drain_is_told_to_its_end() {
     }
 }
 
+#[test]
+fn a_signal_makes_it_lame_for_a_time() {
+    for model in MODELS {
+        let mut server = start(model, &["--lame-time", "1h", "--drain-timeout", "0s"]);
+        let told = metrics(&server).to_owned();
+        eventually(|| get(&told, "/readyz").0 == 200);
+        server.signal("TERM");
+        eventually(|| get(&told, "/readyz").0 == 503);
+        let (_, reason) = get(&told, "/readyz");
+        assert!(reason.ends_with(": not ready, lame\n"), "{model}: {reason}");
+        let mut new = client(&server, 0);
+        new.write_all(b"hi").unwrap();
+        assert!(new.read(&mut [0; 64]).unwrap() > 0, "{model}");
+        // The console is not in a hurry because of the signal, and can be.
+        server.type_in("drain");
+        server.says();
+        drop(new);
+        assert!(server.wait().success(), "{model}");
+    }
+}
+
 /// Who asks slowly, or never, takes nothing from the servers, and does not hold up their end.
 #[test]
 fn hostile_collectors_hold_only_their_places() {

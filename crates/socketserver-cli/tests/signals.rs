@@ -23,6 +23,45 @@ fn in_group(args: &[&str]) -> Server {
     Server::launch(command.stdin(std::process::Stdio::null()), 1)
 }
 
+/// For a time after the first one everybody is served who comes, and then it drains by itself.
+#[test]
+fn a_lame_server_serves_for_its_time_and_drains() {
+    for model in MODELS {
+        let args = ["upper", "-c", model, "-l", TCP, "--lame-time", "1s"];
+        let mut server = in_group(&args);
+        // A sequential one serves nobody beside who is there.
+        let old = (model != "sequential").then(|| client(&server, 0));
+        let asked = Instant::now();
+        server.signal_group("TERM");
+        server.logged("stop asked for");
+        let mut new = client(&server, 0);
+        assert_eq!(exchange(&mut new, b"served"), b"SERVED", "{model}");
+        assert!(asked.elapsed() < Duration::from_secs(1), "too slow to tell");
+        // Again, now that it drains.
+        server.logged("stop asked for");
+        assert!(asked.elapsed() >= Duration::from_secs(1), "{model}");
+        assert_eq!(exchange(&mut new, b"still"), b"STILL", "{model}");
+        drop((old, new));
+        assert_eq!(server.wait().code(), Some(0), "{model}");
+    }
+}
+
+#[test]
+fn a_second_one_forces_a_lame_server() {
+    for model in MODELS {
+        let args = ["upper", "-c", model, "-l", TCP, "--lame-time", "1h"];
+        let mut server = Server::start(&args, 1);
+        let mut silent = client(&server, 0);
+        exchange(&mut silent, b"here");
+        server.signal("TERM");
+        server.logged("stop asked for");
+        let before = Instant::now();
+        server.signal_again("TERM");
+        assert_eq!(server.wait().code(), Some(1), "{model}");
+        assert!(before.elapsed() < Duration::from_secs(5), "{model}");
+    }
+}
+
 /// It is asked to stop, and ends when the client that is there has.
 #[track_caller]
 fn drains(server: &mut Server, active: &mut TcpStream, what: &str) {

@@ -32,7 +32,7 @@ const LONG: &str = "a message that is long enough";
 #[test]
 fn answers_come_from_the_address_that_was_asked_and_are_not_too_long() {
     for model in MODELS {
-        let limit = ["--max-amplification", "3"];
+        let limit = ["--max-amplification", "3", "--log-level", "debug"];
         let args = ["echo", "-c", model, "-l", "udp://0.0.0.0:0"];
         let server = Server::start(&[&args[..], &limit[..]].concat(), 1);
         for to in ["127.0.0.1", "127.0.0.2"] {
@@ -57,7 +57,7 @@ fn without_the_options_everybody_is_answered() {
 #[test]
 fn what_was_not_sent_is_in_the_totals() {
     let args = ["upper", "-l", "udp://127.0.0.1:0", "--max-amplification=0"];
-    let mut server = Server::with_console(&args, 1);
+    let mut server = Server::with_console(&[&args[..], &["--log-level=debug"]].concat(), 1);
     let client = client(&server, ("127.0.0.1", 0), "127.0.0.1").unwrap();
     client.send(b"nothing may be answered").unwrap();
     server.logged("a reply of 23 bytes was not sent");

@@ -205,6 +205,11 @@ impl Server {
         panic!("{text:?} was not logged: {seen:#?}");
     }
 
+    /// What else has been logged, of a server that has ended.
+    pub fn rest_of_log(&self) -> Vec<String> {
+        std::iter::from_fn(|| self.log.recv_timeout(PATIENCE).ok()).collect()
+    }
+
     /// What else has been logged.
     pub fn log(&self) -> Vec<String> {
         self.log.try_iter().collect()
@@ -213,6 +218,11 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // A test has failed: perhaps because of this.
+            let (fate, log) = (self.child.try_wait(), self.log());
+            println!("the server has come to {fate:?}, and has logged {log:#?}");
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

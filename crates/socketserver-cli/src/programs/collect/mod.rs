@@ -96,7 +96,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         // Nothing but messages goes there: no console, and no word about where it listens.
         bound.stdout_taken = true;
     }
-    let (drain_timeout, group) = (bound.drain_timeout, bound.controller());
+    let (drain_timeout, group) = (bound.patience.drain, bound.controller());
     let (told, ended) = std::sync::mpsc::channel();
     thread::Builder::new()
         .name("collect".into())

@@ -1,19 +1,29 @@
 //! What the process does about signals: the first one that stops it drains, a second one forces, and
 //! SIGHUP reloads the configuration if there is one; else it is one of those that stop.
 
-use std::io::{self, Read};
-use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+mod stop;
 
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::low_level::pipe;
-use socketserver::{GroupController, ServerGroup};
+use socketserver::ServerGroup;
 
 use crate::cli::Model;
 use crate::config::Reloader;
-use crate::{service_manager, terminal};
+use crate::terminal;
+use stop::{Asked, Stop};
+
+pub(crate) use stop::{Patience, drain};
 
 /// How long a forced end may take: a drain without time needs up to two seconds, to cut handlers
 /// and then to kill children.
@@ -62,7 +72,7 @@ impl Signals {
     pub(crate) fn heed_in_threads(
         self,
         group: &ServerGroup,
-        timeout: Duration,
+        patience: Patience,
         model: Model,
         reloader: Option<Reloader>,
     ) -> io::Result<()> {
@@ -76,15 +86,24 @@ impl Signals {
                 .name("reload".into())
                 .spawn(wait_for_hangups)?;
         }
-        let mut stop = Stop::new(self.forced, group, timeout, model);
+        let mut stop = Stop::new(self.forced, group, patience, model);
         let mut stops = self.stops;
         let wait_for_signals = move || {
-            while let Ok(1..) = stops.read(&mut [0; 16]) {
-                if stop.signalled() == Asked::ToForce {
-                    // A handler may be stuck on the serving thread itself.
-                    let _ = stop.group.wait(Some(FORCED));
-                    terminal::restore();
-                    std::process::exit(1);
+            loop {
+                let arrived = stops
+                    .set_read_timeout(stop.lame_for())
+                    .and_then(|()| stops.read(&mut [0; 16]));
+                match arrived {
+                    Ok(1..) if stop.signalled() == Asked::ToForce => {
+                        // A handler may be stuck on the serving thread itself.
+                        let _ = stop.wait(FORCED);
+                        terminal::restore();
+                        std::process::exit(1);
+                    }
+                    Ok(1..) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => stop.lame_is_over(),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Ok(0) | Err(_) => return,
                 }
             }
         };
@@ -98,65 +117,61 @@ impl Signals {
     pub(crate) fn heed_in_loop(
         self,
         group: &mut ServerGroup,
-        timeout: Duration,
+        patience: Patience,
         reloader: Option<Reloader>,
     ) -> io::Result<()> {
         if let (Some(reloads), Some(reloader)) = (self.reloads, reloader) {
             watch(group, reloads, move || drop(reloader.reload()))?;
         }
-        let mut stop = Stop::new(self.forced, group, timeout, Model::Forking);
+        let stop = Stop::new(self.forced, group, patience, Model::Forking);
+        let stop = Arc::new(Mutex::new(stop));
+        let timer = timerfd_create(
+            TimerfdClockId::Monotonic,
+            TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+        )?;
+        let (over, alarm) = (stop.clone(), timer.try_clone()?);
+        watch(group, timer, move || lock(&over).lame_is_over())?;
         watch(group, self.stops, move || {
+            let mut stop = lock(&stop);
             stop.signalled();
+            if let Some(left) = stop.lame_for()
+                && let Err(error) = set(&alarm, left)
+            {
+                tracing::warn!(%error, "it cannot be lame for a time, and drains at once");
+                stop.lame_is_over();
+            }
         })
     }
 }
 
+fn lock(stop: &Mutex<Stop>) -> MutexGuard<'_, Stop> {
+    stop.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has the timer ring once.
+fn set(timer: impl AsFd, after: Duration) -> io::Result<()> {
+    let once = Itimerspec {
+        it_interval: Timespec::default(),
+        it_value: Timespec::try_from(after).map_err(io::Error::other)?,
+    };
+    timerfd_settime(timer, TimerfdTimerFlags::empty(), &once)?;
+    Ok(())
+}
+
+/// Has the servers' loop read what has arrived, and then call.
 fn watch(
     group: &mut ServerGroup,
-    arrivals: UnixStream,
+    arrivals: impl Into<OwnedFd>,
     mut call: impl FnMut() + Send + 'static,
 ) -> io::Result<()> {
-    let mut bytes = arrivals.try_clone()?;
+    let arrivals = arrivals.into();
+    let bytes = arrivals.try_clone()?;
     group.watch(arrivals, move || {
-        let _ = bytes.read(&mut [0; 16])?;
+        rustix::io::read(&bytes, &mut [0; 16])?;
         call();
         Ok(())
     });
     Ok(())
-}
-
-/// Drains the group's servers. A sequential one may be busy itself, with a handler that waits for
-/// something else than its client, and cannot cut that at the deadline: then somebody else does.
-pub(crate) fn drain(group: &GroupController, timeout: Duration, model: Model) {
-    service_manager::stopping(timeout);
-    if model != Model::Sequential {
-        return group.drain(timeout);
-    }
-    let drained = group.clone();
-    let drain_and_cut = move || {
-        drained.drain(timeout);
-        if !drained.wait(Some(timeout)) {
-            for server in drained.controllers() {
-                for request in server.live() {
-                    // It may have ended meanwhile.
-                    let _ = server.cancel(request.info.id());
-                }
-            }
-        }
-    };
-    let started = std::thread::Builder::new()
-        .name("drain".into())
-        .spawn(drain_and_cut);
-    if let Err(error) = started {
-        tracing::warn!(%error, "a handler that is busy when the time is over is not cut");
-        group.drain(timeout);
-    }
-}
-
-#[derive(PartialEq, Eq)]
-enum Asked {
-    ToDrain,
-    ToForce,
 }
 
 /// Whether whoever has started this process wants it to survive its terminal: proc(5), `SigIgn`.
@@ -165,44 +180,4 @@ fn is_hup_ignored() -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     mask.is_some_and(|mask| mask >> (SIGHUP - 1) & 1 == 1)
-}
-
-/// Signals that come together are one: `timeout` sends its own to the process and to its group, and
-/// a terminal that closes does so, too. Whoever loses patience takes longer.
-const TOGETHER: Duration = Duration::from_millis(100);
-
-struct Stop {
-    group: GroupController,
-    timeout: Duration,
-    first: Option<Instant>,
-    model: Model,
-    forced: Arc<AtomicBool>,
-}
-
-impl Stop {
-    fn new(forced: Arc<AtomicBool>, group: &ServerGroup, timeout: Duration, model: Model) -> Self {
-        Self {
-            group: group.controller(),
-            timeout,
-            model,
-            first: None,
-            forced,
-        }
-    }
-
-    fn signalled(&mut self) -> Asked {
-        let Some(first) = self.first else {
-            self.first = Some(Instant::now());
-            drain(&self.group, self.timeout, self.model);
-            tracing::info!(timeout = ?self.timeout, "stop asked for; a second signal forces it");
-            return Asked::ToDrain;
-        };
-        if first.elapsed() < TOGETHER {
-            return Asked::ToDrain;
-        }
-        self.forced.store(true, Ordering::Relaxed);
-        drain(&self.group, Duration::ZERO, self.model);
-        tracing::warn!("forced to stop");
-        Asked::ToForce
-    }
 }

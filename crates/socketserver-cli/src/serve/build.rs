@@ -1,0 +1,152 @@
+//! What the options ask of a server.
+
+use std::io;
+
+use socketserver::transport::{StreamTransport, Tcp, Udp, UnixDatagram, UnixStream};
+use socketserver::{
+    Admission, AtLimit, Builder, Concurrency, Controller, Forking, Green, Pooled, ProxyProtocol,
+    Server, Threading, Timeouts, Transport,
+};
+
+use crate::cli::{Policy, Proxy, ServerOptions};
+use crate::endpoint::Endpoint;
+use crate::service_manager;
+
+pub(super) fn threading(options: &ServerOptions) -> Threading {
+    let model = Threading::new().at_limit(policy(options));
+    limited(options, model, Threading::max_threads)
+}
+
+pub(super) fn forking(options: &ServerOptions) -> Forking {
+    let model = Forking::new().at_limit(policy(options));
+    limited(options, model, Forking::max_children)
+}
+
+pub(super) fn pooled(options: &ServerOptions) -> Pooled {
+    let model = Pooled::new().at_limit(policy(options));
+    limited(options, model, Pooled::workers)
+}
+
+pub(super) fn green(options: &ServerOptions) -> Green {
+    let model = Green::new().at_limit(policy(options));
+    limited(options, model, Green::max_requests)
+}
+
+fn limited<M>(options: &ServerOptions, model: M, limit: impl FnOnce(M, usize) -> M) -> M {
+    match options.workers {
+        Some(n) => limit(model, n as usize),
+        None => model,
+    }
+}
+
+fn policy(options: &ServerOptions) -> AtLimit {
+    match options.at_limit {
+        Policy::Wait => AtLimit::Wait,
+        Policy::Reject => AtLimit::Reject,
+        Policy::Queue => AtLimit::Queue {
+            patience: options.queue_time,
+            places: options.queue_places as usize,
+        },
+    }
+}
+
+pub(super) fn builder<T: Transport, C: Concurrency>(
+    options: &ServerOptions,
+    model: C,
+) -> Builder<T, C> {
+    let builder = Server::<T, C, ()>::builder();
+    let builder = match service_manager::watchdog() {
+        // By the loop that accepts: if it does not turn, nobody is served any more.
+        Some(interval) => builder.service_actions(interval, || {
+            service_manager::alive();
+            Ok(())
+        }),
+        None => builder,
+    };
+    builder
+        .concurrency(model)
+        .timeouts(timeouts::<T>(options))
+        .admission(admission(options))
+}
+
+/// Has a server that is running go by other rules and limits.
+pub(crate) fn apply(
+    options: &ServerOptions,
+    controller: &Controller,
+    endpoint: &Endpoint,
+) -> io::Result<()> {
+    controller.set_timeouts(match endpoint {
+        Endpoint::Tcp(_) | Endpoint::Tls(_) => timeouts::<Tcp>(options),
+        Endpoint::Udp(_) => timeouts::<Udp>(options),
+        Endpoint::Unix(_) => timeouts::<UnixStream>(options),
+        Endpoint::Unixgram(_) => timeouts::<UnixDatagram>(options),
+        Endpoint::Inherited(_) => unreachable!("it is known by now what was inherited"),
+    })?;
+    controller.set_admission(admission(options));
+    Ok(())
+}
+
+fn timeouts<T: Transport>(options: &ServerOptions) -> Timeouts {
+    let timeouts = T::default_timeouts()
+        .first_byte(options.first_byte_timeout.0)
+        .idle(options.idle_timeout.0)
+        .receive_rate(options.min_receive_rate.0)
+        .send_rate(options.min_send_rate.0)
+        .request(options.request_timeout.0);
+    match options.write_timeout {
+        Some(limit) => timeouts.write(limit.0),
+        None => timeouts,
+    }
+}
+
+pub(super) fn udp_builder<C: Concurrency>(options: &ServerOptions, model: C) -> Builder<Udp, C> {
+    let builder = builder(options, model).max_amplification(options.max_amplification);
+    if options.refuse_low_ports {
+        builder.refuse_low_ports()
+    } else {
+        builder
+    }
+}
+
+pub(super) fn stream_builder<T: StreamTransport, C: Concurrency>(
+    options: &ServerOptions,
+    model: C,
+) -> Builder<T, C> {
+    let mut builder = builder::<T, C>(options, model);
+    if let Some(notice) = &options.refusal_notice {
+        builder = builder.refusal_notice(format!("{notice}\n"));
+    }
+    if !options.proxy_from.is_empty() {
+        builder = builder.proxy_protocol(proxies(options));
+    }
+    builder
+}
+
+fn proxies(options: &ServerOptions) -> ProxyProtocol {
+    let proxies = ProxyProtocol::new().timeout(options.proxy_timeout);
+    let each = options.proxy_from.iter();
+    each.fold(proxies, |proxies, proxy| match proxy {
+        Proxy::At(network) => proxies.trust(*network),
+        Proxy::Unix => proxies.trust_unix(),
+    })
+}
+
+fn admission(options: &ServerOptions) -> Admission {
+    let denied = options.deny.iter();
+    let admission = denied.fold(Admission::new(), |all, network| all.deny(*network));
+    let allowed = options.allow.iter();
+    let mut admission = allowed.fold(admission, |all, network| all.allow(*network));
+    if let Some(max) = options.max_live {
+        admission = admission.max_live(max as usize);
+    }
+    if let Some(max) = options.max_per_peer {
+        admission = admission.max_per_peer(max);
+    }
+    if let Some(rate) = options.rate {
+        admission = admission.rate(rate);
+    }
+    if let Some(rate) = options.rate_per_peer {
+        admission = admission.rate_per_peer(rate);
+    }
+    admission
+}
