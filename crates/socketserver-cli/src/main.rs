@@ -12,6 +12,7 @@ mod config;
 mod connect;
 mod console;
 mod endpoint;
+mod load;
 mod logging;
 mod lossy;
 mod messages;
@@ -33,7 +34,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use cli::Command;
+use cli::{Command, Usage};
 use config::{Refused, Start};
 
 /// What is wrong usage to clap, too.
@@ -70,11 +71,15 @@ fn main() -> ExitCode {
         Command::Reply(args) => programs::reply::run(&args),
         Command::Command(args) => programs::command::run(args),
         Command::CommandClient(args) => command_client::run(&args),
+        Command::Load(args) => load::run(&args),
         Command::Cert(args) => cert::run(&args),
         Command::Connect(args) => connect::run(&args),
     };
     terminal::restore();
-    outcome.unwrap_or_else(|error| fail(&error, 1))
+    outcome.unwrap_or_else(|error| {
+        let code = if error.is::<Usage>() { WRONG_USAGE } else { 1 };
+        fail(&error, code)
+    })
 }
 
 /// Says in one line what the causes are; a closed stderr leaves nobody to tell.
