@@ -153,11 +153,15 @@ impl Report<'_> {
 
     fn latency(&self) -> String {
         let all = &self.tally.latency;
-        let from = match (self.options.rate, self.is_one_way()) {
-            (Some(_), false) => "from when a request was due to its answer",
-            (None, false) => "from sending to the answer",
-            (Some(_), true) => "from when a request was due until the system had all of it",
-            (None, true) => "until the system had all of it",
+        let from = match (self.options.rate, self.options.churn) {
+            (Some(_), _) => "from when a request was due",
+            (None, true) => "from connecting",
+            (None, false) => "from sending",
+        };
+        let to = if self.is_one_way() {
+            "until the system had all of it"
+        } else {
+            "to the answer"
         };
         let at = |quantile| time(all.value_at_quantile(quantile));
         #[expect(
@@ -167,7 +171,7 @@ impl Report<'_> {
         )]
         let mean = time(all.mean() as u64);
         format!(
-            "latency, {from}:\n  min {}, mean {mean}, p50 {}, p90 {}, p99 {}, p99.9 {}, max {}\n\n{}",
+            "latency, {from} {to}:\n  min {}, mean {mean}, p50 {}, p90 {}, p99 {}, p99.9 {}, max {}\n\n{}",
             time(all.min()),
             at(0.5),
             at(0.9),
