@@ -137,6 +137,7 @@ fn supply(options: &Options, number: u32, begin: Instant, measured_from: Instant
         measured_from,
         end: options.time().map(|time: Duration| measured_from + time),
         left: options.requests.map(|n| share(n.get(), number, threads)),
+        is_closed: false,
     }
 }
 

@@ -3,10 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-/// Those that are due are begun so much after the end, if there is a connection for them: not to lose
-/// the last ones because a thread wakes up a little late.
-const LATE: Duration = Duration::from_millis(10);
-
 /// Of one worker.
 #[derive(Debug)]
 pub(super) struct Supply {
@@ -17,6 +13,8 @@ pub(super) struct Supply {
     pub(super) end: Option<Instant>,
     /// So many measured ones are still to begin.
     pub(super) left: Option<u64>,
+    /// None begins any more.
+    pub(super) is_closed: bool,
 }
 
 #[derive(Debug)]
@@ -36,7 +34,7 @@ pub(super) enum Next {
 impl Supply {
     /// What there is to do at this time.
     pub(super) fn look(&self, now: Instant) -> Next {
-        if self.left == Some(0) {
+        if self.left == Some(0) || self.is_closed {
             return Next::Over;
         }
         let due = match &self.times {
@@ -44,7 +42,7 @@ impl Supply {
             Times::Open(schedule) => schedule.due(),
         };
         match self.end {
-            Some(end) if due >= end || now >= end + LATE => Next::Over,
+            Some(end) if due >= end => Next::Over,
             _ if due > now => Next::At(due),
             _ => Next::Now(due),
         }
@@ -60,6 +58,12 @@ impl Supply {
             *left = left.saturating_sub(1);
         }
         measured
+    }
+
+    /// One is due, and no connection is free. After the end, none is waited for; but what could have
+    /// been sent is, however late this thread wakes up.
+    pub(super) fn is_held_up(&mut self, now: Instant) {
+        self.is_closed |= self.end.is_some_and(|end| now >= end);
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -127,6 +131,7 @@ mod tests {
             measured_from: start,
             end: Some(start + Duration::from_secs(1)),
             left: None,
+            is_closed: false,
         }
     }
 
@@ -174,7 +179,14 @@ mod tests {
         let next = start + Duration::from_millis(301);
         assert_eq!(supply.look(late), Next::At(next));
         assert_eq!(supply.overdue(late), 0);
-        assert_eq!(supply.overdue(start + Duration::from_secs(5)), 699);
+        let after = start + Duration::from_secs(5);
+        assert_eq!(supply.overdue(after), 699);
+        // After the end, what is due can still be sent, until there is no connection for it.
+        supply.is_held_up(late);
+        assert_eq!(supply.look(after), Next::Now(next));
+        supply.is_held_up(after);
+        assert_eq!(supply.look(after), Next::Over);
+        assert_eq!(supply.overdue(after), 699);
     }
 
     #[test]
@@ -185,6 +197,7 @@ mod tests {
             measured_from: start + Duration::from_secs(1),
             end: None,
             left: Some(1),
+            is_closed: false,
         };
         assert_eq!(supply.look(start), Next::Now(start));
         assert!(!supply.take(start));

@@ -175,6 +175,7 @@ impl<'a> Worker<'a> {
         // to be looked at all the same.
         let at_most = (self.ready.len() + self.down.len()).clamp(16, 1024);
         for n in 0..at_most {
+            // None is left; the first time, it may be the end that is to be seen.
             if n > 0 && self.ready.is_empty() && self.down.is_empty() {
                 return Ok(LOOK);
             }
@@ -188,6 +189,7 @@ impl<'a> Worker<'a> {
                 Next::Now(due) => {
                     let free = self.ready.pop_front().or_else(|| self.down.pop_front());
                     let Some(index) = free else {
+                        supply.is_held_up(now);
                         return Ok(LOOK);
                     };
                     let measured = supply.take(due);

@@ -141,7 +141,8 @@ fn a_stall_is_seen_by_all_who_would_have_asked_meanwhile() {
         &stalling(500, stall),
         &[&args[..], &["-r", "1000"]].concat(),
     );
-    assert_eq!(number(&open, "requests_answered"), 1500);
+    let not_sent = number(&open, "requests_not_sent");
+    assert_eq!(number(&open, "requests_answered") + not_sent, 1500);
     // Those that were due in the first two thirds of it waited for more than the last third.
     let slow = slower_than(&open, 100_000_000);
     assert!(slow >= 190, "{slow}: {open:#}");
@@ -158,7 +159,8 @@ fn a_stall_is_seen_by_all_who_would_have_asked_meanwhile() {
 fn a_rate_is_kept_to_the_request() {
     let endpoint = echo(64, || {});
     for threads in ["1", "3"] {
-        let args = ["-r", "400", "-d", "500ms", "-C", "20", "-t", threads];
+        // There is a connection for each, however busy this machine is.
+        let args = ["-r", "400", "-d", "500ms", "-C", "200", "-t", threads];
         let report = success(&endpoint, &args);
         assert_eq!(number(&report, "requests_answered"), 200);
         assert_eq!(number(&report, "requests_not_sent"), 0);

@@ -80,7 +80,8 @@ impl<'a> Report<'a> {
         {
             warnings.push(format!(
                 "the rate was not reached: {} requests were due and not sent, as no connection was \
-                 free; what they would have waited is missing from the latencies",
+                 free; what they would have waited is missing from the latencies: use more \
+                 --connections, or the server cannot do it",
                 thousands(tally.not_sent)
             ));
         }
