@@ -80,6 +80,7 @@ impl Worker<'_> {
         now: Instant,
     ) -> anyhow::Result<()> {
         let slot = &mut self.slots[index];
+        debug_assert!(slot.request.is_none(), "it has one under way");
         slot.request = Some(Request {
             start,
             measured,
@@ -334,15 +335,17 @@ impl Worker<'_> {
         }
     }
 
-    /// The connection is gone. Between two requests that is the server's way of closing it.
+    /// The connection is gone. Between two requests, a reset is a way of closing it.
     fn lose(&mut self, index: usize, failure: Failure) {
         self.finish_if_whole(index);
         match self.slots[index].state {
-            State::Ready => {
+            State::Ready if failure.kind == Kind::Reset => {
                 self.tally.closed_idle += 1;
                 self.drop_link(index);
             }
-            State::Busy | State::Lingering => self.fail(index, failure, Instant::now()),
+            State::Ready | State::Busy | State::Lingering => {
+                self.fail(index, failure, Instant::now());
+            }
             State::Down | State::Resting | State::Opening => {}
         }
     }
@@ -359,12 +362,14 @@ impl Worker<'_> {
         if measured {
             self.tally.fail(failure);
         }
+        let was_ready = self.slots[index].state == State::Ready;
         self.drop_link(index);
-        if self.rests {
+        if was_ready {
+            // It has its place among those without a request already.
+        } else if self.rests {
             self.enter(index, State::Resting);
             self.slots[index].deadline = now + REST;
         } else {
-            self.enter(index, State::Down);
             self.down.push_back(index);
         }
     }

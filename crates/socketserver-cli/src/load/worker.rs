@@ -231,7 +231,11 @@ impl<'a> Worker<'a> {
 
     /// Looks after those for whom nothing will ever be ready.
     fn tend(&mut self, now: Instant) -> anyhow::Result<()> {
-        for index in std::mem::take(&mut self.retry) {
+        let mut retry = std::mem::take(&mut self.retry);
+        // One that was given up meanwhile, and tried again, is there twice.
+        retry.sort_unstable();
+        retry.dedup();
+        for index in retry {
             if self.slots[index].state == State::Opening {
                 self.open_again(index, now)?;
             }

@@ -38,6 +38,34 @@ fn nobody_listens() {
 }
 
 #[test]
+fn a_datagram_that_nobody_wants_is_told_later_and_counted() {
+    let udp = nobody().replace("tcp", "udp");
+    let args = ["-C", "2", "-r", "100", "-n", "20", "--answer", "none"];
+    let (report, code) = report(&udp, &args);
+    assert_eq!(code, Some(1), "{report:#}");
+    assert!(number(&report, "errors.connect_refused") > 0, "{report:#}");
+}
+
+#[test]
+fn it_says_more_than_it_was_asked() {
+    let endpoint = serve(|mut stream| {
+        loop {
+            stream.read_exact(&mut [0; 64])?;
+            stream.write_all(&[b'x'; 64])?;
+            std::thread::sleep(Duration::from_millis(5));
+            stream.write_all(b"and by the way")?;
+        }
+    });
+    for more in [&["-r", "100"][..], &["-r", "2000"], &[]] {
+        let (report, code) = report(&endpoint, &[&["-C", "3", "-n", "50"], more].concat());
+        assert_eq!(code, Some(1), "{report:#}");
+        assert!(number(&report, "errors.wrong_answer") > 0, "{report:#}");
+        let all = number(&report, "requests_answered") + number(&report, "requests_failed");
+        assert!(all >= 50, "{report:#}");
+    }
+}
+
+#[test]
 fn it_closes_before_the_answer() {
     let endpoint = serve(|mut stream| {
         stream.read_exact(&mut [0; 64])?;
