@@ -76,4 +76,4 @@ pub use reactor::{Interest, Readiness};
 pub use stack::GuardPages;
 pub use stall::Stall;
 pub use time::{sleep, sleep_until};
-pub use unblock::unblock;
+pub use unblock::{UNBLOCK_THREADS, unblock};

@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::join::packet;
 use crate::worker::lock;
 
-/// Threads at most. Calls beyond them wait for their turn.
-const THREADS: usize = 32;
+/// How many calls of [`unblock()`] run at once, in the whole process; others wait for their turn.
+pub const UNBLOCK_THREADS: usize = 32;
 
 /// How long a thread waits for something to do before it ends.
 const IDLE: Duration = Duration::from_secs(10);
@@ -18,7 +18,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// waits for its result; the worker's other coroutines go on meanwhile. Outside of the engine it
 /// runs on the calling thread.
 ///
-/// At most 32 such calls run at once; others wait for their turn.
+/// At most [`UNBLOCK_THREADS`] such calls run at once; others wait for their turn.
 ///
 /// ```
 /// let text = greenroom::unblock(|| std::fs::read_to_string("/proc/self/comm"))?;
@@ -65,7 +65,7 @@ impl Pool {
     fn push(&'static self, task: Box<dyn FnOnce() + Send>) {
         let mut state = lock(&self.state);
         state.queue.push_back(task);
-        if state.idle < state.queue.len() && state.threads < THREADS {
+        if state.idle < state.queue.len() && state.threads < UNBLOCK_THREADS {
             let spawned = thread::Builder::new()
                 .name("unblock".into())
                 .spawn(|| self.work());

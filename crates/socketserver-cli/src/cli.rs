@@ -37,6 +37,7 @@ pub(crate) enum Command {
     Collect(programs::collect::Options),
     Reply(programs::reply::Options),
     Command(programs::command::Options),
+    Http(programs::http::Options),
     Connect(connect::Options),
     CommandClient(command_client::Options),
     Load(load::Options),
@@ -68,6 +69,7 @@ impl Command {
             Self::Collect(program) => program,
             Self::Reply(program) => program,
             Self::Command(program) => program,
+            Self::Http(program) => program,
             Self::Connect(_) | Self::CommandClient(_) | Self::Load(_) | Self::Cert(_) => {
                 return None;
             }

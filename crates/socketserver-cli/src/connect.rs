@@ -46,14 +46,15 @@ pub(crate) struct Options {
 /// datagram. It is what fits into a UDP datagram over IPv4.
 const LINE: usize = 65_507;
 
+/// How long answers are waited for where nobody says that there will be no more.
+const WAIT: Duration = Duration::from_secs(1);
+
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let endpoint = &options.endpoint;
     let (socket, is_stream) =
         open(endpoint, &options.tls).with_context(|| format!("cannot connect to {endpoint}"))?;
     rustix::io::ioctl_fionbio(&socket, true)?;
-    let patience = options
-        .wait
-        .or_else(|| (!is_stream).then_some(Duration::from_secs(1)));
+    let patience = options.wait.or_else(|| (!is_stream).then_some(WAIT));
     Pump {
         socket,
         is_stream,

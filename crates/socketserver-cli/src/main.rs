@@ -12,6 +12,8 @@ mod config;
 mod connect;
 mod console;
 mod endpoint;
+#[cfg(test)]
+mod limits;
 mod load;
 mod logging;
 mod lossy;
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Command::Collect(args) => programs::collect::run(&args),
         Command::Reply(args) => programs::reply::run(&args),
         Command::Command(args) => programs::command::run(args),
+        Command::Http(args) => programs::http::run(&args),
         Command::CommandClient(args) => command_client::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Cert(args) => cert::run(&args),

@@ -18,9 +18,11 @@ use crate::serve::Bound;
 /// waits for a moment, and cannot take more than that from the servers that are watched.
 const CLIENTS: usize = 4;
 const AT_LIMIT: AtLimit = AtLimit::Queue {
-    patience: Duration::from_secs(2),
-    places: 8,
+    patience: PATIENCE,
+    places: PLACES,
 };
+const PATIENCE: Duration = Duration::from_secs(2);
+const PLACES: usize = 8;
 
 /// An answer has 5 seconds. This is for who connects and says nothing.
 const SILENCE: Duration = Duration::from_secs(5);

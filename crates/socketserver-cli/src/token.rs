@@ -9,8 +9,11 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 
-/// Fewer bytes than this can be guessed, and more than that are no token but the wrong file.
-const LENGTH: std::ops::RangeInclusive<usize> = 16..=4096;
+/// Fewer bytes than this can be guessed.
+const SHORTEST: usize = 16;
+
+/// More bytes than this are no token but the wrong file.
+const LONGEST: usize = 4096;
 
 /// What a client sends first: the secret, and the end of its line.
 #[derive(Clone, PartialEq, Eq)]
@@ -24,8 +27,7 @@ impl Token {
             let file = File::open(path)?;
             let mode = file.metadata()?.permissions().mode();
             let mut bytes = Vec::new();
-            file.take(*LENGTH.end() as u64 + 2)
-                .read_to_end(&mut bytes)?;
+            file.take(LONGEST as u64 + 2).read_to_end(&mut bytes)?;
             Ok((mode, bytes))
         };
         let (mode, mut bytes) = read().with_context(|| format!("cannot read the token {shown}"))?;
@@ -39,12 +41,10 @@ impl Token {
             bytes.pop();
         }
         ensure!(
-            LENGTH.contains(&bytes.len()),
-            "refusing the token {shown}: its first line has {} bytes or more, and should have {} to {}; \
-             openssl rand -hex 32 makes a good one",
-            bytes.len(),
-            LENGTH.start(),
-            LENGTH.end()
+            (SHORTEST..=LONGEST).contains(&bytes.len()),
+            "refusing the token {shown}: its first line has {} bytes or more, and should have {SHORTEST} to \
+             {LONGEST}; openssl rand -hex 32 makes a good one",
+            bytes.len()
         );
         bytes.push(b'\n');
         Ok(Self(bytes))

@@ -37,7 +37,8 @@ fn a_lame_server_serves_for_its_time_and_drains() {
         let mut new = client(&server, 0);
         assert_eq!(exchange(&mut new, b"served"), b"SERVED", "{model}");
         assert!(asked.elapsed() < Duration::from_secs(1), "too slow to tell");
-        server.logged("draining");
+        // Again, now that it drains.
+        server.logged("stop asked for");
         assert!(asked.elapsed() >= Duration::from_secs(1), "{model}");
         assert_eq!(exchange(&mut new, b"still"), b"STILL", "{model}");
         drop((old, new));

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, BufRead, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -227,7 +228,7 @@ impl Connection {
     }
 
     /// When the whole request has to be over.
-    #[cfg(any(feature = "proxy", feature = "tls"))]
+    #[cfg(any(feature = "http", feature = "proxy", feature = "tls"))]
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
@@ -341,6 +342,49 @@ impl Connection {
             socket: self.socket.clone(),
             limits: self.write_limits(),
         }
+    }
+
+    /// Sends a part of a file, all of it: with `sendfile(2)`, which copies nothing through this
+    /// process, or by reading and writing where the file is none that it takes. The position in the
+    /// file is neither used nor changed.
+    ///
+    /// Each wait is bounded like that of a [`write`](Write::write). Under the green model a file that
+    /// is not in memory yet is read on the thread that others need as well.
+    ///
+    /// ```
+    /// use socketserver::{Connection, ThreadingTcpServer, handler_fn};
+    /// use std::fs::File;
+    ///
+    /// let server = ThreadingTcpServer::bind("127.0.0.1:0", handler_fn(|conn: &mut Connection| {
+    ///     let file = File::open("Cargo.toml")?;
+    ///     let length = file.metadata()?.len();
+    ///     Ok(conn.send_file(&file, 0..length)?)
+    /// }))?;
+    /// # Ok::<(), socketserver::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of a write, and of reading the file; [`io::ErrorKind::UnexpectedEof`] if the file ends
+    /// before the range does. Some of it may have been sent then.
+    pub fn send_file(&mut self, file: impl AsFd, mut range: Range<u64>) -> io::Result<()> {
+        self.send_of_file(file.as_fd(), &mut range)
+    }
+
+    /// The same; leaves in `range` what was not sent.
+    pub(crate) fn send_of_file(
+        &mut self,
+        file: BorrowedFd<'_>,
+        range: &mut Range<u64>,
+    ) -> io::Result<()> {
+        while !range.is_empty() {
+            let limits = self.write_limits();
+            let count = range.end - range.start;
+            match self.socket.send_file(file, range.start, count, limits)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => range.start += n as u64,
+            }
+        }
+        Ok(())
     }
 
     /// Bytes received from the peer and sent to it so far.

@@ -35,10 +35,12 @@
 //! | what you write | [`RequestHandler`], [`handler_fn`] |
 //! | what it is given | [`Connection`] (TCP, Unix stream), [`Datagram`] (UDP, Unix datagram) |
 //! | messages, where a stream has only bytes | `framing`, with the feature of that name |
+//! | requests and responses of HTTP | `http`, with the feature of that name |
 //! | the server | [`Server`] and its aliases, [`Builder`] for options and hooks, [`ServerGroup`] |
 //! | stopping and looking | [`Controller`]: shutdown, drain, wait, live requests, counters |
 //! | sending to many connections at once | [`Room`] |
 //! | what is remembered of a datagram's sender | [`Sessions`] |
+//! | every limit, with its default | [`limits`], a page of this manual |
 //! | limits on waiting | [`Timeouts`] |
 //! | limits on numbers | [`Admission`], [`Threading`], [`Pooled`], [`Forking`], `Green`, [`AtLimit`] |
 //! | sleeping, locking, blocking in a handler that runs under every model | `greenroom`, re-exported with the feature `green` |
@@ -59,7 +61,7 @@
 //! # Features
 //!
 //! None is on by default. `green`: coroutines, and `greenroom`. `framing`: messages out of streams.
-//! `tokio-codec`: the codecs of tokio-util for that. `metrics`: figures for Prometheus, readiness, and an
+//! `tokio-codec`: the codecs of tokio-util for that. `http`: HTTP/1.1. `metrics`: figures for Prometheus, readiness, and an
 //! endpoint that tells them. `proxy`: clients behind HAProxy and its like. `tls`: encryption, by rustls,
 //! which is re-exported.
 //!
@@ -91,6 +93,9 @@ mod failure;
 #[cfg(feature = "framing")]
 pub mod framing;
 mod handler;
+#[cfg(feature = "http")]
+pub mod http;
+pub mod limits;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 mod park;

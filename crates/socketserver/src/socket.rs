@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
@@ -19,6 +20,15 @@ use crate::park::{Interest, Park};
 use crate::timeouts::{Limits, Pace, Wait};
 #[cfg(feature = "tls")]
 use crate::tls;
+
+/// How much of a file the kernel is asked to send at a time: enough that the calls cost nothing
+/// beside the bytes, and not so much that a peer who takes all of it is not noticed to be cut.
+const AT_ONCE: usize = 1 << 20;
+/// How long sendfile(2) may wait for room itself. It sends a file in several pieces, and begins its
+/// timer anew with each of them: the wait that has to end is a poll(2).
+const BRIEFLY: Duration = Duration::from_millis(1);
+/// How much of a file is copied at a time where that cannot be avoided.
+const COPY: usize = 32 << 10;
 
 /// Shared by the connection, its writers, and the table of live requests.
 pub struct Socket {
@@ -97,21 +107,46 @@ impl Socket {
 
     /// What has come over the wire.
     pub(crate) fn recv_raw(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
-        let n = self.receive(buf, limits, RecvFlags::empty())?;
-        self.received.fetch_add(n as u64, Ordering::Relaxed);
-        if let Some(park) = &self.park {
-            park.progressed(n > 0 && n < buf.len());
-        }
+        let n = self.receive(buf, limits)?;
+        self.has_received(n, buf.len());
         Ok(n)
     }
 
-    /// Waits for something to read and looks at it. It stays there to be received.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn peek(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
-        self.receive(buf, limits, RecvFlags::PEEK)
+    /// What has come over the wire by now; fails as [`io::ErrorKind::WouldBlock`] if nothing has.
+    #[cfg(any(feature = "proxy", feature = "tls"))]
+    pub(crate) fn try_recv_raw(&self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.receive_now(buf, RecvFlags::empty())?;
+        self.has_received(n, buf.len());
+        Ok(n)
     }
 
-    fn receive(&self, buf: &mut [u8], limits: Limits, flags: RecvFlags) -> io::Result<usize> {
+    /// The same, and it stays there to be received.
+    #[cfg(any(feature = "proxy", feature = "tls"))]
+    pub(crate) fn try_peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.receive_now(buf, RecvFlags::PEEK)
+    }
+
+    #[cfg(any(feature = "proxy", feature = "tls"))]
+    fn receive_now(&self, buf: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
+        self.check_cancelled()?;
+        loop {
+            match rustix::net::recv(&self.fd, &mut *buf, flags | RecvFlags::DONTWAIT) {
+                Ok((0, _)) if self.is_cancelled() => return Err(self.cancelled()),
+                Ok((n, _)) => return Ok(n),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(self.failed(errno)),
+            }
+        }
+    }
+
+    fn has_received(&self, n: usize, room: usize) {
+        self.received.fetch_add(n as u64, Ordering::Relaxed);
+        if let Some(park) = &self.park {
+            park.progressed(n > 0 && n < room);
+        }
+    }
+
+    fn receive(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
         let mut wait = Wait::begin(limits, self.moved())?;
         loop {
             self.check_cancelled()?;
@@ -119,7 +154,7 @@ impl Socket {
             if self.park.as_ref().is_some_and(|park| park.is_drained()) {
                 self.again(Errno::AGAIN, Interest::Read, &mut wait)?;
             }
-            match rustix::net::recv(&self.fd, &mut *buf, flags) {
+            match rustix::net::recv(&self.fd, &mut *buf, RecvFlags::empty()) {
                 Ok((0, _)) if self.is_cancelled() => return Err(self.cancelled()),
                 Ok((n, _)) => return Ok(n),
                 Err(errno) => self.again(errno, Interest::Read, &mut wait)?,
@@ -177,8 +212,63 @@ impl Socket {
     }
 
     fn send_raw(&self, bufs: &[IoSlice<'_>], limits: Limits) -> io::Result<usize> {
+        self.transmit(limits, None, || match bufs {
+            [one] => rustix::net::send(&self.fd, one, SendFlags::NOSIGNAL),
+            many => {
+                let mut control = SendAncillaryBuffer::default();
+                rustix::net::sendmsg(&self.fd, many, &mut control, SendFlags::NOSIGNAL)
+            }
+        })
+    }
+
+    /// Sends some of a file from `offset` on, at most `count` bytes, without copying them through
+    /// this process where the kernel can. 0 is the end of the file.
+    pub(crate) fn send_file(
+        &self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        count: u64,
+        limits: Limits,
+    ) -> io::Result<usize> {
+        let count = usize::try_from(count).unwrap_or(usize::MAX).min(AT_ONCE);
+        if !self.is_encrypted() && is_sigpipe_ignored() {
+            let waits = self.park.is_none().then_some(BRIEFLY);
+            let sent = self.transmit(limits, waits, || {
+                let mut offset = offset;
+                rustix::fs::sendfile(&self.fd, file, Some(&mut offset), count)
+            });
+            match sent {
+                // There is no sendfile(2) for this kind of file, or no position in it.
+                Err(error) if is_unsupported(&error) => {}
+                sent => return sent,
+            }
+        }
+        let mut copy = vec![0; count.min(COPY)];
+        let n = rustix::io::pread(file, &mut copy[..], offset)?;
+        match n {
+            0 => Ok(0),
+            n => self.send(&[IoSlice::new(&copy[..n])], limits),
+        }
+    }
+
+    fn is_encrypted(&self) -> bool {
+        #[cfg(feature = "tls")]
+        let is_encrypted = self.tls.get().is_some();
+        #[cfg(not(feature = "tls"))]
+        let is_encrypted = false;
+        is_encrypted
+    }
+
+    /// Has `operation` send something, as soon as there is room. If it cannot be relied on to give up
+    /// in time, it only waits `briefly`.
+    fn transmit(
+        &self,
+        limits: Limits,
+        briefly: Option<Duration>,
+        mut operation: impl FnMut() -> rustix::io::Result<usize>,
+    ) -> io::Result<usize> {
         let Some(rate) = limits.rate else {
-            return self.send_within(bufs, limits);
+            return self.transmit_within(limits, briefly, &mut operation);
         };
         // Known once the first of several waits is over.
         let mut end = None;
@@ -196,7 +286,7 @@ impl Socket {
                 wait: Some(left.map_or(patience, |left| left.min(patience))),
                 ..limits
             };
-            let sent = self.send_within(bufs, attempt);
+            let sent = self.transmit_within(attempt, briefly, &mut operation);
             match &sent {
                 Err(error) if error.kind() == io::ErrorKind::TimedOut && !self.is_lost() => {}
                 _ => return sent,
@@ -214,22 +304,23 @@ impl Socket {
         }
     }
 
-    fn send_within(&self, bufs: &[IoSlice<'_>], limits: Limits) -> io::Result<usize> {
+    fn transmit_within(
+        &self,
+        limits: Limits,
+        briefly: Option<Duration>,
+        operation: &mut impl FnMut() -> rustix::io::Result<usize>,
+    ) -> io::Result<usize> {
         let mut wait = Wait::begin(limits, self.moved())?;
         let began = wait.clock();
         // Who parks knows whether he had to; the kernel does not say.
         let mut has_waited = self.park.is_none();
         loop {
             self.check_cancelled()?;
-            self.arm(Interest::Write, &wait)?;
-            let sent = match bufs {
-                [one] => rustix::net::send(&self.fd, one, SendFlags::NOSIGNAL),
-                many => {
-                    let mut control = SendAncillaryBuffer::default();
-                    rustix::net::sendmsg(&self.fd, many, &mut control, SendFlags::NOSIGNAL)
-                }
-            };
-            match sent {
+            match briefly {
+                Some(time) => self.set_timer(Interest::Write, Some(time))?,
+                None => self.arm(Interest::Write, &wait)?,
+            }
+            match operation() {
                 Ok(n) => {
                     self.sent.fetch_add(n as u64, Ordering::Relaxed);
                     if let Some(park) = &self.park {
@@ -240,12 +331,32 @@ impl Socket {
                     }
                     return Ok(n);
                 }
+                Err(Errno::AGAIN) if briefly.is_some() => self.await_room(&mut wait)?,
                 Err(errno) => {
                     self.again(errno, Interest::Write, &mut wait)?;
                     has_waited = true;
                 }
             }
         }
+    }
+
+    /// Waits until there is room, where nobody parks.
+    fn await_room(&self, wait: &mut Wait) -> io::Result<()> {
+        let left = wait.left().and_then(|left| Timespec::try_from(left).ok());
+        let mut fds = [PollFd::new(&self.fd, PollFlags::OUT)];
+        match poll(&mut fds, left.as_ref()) {
+            // The operation knows what is the matter if it is not room.
+            Ok(1..) => Ok(()),
+            Ok(0) | Err(Errno::INTR) => wait.expired(self.moved()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Has the peer meet a reset instead of an end, over TCP: `connect(2)` to `AF_UNSPEC` "dissolves
+    /// the association". What was not yet sent is gone. There is nothing like it for a Unix socket.
+    #[cfg(feature = "http")]
+    pub(crate) fn reset(&self) {
+        let _ = rustix::net::connect_unspec(&self.fd);
     }
 
     pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
@@ -316,12 +427,16 @@ impl Socket {
         if self.park.is_some() {
             return Ok(());
         }
+        // The kernel counts in ticks, and zero would mean "for ever".
+        let wanted = wait.left().map(|left| left.max(Duration::from_millis(1)));
+        self.set_timer(interest, wanted)
+    }
+
+    fn set_timer(&self, interest: Interest, wanted: Option<Duration>) -> io::Result<()> {
         let (known, option) = match interest {
             Interest::Read => (&self.kernel_read, Timeout::Recv),
             Interest::Write => (&self.kernel_write, Timeout::Send),
         };
-        // The kernel counts in ticks, and zero would mean "for ever".
-        let wanted = wait.left().map(|left| left.max(Duration::from_millis(1)));
         let micros = wanted.map_or(0, |w| u64::try_from(w.as_micros()).unwrap_or(u64::MAX));
         let set = known.load(Ordering::Relaxed);
         if set == micros || (set < micros && set > micros / 2) {
@@ -382,6 +497,10 @@ impl tls::Wire for Socket {
         self.recv_raw(buf, limits)
     }
 
+    fn try_recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.try_recv_raw(buf)
+    }
+
     fn send(&self, bytes: &[u8], limits: Limits) -> io::Result<usize> {
         self.send_raw(&[IoSlice::new(bytes)], limits)
     }
@@ -403,6 +522,27 @@ impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// sendfile(2) has no `MSG_NOSIGNAL`: a peer that has gone would end a process that does not ignore
+/// SIGPIPE. Rust's runtime ignores it at the start of a program, and only a library in somebody
+/// else's is without; /proc/self/status tells, once.
+fn is_sigpipe_ignored() -> bool {
+    static IS_IGNORED: OnceLock<bool> = OnceLock::new();
+    *IS_IGNORED.get_or_init(|| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        // SIGPIPE is 13, and the first signal is bit 0: signal(7), proc(5).
+        mask.is_some_and(|mask| mask & (1 << 12) != 0)
+    })
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::INVAL | Errno::NOSYS | Errno::SPIPE | Errno::OPNOTSUPP)
+    )
 }
 
 /// Why a connection was cut from this side.

@@ -20,7 +20,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 use socketserver::transport::Tcp;
 use socketserver::{
-    Concurrency, Connection, EndReason, Event, Result, Server, Tls, TlsFiles, handler_fn, rustls,
+    Concurrency, Connection, EndReason, Event, RequestState, Result, Server, Tls, TlsFiles,
+    handler_fn, rustls,
 };
 
 /// An authority, and files of what it has issued.
@@ -276,7 +277,7 @@ fn much_passes_in_both_directions_at_once<C: Concurrency>(model: C) {
 fn silence_and_noise_hold_nobody_up<C: Concurrency>(model: C) {
     let authority = Authority::new();
     let tls = Tls::new(authority.files("localhost").load().unwrap())
-        .handshake_timeout(Duration::from_millis(500));
+        .handshake_timeout(Duration::from_secs(3));
     let server = serve(model, tls, echo);
     let started = Instant::now();
     let mut silent = server.plain();
@@ -292,7 +293,7 @@ fn silence_and_noise_hold_nobody_up<C: Concurrency>(model: C) {
     while started.elapsed() < PATIENCE && silent.write_all(b"\x01").is_ok() {
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert!(started.elapsed() >= Duration::from_millis(400));
+    assert!(started.elapsed() >= Duration::from_secs(3));
     server.tells("no TLS: it took too long");
     assert_eq!(server.running.controller.counters().tls, 2);
 }
@@ -301,16 +302,81 @@ fn handshakes_are_limited<C: Concurrency>(model: C) {
     let authority = Authority::new();
     let tls = Tls::new(authority.files("localhost").load().unwrap()).max_handshakes(2);
     let server = serve(model, tls, echo);
-    let silent: Vec<_> = (0..4).map(|_| server.plain()).collect();
+    // Who says nothing is no work, and takes no place.
+    let silent: Vec<_> = (0..10).map(|_| server.plain()).collect();
+    let begun: Vec<_> = (0..4)
+        .map(|_| {
+            let mut client = server.plain();
+            client.write_all(BEGINNING).unwrap();
+            client
+        })
+        .collect();
     for _ in 0..2 {
         server.tells("too many handshakes");
     }
     assert!(server.told.try_recv().is_err(), "the others may go on");
-    drop(silent);
+    drop((begun, silent));
     eventually(PATIENCE, "room", || {
         server.running.controller.live_count() == 0
     });
     answers(&mut server.client(authority.client(), "localhost"));
+}
+
+/// The first bytes of a handshake.
+const BEGINNING: &[u8] = b"\x16\x03\x01\x20\x00\x01";
+
+/// Silence is ended by a drain at once; what has begun is not, and is served.
+fn a_drain_lets_a_handshake_end<C: Concurrency>(model: C) {
+    let authority = Authority::new();
+    let tls = Tls::new(authority.files("localhost").load().unwrap());
+    let server = serve(model, tls, echo);
+    let mut silent = server.plain();
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut client = ClientConnection::new(Arc::new(authority.client()), name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    let mut slow = server.plain();
+    slow.write_all(&hello[..100]).unwrap();
+    let controller = &server.running.controller;
+    let states = || {
+        let live = controller.live();
+        let mut states: Vec<_> = live.iter().map(|request| request.state).collect();
+        states.sort_by_key(|state| format!("{state:?}"));
+        states
+    };
+    let expected = [RequestState::Serving, RequestState::Waiting];
+    eventually(PATIENCE, "one to begin", || states() == expected);
+    controller.drain(PATIENCE);
+    assert!(matches!(silent.read(&mut [0]), Ok(0)), "it is closed");
+    server.tells("peer gone");
+    slow.write_all(&hello[100..]).unwrap();
+    let mut slow = StreamOwned::new(client, slow);
+    answers(&mut slow);
+    drop(slow);
+}
+
+/// Neither silence nor what has begun holds a thread of a pool.
+fn neither_silence_nor_a_beginning_holds_a_worker<C: Concurrency>(model: C) {
+    let authority = Authority::new();
+    let server = serve(
+        model,
+        Tls::new(authority.files("localhost").load().unwrap()),
+        echo,
+    );
+    let mut held: Vec<_> = (0..20).map(|_| server.plain()).collect();
+    for client in held.iter_mut().step_by(2) {
+        client.write_all(BEGINNING).unwrap();
+    }
+    answers(&mut server.client(authority.client(), "localhost"));
+    server.tells("peer gone");
+    eventually(PATIENCE, "the others to be there", || {
+        server.running.controller.live_count() == held.len()
+    });
+}
+
+#[test]
+fn a_pool_of_one_serves_beside_those_who_dally() {
+    neither_silence_nor_a_beginning_holds_a_worker(socketserver::Pooled::new().workers(1));
 }
 
 fn clients_show_who_they_are<C: Concurrency>(model: C) {
@@ -359,8 +425,7 @@ fn a_connection_is_kept_alive_and_drained<C: Concurrency>(model: C) {
     client.write_all(b"hello\nhello\n").unwrap();
     let mut twice = [0; 12];
     client.read_exact(&mut twice).unwrap();
-    let paused =
-        || server.running.controller.live()[0].state == socketserver::RequestState::Waiting;
+    let paused = || server.running.controller.live()[0].state == RequestState::Waiting;
     eventually(PATIENCE, "it to wait", paused);
     server.running.controller.drain(PATIENCE);
     // An end, and a proper one.
@@ -374,6 +439,8 @@ common::under_each_model! {
     much_passes_in_both_directions_at_once
     silence_and_noise_hold_nobody_up
     handshakes_are_limited
+    a_drain_lets_a_handshake_end
+    neither_silence_nor_a_beginning_holds_a_worker
     clients_show_who_they_are
     a_connection_is_kept_alive_and_drained
 }

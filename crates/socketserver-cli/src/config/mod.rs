@@ -26,6 +26,8 @@ use crate::cli::Cli;
 pub(crate) use effective::Effective;
 pub(crate) use fault::BadConfig;
 pub(crate) use reload::Reloader;
+#[cfg(test)]
+pub(crate) use reload::{Effect, effect};
 use settings::Settings;
 
 /// What was asked for.
@@ -100,10 +102,16 @@ pub(crate) struct Origin {
 }
 
 /// To be looked at: every program has the options that all have.
-fn built() -> Command {
+pub(crate) fn built() -> Command {
     let mut command = Cli::command();
     command.build();
     command
+}
+
+/// Whether it serves, and has a configuration.
+#[cfg(test)]
+pub(crate) fn is_program(command: &Command, name: &str) -> bool {
+    settings::program(command, name).is_some()
 }
 
 /// What of a command line can be understood.

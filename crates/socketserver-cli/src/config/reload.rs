@@ -11,7 +11,7 @@ use crate::{logging, serve, service_manager};
 
 /// What it takes for a changed option to have an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Effect {
+pub(crate) enum Effect {
     AtOnce,
     /// The next connection or datagram. Those that are being served go on as they began.
     NextRequest,
@@ -19,7 +19,7 @@ pub(super) enum Effect {
 }
 
 /// What a key does on reload. The table in the README says the same.
-pub(super) fn effect(key: &str) -> Effect {
+pub(crate) fn effect(key: &str) -> Effect {
     match key {
         "log-level" => Effect::AtOnce,
         "allow" | "deny" | "max-live" | "max-per-peer" | "rate" | "rate-per-peer"

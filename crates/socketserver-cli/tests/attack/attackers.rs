@@ -1,4 +1,4 @@
-//! Clients that do not behave. Each attack lasts for as long as it takes, a second or two, and ends
+//! Clients that do not behave. Each attack lasts for as long as it takes, a second or less, and ends
 //! by itself.
 
 use std::io::{Read, Write};
@@ -27,7 +27,7 @@ pub fn connect_from(from: Ipv4Addr, to: SocketAddr) -> Option<TcpStream> {
 }
 
 fn attacker(victim: &Victim) -> Option<TcpStream> {
-    connect_from(ELSEWHERE, victim.address)
+    connect_from(ELSEWHERE, victim.address())
 }
 
 fn crowd(victim: &Victim, size: usize) -> Vec<TcpStream> {
@@ -41,7 +41,7 @@ fn reset(stream: TcpStream) {
 }
 
 /// Waits until the server has closed all of them.
-fn until_cut(crowd: &mut Vec<TcpStream>) {
+pub fn until_cut(crowd: &mut Vec<TcpStream>) {
     let end = Instant::now() + crate::common::PATIENCE;
     for stream in crowd.iter() {
         stream.set_nonblocking(true).unwrap();
@@ -86,21 +86,25 @@ pub fn trickling(victim: &Victim) {
 pub fn not_reading(victim: &Victim) {
     let line = [&[b'x'; 60_000][..], b"\n"].concat();
     let mut crowd = crowd(victim, 60);
-    let mut given_up = Vec::new();
-    let end = Instant::now() + crate::common::PATIENCE;
-    // Until neither direction has room: a timeout of theirs, or a cut by the server.
-    while let Some(mut stream) = crowd.pop() {
-        assert!(Instant::now() < end);
-        while stream.write_all(&line).is_ok() {}
-        given_up.push(stream);
+    for stream in &crowd {
+        stream.set_nonblocking(true).unwrap();
+    }
+    // Until neither direction has room for any of them, or the server has cut them.
+    let mut stuck_since = Instant::now();
+    while stuck_since.elapsed() < Duration::from_millis(100) {
+        for stream in &mut crowd {
+            if stream.write(&line).is_ok() {
+                stuck_since = Instant::now();
+            }
+        }
     }
     // What is left to read is little; then comes the end, or a reset.
-    until_cut(&mut given_up);
+    until_cut(&mut crowd);
 }
 
 /// They come and go as fast as they can.
 pub fn flood(victim: &Victim) {
-    let end = Instant::now() + Duration::from_secs(1);
+    let end = Instant::now() + Duration::from_millis(300);
     while Instant::now() < end {
         drop(attacker(victim));
     }
@@ -108,22 +112,22 @@ pub fn flood(victim: &Victim) {
 
 /// They reset the connection: before, within and after a message, and while the answer comes.
 pub fn resets(victim: &Victim) {
-    for n in 0..600 {
-        let Some(mut stream) = attacker(victim) else {
-            continue;
-        };
-        let words: &[u8] = match n % 4 {
-            0 => b"",
-            1 => b"half a li",
-            2 => b"a line\n",
-            _ => b"a line\nanother\nand a third that is not finished",
-        };
-        let _ = stream.write_all(words);
-        if n % 8 > 3 {
-            let _ = stream.set_read_timeout(Some(Duration::from_millis(5)));
-            let _ = stream.read(&mut [0]);
+    for round in 0..15 {
+        let mut crowd = crowd(victim, 20);
+        for (n, stream) in crowd.iter_mut().enumerate() {
+            let words: &[u8] = match n % 4 {
+                0 => b"",
+                1 => b"half a li",
+                2 => b"a line\n",
+                _ => b"a line\nanother\nand a third that is not finished",
+            };
+            let _ = stream.write_all(words);
         }
-        reset(stream);
+        if round % 2 == 0 {
+            // By then the server has heard all of it.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        crowd.into_iter().for_each(reset);
     }
 }
 
@@ -145,9 +149,9 @@ pub fn half_closes(victim: &Victim) {
 /// They come from everywhere, once each, and no faster than the server can take them: in the
 /// kernel's queue everybody waits in one line.
 pub fn everywhere(victim: &Victim) {
-    for n in 0..3000_u32 {
+    for n in 0..1000_u32 {
         let [_, b, c, d] = (0x7f01_0000 + n).to_be_bytes();
-        if let Some(mut stream) = connect_from(Ipv4Addr::new(127, b, c, d), victim.address) {
+        if let Some(mut stream) = connect_from(Ipv4Addr::new(127, b, c, d), victim.address()) {
             let _ = stream.shutdown(Shutdown::Write);
             let _ = stream.set_read_timeout(Some(crate::common::PATIENCE));
             let _ = stream.read(&mut [0]);

@@ -1,4 +1,4 @@
-//! A client that behaves, and wants to be served meanwhile.
+//! Clients that behave, and want to be served meanwhile.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,29 +9,46 @@ use std::time::{Duration, Instant};
 
 use crate::common::PATIENCE;
 
-/// Asks all the time, by a connection that stays and by new ones, and takes the time.
+/// Asks all the time, and takes the time.
 pub struct Visitor {
     over: Arc<AtomicBool>,
     asking: JoinHandle<Vec<Duration>>,
 }
 
 impl Visitor {
-    pub fn send(to: SocketAddr) -> Self {
+    /// By a connection that stays, and now and then by a new one.
+    pub fn by_tcp(to: SocketAddr) -> Self {
+        let mut regular = Talk::with(to);
+        Self::asking(5, move |is_new| {
+            if is_new {
+                return Talk::with(to).is_answered();
+            }
+            let is_answered = regular.is_answered();
+            if !is_answered {
+                regular = Talk::with(to);
+            }
+            is_answered
+        })
+    }
+
+    /// One that asks like this, so many times in a row, the first of them as somebody new. Some
+    /// hundred questions a second, and not a flood of its own. Who is turned away has waited in vain,
+    /// for as long as there is.
+    pub fn asking(in_a_row: u32, mut ask: impl FnMut(bool) -> bool + Send + 'static) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let seen = over.clone();
         let asking = std::thread::spawn(move || {
             let mut times = Vec::new();
-            let mut regular = Talk::with(to);
             while !seen.load(Ordering::Relaxed) {
-                for _ in 0..4 {
+                for nth in 0..in_a_row {
                     let start = Instant::now();
-                    regular.ask();
-                    times.push(start.elapsed());
+                    let is_answered = ask(nth == 0);
+                    times.push(if is_answered {
+                        start.elapsed()
+                    } else {
+                        PATIENCE
+                    });
                 }
-                let start = Instant::now();
-                Talk::with(to).ask();
-                times.push(start.elapsed());
-                // Some hundred questions a second, and not a flood of its own.
                 std::thread::sleep(Duration::from_millis(5));
             }
             times
@@ -39,14 +56,18 @@ impl Visitor {
         Self { over, asking }
     }
 
-    /// How long 99 of 100 answers took at most.
-    pub fn p99(self) -> Duration {
+    /// Has it leave; how long its answers took.
+    pub fn times(self) -> Vec<Duration> {
         self.over.store(true, Ordering::Relaxed);
-        let mut times = self.asking.join().expect("a visitor was not served");
-        assert!(times.len() >= 100, "{} questions only", times.len());
-        times.sort_unstable();
-        times[times.len() * 99 / 100]
+        self.asking.join().expect("a visitor was not served")
     }
+}
+
+/// How long 99 of 100 answers took at most.
+pub fn p99(times: &[Duration]) -> Duration {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    times[times.len() * 99 / 100]
 }
 
 /// One connection on which lines are asked and answered.
@@ -68,7 +89,12 @@ impl Talk {
 
     pub fn ask(&mut self) {
         self.say().expect("it is not served");
-        self.hear().expect("it is not answered");
+        assert!(self.hear().expect("it is not answered"), "it is closed");
+    }
+
+    /// Asks as well, and is `false` if it is turned away.
+    pub fn is_answered(&mut self) -> bool {
+        self.say().is_ok() && self.hear().unwrap_or(false)
     }
 
     /// Says half of something.

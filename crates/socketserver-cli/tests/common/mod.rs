@@ -223,6 +223,11 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // A test has failed: perhaps because of this.
+            let (fate, log) = (self.child.try_wait(), self.log());
+            println!("the server has come to {fate:?}, and has logged {log:#?}");
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

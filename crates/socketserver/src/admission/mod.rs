@@ -40,15 +40,15 @@ use rate::Bucket;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Admission {
-    rules: Vec<(Verdict, Network)>,
-    max_live: Option<usize>,
-    max_per_peer: Option<u32>,
-    rate: Option<Rate>,
-    rate_per_peer: Option<Rate>,
+    pub(crate) rules: Vec<(Verdict, Network)>,
+    pub(crate) max_live: Option<usize>,
+    pub(crate) max_per_peer: Option<u32>,
+    pub(crate) rate: Option<Rate>,
+    pub(crate) rate_per_peer: Option<Rate>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+pub(crate) enum Verdict {
     Allow,
     Deny,
 }

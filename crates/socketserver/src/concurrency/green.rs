@@ -33,9 +33,9 @@ use crate::server::{ChildSource, Controller, Pause, Task};
 pub struct Green {
     max_requests: usize,
     at_limit: AtLimit,
-    workers: Option<usize>,
-    stack_size: usize,
-    stall_threshold: Option<Duration>,
+    pub(crate) workers: Option<usize>,
+    pub(crate) stack_size: usize,
+    pub(crate) stall_threshold: Option<Duration>,
     /// Told of stalls.
     server: OnceLock<Controller>,
     /// Started when serving begins.
@@ -100,13 +100,17 @@ impl Green {
         self
     }
 
-    fn start(&self) -> io::Result<Engine> {
-        // Twice the limit: handlers may start coroutines of their own, and a stack is free again
-        // only a moment after its request has ended.
+    /// Twice the limit: handlers may start coroutines of their own, and a stack is free again only a
+    /// moment after its request has ended.
+    pub(crate) fn max_coroutines(&self) -> u32 {
         let coroutines = self.max_requests.saturating_mul(2).saturating_add(1024);
+        u32::try_from(coroutines).unwrap_or(u32::MAX)
+    }
+
+    fn start(&self) -> io::Result<Engine> {
         let mut builder = Engine::builder()
             .stack_size(self.stack_size)
-            .max_coroutines(u32::try_from(coroutines).unwrap_or(u32::MAX));
+            .max_coroutines(self.max_coroutines());
         if let Some(workers) = self.workers {
             builder = builder.workers(workers);
         }

@@ -13,7 +13,7 @@ use crate::server::{ChildSource, Task, wait_to_end};
 pub struct Threading {
     max_threads: usize,
     at_limit: AtLimit,
-    stack_size: Option<usize>,
+    pub(crate) stack_size: Option<usize>,
     daemon: bool,
 }
 

@@ -2,14 +2,18 @@
 //! whoever speaks first, and not the handler's language, is heard here.
 //!
 //! Each step has a deadline of its own, reads nothing that belongs to the next one, and ends well
-//! or with the [`End`] of the request. The accept loop takes no part in it.
+//! or with the [`End`] of the request. It takes what has arrived and never waits: where more is
+//! needed the request pauses, so that a silent peer holds neither a thread of a pool nor a stack. The
+//! accept loop takes no part in it.
 
 #[cfg(feature = "proxy")]
 mod proxy;
 #[cfg(feature = "tls")]
 mod tls;
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 #[cfg(feature = "proxy")]
 pub use proxy::{BadProxyHeader, ProxyHeader, ProxyProtocol};
@@ -73,12 +77,56 @@ impl Preamble {
     }
 }
 
-/// Takes all steps. The peer may keep the worker waiting, for a bounded time.
-pub(crate) fn run(conn: &mut Connection, record: &mut Record) -> Result<(), End> {
+/// How far one connection has got.
+#[derive(Default)]
+pub struct Steps {
     #[cfg(feature = "proxy")]
-    proxy::introduce(conn, record)?;
+    introduction: proxy::Introduction,
     #[cfg(feature = "tls")]
-    tls::shake_hands(conn, record)?;
-    let _ = (conn, record);
-    Ok(())
+    handshake: tls::Handshake,
+}
+
+/// What has been heard of a peer so far.
+#[derive(Debug)]
+pub enum Heard {
+    /// All that comes before the handler.
+    All,
+    Part {
+        /// When it is to be heard again, whatever has arrived by then.
+        until: Option<Instant>,
+        /// There is nothing yet.
+        is_silent: bool,
+    },
+}
+
+impl fmt::Debug for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Steps").finish_non_exhaustive()
+    }
+}
+
+impl Steps {
+    /// Takes all the steps that can be taken with what has arrived.
+    pub(crate) fn take(
+        &mut self,
+        conn: &mut Connection,
+        record: &mut Record,
+    ) -> Result<Heard, End> {
+        #[cfg(feature = "proxy")]
+        if let part @ Heard::Part { .. } = self.introduction.go_on(conn, record)? {
+            return Ok(part);
+        }
+        #[cfg(feature = "tls")]
+        if let part @ Heard::Part { .. } = self.handshake.go_on(conn, record)? {
+            return Ok(part);
+        }
+        let _ = (self, conn, record);
+        Ok(Heard::All)
+    }
+}
+
+/// Whether what is missing comes too late.
+#[cfg(any(feature = "proxy", feature = "tls"))]
+fn is_over(until: Option<Instant>) -> bool {
+    until.is_some_and(|until| until <= Instant::now())
 }

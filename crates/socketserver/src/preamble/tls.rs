@@ -1,12 +1,17 @@
 //! The TLS handshake.
 
 use std::fmt;
-use std::io;
+use std::io::{
+    self,
+    ErrorKind::{UnexpectedEof, WouldBlock},
+};
 use std::time::Instant;
 
+use super::{Heard, is_over};
 use crate::server::{End, Record};
+use crate::socket::Socket;
 use crate::timeouts::{Limits, earliest};
-use crate::{Connection, Refusal};
+use crate::{Connection, EndReason, Refusal, Tls, tls};
 
 /// Why a TLS handshake came to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +46,8 @@ impl TlsFault {
     fn of(error: &io::Error) -> Option<Self> {
         use rustls::Error::{AlertReceived, InvalidCertificate, NoCertificatesPresented};
         match error.kind() {
-            io::ErrorKind::TimedOut => Some(Self::TimedOut),
+            // It was to be over by now.
+            io::ErrorKind::TimedOut | WouldBlock => Some(Self::TimedOut),
             io::ErrorKind::ConnectionRefused => Some(Self::TooMany),
             io::ErrorKind::InvalidData => {
                 let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
@@ -68,26 +74,67 @@ impl fmt::Display for TlsFault {
     }
 }
 
-/// Agrees with the peer upon how to encrypt.
-pub(super) fn shake_hands(conn: &Connection, record: &Record) -> Result<(), End> {
-    let Some(tls) = &record.shared().preamble.tls else {
-        return Ok(());
-    };
-    let own = Instant::now().checked_add(tls.time_for_handshake());
-    let limits = Limits {
-        deadline: earliest(own, conn.deadline()),
-        ..Limits::default()
-    };
-    let session = tls.accept(&**conn.socket(), limits).map_err(|error| {
-        tracing::debug!(id = %conn.id(), peer = %conn.peer_addr(), %error, "no TLS");
-        if let Some(cut) = conn.socket().cut() {
-            return End::Ended(cut.into());
+/// Agreeing with the peer upon how to encrypt.
+#[derive(Default)]
+pub(super) struct Handshake {
+    since: Option<Instant>,
+    under_way: Option<tls::Handshake>,
+}
+
+impl Handshake {
+    pub(super) fn go_on(&mut self, conn: &Connection, record: &Record) -> Result<Heard, End> {
+        let Some(tls) = &record.shared().preamble.tls else {
+            return Ok(Heard::All);
+        };
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let own = since.checked_add(tls.time_for_handshake());
+        let until = earliest(own, conn.deadline());
+        match self.attempt(tls, conn.socket(), until) {
+            Ok(session) => {
+                conn.socket().encrypt(session);
+                Ok(Heard::All)
+            }
+            Err(error) if error.kind() == WouldBlock && !is_over(until) => Ok(Heard::Part {
+                until,
+                is_silent: self.under_way.is_none(),
+            }),
+            Err(error) => Err(failed(conn, &error)),
         }
-        match TlsFault::of(&error) {
-            Some(fault) => End::Refused(Refusal::Tls(fault)),
-            None => End::Ended(crate::EndReason::PeerGone),
+    }
+
+    fn attempt(
+        &mut self,
+        tls: &Tls,
+        socket: &Socket,
+        until: Option<Instant>,
+    ) -> io::Result<tls::Session> {
+        let limits = Limits {
+            deadline: until,
+            ..Limits::default()
+        };
+        let mut handshake = match self.under_way.take() {
+            Some(handshake) => handshake,
+            // Who is silent is no work, and takes no place among those who shake hands.
+            None if socket.try_peek(&mut [0])? == 0 => return Err(UnexpectedEof.into()),
+            None => tls.begin()?,
+        };
+        match handshake.go_on(socket, limits) {
+            Ok(()) => Ok(handshake.into_session()),
+            Err(error) => {
+                self.under_way = Some(handshake);
+                Err(error)
+            }
         }
-    })?;
-    conn.socket().encrypt(session);
-    Ok(())
+    }
+}
+
+fn failed(conn: &Connection, error: &io::Error) -> End {
+    tracing::debug!(id = %conn.id(), peer = %conn.peer_addr(), %error, "no TLS");
+    if let Some(cut) = conn.socket().cut() {
+        return End::Ended(cut.into());
+    }
+    match TlsFault::of(error) {
+        Some(fault) => End::Refused(Refusal::Tls(fault)),
+        None => End::Ended(EndReason::PeerGone),
+    }
 }

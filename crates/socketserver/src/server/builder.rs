@@ -211,7 +211,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         self.serve(vec![listener], factory)
     }
 
-    fn checked_options(&self) -> Result<SocketOptions, BindError> {
+    pub(crate) fn checked_options(&self) -> Result<SocketOptions, BindError> {
         if let Some(name) = self.timeouts.zero() {
             return Err(BindError::BadOption {
                 option: "timeouts",

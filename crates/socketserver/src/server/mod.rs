@@ -1,6 +1,7 @@
 //! The server: listening sockets, a concurrency model and a factory of handlers, joined by a loop.
 
 mod accept_loop;
+mod arrival;
 mod back_off;
 mod builder;
 mod controller;
@@ -15,6 +16,7 @@ mod request;
 mod service;
 mod session;
 mod state;
+mod task;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -29,9 +31,10 @@ pub(crate) use controller::Record;
 pub use controller::{Controller, DrainReport, LiveRequest, RequestId, RequestInfo, RequestState};
 pub use group::{GroupController, ServerGroup};
 pub(crate) use poller::watch;
-pub(crate) use session::{End, wait_to_end};
-pub use session::{Pause, Place, Request, Task};
+pub use session::Request;
 pub use state::ServerState;
+pub(crate) use task::{End, wait_to_end};
+pub use task::{Pause, Place, Task};
 
 use accept_loop::{Until, Watch, run};
 use controller::Shared;

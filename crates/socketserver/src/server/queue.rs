@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::session::Job;
+use super::arrival::Job;
 
 pub(super) struct Queue<R, F> {
     /// In the order in which they came, each with the end of its wait.

@@ -10,9 +10,10 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use super::Server;
+use super::arrival::Job;
 use super::controller::{Record, RequestInfo};
 use super::session::sealed::Request as _;
-use super::session::{Job, Task};
+use super::task::Task;
 use crate::concurrency::{AtLimit, Concurrency};
 use crate::event::{Event, Refusal};
 use crate::transport::{Got, Transport};

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use rustix::net::{SendFlags, send};
 
 use super::controller::{Record, RequestId};
-use super::session::{End, sealed};
+use super::session::sealed;
+use super::task::End;
 use crate::address::Address;
 use crate::park::Park;
-use crate::preamble;
+use crate::preamble::{Heard, Steps};
 use crate::socket::{Cut, Socket};
 use crate::timeouts::{Limits, earliest};
 use crate::{Connection, Datagram};
@@ -91,8 +92,8 @@ impl sealed::Request for Connection {
         self.socket().park()
     }
 
-    fn preamble(&mut self, record: &mut Record) -> Result<(), End> {
-        preamble::run(self, record)
+    fn preamble(&mut self, record: &mut Record, steps: &mut Steps) -> Result<Heard, End> {
+        steps.take(self, record)
     }
 
     fn turn_away(mut self, notice: &[u8]) {
@@ -202,8 +203,8 @@ impl sealed::Request for Datagram {
         None
     }
 
-    fn preamble(&mut self, _: &mut Record) -> Result<(), End> {
-        Ok(())
+    fn preamble(&mut self, _: &mut Record, _: &mut Steps) -> Result<Heard, End> {
+        Ok(Heard::All)
     }
 
     fn turn_away(self, _: &[u8]) {}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::accept_loop::{ChildSource, Member, Model, Source, Turn, Until, Watch};
+use super::arrival::Job;
 use super::back_off::{BackOff, Class};
 use super::controller::{Controller, Record};
 use super::drain::Drain;
@@ -11,7 +12,7 @@ use super::drops::Drops;
 use super::poller::Poller;
 use super::queue::Queue;
 use super::session::sealed::Request as _;
-use super::session::{Job, Task};
+use super::task::Task;
 use super::{Handled, Hooks, Server};
 use crate::admission::Ticket;
 use crate::concurrency::{AtLimit, Concurrency, Dispatch};

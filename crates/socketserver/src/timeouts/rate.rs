@@ -15,7 +15,7 @@ use std::time::Duration;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MinRate {
-    bytes_per_second: u32,
+    pub(crate) bytes_per_second: u32,
     grace_millis: u32,
 }
 

@@ -1,7 +1,7 @@
 //! TLS: certificates, the handshake, and what a connection knows of it afterwards.
 //!
-//! The handshake is done by whoever serves the connection, never by the accept loop, and has a
-//! deadline of its own.
+//! The handshake is done by whoever serves the connection, never by the accept loop. It has a deadline
+//! of its own, and whoever is slow in it holds no thread of a pool.
 
 mod files;
 mod session;
@@ -29,6 +29,9 @@ use crate::timeouts::Limits;
 #[derive(Clone)]
 pub struct Tls(Arc<Shared>);
 
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_HANDSHAKES: usize = 1024;
+
 struct Shared {
     config: RwLock<Arc<ServerConfig>>,
     handshake_timeout: Duration,
@@ -42,8 +45,8 @@ impl Tls {
     pub fn new(config: impl Into<Arc<ServerConfig>>) -> Self {
         Self(Arc::new(Shared {
             config: RwLock::new(config.into()),
-            handshake_timeout: Duration::from_secs(10),
-            max_handshakes: 1024,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            max_handshakes: MAX_HANDSHAKES,
             handshakes: AtomicUsize::new(0),
         }))
     }
@@ -97,13 +100,14 @@ impl Tls {
         self.0.handshake_timeout
     }
 
-    /// Shakes hands with whoever has connected.
-    pub(crate) fn accept(&self, wire: &impl Wire, limits: Limits) -> io::Result<Session> {
-        let _place = Place::take(&self.0)?;
+    /// Begins to shake hands with whoever has connected.
+    pub(crate) fn begin(&self) -> io::Result<Handshake> {
+        let place = Place::take(self.0.clone())?;
         let state = ServerConnection::new(self.config()).map_err(io::Error::other)?;
-        let session = Session::new(state);
-        session.handshake(wire, limits)?;
-        Ok(session)
+        Ok(Handshake {
+            session: Session::new(state),
+            _place: place,
+        })
     }
 }
 
@@ -116,13 +120,32 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// One of the handshakes that may be under way at once.
-struct Place<'a>(&'a AtomicUsize);
+/// A handshake that is under way.
+pub(crate) struct Handshake {
+    session: Session,
+    _place: Place,
+}
 
-impl<'a> Place<'a> {
-    fn take(shared: &'a Shared) -> io::Result<Self> {
-        let place = Self(&shared.handshakes);
-        if place.0.fetch_add(1, Ordering::Relaxed) >= shared.max_handshakes {
+impl Handshake {
+    /// Goes on with what has arrived; fails as [`io::ErrorKind::WouldBlock`] if the peer has to say
+    /// more.
+    pub(crate) fn go_on(&mut self, wire: &impl Wire, limits: Limits) -> io::Result<()> {
+        self.session.shake_hands(wire, limits)
+    }
+
+    pub(crate) fn into_session(self) -> Session {
+        self.session
+    }
+}
+
+/// One of the handshakes that may be under way at once.
+struct Place(Arc<Shared>);
+
+impl Place {
+    fn take(shared: Arc<Shared>) -> io::Result<Self> {
+        let place = Self(shared);
+        let others = place.0.handshakes.fetch_add(1, Ordering::Relaxed);
+        if others >= place.0.max_handshakes {
             return Err(io::Error::new(
                 io::ErrorKind::ConnectionRefused,
                 "as many TLS handshakes are under way as may be",
@@ -132,9 +155,9 @@ impl<'a> Place<'a> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.handshakes.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

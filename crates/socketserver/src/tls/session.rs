@@ -24,6 +24,8 @@ const PIECE: usize = 64 << 10;
 /// The way to the peer, under whose limits everything happens.
 pub(crate) trait Wire {
     fn recv(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize>;
+    /// Without waiting.
+    fn try_recv(&self, buf: &mut [u8]) -> io::Result<usize>;
     fn send(&self, bytes: &[u8], limits: Limits) -> io::Result<usize>;
     /// Nothing that is sent from now on can be understood by the peer.
     fn is_lost(&self);
@@ -115,15 +117,19 @@ impl Session {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Shakes hands, to the end.
-    pub(super) fn handshake(&self, wire: &impl Wire, limits: Limits) -> io::Result<()> {
-        let limits = limits.as_of_now();
+    /// Goes on with the handshake for as long as something has arrived.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if the peer has to say more.
+    pub(super) fn shake_hands(&self, wire: &impl Wire, limits: Limits) -> io::Result<()> {
         loop {
             self.flush(wire, limits)?;
             if !self.state().tls.is_handshaking() {
                 return Ok(());
             }
-            if self.take_in(wire, limits)? == 0 {
+            let mut bytes = vec![0; RECORD];
+            let n = wire.try_recv(&mut bytes)?;
+            if self.digest(&bytes[..n], wire, limits)? == 0 {
                 return Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
                     "the peer has left in the TLS handshake",
@@ -200,14 +206,19 @@ impl Session {
     fn take_in(&self, wire: &impl Wire, limits: Limits) -> io::Result<usize> {
         let mut bytes = vec![0; RECORD];
         let n = wire.recv(&mut bytes, limits)?;
+        self.digest(&bytes[..n], wire, limits)
+    }
+
+    /// Decrypts what some bytes make complete; none are the end of input. How many they were.
+    fn digest(&self, bytes: &[u8], wire: &impl Wire, limits: Limits) -> io::Result<usize> {
         let mut state = self.state();
-        if n == 0 {
+        if bytes.is_empty() {
             // The end of input is to be told, too.
             state.tls.read_tls(&mut io::empty())?;
         }
-        state.pending.extend_from_slice(&bytes[..n]);
+        state.pending.extend_from_slice(bytes);
         match state.digest() {
-            Ok(()) => Ok(n),
+            Ok(()) => Ok(bytes.len()),
             Err(error) => {
                 drop(state);
                 Err(self.give_up(wire, error, limits))

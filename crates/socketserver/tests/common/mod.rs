@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod process;
+pub mod random;
 pub mod running;
 
 use std::thread;

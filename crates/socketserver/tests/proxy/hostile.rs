@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use socketserver::{Admission, Concurrency};
+use socketserver::{Admission, Concurrency, Pooled};
 
 use crate::common::{PATIENCE, eventually};
 use crate::{PROXY, SHORT, block_of, line_of, serve, trusted, under_every_model};
@@ -117,6 +117,7 @@ fn who_is_not_trusted_is_not_believed<C: Concurrency>(model: C) {
         std::io::Read::read_to_end(&mut wire.0, &mut heard).unwrap();
         assert_eq!(heard, header);
     }
+    server.rests();
     // And behind a proxy, what follows its header is nothing but data.
     let mut wire = server.client("203.0.113.9");
     assert!(wire.hear().starts_with("203.0.113.9:4000 "));
@@ -160,6 +161,18 @@ fn a_drain_lets_it_come<C: Concurrency>(model: C) {
     assert_eq!(wire.hear(), "last words");
     assert!(wire.was_closed());
     assert_eq!(server.tells("ended"), "ended 203.0.113.9: completed");
+}
+
+#[test]
+fn a_pool_of_one_serves_beside_those_who_dally() {
+    let server = serve(Pooled::new().workers(1), |b| b.proxy_protocol(trusted()));
+    let mut held: Vec<_> = (0..20).map(|_| server.proxy()).collect();
+    for wire in held.iter_mut().step_by(2) {
+        wire.send(b"PROXY ");
+    }
+    let mut served = server.client("203.0.113.9");
+    assert!(served.hear().starts_with("203.0.113.9:"));
+    assert_eq!(served.ask("hello"), "hello");
 }
 
 fn the_limit_on_the_whole_request_holds_for_it<C: Concurrency>(model: C) {

@@ -89,8 +89,8 @@ pub(crate) enum Framing {
 /// A longer command is refused.
 pub(crate) const LONGEST: usize = 64 << 10;
 
-/// So many threads does `greenroom::unblock` have, one of which each connection needs.
-const GREEN: usize = 32;
+/// Each connection needs one of these threads.
+const GREEN: usize = socketserver::greenroom::UNBLOCK_THREADS;
 
 impl Program for Options {
     fn server(&mut self) -> &mut ServerOptions {

@@ -22,17 +22,17 @@ use lobby::Lobby;
 /// these wait together, at the cost of one more thread for all, and count against no other limit.
 #[derive(Default)]
 pub struct Pooled {
-    settings: Settings,
+    pub(crate) settings: Settings,
     pool: Option<Arc<Pool>>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Settings {
-    workers: usize,
-    queue: usize,
-    at_limit: AtLimit,
-    stack_size: Option<usize>,
-    max_idle: usize,
+pub(crate) struct Settings {
+    pub(crate) workers: usize,
+    pub(crate) queue: usize,
+    pub(crate) at_limit: AtLimit,
+    pub(crate) stack_size: Option<usize>,
+    pub(crate) max_idle: usize,
 }
 
 impl Default for Settings {

@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 pub use header::{BadProxyHeader, ProxyHeader};
 
+use super::{Heard, is_over};
 use crate::server::{End, Record};
 use crate::timeouts::earliest;
 use crate::{Address, BindError, Connection, EndReason, Network, Refusal};
-use read::Fault;
+use read::{Fault, Reading};
 
 /// Whom to believe about who a connection's client is: proxies that speak the
 /// [PROXY protocol](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt), version 1 or 2,
@@ -29,8 +30,8 @@ use read::Fault;
 /// * **All others** are served as they are. What they send is the handler's, even if it looks like
 ///   a header: nobody can pretend to be somebody else.
 /// * The header is read by the worker that serves the connection, before the handler's `setup`, and
-///   up to its last byte only. The worker waits for it, be it a thread of a pool or a sequential
-///   server. It has to be complete within 5 s (see [`timeout`](Self::timeout)), and is no longer
+///   up to its last byte only. While it is waited for it holds no thread of a pool and no stack; a
+///   sequential server, a thread, or a child waits for it. It has to be complete within 5 s (see [`timeout`](Self::timeout)), and is no longer
 ///   than 107 bytes in version 1, and 16 and 4096 in version 2.
 ///
 /// From then on [`Connection::peer_addr`], [`RequestInfo::peer`](crate::RequestInfo::peer), events and
@@ -69,13 +70,15 @@ pub struct ProxyProtocol {
     timeout: Duration,
 }
 
+/// The specification asks for at least 3 s, to cover one retransmission.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
 impl Default for ProxyProtocol {
     fn default() -> Self {
         Self {
             networks: Vec::new(),
             unix: false,
-            // The specification asks for at least 3 s, to cover one retransmission.
-            timeout: Duration::from_secs(5),
+            timeout: TIMEOUT,
         }
     }
 }
@@ -138,28 +141,53 @@ impl ProxyProtocol {
     }
 }
 
-/// Lets a trusted proxy say who its client is, and decides about the client.
-pub(super) fn introduce(conn: &mut Connection, record: &mut Record) -> Result<(), End> {
-    let shared = record.shared().clone();
-    let trusted = |proxy: &&ProxyProtocol| proxy.trusts(conn.peer_addr());
-    let Some(proxy) = shared.preamble.proxy.as_ref().filter(trusted) else {
-        return Ok(());
-    };
-    let own = Instant::now().checked_add(proxy.timeout);
-    let deadline = earliest(own, conn.deadline());
-    let header = read::header(conn.socket(), conn.peer_addr(), deadline);
-    let header = header.map_err(|fault| match fault {
-        Fault::Bad(bad) => End::Refused(Refusal::ProxyHeader(bad)),
-        Fault::Gone => match conn.socket().cut() {
-            Some(cut) => End::Ended(cut.into()),
-            None => End::Ended(EndReason::PeerGone),
-        },
-    })?;
+/// A trusted proxy says who its client is, and then it is decided about the client.
+#[derive(Default)]
+pub(super) struct Introduction {
+    since: Option<Instant>,
+    reading: Reading,
+}
+
+impl Introduction {
+    pub(super) fn go_on(
+        &mut self,
+        conn: &mut Connection,
+        record: &mut Record,
+    ) -> Result<Heard, End> {
+        let shared = record.shared().clone();
+        let Some(proxy) = &shared.preamble.proxy else {
+            return Ok(Heard::All);
+        };
+        // Once it is introduced, it is the client whose address is known.
+        if conn.proxy_header().is_some() || !proxy.trusts(conn.peer_addr()) {
+            return Ok(Heard::All);
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let until = earliest(since.checked_add(proxy.timeout), conn.deadline());
+        match self.reading.go_on(conn.socket(), conn.peer_addr()) {
+            Ok(Some(header)) => introduce(header, conn, record).map(|()| Heard::All),
+            Ok(None) if is_over(until) => {
+                Err(End::Refused(Refusal::ProxyHeader(BadProxyHeader::TimedOut)))
+            }
+            Ok(None) => Ok(Heard::Part {
+                until,
+                is_silent: !self.reading.has_begun(),
+            }),
+            Err(Fault::Bad(bad)) => Err(End::Refused(Refusal::ProxyHeader(bad))),
+            Err(Fault::Gone) => Err(End::Ended(match conn.socket().cut() {
+                Some(cut) => cut.into(),
+                None => EndReason::PeerGone,
+            })),
+        }
+    }
+}
+
+fn introduce(header: ProxyHeader, conn: &mut Connection, record: &mut Record) -> Result<(), End> {
     conn.set_proxied(header);
     if let Some(header) = conn.proxy_header() {
         record.set_proxied(conn.peer_addr(), header.proxy());
         if let Some(client) = header.client() {
-            let ticket = shared.admission.admit_client(client);
+            let ticket = record.shared().admission.admit_client(client);
             record.set_ticket(ticket.map_err(End::Refused)?);
         }
     }

@@ -1,13 +1,11 @@
 //! Reading a header from a connection, and not a byte of what follows it.
 
 use std::io;
-use std::time::Instant;
 
 use super::extent::{Extent, extent};
 use super::header::{BadProxyHeader, ProxyHeader};
 use crate::Address;
 use crate::socket::Socket;
-use crate::timeouts::Limits;
 
 /// More than any header that has no extensions takes.
 const USUAL: usize = 256;
@@ -25,48 +23,56 @@ impl From<BadProxyHeader> for Fault {
     }
 }
 
-/// Reads the header that `proxy` has to begin with.
-///
-/// What has arrived is looked at first: where a line ends is only known once its end is there. What
-/// turns out to be a part of the header is received then, and the rest stays in the kernel.
-pub(super) fn header(
-    socket: &Socket,
-    proxy: &Address,
-    deadline: Option<Instant>,
-) -> Result<ProxyHeader, Fault> {
-    let limits = Limits {
-        deadline,
-        ..Limits::default()
-    };
-    let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::TimedOut if !socket.is_lost() => Fault::Bad(BadProxyHeader::TimedOut),
-        _ => Fault::Gone,
-    };
-    let mut bytes = vec![0; USUAL];
-    let mut received = 0;
-    loop {
-        let seen = match socket.peek(&mut bytes[received..], limits) {
-            Ok(0) if received == 0 => return Err(Fault::Gone),
-            Ok(0) => return Err(BadProxyHeader::CutShort.into()),
-            Ok(n) => received + n,
-            Err(error) => return Err(failed(error)),
-        };
-        let extent = extent(&bytes[..seen])?;
-        let end = match extent {
-            Extent::Whole(length) => length,
-            Extent::Partial(_) => seen,
-        };
-        while received < end {
-            match socket.recv(&mut bytes[received..end], limits) {
+/// A header that may have arrived in part.
+#[derive(Default)]
+pub(super) struct Reading {
+    bytes: Vec<u8>,
+    received: usize,
+}
+
+impl Reading {
+    pub(super) fn has_begun(&self) -> bool {
+        self.received > 0
+    }
+
+    /// Reads on in the header that `proxy` has to begin with; `None` if more of it has to come.
+    ///
+    /// What has arrived is looked at first: where a line ends is only known once its end is there.
+    /// What turns out to be a part of the header is received then, and the rest stays in the kernel.
+    pub(super) fn go_on(
+        &mut self,
+        socket: &Socket,
+        proxy: &Address,
+    ) -> Result<Option<ProxyHeader>, Fault> {
+        self.bytes.resize(self.bytes.len().max(USUAL), 0);
+        loop {
+            let seen = match socket.try_peek(&mut self.bytes[self.received..]) {
+                Ok(0) if self.received == 0 => return Err(Fault::Gone),
                 Ok(0) => return Err(BadProxyHeader::CutShort.into()),
-                Ok(n) => received += n,
-                Err(error) => return Err(failed(error)),
+                Ok(n) => self.received + n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(_) => return Err(Fault::Gone),
+            };
+            let extent = extent(&self.bytes[..seen])?;
+            let end = match extent {
+                Extent::Whole(length) => length,
+                Extent::Partial(_) => seen,
+            };
+            while self.received < end {
+                match socket.try_recv_raw(&mut self.bytes[self.received..end]) {
+                    Ok(0) => return Err(BadProxyHeader::CutShort.into()),
+                    Ok(n) => self.received += n,
+                    Err(_) => return Err(Fault::Gone),
+                }
             }
-        }
-        match extent {
-            Extent::Whole(length) => return Ok(ProxyHeader::decode(&bytes[..length], proxy)?),
-            Extent::Partial(least) if least > bytes.len() => bytes.resize(least, 0),
-            Extent::Partial(_) => {}
+            match extent {
+                Extent::Whole(length) => {
+                    let header = ProxyHeader::decode(&self.bytes[..length], proxy)?;
+                    return Ok(Some(header));
+                }
+                Extent::Partial(least) if least > self.bytes.len() => self.bytes.resize(least, 0),
+                Extent::Partial(_) => {}
+            }
         }
     }
 }

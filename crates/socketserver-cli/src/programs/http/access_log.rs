@@ -1,0 +1,123 @@
+//! A line on stdout for each request. It never makes a client wait: what nobody takes is dropped.
+
+use std::fmt::Write;
+use std::time::SystemTime;
+
+use humantime::format_rfc3339_millis;
+use socketserver::Address;
+use socketserver::RequestId;
+use socketserver::framing::{Map, Value};
+use socketserver::http::{Exchange, RequestHead};
+
+use super::AccessLog;
+use crate::terminal;
+
+/// A line should go into a pipe in one piece, whatever was asked for: pipe(7), `PIPE_BUF`.
+const LONGEST: usize = 2000;
+
+pub(super) fn of(form: AccessLog) -> Option<fn(&Exchange<'_>)> {
+    match form {
+        AccessLog::Common => Some(|exchange| terminal::say(&common(exchange, SystemTime::now()))),
+        AccessLog::Json => Some(|exchange| terminal::say(&json(exchange, SystemTime::now()))),
+        AccessLog::Off => None,
+    }
+}
+
+/// `host ident user [time] "request" status bytes`:
+/// <https://www.w3.org/Daemon/User/Config/Logging.html#common-logfile-format>.
+fn common(exchange: &Exchange<'_>, now: SystemTime) -> String {
+    let host = host(exchange.peer, exchange.id);
+    let (status, sent) = (exchange.status.as_u16(), exchange.sent);
+    let request = match exchange.request {
+        Some(head) => {
+            let target = target(head);
+            format!("{} {} {:?}", head.method(), quoted(&target), head.version())
+        }
+        None => "-".into(),
+    };
+    let request = cut(&request);
+    format!("{host} - - [{}] \"{request}\" {status} {sent}\n", time(now))
+}
+
+fn json(exchange: &Exchange<'_>, now: SystemTime) -> String {
+    let mut line = Map::new();
+    let mut put = |key: &str, value: Value| drop(line.insert(key.into(), value));
+    put("time", format_rfc3339_millis(now).to_string().into());
+    put("peer", host(exchange.peer, exchange.id).into());
+    put("id", exchange.id.get().into());
+    if let Some(head) = exchange.request {
+        put("method", head.method().as_str().into());
+        put("target", cut(&target(head)).into());
+        put("version", format!("{:?}", head.version()).into());
+        for name in ["host", "referer", "user-agent"] {
+            if let Some(value) = head.header(name) {
+                put(name, cut(value)[..cut(value).len().min(300)].into());
+            }
+        }
+    }
+    put("status", exchange.status.as_u16().into());
+    put("bytes", exchange.sent.into());
+    put("complete", exchange.is_complete.into());
+    let micros = u64::try_from(exchange.elapsed.as_micros()).unwrap_or(u64::MAX);
+    put("micros", micros.into());
+    format!("{}\n", Value::Object(line))
+}
+
+fn target(head: &RequestHead) -> String {
+    head.uri().to_string()
+}
+
+/// Without the port, as the form has it.
+fn host(peer: &Address, id: RequestId) -> String {
+    match peer.as_inet() {
+        Some(address) => address.ip().to_canonical().to_string(),
+        None => crate::text::name_of(peer, id).replace([' ', '"'], "_"),
+    }
+}
+
+/// Targets are ASCII without controls; the two characters that mean something here are escaped as
+/// Apache does it.
+fn quoted(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"")
+}
+
+/// It is ASCII.
+fn cut(text: &str) -> &str {
+    &text[..text.len().min(LONGEST)]
+}
+
+/// `10/Oct/2000:13:55:36 +0000`.
+fn time(now: SystemTime) -> String {
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let text = format_rfc3339_millis(now).to_string();
+    let month = text[5..7].parse::<usize>().unwrap_or(1);
+    let month = MONTHS[month.clamp(1, 12) - 1];
+    let mut out = String::new();
+    let _ = write!(
+        out,
+        "{}/{month}/{}:{} +0000",
+        &text[8..10],
+        &text[..4],
+        &text[11..19]
+    );
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    #[test]
+    fn times_are_written_as_the_form_has_them() {
+        let then = UNIX_EPOCH + Duration::from_secs(784_111_777);
+        assert_eq!(time(then), "06/Nov/1994:08:49:37 +0000");
+    }
+
+    #[test]
+    fn a_quote_ends_nothing() {
+        assert_eq!(quoted("/a\"b\\"), "/a\\\"b\\\\");
+    }
+}

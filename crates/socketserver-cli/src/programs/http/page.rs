@@ -1,0 +1,91 @@
+//! Pages for browsers: what all have in common, and those about errors. They have no script, and
+//! forbid any: a name that got into one unescaped could still do nothing.
+
+use std::fmt::{self, Display};
+
+use socketserver::http::{HeaderName, HeaderValue, Problem, Response, StatusCode, header};
+
+const STYLE: &str = include_str!("style.css");
+
+/// With its special characters escaped, for text and for attributes in quotes.
+pub(super) struct Escaped<'a>(pub &'a str);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        while let Some(at) = rest.find(['&', '<', '>', '"', '\'']) {
+            f.write_str(&rest[..at])?;
+            f.write_str(match rest.as_bytes()[at] {
+                b'&' => "&amp;",
+                b'<' => "&lt;",
+                b'>' => "&gt;",
+                b'"' => "&quot;",
+                _ => "&#39;",
+            })?;
+            rest = &rest[at + 1..];
+        }
+        f.write_str(rest)
+    }
+}
+
+/// A page; `body` is HTML already, the title is not.
+pub(super) fn page(title: &str, body: &str) -> Response {
+    let title = Escaped(title);
+    let mut page = Response::html(format!(
+        "<!DOCTYPE html>\n\
+         <html lang=\"en\">\n\
+         <head>\n\
+         <meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <title>{title}</title>\n\
+         <style>\n{STYLE}</style>\n\
+         </head>\n\
+         <body>\n{body}</body>\n\
+         </html>\n"
+    ));
+    let fields: [(HeaderName, &str); 4] = [
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; \
+             frame-ancestors 'none'",
+        ),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    for (name, value) in fields {
+        page.headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    page
+}
+
+pub(super) fn of_problem(problem: &Problem) -> Response {
+    let status = problem.status();
+    let title = heading(status);
+    let (heading, message) = (Escaped(&title), Escaped(problem.message()));
+    page(&title, &format!("<h1>{heading}</h1>\n<p>{message}.</p>\n"))
+}
+
+fn heading(status: StatusCode) -> String {
+    format!(
+        "{} {}",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or("Error")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_html_is_left() {
+        assert_eq!(
+            Escaped("<a href=\"x\" b='&'>ü").to_string(),
+            "&lt;a href=&quot;x&quot; b=&#39;&amp;&#39;&gt;ü"
+        );
+        assert_eq!(Escaped("").to_string(), "");
+    }
+}

@@ -1,0 +1,212 @@
+//! From the path of a request to names of files, and back. No file is looked at here.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
+
+/// Where a path leads, below the root.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Target {
+    names: Vec<Vec<u8>>,
+    /// It ended in a slash: only a directory can be meant.
+    pub is_directory: bool,
+}
+
+/// The path has no meaning, or one that it must not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bad(pub &'static str);
+
+impl Target {
+    /// Takes a path apart before it is decoded, so that an encoded slash separates nothing. Each name
+    /// is decoded once.
+    pub fn of(path: &str) -> Result<Self, Bad> {
+        let mut target = Self::default();
+        for part in path.split('/') {
+            let name = decode(part)?;
+            target.is_directory = matches!(&*name, b"" | b"." | b"..");
+            match &*name {
+                b"" | b"." => {}
+                // RFC 3986, 5.2.4, but for what would be above the root.
+                b".." => {
+                    if target.names.pop().is_none() {
+                        return Err(Bad("the path leads out of what is served here"));
+                    }
+                }
+                _ => target.names.push(name),
+            }
+        }
+        Ok(target)
+    }
+
+    /// Whether a name begins with a dot, but for the one that is there for everybody (RFC 8615).
+    pub fn is_hidden(&self) -> bool {
+        let mut names = self.names.iter().map(Vec::as_slice);
+        let first = names.next().filter(|name| *name != b".well-known");
+        first.into_iter().chain(names).any(is_hidden)
+    }
+
+    /// Relative to the root.
+    pub fn file(&self) -> Vec<u8> {
+        match self.names.join(&b'/') {
+            root if root.is_empty() => b".".to_vec(),
+            file => file,
+        }
+    }
+
+    /// The name of what it leads to; `None` is the root.
+    pub fn name(&self) -> Option<&OsStr> {
+        self.names.last().map(|name| OsStr::from_bytes(name))
+    }
+
+    pub fn names(&self) -> &[Vec<u8>] {
+        &self.names
+    }
+
+    /// The same with a name below it.
+    pub fn below(&self, name: &str) -> Self {
+        let mut target = self.clone();
+        target.names.push(name.into());
+        target
+    }
+
+    /// As it is written in a reference, with a slash at its end. It begins with one slash, as two
+    /// would begin the name of a host, and to a browser a backslash is a slash.
+    pub fn as_directory(&self) -> String {
+        let mut path = String::from("/");
+        for name in &self.names {
+            path += &encode(name);
+            path.push('/');
+        }
+        path
+    }
+}
+
+pub(super) fn is_hidden(name: &[u8]) -> bool {
+    name.starts_with(b".")
+}
+
+/// What RFC 3986, 2.3 calls unreserved stays as it is, and nothing else.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+pub(super) fn encode(name: &[u8]) -> String {
+    percent_encode(name, ESCAPED).to_string()
+}
+
+fn decode(part: &str) -> Result<Vec<u8>, Bad> {
+    let is_escape =
+        |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|b| b.is_ascii_hexdigit());
+    if !part.split('%').skip(1).all(is_escape) {
+        return Err(Bad("the path has a % that begins no escape"));
+    }
+    let name: Vec<u8> = percent_decode(part.as_bytes()).collect();
+    if name.contains(&0) || name.contains(&b'/') {
+        return Err(Bad("no name has such a character"));
+    }
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str) -> Result<String, Bad> {
+        Target::of(path).map(|target| String::from_utf8_lossy(&target.file()).into_owned())
+    }
+
+    #[test]
+    fn paths_are_decoded_once_and_stay_below_the_root() {
+        for (path, expected) in [
+            ("/", "."),
+            ("", "."),
+            ("*", "*"),
+            ("/a/b", "a/b"),
+            ("//a///b/", "a/b"),
+            ("/a/./b", "a/b"),
+            ("/a/../b", "b"),
+            ("/a/%2e%2E/b", "b"),
+            ("/a/..", "."),
+            ("/%61%20b", "a b"),
+            ("/%2561", "%61"),
+            ("/%252e%252e/x", "%2e%2e/x"),
+            ("/...", "..."),
+            ("/..%5cx", "..\\x"),
+            ("/\\..\\x", "\\..\\x"),
+            ("/a+b", "a+b"),
+        ] {
+            assert_eq!(file(path).as_deref(), Ok(expected), "{path}");
+        }
+        for path in [
+            "/..",
+            "/../",
+            "/a/../..",
+            "/%2e%2e",
+            "/.%2E/x",
+            "/%2e./x",
+            "/./../x",
+            "/a/..//../x",
+            "/%2f",
+            "/a%2fb",
+            "/..%2f..%2fx",
+            "/%00",
+            "/a%00.html",
+            "/%",
+            "/%4",
+            "/%zz",
+            "/%%61",
+            "/%\u{e4}",
+        ] {
+            assert!(file(path).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_slash_at_the_end_is_a_directory() {
+        for (path, is_directory) in [
+            ("/", true),
+            ("/a", false),
+            ("/a/", true),
+            ("/a/.", true),
+            ("/a/b/..", true),
+        ] {
+            assert_eq!(
+                Target::of(path).unwrap().is_directory,
+                is_directory,
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_hidden() {
+        for (path, expected) in [
+            ("/a", false),
+            ("/.a", true),
+            ("/a/.b/c", true),
+            ("/%2egit", true),
+            ("/.well-known/acme", false),
+            ("/.well-known/.a", true),
+            ("/a/.well-known", true),
+        ] {
+            assert_eq!(Target::of(path).unwrap().is_hidden(), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn references_name_no_other_host() {
+        for (path, expected) in [
+            ("/", "/"),
+            ("//example.org/..%5c", "/example.org/..%5C/"),
+            ("/\\example.org", "/%5Cexample.org/"),
+            ("/%0d%0aX:%20y", "/%0D%0AX%3A%20y/"),
+            ("/javascript:x", "/javascript%3Ax/"),
+            ("/%ff", "/%FF/"),
+        ] {
+            assert_eq!(Target::of(path).unwrap().as_directory(), expected, "{path}");
+        }
+    }
+}

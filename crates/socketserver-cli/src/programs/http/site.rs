@@ -1,0 +1,156 @@
+//! What a request is answered.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use socketserver::Result;
+use socketserver::http::{
+    Handler, HeaderValue, Method, Problem, Request, Response, StatusCode, header,
+};
+
+use super::listing;
+use super::path::Target;
+use super::root::{Found, Root};
+
+/// What is served, and how.
+#[derive(Debug)]
+pub(super) struct Site {
+    pub root: Root,
+    /// The name of the file that stands for its directory.
+    pub index: String,
+    pub lists: bool,
+    pub shows_hidden: bool,
+}
+
+/// Who comes by one connection.
+pub(super) struct Visitor(pub Arc<Site>);
+
+impl Handler for Visitor {
+    fn methods(&self) -> &[Method] {
+        &[Method::GET]
+    }
+
+    fn get(&mut self, request: &mut Request<'_>) -> Result<Response> {
+        self.0.answer(request)
+    }
+}
+
+impl Site {
+    fn answer(&self, request: &Request<'_>) -> Result<Response> {
+        let target = Target::of(request.path())
+            .map_err(|bad| Problem::new(StatusCode::BAD_REQUEST, bad.0))?;
+        if target.is_hidden() && !self.shows_hidden {
+            return Err(missing().into());
+        }
+        match self.root.find(&target.file()).map_err(problem)? {
+            Found::File(_) if target.is_directory => Err(missing().into()),
+            Found::File(file) => of_file(request, file, &target),
+            Found::Directory(directory) => self.of_directory(request, &target, &directory),
+            Found::Other => Err(missing().into()),
+        }
+    }
+
+    fn of_directory(
+        &self,
+        request: &Request<'_>,
+        target: &Target,
+        directory: &OwnedFd,
+    ) -> Result<Response> {
+        if !target.is_directory {
+            // So that what is relative in it is relative to it.
+            let mut location = target.as_directory();
+            if let Some(query) = request.query() {
+                location = format!("{location}?{query}");
+            }
+            return Response::redirect(StatusCode::MOVED_PERMANENTLY, &location);
+        }
+        let index = target.below(&self.index);
+        match self.root.find(&index.file()) {
+            Ok(Found::File(file)) => return of_file(request, file, &index),
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(problem(errno).into()),
+        }
+        if !self.lists {
+            let why = "directories are not listed here";
+            return Err(Problem::new(StatusCode::FORBIDDEN, why).into());
+        }
+        listing::of(self, target, directory)
+    }
+}
+
+fn of_file(request: &Request<'_>, file: std::fs::File, target: &Target) -> Result<Response> {
+    let name = target.name().unwrap_or_default();
+    let mut response = Response::file(request, file, &media_type(name.as_ref()))?;
+    // What is no page is not to be taken for one, whatever is in it.
+    let nosniff = HeaderValue::from_static("nosniff");
+    response
+        .headers_mut()
+        .insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    Ok(response)
+}
+
+/// By the name. Text is taken to be UTF-8, but for the kinds that say in themselves what they are.
+fn media_type(name: &std::path::Path) -> String {
+    let media_type = mime_guess::from_path(name)
+        .first_raw()
+        .unwrap_or("application/octet-stream");
+    match media_type {
+        "text/html" | "text/xml" => media_type.into(),
+        text if text.starts_with("text/") => format!("{text}; charset=utf-8"),
+        other => other.into(),
+    }
+}
+
+fn missing() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "there is nothing of that name here")
+}
+
+/// What a client is told of a file that cannot be opened. Where a link leads is not told.
+fn problem(errno: Errno) -> Problem {
+    match errno {
+        Errno::ACCESS | Errno::PERM => {
+            Problem::new(StatusCode::FORBIDDEN, "this server may not read it")
+        }
+        Errno::NOENT
+        | Errno::NOTDIR
+        | Errno::LOOP
+        | Errno::XDEV
+        | Errno::NAMETOOLONG
+        | Errno::NXIO
+        | Errno::INVAL => missing(),
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "this server has too much to do",
+        )
+        .header(header::RETRY_AFTER, HeaderValue::from_static("1")),
+        other => {
+            tracing::warn!(error = %std::io::Error::from(other), "cannot open a file");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "it cannot be read")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn media_types_are_those_of_names() {
+        for (name, expected) in [
+            ("a.html", "text/html"),
+            ("a.TXT", "text/plain; charset=utf-8"),
+            ("a.css", "text/css; charset=utf-8"),
+            ("a.png", "image/png"),
+            ("a.json", "application/json"),
+            ("a.svg", "image/svg+xml"),
+            ("a.tar.gz", "application/gzip"),
+            ("a", "application/octet-stream"),
+            ("a.unknown", "application/octet-stream"),
+            ("", "application/octet-stream"),
+        ] {
+            assert_eq!(media_type(name.as_ref()), expected, "{name}");
+        }
+        assert!(media_type("a.js".as_ref()).starts_with("text/javascript"));
+    }
+}

@@ -1,0 +1,106 @@
+//! Senders of datagrams that do not behave. Each attack lasts for a moment, at a rate.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::attackers::ELSEWHERE;
+use crate::callers::{named, tried, unix_address};
+use crate::victim::Victim;
+
+const LASTING: Duration = Duration::from_millis(200);
+
+/// Datagrams per second; [`FULL`] is as many as can be sent.
+pub type PerSecond = u32;
+
+pub const FULL: PerSecond = u32::MAX;
+
+/// From one address.
+pub fn flood(victim: &Victim, rate: PerSecond) {
+    let (socket, to) = (sender(ELSEWHERE, 0).unwrap(), victim.address());
+    paced(rate, |_| throw(&socket, b"hello", to));
+}
+
+/// As if from everywhere: each datagram has another source.
+pub fn everywhere(victim: &Victim, rate: PerSecond) {
+    static LAST: AtomicU32 = AtomicU32::new(0x7f01_0000);
+    let to = victim.address();
+    paced(rate, |_| {
+        let source = Ipv4Addr::from_bits(LAST.fetch_add(1, Ordering::Relaxed));
+        throw(&sender(source, 0).unwrap(), b"hello", to);
+    });
+}
+
+/// From ports where services are, as who forges sources sends them.
+pub fn low_ports(victim: &Victim, rate: PerSecond) {
+    let to = victim.address();
+    let ports = [7, 19, 53, 123, 161].into_iter();
+    let sockets: Vec<_> = ports.filter_map(|port| sender(ELSEWHERE, port)).collect();
+    if sockets.is_empty() {
+        println!("SKIPPED: this user may not bind ports below 1024");
+    } else {
+        paced(rate, |n| {
+            throw(&sockets[n as usize % sockets.len()], b"hello", to);
+        });
+    }
+}
+
+/// The longest there are, and empty ones, in turn.
+pub fn huge_and_empty(victim: &Victim, rate: PerSecond) {
+    let (socket, to) = (sender(ELSEWHERE, 0).unwrap(), victim.address());
+    // 65,535 less the headers of IP and UDP.
+    let huge = vec![b'x'; 65_507];
+    paced(rate, |n| {
+        throw(&socket, if n % 2 == 0 { &huge } else { b"" }, to);
+    });
+}
+
+/// Over a Unix socket: they ask, and never read what is answered.
+///
+/// The answers stay in their queues, and all of these take of the server's one send buffer: with some
+/// 270 of them it is full, and nobody can be answered. Queues are as long as the system says; with
+/// fewer clients than here they would not fill up, with more the buffer would.
+pub fn not_reading(victim: &Victim, rate: PerSecond) {
+    let queue = std::fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap();
+    let queue: usize = queue.trim().parse::<usize>().unwrap() + 1;
+    let crowd: Vec<_> = (0..200 / queue).map(|_| named()).collect();
+    if crowd.is_empty() {
+        println!("SKIPPED: a queue of {queue} is longer than a server's send buffer can fill");
+        return;
+    }
+    let to = unix_address(victim.server.address(0));
+    for socket in &crowd {
+        for _ in 0..queue {
+            socket.send_to_addr(b"hello", &to).unwrap();
+        }
+        socket.set_nonblocking(true).unwrap();
+    }
+    paced(rate, |n| {
+        tried(crowd[n as usize % crowd.len()].send_to_addr(b"hello", &to));
+    });
+}
+
+/// Calls it so many times a second, as far as that can be done.
+fn paced(rate: PerSecond, mut send: impl FnMut(u32)) {
+    let (start, mut sent) = (Instant::now(), 0);
+    while start.elapsed() < LASTING {
+        let due = start.elapsed().as_secs_f64() * f64::from(rate);
+        while f64::from(sent) < due && start.elapsed() < LASTING {
+            send(sent);
+            sent += 1;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// `None` if this user may not have the port.
+fn sender(from: Ipv4Addr, port: u16) -> Option<UdpSocket> {
+    let socket = UdpSocket::bind((from, port)).ok()?;
+    socket.set_nonblocking(true).unwrap();
+    Some(socket)
+}
+
+/// Nobody reads the answers: the kernel throws them away.
+fn throw(socket: &UdpSocket, bytes: &[u8], to: SocketAddr) {
+    tried(socket.send_to(bytes, to));
+}

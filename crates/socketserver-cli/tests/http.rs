@@ -1,0 +1,855 @@
+//! `socketserver http`, from outside.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use common::{MODELS, Server, client, is_closed, run, socketserver, text};
+use tempfile::TempDir;
+
+/// A directory with something of each kind, and a secret beside it.
+///
+/// Names that a page has to escape, one that is not UTF-8, links in, out and absolute, a pipe.
+fn site() -> (TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("www");
+    fs::create_dir_all(root.join("sub/deep")).unwrap();
+    fs::create_dir_all(root.join("with index")).unwrap();
+    fs::create_dir_all(root.join(".well-known")).unwrap();
+    fs::write(dir.path().join("secret"), "SECRET").unwrap();
+    fs::write(root.join("hello.txt"), "hello\n").unwrap();
+    fs::write(root.join("with index/index.html"), "<p>index").unwrap();
+    fs::write(root.join("sub/a&b.txt"), "ab").unwrap();
+    fs::write(root.join("sub/<img src=x onerror=alert(1)>"), "x").unwrap();
+    fs::write(root.join("sub/javascript:alert(1)"), "x").unwrap();
+    fs::write(root.join("sub/\"quoted' 100%?#"), "q").unwrap();
+    fs::write(root.join("sub/ümlaut"), "u").unwrap();
+    fs::write(
+        root.join("sub")
+            .join(std::ffi::OsStr::from_bytes(b"\xff\xfe")),
+        "raw",
+    )
+    .unwrap();
+    fs::write(root.join(".hidden"), "SECRET").unwrap();
+    fs::write(root.join(".well-known/x"), "known").unwrap();
+    symlink("hello.txt", root.join("inside")).unwrap();
+    symlink("../secret", root.join("outside")).unwrap();
+    symlink("..", root.join("up")).unwrap();
+    symlink(dir.path().join("secret"), root.join("absolute")).unwrap();
+    symlink("loop", root.join("loop")).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        root.join("pipe"),
+        rustix::fs::FileType::Fifo,
+        0o644.into(),
+        0,
+    )
+    .unwrap();
+    let root = root.to_str().unwrap().to_owned();
+    (dir, root)
+}
+
+fn start(model: &str, root: &str, more: &[&str]) -> Server {
+    let args = [
+        &["http", root, "-c", model, "-l", "tcp://127.0.0.1:0"][..],
+        more,
+    ];
+    Server::start(&args.concat(), 1)
+}
+
+/// One request on a connection of its own: the status, the head and the body.
+fn ask(server: &Server, request: &str) -> (u16, String, Vec<u8>) {
+    let mut client = client(server, 0);
+    client.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
+    let body =
+        answer.split_off(end.unwrap_or_else(|| panic!("{request:?}: {:?}", text(&answer))) + 4);
+    let head = text(&answer);
+    (head[9..12].parse().unwrap(), head, body)
+}
+
+fn get(server: &Server, path: &str) -> (u16, String, Vec<u8>) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    ask(server, &request)
+}
+
+fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| {
+        let (field, value) = line.split_once(": ")?;
+        field.eq_ignore_ascii_case(name).then_some(value)
+    })
+}
+
+#[test]
+fn files_and_directories_under_every_model() {
+    let (_dir, root) = site();
+    for model in MODELS {
+        let server = start(model, &root, &[]);
+        let (status, head, body) = get(&server, "/hello.txt");
+        assert_eq!((status, &*body), (200, &b"hello\n"[..]), "{model}");
+        assert_eq!(
+            field(&head, "content-type"),
+            Some("text/plain; charset=utf-8")
+        );
+        assert_eq!(field(&head, "content-length"), Some("6"));
+        assert_eq!(field(&head, "x-content-type-options"), Some("nosniff"));
+        assert!(field(&head, "server").unwrap().starts_with("socketserver/"));
+        for name in ["date", "etag", "last-modified"] {
+            assert!(field(&head, name).is_some(), "{name}");
+        }
+        let request = "HEAD /hello.txt HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let (status, alike, body) = ask(&server, request);
+        assert_eq!((status, &*body), (200, &b""[..]));
+        let but_date = |head: &str| {
+            head.lines()
+                .filter(|l| !l.starts_with("Date"))
+                .collect::<String>()
+        };
+        assert_eq!(but_date(&alike), but_date(&head));
+
+        let (status, head, _) = get(&server, "/sub?a=b&c");
+        assert_eq!(
+            (status, field(&head, "location")),
+            (301, Some("/sub/?a=b&c"))
+        );
+        assert_eq!(text(&get(&server, "/with%20index/").2), "<p>index");
+        let (status, head, _) = get(&server, "/with%20index");
+        assert_eq!(
+            (status, field(&head, "location")),
+            (301, Some("/with%20index/"))
+        );
+        assert_eq!(get(&server, "/sub/").0, 200);
+        assert_eq!(get(&server, "/none").0, 404);
+        assert_eq!(get(&server, "/hello.txt/").0, 404);
+        let (status, head, _) = ask(&server, "DELETE /hello.txt HTTP/1.0\r\n\r\n");
+        assert_eq!(
+            (status, field(&head, "allow")),
+            (405, Some("GET, HEAD, OPTIONS"))
+        );
+        assert_eq!(ask(&server, "BREW / HTTP/1.0\r\n\r\n").0, 501);
+        let range = "GET /hello.txt HTTP/1.0\r\nRange: bytes=1-2\r\n\r\n";
+        let (status, _, body) = ask(&server, range);
+        assert_eq!((status, &*body), (206, &b"el"[..]));
+
+        // A sequential server keeps nobody; the others do.
+        let mut client = client(&server, 0);
+        client
+            .write_all(b"GET /hello.txt HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+        let mut answer = vec![0; 4096];
+        let mut filled = 0;
+        while !answer[..filled].ends_with(b"\r\n\r\nhello\n") {
+            let n = client.read(&mut answer[filled..]).unwrap();
+            assert_ne!(n, 0, "{}", text(&answer));
+            filled += n;
+        }
+        if model == "sequential" {
+            assert!(text(&answer).contains("\r\nConnection: close\r\n"));
+            assert!(is_closed(&mut client));
+        } else {
+            client
+                .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                .unwrap();
+            assert!(!is_closed(&mut client), "{model}");
+        }
+    }
+}
+
+/// A hundred ways out, none of which leads anywhere.
+#[test]
+fn no_path_leads_out() {
+    let (dir, root) = site();
+    let server = start("threading", &root, &[]);
+    let absolute = dir.path().join("secret");
+    let absolute = absolute.to_str().unwrap();
+    let mut paths: Vec<String> = Vec::new();
+    for up in [
+        "..",
+        "%2e%2e",
+        "%2E%2e",
+        ".%2e",
+        "%2e.",
+        "%252e%252e",
+        "..%00",
+        "..%20",
+        "...",
+        "..;",
+        "..\\",
+        "%c0%ae%c0%ae",
+        "%uff0e%uff0e",
+        "..%c0%af",
+        "%e0%80%ae%e0%80%ae",
+        "..%01",
+        "./..",
+        "%2e/..",
+    ] {
+        for slash in ["/", "//", "%2f", "%5c", "\\", "%252f"] {
+            paths.push(format!("/{up}{slash}secret"));
+            paths.push(format!("/sub{slash}{up}{slash}{up}{slash}secret"));
+        }
+    }
+    paths.extend([
+        format!("/{absolute}"),
+        format!("//{absolute}"),
+        format!("/%2f{}", &absolute[1..]),
+        format!("file://{absolute}"),
+        "/outside".into(),
+        "/absolute".into(),
+        "/up/secret".into(),
+        "/up/".into(),
+        "/up".into(),
+        "/up/www/hello.txt".into(),
+        "/loop".into(),
+        "/pipe".into(),
+        "/inside/../../secret".into(),
+        "/secret%00.txt".into(),
+        "/.hidden".into(),
+        "/%2ehidden".into(),
+        "/sub/../.hidden".into(),
+        "/hello.txt%00".into(),
+        "/hello.txt%2f..%2f..%2fsecret".into(),
+        "/proc/self/environ".into(),
+        format!("/{}", "../".repeat(50)),
+        format!("/{}etc/passwd", "..%2f".repeat(20)),
+        format!("/{}", "a/".repeat(3000)),
+        format!("/{}", "x".repeat(300)),
+    ]);
+    assert!(paths.len() > 100, "{}", paths.len());
+    for path in &paths {
+        let (status, head, body) = get(&server, path);
+        assert!([400, 404].contains(&status), "{path}: {head}");
+        assert!(!text(&body).contains("SECRET"), "{path}");
+    }
+    for (path, expected) in [("/inside", "hello\n"), ("/.well-known/x", "known")] {
+        assert_eq!(text(&get(&server, path).2), expected);
+    }
+    // Who asks for it gets it.
+    let server = start("threading", &root, &["--follow-symlinks", "--hidden"]);
+    for path in ["/outside", "/absolute", "/up/secret", "/.hidden"] {
+        assert_eq!(text(&get(&server, path).2), "SECRET", "{path}");
+    }
+    assert_eq!(get(&server, "/../secret").0, 400);
+}
+
+#[test]
+fn no_redirect_leads_to_another_host() {
+    let (dir, _) = site();
+    let root = dir.path().join("hosts");
+    for name in [
+        "example.org",
+        "\\example.org",
+        "\\\\example.org",
+        "\u{a0}example.org",
+        "@example.org",
+        "a\r\nX: y",
+    ] {
+        fs::create_dir_all(root.join(name)).unwrap();
+    }
+    let server = start("threading", root.to_str().unwrap(), &[]);
+    for path in [
+        "//example.org",
+        "///example.org",
+        "/./example.org",
+        "//./example.org",
+        "/.//example.org",
+        "/\\example.org",
+        "/%5cexample.org",
+        "/%5c%5cexample.org",
+        "/%c2%a0example.org",
+        "/@example.org",
+        "/a%0d%0aX:%20y",
+        "//example.org/..//example.org",
+        "/%2e/example.org",
+    ] {
+        let (status, head, _) = get(&server, path);
+        assert_eq!(status, 301, "{path}: {head}");
+        let location = field(&head, "location").unwrap();
+        let second = location.as_bytes()[1];
+        assert!(
+            location.starts_with('/') && second != b'/' && second != b'\\',
+            "{location}"
+        );
+        assert_eq!(field(&head, "x"), None, "{path}");
+        // It leads where it should.
+        assert_eq!(get(&server, location).0, 200, "{path}: {location}");
+    }
+}
+
+#[test]
+fn a_listing_has_no_markup_of_names() {
+    let (_dir, root) = site();
+    let server = start("threading", &root, &[]);
+    let (status, head, body) = get(&server, "/sub/");
+    let page = text(&body);
+    assert_eq!(
+        (status, field(&head, "content-type")),
+        (200, Some("text/html; charset=utf-8"))
+    );
+    let policy = field(&head, "content-security-policy").unwrap();
+    assert!(policy.contains("default-src 'none'"), "{policy}");
+    assert!(!page.contains("<img"), "{page}");
+    assert!(page.contains("&lt;img src=x onerror=alert(1)&gt;"));
+    assert!(page.contains("href=\"./javascript%3Aalert%281%29\""));
+    assert!(page.contains("&quot;quoted&#39; 100%?#"));
+    assert!(
+        page.contains("<h1><a href=\"../\">/</a><a href=\"./\">sub/</a></h1>"),
+        "{page}"
+    );
+    // Each link leads to what it says, whatever its name is made of.
+    let mut links = 0;
+    for href in page
+        .split("href=\"./")
+        .skip(2)
+        .filter_map(|rest| rest.split('"').next())
+    {
+        let (status, _, _) = get(&server, &format!("/sub/{href}"));
+        assert_eq!(status, 200, "{href}");
+        links += 1;
+    }
+    assert_eq!(links, 7);
+    let deep = page.find("deep/").unwrap();
+    assert!(
+        deep < page.find("a&amp;b.txt").unwrap(),
+        "directories first"
+    );
+
+    // What is not served is not listed.
+    let page = text(&get(&server, "/").2);
+    for name in ["outside", "absolute", ".hidden", "pipe", "loop", "up"] {
+        assert!(
+            !page.contains(&format!("./{name}\"")) && !page.contains(&format!("./{name}/\"")),
+            "{name}"
+        );
+    }
+    assert!(page.contains("./inside\""));
+    let server = start("threading", &root, &["--no-listing"]);
+    assert_eq!(get(&server, "/sub/").0, 403);
+    assert_eq!(get(&server, "/hello.txt").0, 200);
+}
+
+#[test]
+fn errors_are_pages_with_nothing_of_the_request_in_them() {
+    let (_dir, root) = site();
+    let server = start("threading", &root, &[]);
+    for (request, status) in [
+        ("GET /none&lt;'%3Cscript%3E HTTP/1.0\r\n\r\n", 404),
+        ("GET /<script>alert(1)</script> HTTP/1.0\r\n\r\n", 400),
+        ("<script> / HTTP/1.1\r\n\r\n", 400),
+        ("GET / HTTP/2.0\r\n\r\n", 505),
+        ("GET / HTTP/1.1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\nA : b\r\n\r\n", 400),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            400,
+        ),
+    ] {
+        let (found, head, body) = ask(&server, request);
+        assert_eq!(found, status, "{request:?}");
+        assert_eq!(
+            field(&head, "content-type"),
+            Some("text/html; charset=utf-8")
+        );
+        let page = text(&body);
+        assert!(page.contains(&format!("<h1>{status} ")), "{page}");
+        assert!(!page.contains("<script"), "{page}");
+        assert_eq!(
+            field(&head, "content-length"),
+            Some(&*body.len().to_string())
+        );
+    }
+    let (status, _, body) = ask(&server, "HEAD /none HTTP/1.0\r\n\r\n");
+    assert_eq!((status, body.len()), (404, 0));
+}
+
+/// What clients of Python's `http.server` may send.
+#[test]
+fn limits_are_those_of_python() {
+    let (_dir, root) = site();
+    let server = start("green", &root, &[]);
+    let long = |n: usize| "x".repeat(n);
+    for (request, status) in [
+        (format!("GET /?{} HTTP/1.0\r\n\r\n", long(60_000)), 200),
+        (format!("GET /?{} HTTP/1.0\r\n\r\n", long(65_536)), 414),
+        (
+            format!("GET / HTTP/1.0\r\nA: {}\r\n\r\n", long(60_000)),
+            200,
+        ),
+        (
+            format!("GET / HTTP/1.0\r\nA: {}\r\n\r\n", long(65_536)),
+            431,
+        ),
+        (
+            format!("GET / HTTP/1.0\r\n{}\r\n", "A: b\r\n".repeat(100)),
+            200,
+        ),
+        (
+            format!("GET / HTTP/1.0\r\n{}\r\n", "A: b\r\n".repeat(101)),
+            431,
+        ),
+    ] {
+        assert_eq!(ask(&server, &request).0, status, "{} bytes", request.len());
+    }
+}
+
+#[test]
+fn the_access_log_has_a_line_for_each_request() {
+    let (_dir, root) = site();
+    let server = start("pooled", &root, &[]);
+    get(&server, "/hello\".txt?a=b");
+    let line = server.says();
+    assert!(line.starts_with("127.0.0.1 - - ["), "{line}");
+    assert!(
+        line.contains("] \"GET /hello\\\".txt?a=b HTTP/1.1\" 404 "),
+        "{line}"
+    );
+    ask(&server, "nonsense\r\n\r\n");
+    let line = server.says();
+    assert!(line.contains("] \"-\" 400 "), "{line}");
+
+    let server = start("forking", &root, &["--access-log", "json"]);
+    let request = "GET /none HTTP/1.0\r\nUser-Agent: x\"y\r\n\r\n";
+    ask(&server, request);
+    let line = server.says();
+    for part in [
+        "\"status\":404",
+        "\"target\":\"/none\"",
+        "\"user-agent\":\"x\\\"y\"",
+        "\"peer\":\"127.0.0.1\"",
+    ] {
+        assert!(line.contains(part), "{line}");
+    }
+    let server = start("threading", &root, &["--access-log", "off"]);
+    get(&server, "/hello.txt");
+    server.signal("TERM");
+    let mut server = server;
+    assert!(server.wait().success());
+}
+
+#[test]
+fn over_a_unix_socket_and_from_a_configuration() {
+    let (dir, root) = site();
+    let socket = dir.path().join("s");
+    let config = dir.path().join("c.toml");
+    fs::write(&config, "[http]\nno-listing = true\nindex = 'hello.txt'\n").unwrap();
+    let endpoint = format!("unix://{}", socket.display());
+    let args = [
+        "http",
+        &root,
+        "-l",
+        &endpoint,
+        "--config",
+        config.to_str().unwrap(),
+    ];
+    let _server = Server::start(&args, 1);
+    let mut client = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    client
+        .write_all(b"GET / HTTP/1.0\r\n\r\nGET /sub/ HTTP/1.0\r\n\r\n")
+        .unwrap();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).unwrap();
+    assert!(
+        text(&answer).ends_with("\r\n\r\nhello\n"),
+        "{}",
+        text(&answer)
+    );
+}
+
+#[test]
+fn what_cannot_be_served_is_said_at_once() {
+    let (_dir, root) = site();
+    for (args, status, message) in [
+        (
+            ["http", "/nowhere", "-l", "tcp://127.0.0.1:0"],
+            1,
+            "cannot serve /nowhere",
+        ),
+        (
+            [
+                "http",
+                &*format!("{root}/hello.txt"),
+                "-l",
+                "tcp://127.0.0.1:0",
+            ],
+            1,
+            "hello.txt",
+        ),
+        (
+            ["http", &*root, "-l", "udp://127.0.0.1:0"],
+            2,
+            "connections",
+        ),
+    ] {
+        let output = socketserver().args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(status));
+        assert!(
+            text(&output.stderr).contains(message),
+            "{}",
+            text(&output.stderr)
+        );
+    }
+}
+
+#[test]
+fn curl_gets_what_is_there() {
+    let (dir, root) = site();
+    let big: Vec<u8> = (0..5_000_000u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(Path::new(&root).join("big"), &big).unwrap();
+    for model in MODELS {
+        let server = start(model, &root, &[]);
+        let url = format!("http://{}", server.address(0));
+        let curl = |args: &[&str]| {
+            let common = ["-sS", "--max-time", "20", "--path-as-is"];
+            run(&mut Command::new("curl"), common.iter().chain(args), b"")
+        };
+        let to = dir.path().join("got");
+        let Some(output) = curl(&["-o", to.to_str().unwrap(), &format!("{url}/big")]) else {
+            return;
+        };
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(fs::read(&to).unwrap() == big, "{model}");
+        // Goes on where it was cut.
+        fs::write(&to, &big[..1_000_001]).unwrap();
+        let output = curl(&["-C", "-", "-o", to.to_str().unwrap(), &format!("{url}/big")]).unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(fs::read(&to).unwrap() == big, "{model}");
+        // Two requests on one connection, and a redirect.
+        let pair = [format!("{url}/hello.txt"), format!("{url}/inside")];
+        assert_eq!(
+            text(&curl(&[&*pair[0], &*pair[1]]).unwrap().stdout),
+            "hello\nhello\n"
+        );
+        let followed = curl(&["-L", &format!("{url}/with%20index")]).unwrap();
+        assert_eq!(text(&followed.stdout), "<p>index");
+        // A tag makes the second time a 304.
+        let tag = dir.path().join(format!("tag-{model}"));
+        let tag = tag.to_str().unwrap();
+        let hello = format!("{url}/hello.txt");
+        curl(&["--etag-save", tag, &hello]).unwrap();
+        let again = curl(&["--etag-compare", tag, "-w", "%{http_code}", &hello]).unwrap();
+        assert_eq!(text(&again.stdout), "304");
+        let body = "x".repeat(2000);
+        let post = curl(&["-d", &body, "-w", "%{http_code}", "-o", "/dev/null", &hello]).unwrap();
+        assert_eq!(text(&post.stdout), "405");
+    }
+}
+
+#[test]
+fn pythons_client_gets_what_is_there() {
+    const SCRIPT: &str = "
+import http.client, sys
+c = http.client.HTTPConnection(sys.argv[1], timeout=20)
+for n in range(100):
+    c.request('GET', '/hello.txt', headers={'X-N': str(n)})
+    r = c.getresponse()
+    assert (r.status, r.read()) == (200, b'hello\\n'), n
+    sock = sock if n else c.sock
+    assert c.sock is sock, 'it was closed'
+c.request('POST', '/', body=(b'x' * 10 for _ in range(10)), encode_chunked=True,
+          headers={'Transfer-Encoding': 'chunked'})
+r = c.getresponse(); r.read()
+assert r.status == 405
+c.request('HEAD', '/hello.txt')
+r = c.getresponse()
+assert (r.status, r.length, r.read()) == (200, 0, b'') and r.headers['Content-Length'] == '6'
+print('fine')
+";
+    let (_dir, root) = site();
+    for model in ["threading", "forking", "pooled", "green"] {
+        let server = start(model, &root, &[]);
+        let args = ["-c", SCRIPT, server.address(0)];
+        let Some(output) = run(&mut Command::new("python3"), args, b"") else {
+            return;
+        };
+        // A minimal Python has no such module.
+        if text(&output.stderr).contains("ModuleNotFoundError") {
+            println!("SKIPPED: this Python has no http.client");
+            return;
+        }
+        assert_eq!(
+            text(&output.stdout),
+            "fine\n",
+            "{model}: {}",
+            text(&output.stderr)
+        );
+    }
+}
+
+/// Idle connections do not keep a drain waiting, and one that is busy comes to its end.
+#[test]
+fn a_drain_lets_a_download_end() {
+    let (_dir, root) = site();
+    fs::write(Path::new(&root).join("big"), vec![b'x'; 20_000_000]).unwrap();
+    for model in MODELS {
+        let mut server = start(model, &root, &["--access-log", "off"]);
+        let mut busy = client(&server, 0);
+        busy.write_all(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+        busy.read_exact(&mut [0; 1000]).unwrap();
+        let idle: Option<TcpStream> = (model != "sequential").then(|| {
+            let mut idle = client(&server, 0);
+            idle.write_all(b"GET /hello.txt HTTP/1.1\r\nHost: a\r\n\r\n")
+                .unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n\r\nhello\n") {
+                let mut byte = [0];
+                idle.read_exact(&mut byte).unwrap();
+                answer.push(byte[0]);
+            }
+            idle
+        });
+        server.signal("TERM");
+        // It does not have to wait for the busy one.
+        if let Some(mut idle) = idle {
+            assert!(is_closed(&mut idle), "{model}");
+        }
+        let mut rest = Vec::new();
+        busy.read_to_end(&mut rest).unwrap();
+        assert!(rest.len() > 19_999_000, "{model}: {}", rest.len());
+        assert!(server.wait().success(), "{model}");
+    }
+}
+
+/// A request whose answer comes within a drain is told that it was the last.
+#[test]
+fn a_drain_is_told() {
+    let (_dir, root) = site();
+    for model in ["threading", "forking", "pooled", "green"] {
+        let mut server = start(model, &root, &[]);
+        let mut client = client(&server, 0);
+        // It has begun to ask, so that the drain waits for the rest.
+        client.write_all(b"GET /hello.txt HTTP/1.1\r\n").unwrap();
+        // Whoever has connected before is served by now.
+        assert_eq!(get(&server, "/hello.txt").0, 200);
+        server.signal("TERM");
+        server.logged("drain");
+        client.write_all(b"Host: a\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).unwrap();
+        let answer = text(&answer);
+        assert!(
+            answer.contains("\r\nConnection: close\r\n"),
+            "{model}: {answer}"
+        );
+        assert!(answer.ends_with("hello\n"), "{model}: {answer}");
+        assert!(server.wait().success(), "{model}");
+    }
+}
+
+/// Two requests in one, depending on who reads it: nobody who reads it so gets an answer, and there
+/// is only one in any case.
+#[test]
+fn nothing_is_smuggled_under_any_model() {
+    let (_dir, root) = site();
+    let hidden = "GET /hello.txt HTTP/1.1\r\nHost: a\r\n\r\n";
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    let cases = [
+        format!("Content-Length: 4\r\n{chunked}"),
+        format!("{chunked}Content-Length: 4\r\n"),
+        "Content-Length: 4\r\nContent-Length: 5\r\n".into(),
+        "Content-Length: 4, 5\r\n".into(),
+        "Content-Length: +4\r\n".into(),
+        "Content-Length: 0x4\r\n".into(),
+        "Content-Length: 4 4\r\n".into(),
+        "Content-Length: 18446744073709551617\r\n".into(),
+        "Content-Length: -1\r\n".into(),
+        "Content-Length:\r\n".into(),
+        "Content-Length : 4\r\n".into(),
+        " Content-Length: 4\r\n".into(),
+        "Content-Length\x0b: 4\r\n".into(),
+        "Content-Length: 4\x0b\r\n".into(),
+        "Content\0Length: 4\r\n".into(),
+        "Transfer-Encoding: identity\r\n".into(),
+        "Transfer-Encoding: chunked, identity\r\n".into(),
+        "Transfer-Encoding: identity, chunked\r\n".into(),
+        "Transfer-Encoding: gzip, chunked\r\n".into(),
+        "Transfer-Encoding: xchunked\r\n".into(),
+        "Transfer-Encoding: chunked;q=1\r\n".into(),
+        "Transfer-Encoding: \"chunked\"\r\n".into(),
+        "Transfer-Encoding:\x0bchunked\r\n".into(),
+        "Transfer-Encoding:\r\n chunked\r\n".into(),
+        "Transfer-Encoding\r\n: chunked\r\n".into(),
+        "Transfer-Encoding : chunked\r\n".into(),
+        format!("{chunked}{chunked}"),
+        "X: a\r\n Transfer-Encoding: chunked\r\n".into(),
+        "X: a\nTransfer-Encoding: chunked\r\n".into(),
+        "X: a\rTransfer-Encoding: chunked\r\n".into(),
+        "X: a\r\r\nTransfer-Encoding: chunked\r\n".into(),
+        "\nTransfer-Encoding: chunked\r\n".into(),
+    ];
+    for model in MODELS {
+        let server = start(model, &root, &["--access-log", "off"]);
+        for case in &cases {
+            let request = format!("POST / HTTP/1.1\r\nHost: a\r\n{case}\r\n0\r\n\r\n{hidden}");
+            let mut client = client(&server, 0);
+            client.write_all(request.as_bytes()).unwrap();
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).unwrap();
+            let answer = text(&answer);
+            let status = &answer[9..12];
+            assert!(
+                ["400", "413", "501"].contains(&status),
+                "{model} {case:?}: {answer}"
+            );
+            assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+            assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{model} {case:?}");
+        }
+        // Those that have one reading are two requests, where a second one is served.
+        let both = format!("POST / HTTP/1.1\r\nHost: a\r\n{chunked}\r\n0\r\n\r\n{hidden}");
+        let both = both.replace(
+            "GET /hello.txt HTTP/1.1\r\n",
+            "GET /hello.txt HTTP/1.1\r\nConnection: close\r\n",
+        );
+        let mut client = client(&server, 0);
+        client.write_all(both.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).unwrap();
+        let expected = if model == "sequential" { 1 } else { 2 };
+        assert_eq!(
+            text(&answer).matches("HTTP/1.1 ").count(),
+            expected,
+            "{model}"
+        );
+    }
+}
+
+/// Chunked bodies that say one thing and do another. Nobody reads them here, and still they have to
+/// be understood: what is behind them is the next request.
+#[test]
+fn bodies_that_are_malformed_end_the_connection() {
+    let (_dir, root) = site();
+    let server = start("threading", &root, &["--access-log", "off"]);
+    let long = "x".repeat(5000);
+    for body in [
+        "1\r\nab\r\n0\r\n\r\n",
+        "1\na\n0\n\n",
+        "1\r\na\n0\r\n\r\n",
+        "0x1\r\na\r\n0\r\n\r\n",
+        "-1\r\na\r\n0\r\n\r\n",
+        "+1\r\na\r\n0\r\n\r\n",
+        "\r\n0\r\n\r\n",
+        "1 \r\na\r\n0\r\n\r\n",
+        "10000000000000000\r\na\r\n0\r\n\r\n",
+        "FFFFFFFFFFFFFFFF\r\na\r\n0\r\n\r\n",
+        &format!("1;{long}\r\na\r\n0\r\n\r\n"),
+        "1;a\nb\r\na\r\n0\r\n\r\n",
+        "0\r\nX : y\r\n\r\n",
+        "0\r\n X: y\r\n\r\n",
+        &format!("0\r\n{}\r\n", "X: y\r\n".repeat(101)),
+        &format!("0\r\n{}\r\n", format!("X: {long}\r\n").repeat(14)),
+    ] {
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}\
+             GET /hello.txt HTTP/1.1\r\nHost: a\r\n\r\n"
+        );
+        let mut client = client(&server, 0);
+        client.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).unwrap();
+        let shown = &body[..body.len().min(40)];
+        assert_eq!(text(&answer).matches("HTTP/1.1 ").count(), 1, "{shown:?}");
+        assert!(text(&answer).starts_with("HTTP/1.1 405 "), "{shown:?}");
+    }
+}
+
+/// Nobody holds a place by dawdling: not before a request, nor within its head, nor within a body
+/// that nobody wants.
+#[test]
+fn who_dawdles_is_cut() {
+    let (_dir, root) = site();
+    for model in MODELS {
+        let limits = [
+            "--first-byte-timeout",
+            "200ms",
+            "--min-receive-rate",
+            "1000:200ms",
+        ];
+        let server = start(model, &root, &limits);
+        let mut silent = client(&server, 0);
+        assert!(is_closed(&mut silent), "{model}");
+
+        let mut slow = client(&server, 0);
+        slow.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n").unwrap();
+        let mut answer = Vec::new();
+        slow.read_to_end(&mut answer).unwrap();
+        assert!(
+            text(&answer).starts_with("HTTP/1.1 408 "),
+            "{model}: {}",
+            text(&answer)
+        );
+
+        let mut slow = client(&server, 0);
+        slow.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nx")
+            .unwrap();
+        let mut answer = Vec::new();
+        slow.read_to_end(&mut answer).unwrap();
+        assert!(
+            text(&answer).starts_with("HTTP/1.1 405 "),
+            "{model}: {}",
+            text(&answer)
+        );
+
+        let mut fast = client(&server, 0);
+        fast.write_all(b"GET /hello.txt HTTP/1.0\r\n\r\n").unwrap();
+        answer.clear();
+        fast.read_to_end(&mut answer).unwrap();
+        assert!(text(&answer).ends_with("hello\n"), "{model}");
+    }
+}
+
+/// Files are sent through TLS as they are without it, and the access log counts the same bytes.
+#[test]
+fn over_tls_under_every_model() {
+    let (dir, root) = site();
+    let big: Vec<u8> = (0..2_000_000u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(Path::new(&root).join("big"), &big).unwrap();
+    let certs = dir.path().join("certs");
+    let path = |name: &str| certs.join(name).to_str().unwrap().to_owned();
+    let made = socketserver()
+        .args(["cert", "127.0.0.1", "--dir"])
+        .arg(&certs)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let (cert, key, ca) = (path("127.0.0.1.pem"), path("127.0.0.1.key"), path("ca.pem"));
+    for model in MODELS {
+        let tls = [
+            "-l",
+            "tls://127.0.0.1:0",
+            "--tls-cert",
+            &cert,
+            "--tls-key",
+            &key,
+        ];
+        let server = Server::start(&[&["http", &root, "-c", model], &tls[..]].concat(), 1);
+        let url = format!("https://{}", server.address(0));
+        let to = dir.path().join("got");
+        let curl = |args: &[&str]| {
+            let common = ["-sS", "--http1.1", "--max-time", "20", "--cacert", &ca];
+            run(&mut Command::new("curl"), common.iter().chain(args), b"")
+        };
+        let Some(output) = curl(&["-o", to.to_str().unwrap(), &format!("{url}/big")]) else {
+            return;
+        };
+        assert!(output.status.success(), "{model}: {}", text(&output.stderr));
+        assert!(fs::read(&to).unwrap() == big, "{model}");
+        let line = server.says();
+        assert!(line.ends_with(" 200 8000000"), "{model}: {line}");
+        let pair = [format!("{url}/hello.txt"), format!("{url}/inside")];
+        assert_eq!(
+            text(&curl(&[&*pair[0], &*pair[1]]).unwrap().stdout),
+            "hello\nhello\n"
+        );
+        let part = curl(&["-r", "4000000-4000003", &format!("{url}/big")]).unwrap();
+        assert_eq!(part.stdout, 1_000_000u32.to_le_bytes(), "{model}");
+    }
+}

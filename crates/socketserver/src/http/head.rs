@@ -1,0 +1,315 @@
+//! The head of a request: its first line and its fields, understood and checked.
+//!
+//! What is strict here is so that we and whoever forwards to us agree about where a request ends:
+//! [RFC 9112, 11.2](https://www.rfc-editor.org/rfc/rfc9112#section-11.2).
+
+use std::fmt;
+use std::io::{self, BufRead};
+
+use ::http::header::{CONNECTION, EXPECT, HOST};
+use ::http::uri::Authority;
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
+
+use super::Limits;
+use super::framing::Framing;
+use super::problem::{Problem, bad, problem};
+use super::scan::Scan;
+use super::target;
+
+/// The request line and the fields of a request.
+///
+/// ```
+/// use socketserver::http::{Limits, RequestHead};
+///
+/// let bytes = b"GET /a?b HTTP/1.1\r\nHost: example.org\r\n\r\nwhat follows";
+/// let (head, length) = RequestHead::parse(bytes, &Limits::default())?.unwrap();
+/// assert_eq!((head.path(), head.query()), ("/a", Some("b")));
+/// assert_eq!(&bytes[length..], b"what follows");
+/// # Ok::<(), socketserver::http::Problem>(())
+/// ```
+#[derive(Clone)]
+pub struct RequestHead {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    headers: HeaderMap,
+    framing: Framing,
+}
+
+impl RequestHead {
+    /// Takes the head that `bytes` begin with, and says how long it is; `None` if there is more of
+    /// it to come. Nothing waits and nothing is read.
+    ///
+    /// # Errors
+    /// What the client is to be answered; the connection has to be closed then.
+    pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Option<(Self, usize)>, Problem> {
+        let mut scan = Scan::default();
+        match scan.advance(bytes, limits)? {
+            Some(end) => Ok(Some((Self::of(&bytes[..end], scan)?, end))),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads a head from a stream, and nothing behind it; `None` if the stream ends before it begins.
+    ///
+    /// # Errors
+    /// Those of the stream, and a [`Problem`] with what the client is to be answered. Either loses
+    /// what was read.
+    pub fn read(from: &mut impl BufRead, limits: &Limits) -> io::Result<Option<Self>> {
+        Self::read_telling(from, limits, |_| {})
+    }
+
+    /// The same; `tell` hears of it before each wait for more of a head that has begun.
+    pub(super) fn read_telling<S: BufRead>(
+        from: &mut S,
+        limits: &Limits,
+        mut tell: impl FnMut(&mut S),
+    ) -> io::Result<Option<Self>> {
+        let mut scan = Scan::default();
+        // What was taken from the stream, as it had room for a part of the head only.
+        let mut taken: Vec<u8> = Vec::new();
+        loop {
+            let some = match from.fill_buf() {
+                Ok([]) if taken.is_empty() => return Ok(None),
+                Ok([]) => return Err(bad("the request ended within its head").into()),
+                Ok(some) => some,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let before = taken.len();
+            let bytes = if before == 0 {
+                some
+            } else {
+                taken.extend_from_slice(some);
+                &taken
+            };
+            if let Some(end) = scan.advance(bytes, limits)? {
+                let head = Self::of(&bytes[..end], scan)?;
+                from.consume(end - before);
+                return Ok(Some(head));
+            }
+            let count = some.len();
+            if before == 0 {
+                taken = some.to_vec();
+            }
+            from.consume(count);
+            tell(from);
+        }
+    }
+
+    /// Takes a head that was found to be whole.
+    fn of(bytes: &[u8], scan: Scan) -> Result<Self, Problem> {
+        let Some((line, header)) = scan.into_parts() else {
+            return Err(bad("there is no request line"));
+        };
+        let RequestLine {
+            method,
+            uri,
+            version,
+        } = line;
+        let headers = fields(&bytes[header..])?;
+        check_host(&uri, version, &headers)?;
+        let framing = Framing::of_request(&method, version, &headers)?;
+        Ok(Self {
+            method,
+            uri,
+            version,
+            headers,
+            framing,
+        })
+    }
+
+    /// The method.
+    #[must_use]
+    pub fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// The target: a path and a query in most cases; with a scheme and a host if the client thinks
+    /// that this is a proxy; `*`.
+    #[must_use]
+    pub fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// The path of the target as it was sent, with its escapes.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.uri.path()
+    }
+
+    /// What follows the `?` in the target.
+    #[must_use]
+    pub fn query(&self) -> Option<&str> {
+        self.uri.query()
+    }
+
+    /// HTTP/1.0 or HTTP/1.1. A later 1.x is taken for 1.1 (RFC 9110, 2.5).
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The fields.
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// The first field of a name, if it is text.
+    ///
+    /// ```
+    /// # use socketserver::http::{Limits, RequestHead};
+    /// # let bytes = b"GET / HTTP/1.0\r\nAccept: text/html\r\n\r\n";
+    /// # let (head, _) = RequestHead::parse(bytes, &Limits::default())?.unwrap();
+    /// assert_eq!(head.header("accept"), Some("text/html"));
+    /// # Ok::<(), socketserver::http::Problem>(())
+    /// ```
+    #[must_use]
+    pub fn header(&self, name: impl ::http::header::AsHeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    pub(super) fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// Whether the client wants to go on with this connection (RFC 9112, 9.3).
+    pub(super) fn wants_to_stay(&self) -> bool {
+        let has =
+            |option: &str| list(&self.headers, CONNECTION).any(|o| o.eq_ignore_ascii_case(option));
+        !has("close") && (self.version == Version::HTTP_11 || has("keep-alive"))
+    }
+
+    /// Whether it waits for a word before it sends the body (RFC 9110, 10.1.1). In HTTP/1.0 it means
+    /// nothing.
+    pub(super) fn expects_continue(&self) -> Result<bool, Problem> {
+        if self.version == Version::HTTP_10 || !self.headers.contains_key(EXPECT) {
+            return Ok(false);
+        }
+        if list(&self.headers, EXPECT).all(|it| it.eq_ignore_ascii_case("100-continue")) {
+            return Ok(true);
+        }
+        Err(problem(
+            StatusCode::EXPECTATION_FAILED,
+            "only 100-continue can be expected",
+        ))
+    }
+}
+
+impl fmt::Debug for RequestHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestHead")
+            .field("method", &self.method)
+            .field("uri", &self.uri)
+            .field("version", &self.version)
+            .field("headers", &self.headers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The elements of all fields of a name that is a list (RFC 9110, 5.6.1).
+pub(super) fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(|value| value.to_str().unwrap_or("?").split(','))
+        .map(|element| element.trim_matches([' ', '\t']))
+        .filter(|element| !element.is_empty())
+}
+
+/// What the first line says.
+#[derive(Debug)]
+pub(super) struct RequestLine {
+    method: Method,
+    uri: Uri,
+    version: Version,
+}
+
+impl RequestLine {
+    /// Its parts are separated by one space each, as more lenient readings differ (RFC 9112, 3).
+    pub fn parse(line: &[u8]) -> Result<Self, Problem> {
+        let mut parts = line.split(|byte| *byte == b' ');
+        let (Some(method), Some(target), Some(version), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(bad("the request line is not METHOD TARGET HTTP/1.1"));
+        };
+        let method = Method::from_bytes(method).map_err(|_| bad("the method is no token"))?;
+        let version = match version {
+            b"HTTP/1.0" => Version::HTTP_10,
+            [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0'..=b'9'] => Version::HTTP_11,
+            [b'H', b'T', b'T', b'P', b'/', b'2'..=b'9', b'.', b'0'..=b'9'] => {
+                return Err(problem(
+                    StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+                    "this server speaks HTTP/1.1",
+                ));
+            }
+            _ => return Err(bad("the request line has no version of HTTP")),
+        };
+        let uri = target::parse(&method, target)?;
+        Ok(Self {
+            method,
+            uri,
+            version,
+        })
+    }
+}
+
+/// The fields of a header or a trailer section, with the empty line that ends it.
+pub(super) fn fields(bytes: &[u8]) -> Result<HeaderMap, Problem> {
+    // Scanned already: each line ends in CRLF, and there are no others.
+    let count = memchr::memchr_iter(b'\n', bytes).count();
+    let mut parsed = vec![httparse::EMPTY_HEADER; count];
+    let Ok(httparse::Status::Complete((_, parsed))) = httparse::parse_headers(bytes, &mut parsed)
+    else {
+        return Err(bad(
+            "a field is not \"Name: value\" on one line, or has characters that it may not have",
+        ));
+    };
+    let mut headers = HeaderMap::with_capacity(parsed.len());
+    for field in parsed {
+        let (Ok(name), Ok(value)) = (
+            HeaderName::from_bytes(field.name.as_bytes()),
+            HeaderValue::from_bytes(field.value),
+        ) else {
+            return Err(bad("a field has characters that it may not have"));
+        };
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+/// RFC 9112, 3.2: 400 if HTTP/1.1 comes without a Host, or with several, or with one that is none.
+fn check_host(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), Problem> {
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) if version == Version::HTTP_10 => Ok(()),
+        (None, _) => Err(bad("there is no Host")),
+        (Some(_), Some(_)) => Err(bad("there are several Hosts")),
+        (Some(host), None) => {
+            let is_valid = |host: &HeaderValue| {
+                // "host [: port]", and nobody's name before it.
+                host.is_empty()
+                    || (!host.as_bytes().contains(&b'@')
+                        && Authority::try_from(host.as_bytes()).is_ok())
+            };
+            if !is_valid(host) {
+                return Err(bad("the Host is none"));
+            }
+            // Whoever forwards may go by the one or the other (RFC 9112, 3.2.2).
+            let port: &[u8] = match uri.scheme_str() {
+                Some("http") => b":80",
+                Some("https") => b":443",
+                _ => b"",
+            };
+            let named = |host: &[u8]| host.strip_suffix(port).unwrap_or(host).to_ascii_lowercase();
+            match uri.authority() {
+                Some(target) if named(target.as_str().as_bytes()) != named(host.as_bytes()) => {
+                    Err(bad("the target and the Host name different hosts"))
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+}

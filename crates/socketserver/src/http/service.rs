@@ -1,0 +1,368 @@
+//! From requests on a connection to calls of a handler, and back.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ::http::{HeaderValue, Method, StatusCode};
+
+use super::handler::HandlerFn;
+use super::incoming::Incoming;
+use super::problem::problem;
+use super::send::{Progress, Recipient, send};
+use super::{Handler, Limits, Problem, Request, RequestHead, Response};
+use crate::failure::{Cause, contain};
+use crate::timeouts::earliest;
+use crate::{Address, Connection, RequestHandler, RequestId, Result};
+
+type ErrorPage = dyn Fn(&Problem) -> Response + Send + Sync;
+type OnExchange = dyn Fn(&Exchange<'_>) + Send + Sync;
+
+/// HTTP/1.1 on connections: makes a factory for a server out of one for [`Handler`]s.
+///
+/// ```
+/// use socketserver::http::{Http, Request, Response};
+/// use socketserver::ThreadingTcpServer;
+///
+/// let hello = Http::new().handler_fn(|request: &mut Request<'_>| {
+///     Ok(Response::text(format!("you have asked for {}\n", request.path())))
+/// });
+/// let server = ThreadingTcpServer::bind("127.0.0.1:0", hello)?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Http {
+    limits: Limits,
+    keep_alive: bool,
+    server: Option<HeaderValue>,
+    error_page: Option<Arc<ErrorPage>>,
+    on_exchange: Option<Arc<OnExchange>>,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            keep_alive: true,
+            server: None,
+            error_page: None,
+            on_exchange: None,
+        }
+    }
+}
+
+impl Http {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How much of a request is taken.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Whether a connection is kept for further requests, which is the default. A sequential server
+    /// serves nobody else meanwhile, and is better off without.
+    #[must_use]
+    pub fn keep_alive(mut self, keep: bool) -> Self {
+        self.keep_alive = keep;
+        self
+    }
+
+    /// What answers say that the server is. By default they say nothing.
+    #[must_use]
+    pub fn server_name(mut self, name: HeaderValue) -> Self {
+        self.server = Some(name);
+        self
+    }
+
+    /// Makes the answer to a request that is refused, in place of a line of text. Its status is set
+    /// afterwards. It must not fail.
+    #[must_use]
+    pub fn error_page(
+        mut self,
+        page: impl Fn(&Problem) -> Response + Send + Sync + 'static,
+    ) -> Self {
+        self.error_page = Some(Arc::new(page));
+        self
+    }
+
+    /// Told of each request and its answer, after that has been sent, on the worker that has served
+    /// it: an access log.
+    #[must_use]
+    pub fn on_exchange(mut self, call: impl Fn(&Exchange<'_>) + Send + Sync + 'static) -> Self {
+        self.on_exchange = Some(Arc::new(call));
+        self
+    }
+
+    /// The factory for a server, out of one that makes a [`Handler`] for each connection.
+    pub fn handler<F, H>(
+        self,
+        factory: F,
+    ) -> impl Fn() -> HttpHandler<H> + Clone + Send + Sync + 'static
+    where
+        F: Fn() -> H + Clone + Send + Sync + 'static,
+        H: Handler,
+    {
+        let http = Arc::new(self);
+        move || HttpHandler {
+            handler: factory(),
+            http: http.clone(),
+        }
+    }
+
+    /// The same, for a handler that is only a function.
+    pub fn handler_fn<G>(
+        self,
+        respond: G,
+    ) -> impl Fn() -> HttpHandler<HandlerFn<G>> + Clone + Send + Sync + 'static
+    where
+        G: Fn(&mut Request<'_>) -> Result<Response> + Send + Sync + 'static,
+    {
+        let respond = Arc::new(respond);
+        self.handler(move || HandlerFn(respond.clone()))
+    }
+
+    fn page(&self, problem: &Problem) -> Response {
+        let page = self.error_page.as_ref();
+        let page = page.and_then(|page| contain(|| page(problem)).ok());
+        let mut page = page.unwrap_or_else(|| problem.into());
+        page.status = problem.status();
+        page.headers
+            .extend(problem.headers().cloned().unwrap_or_default());
+        page
+    }
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http")
+            .field("limits", &self.limits)
+            .field("keep_alive", &self.keep_alive)
+            .field("server", &self.server)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request and what became of it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Exchange<'a> {
+    /// The number of the connection.
+    pub id: RequestId,
+    /// The client.
+    pub peer: &'a Address,
+    /// The request; `None` if it could not be understood.
+    pub request: Option<&'a RequestHead>,
+    /// What was answered.
+    pub status: StatusCode,
+    /// How many bytes of the answer's body were sent.
+    pub sent: u64,
+    /// Whether the client has all of the answer, as far as this server can tell.
+    pub is_complete: bool,
+    /// How long it took, from the end of the head to the end of the answer.
+    pub elapsed: Duration,
+}
+
+/// Serves the requests of one connection; made by [`Http::handler`].
+///
+/// It answers one request in each call of [`handle`](RequestHandler::handle), and
+/// [keeps the connection](Connection::keep_alive) in between: one that waits for its client holds
+/// neither a thread of a pool nor a stack. When the server drains, answers say that they are the last.
+pub struct HttpHandler<H> {
+    handler: H,
+    http: Arc<Http>,
+}
+
+impl<H: Handler> RequestHandler<Connection> for HttpHandler<H> {
+    fn handle(&mut self, conn: &mut Connection) -> Result {
+        if let Some(head) = self.read(conn)?
+            && self.serve(conn, &head)?
+        {
+            conn.keep_alive();
+        }
+        Ok(())
+    }
+}
+
+impl<H: Handler> HttpHandler<H> {
+    /// Reads a head; `None` if there is none, or it was refused.
+    fn read(&self, conn: &mut Connection) -> Result<Option<RequestHead>> {
+        let limits = &self.http.limits;
+        let deadline = conn.deadline();
+        let mut has_begun = false;
+        let read = RequestHead::read_telling(conn, limits, |conn| {
+            conn.begin_message();
+            if !has_begun {
+                let end = limits
+                    .head_time
+                    .and_then(|time| Instant::now().checked_add(time));
+                conn.set_deadline(earliest(deadline, end));
+            }
+            has_begun = true;
+        });
+        conn.end_message();
+        conn.set_deadline(deadline);
+        let error = match read {
+            Ok(head) => return Ok(head),
+            Err(error) => error,
+        };
+        if let Some(problem) = Problem::of(&error) {
+            self.refuse(conn, None, problem);
+            return Ok(None);
+        }
+        if has_begun && error.kind() == io::ErrorKind::TimedOut {
+            let too_slow = problem(
+                StatusCode::REQUEST_TIMEOUT,
+                "the request takes too long to arrive",
+            );
+            self.refuse(conn, None, &too_slow);
+        }
+        Err(error.into())
+    }
+
+    /// Answers one request, and says whether another one may follow.
+    fn serve(&mut self, conn: &mut Connection, head: &RequestHead) -> Result<bool> {
+        let began = Instant::now();
+        let http = self.http.clone();
+        let expects_continue = match head.expects_continue() {
+            Ok(expects) => expects,
+            Err(problem) => {
+                self.refuse(conn, Some(head), &problem);
+                return Ok(false);
+            }
+        };
+        let mut incoming = Incoming::new(head.framing(), expects_continue, &http.limits);
+        let answered = contain(|| {
+            self.handler
+                .respond(&mut Request::new(head, &mut incoming, conn))
+        });
+        conn.end_message();
+        let (response, failure) = match answered {
+            Ok(Ok(response)) if is_tunnel(head, &response) => (http.page(&NO_TUNNEL), None),
+            Ok(Ok(response)) => (response, None),
+            Ok(Err(error)) => match incoming.failure().or(error.downcast_ref()) {
+                Some(problem) => (http.page(problem), None),
+                // There is nobody to be told anything.
+                None if is_gone(conn) => return Err(error),
+                None => (http.page(&FAILED).close(), Some(Cause::Error(error))),
+            },
+            Err(panic) => (http.page(&FAILED).close(), Some(panic)),
+        };
+        let stays = http.keep_alive
+            && head.wants_to_stay()
+            && !response.closes
+            && incoming.failure().is_none()
+            // It may send the body now, or not: nobody knows what comes next.
+            && !incoming.is_awaited()
+            && incoming.length().is_none_or(|left| left <= http.limits.unread_body)
+            && !conn.server().is_draining();
+        let sent = self.answer(conn, Some(head), response, stays, began);
+        // The first failure is what it is about.
+        match (failure, sent) {
+            (Some(cause), _) | (None, Err(cause)) => fail(cause),
+            (None, Ok(true)) if !incoming.is_done() => {
+                conn.begin_message();
+                let is_done = incoming.discard(conn, http.limits.unread_body);
+                conn.end_message();
+                Ok(is_done?)
+            }
+            (None, Ok(stays)) => Ok(stays),
+        }
+    }
+
+    /// Answers a request that is not served, and after which the connection is closed.
+    fn refuse(&self, conn: &mut Connection, head: Option<&RequestHead>, problem: &Problem) {
+        let page = self.http.page(problem);
+        // If it does not arrive, there is nobody who minds.
+        let _ = self.answer(conn, head, page, false, Instant::now());
+    }
+
+    /// Sends an answer, and says whether the connection is there for another one.
+    fn answer(
+        &self,
+        conn: &mut Connection,
+        head: Option<&RequestHead>,
+        response: Response,
+        stays: bool,
+        began: Instant,
+    ) -> Result<bool, Cause> {
+        let mut to = Recipient::new(head, stays, self.http.server.as_ref());
+        let is_unframed = to.ends_with_connection(&response);
+        to.stays &= !is_unframed;
+        let mut status = response.status;
+        let mut progress = Progress::default();
+        let sent = match contain(|| send(conn, &to, response, &mut progress)) {
+            Ok(sent) => sent.map_err(Cause::Error),
+            Err(panic) => Err(panic),
+        };
+        if sent.is_err() && !is_gone(conn) {
+            if !progress.has_begun {
+                status = FAILED.status();
+                to.stays = false;
+                let page = self.http.page(&FAILED);
+                let _ = contain(|| send(conn, &to, page, &mut progress));
+            } else if is_unframed {
+                // Its end would be taken for the end of the answer.
+                conn.socket().reset();
+            }
+        }
+        if let Some(call) = &self.http.on_exchange {
+            let exchange = Exchange {
+                id: conn.id(),
+                peer: conn.peer_addr(),
+                request: head,
+                status,
+                sent: progress.body,
+                is_complete: sent.is_ok(),
+                elapsed: began.elapsed(),
+            };
+            if let Err(cause) = contain(|| call(&exchange)) {
+                tracing::error!(%cause, "on_exchange has failed");
+            }
+        }
+        sent.map(|()| to.stays)
+    }
+}
+
+const FAILED: Problem = problem(
+    StatusCode::INTERNAL_SERVER_ERROR,
+    "the server has failed to answer; its log says why",
+);
+
+const NO_TUNNEL: Problem = problem(
+    StatusCode::NOT_IMPLEMENTED,
+    "this server opens no tunnels to others",
+);
+
+/// Behind a success the connection would be a tunnel, and not ours (RFC 9110, 9.3.6). A handler that
+/// answers any method has not meant that.
+fn is_tunnel(head: &RequestHead, response: &Response) -> bool {
+    *head.method() == Method::CONNECT && response.status_code().is_success()
+}
+
+fn is_gone(conn: &Connection) -> bool {
+    conn.socket().is_lost() || conn.socket().is_cancelled()
+}
+
+/// Hands a failure to whoever calls handlers, as if it had not been met on the way.
+fn fail<T>(cause: Cause) -> Result<T> {
+    match cause {
+        Cause::Error(error) => Err(error),
+        // It was reported where it happened, and is only carried on.
+        Cause::Panic(message) => std::panic::resume_unwind(Box::new(message)),
+    }
+}
+
+impl<H> fmt::Debug for HttpHandler<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpHandler")
+            .field("http", &self.http)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,199 @@
+//! `limits.md` as data, and what stands in it as text. The programs' test has this file, too.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+/// A row of the table.
+#[derive(Clone, Debug)]
+pub(crate) struct Row<'t> {
+    /// The heading that it stands under.
+    pub(crate) section: &'t str,
+    pub(crate) limit: &'t str,
+    pub(crate) flags: &'t str,
+    pub(crate) default: &'t str,
+    pub(crate) reached: &'t str,
+    pub(crate) counted: &'t str,
+    pub(crate) changed: &'t str,
+}
+
+/// All rows. A line that looks like one and has not as many cells is a mistake.
+pub(crate) fn rows(text: &str) -> Vec<Row<'_>> {
+    let (mut section, mut rows) = ("", Vec::new());
+    for line in text.lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            section = heading;
+        }
+        let Some(cells) = line.strip_prefix("| ").and_then(|l| l.strip_suffix(" |")) else {
+            assert!(!line.starts_with("| "), "no row: {line}");
+            continue;
+        };
+        let cells: Vec<_> = cells.split(" | ").map(str::trim).collect();
+        let [limit, flags, default, reached, counted, changed] = cells[..] else {
+            panic!("{} cells: {line}", cells.len());
+        };
+        if limit != "Limit" {
+            rows.push(Row {
+                section,
+                limit,
+                flags,
+                default,
+                reached,
+                counted,
+                changed,
+            });
+        }
+    }
+    rows
+}
+
+/// What stands in backticks.
+pub(crate) fn code(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+/// A row, and the constant that is its default: `file.rs NAME`.
+pub(crate) type Constant = (&'static str, &'static str);
+
+/// Holds rows against the constants in the sources of a crate. Whoever adds a number or a time decides
+/// whether it is a limit.
+pub(crate) fn hold(rows: &[Row<'_>], sources: &Path, limits: &[Constant], no_limits: &[&str]) {
+    let found = constants(sources);
+    for (limit, constant) in limits {
+        let Some(written) = found.get(*constant) else {
+            panic!("there is no {constant}, which is to be {limit}");
+        };
+        let row = rows.iter().find(|row| row.limit == *limit);
+        let default = row.map_or("no row", |row| row.default);
+        let ways = ways(written);
+        assert!(
+            ways.iter().any(|way| way == default),
+            "{limit}: {default} in the table; {constant} is {written}, or {ways:?}"
+        );
+    }
+    for constant in no_limits {
+        assert!(found.contains_key(*constant), "there is no {constant}");
+    }
+    for constant in found.keys() {
+        let is_limit = limits.iter().any(|(_, limit)| limit == constant);
+        let is_none = no_limits.contains(&&**constant);
+        assert!(
+            is_limit || is_none,
+            "is {constant} a limit? Then give it a row in limits.md, and name both in this test; else \
+             name it among those that are none"
+        );
+        assert!(!is_limit || !is_none, "{constant} is a limit, and none");
+    }
+}
+
+/// The numbers and times among the constants, without those of tests, as they are written.
+fn constants(sources: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    walk(sources, &mut |path| {
+        let name = path.strip_prefix(sources).expect("it is below").display();
+        let text = fs::read_to_string(path).expect("it can be read");
+        let code = text.split("#[cfg(test)]\nmod tests {").next();
+        for line in code.unwrap_or_default().lines() {
+            if let Some((constant, value)) = constant(line.trim()) {
+                found.insert(format!("{name} {constant}"), value.to_owned());
+            }
+        }
+    });
+    found
+}
+
+fn walk(dir: &Path, visit: &mut impl FnMut(&Path)) {
+    for entry in fs::read_dir(dir).expect("the sources are here") {
+        let path = entry.expect("it can be read").path();
+        if path.is_dir() {
+            walk(&path, visit);
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            visit(&path);
+        }
+    }
+}
+
+/// The name and the value in a line like `pub const NAME: usize = 1 << 20;`.
+fn constant(line: &str) -> Option<(&str, &str)> {
+    let (before, rest) = line.split_once("const ")?;
+    let (name, rest) = rest.split_once(": ")?;
+    let (kind, value) = rest.split_once(" = ")?;
+    let kinds = ["u8", "u16", "u32", "u64", "usize", "Duration"];
+    let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    let is_one = before.is_empty() || before.starts_with("pub");
+    let is_one = is_one && name.chars().all(is_name) && kinds.contains(&kind);
+    is_one.then_some((name, value.strip_suffix(';').unwrap_or(value)))
+}
+
+/// How the table may write what the code writes so.
+fn ways(value: &str) -> Vec<String> {
+    let call = value
+        .strip_suffix(')')
+        .and_then(|call| call.split_once('('));
+    match call.unwrap_or(("", value)) {
+        ("Duration::from_secs", n) => count(n)
+            .map(Duration::from_secs)
+            .map(time)
+            .into_iter()
+            .collect(),
+        ("Duration::from_millis", n) => count(n)
+            .map(Duration::from_millis)
+            .map(time)
+            .into_iter()
+            .collect(),
+        ("", n) => count(n).map_or(Vec::new(), |n| vec![number(n), bytes(n)]),
+        _ => Vec::new(),
+    }
+}
+
+/// What `65_507`, `8 * 1024` or `1 << 20` is.
+fn count(value: &str) -> Option<u64> {
+    if let Some((n, shift)) = value.split_once(" << ") {
+        return Some(count(n)? << count(shift)?);
+    }
+    let factors = value.split(" * ");
+    factors
+        .map(|n| n.replace('_', "").parse::<u64>().ok())
+        .product()
+}
+
+/// `16,384`
+pub(crate) fn number(n: impl TryInto<u64>) -> String {
+    let Ok(n) = n.try_into() else {
+        unreachable!("no limit is below zero");
+    };
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// `64 KiB`, or `1,000 bytes`
+pub(crate) fn bytes(n: impl TryInto<u64>) -> String {
+    let Ok(n) = n.try_into() else {
+        unreachable!("no limit is below zero");
+    };
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let whole = |(_, shift): &&(&str, u32)| n >> shift > 0 && n.is_multiple_of(1 << shift);
+    match units.iter().find(whole) {
+        Some((unit, shift)) => format!("{} {unit}", number(n >> shift)),
+        None => format!("{} bytes", number(n)),
+    }
+}
+
+/// `5 min`, `30 s` or `500 ms`
+pub(crate) fn time(time: Duration) -> String {
+    let millis = time.as_millis();
+    match millis {
+        _ if !millis.is_multiple_of(1000) => format!("{millis} ms"),
+        // A minute is written in seconds.
+        _ if millis.is_multiple_of(60_000) && millis > 60_000 => format!("{} min", millis / 60_000),
+        _ => format!("{} s", millis / 1000),
+    }
+}

@@ -1,0 +1,432 @@
+//! The table says what the code does, and nothing is missing in it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::concurrency::{AtLimit, Concurrency, Forking, Green, Pooled, Sequential, Threading};
+use crate::http;
+use crate::metrics::Metrics;
+use crate::room::RoomLimits;
+use crate::sessions::SessionLimits;
+use crate::timeouts::MinRate;
+use crate::transport::{Keepalive, SocketOptions, Tcp, Transport, Udp};
+use crate::{Admission, Builder, Counters, ThreadingTcpServer, ThreadingUdpServer, Timeouts};
+use table::{Constant, Row, bytes, code, hold, number, rows, time};
+
+#[path = "table.rs"]
+mod table;
+
+const TABLE: &str = include_str!("limits.md");
+
+/// The programs' own, which their test looks at.
+const PROGRAMS: &str = "The programs";
+
+/// The rest of the defaults are constants.
+fn defaults() -> Vec<(&'static str, String)> {
+    [
+        words(),
+        timeouts(),
+        admission(),
+        models(),
+        sockets(),
+        applications(),
+        http(),
+    ]
+    .concat()
+}
+
+/// What is not the code's to say, or has no number.
+fn words() -> Vec<(&'static str, String)> {
+    vec![
+        ("`Builder::verify_request`", "none".into()),
+        ("descriptors", "`ulimit -n`".into()),
+        // No defaults of the library: the programs' test has their flags'.
+        ("`AtLimit::Queue`: patience", "10 s".into()),
+        ("`AtLimit::Queue`: places", "128".into()),
+        ("`Controller::drain`", "30 s".into()),
+        ("lame before a drain", "0 s".into()),
+    ]
+}
+
+fn timeouts() -> Vec<(&'static str, String)> {
+    // A field more, and this does not compile: it needs a row.
+    let Timeouts {
+        first_byte,
+        idle,
+        read,
+        receive_rate,
+        write,
+        send_rate,
+        request,
+    } = Timeouts::default();
+    let rate = |rate: MinRate| {
+        let (rate, grace) = (rate.bytes_per_second, time(rate.granted()));
+        format!("{rate} bytes/s after {grace}")
+    };
+    let of_datagrams = Udp::default_timeouts().write;
+    vec![
+        ("`Timeouts::first_byte`", or_none(first_byte, time)),
+        ("`Timeouts::idle`", or_none(idle, time)),
+        ("`Timeouts::read`", or_none(read, time)),
+        ("`Timeouts::receive_rate`", or_none(receive_rate, rate)),
+        ("`Timeouts::write`", or_none(write, time)),
+        (
+            "`Timeouts::write` of datagrams",
+            or_none(of_datagrams, time),
+        ),
+        ("`Timeouts::send_rate`", or_none(send_rate, rate)),
+        ("`Timeouts::request`", or_none(request, time)),
+    ]
+}
+
+fn admission() -> Vec<(&'static str, String)> {
+    let Admission {
+        rules,
+        max_live,
+        max_per_peer,
+        rate,
+        rate_per_peer,
+    } = Admission::default();
+    let rules = (!rules.is_empty()).then_some(rules.len());
+    let (rate, rate_per_peer) = (
+        rate.map(|r| r.to_string()),
+        rate_per_peer.map(|r| r.to_string()),
+    );
+    vec![
+        (
+            "`Admission::allow`, `Admission::deny`",
+            or_none(rules, number),
+        ),
+        ("`Admission::max_live`", or_none(max_live, number)),
+        ("`Admission::max_per_peer`", or_none(max_per_peer, number)),
+        ("`Admission::rate`", or_none(rate, |rate| rate)),
+        (
+            "`Admission::rate_per_peer`",
+            or_none(rate_per_peer, |rate| rate),
+        ),
+    ]
+}
+
+fn models() -> Vec<(&'static str, String)> {
+    let limit = |(limit, policy): (usize, AtLimit)| {
+        assert_eq!(policy, AtLimit::default(), "a model has another default");
+        number(limit)
+    };
+    // Of the threads that the standard library starts; `std::thread`, "Stack size".
+    let stack = |asked: Option<usize>| bytes(asked.unwrap_or(2 << 20));
+    let (threading, pooled, green) = (Threading::default(), Pooled::default(), Green::default());
+    let settings = &pooled.settings;
+    assert_eq!(settings.at_limit, AtLimit::default());
+    assert_eq!(green.workers, None, "one per core");
+    vec![
+        (
+            "`AtLimit`",
+            format!("{:?}", AtLimit::default()).to_lowercase(),
+        ),
+        // It has no policy.
+        ("`Sequential`", number(Sequential.limit().0)),
+        ("`Threading::max_threads`", limit(threading.limit())),
+        ("`Threading::stack_size`", stack(threading.stack_size)),
+        ("`Forking::max_children`", limit(Forking::default().limit())),
+        ("`Pooled::workers`", number(settings.workers)),
+        ("`Pooled::queue`", number(settings.queue)),
+        ("`Pooled::max_idle`", number(settings.max_idle)),
+        ("`Pooled::stack_size`", stack(settings.stack_size)),
+        ("`Green::max_requests`", limit(green.limit())),
+        ("coroutines of a server", number(green.max_coroutines())),
+        ("`Green::workers`", "one per core".into()),
+        ("`Green::stack_size`", bytes(green.stack_size)),
+        (
+            "`Green::stall_threshold`",
+            or_none(green.stall_threshold, time),
+        ),
+        ("`greenroom::unblock`", number(greenroom::UNBLOCK_THREADS)),
+    ]
+}
+
+fn sockets() -> Vec<(&'static str, String)> {
+    let SocketOptions {
+        reuse_address: _,
+        reuse_port: _,
+        dual_stack: _,
+        backlog,
+        mode: _,
+        write_timeout: _,
+        max_packet_size,
+        max_amplification,
+        refuse_low_ports,
+        receive_buffer,
+        send_buffer,
+        nodelay: _,
+        keepalive,
+        user_timeout,
+    } = Builder::<Tcp, Threading>::new()
+        .checked_options()
+        .expect("the defaults are valid");
+    let Keepalive {
+        idle,
+        interval,
+        probes,
+    } = Keepalive::default();
+    // The kernel cuts it down: listen(2).
+    assert_eq!(backlog, i32::MAX);
+    let of_system = |size: Option<usize>| size.map_or("the system's".into(), bytes);
+    let off = |is_on: bool| if is_on { "on" } else { "off" }.to_owned();
+    vec![
+        ("`Builder::backlog`", "`net.core.somaxconn`".into()),
+        ("`Builder::max_packet_size`", bytes(max_packet_size)),
+        (
+            "`Builder::max_amplification`",
+            or_none(max_amplification, number),
+        ),
+        ("`Builder::refuse_low_ports`", off(refuse_low_ports)),
+        ("`Builder::receive_buffer`", of_system(receive_buffer)),
+        ("`Builder::send_buffer`", of_system(send_buffer)),
+        ("`Builder::user_timeout`", or_none(user_timeout, time)),
+        ("`Builder::keepalive`", off(keepalive.is_some())),
+        ("`Keepalive::idle`", time(idle)),
+        ("`Keepalive::interval`", time(interval)),
+        ("`Keepalive::probes`", number(probes)),
+    ]
+}
+
+fn applications() -> Vec<(&'static str, String)> {
+    let RoomLimits {
+        messages,
+        bytes: outbox,
+    } = RoomLimits::default();
+    let SessionLimits {
+        sessions,
+        per_address,
+        idle,
+    } = SessionLimits::default();
+    vec![
+        ("`RoomLimits::messages`", number(messages)),
+        ("`RoomLimits::bytes`", bytes(outbox)),
+        ("`SessionLimits::sessions`", number(sessions)),
+        ("`SessionLimits::per_address`", number(per_address)),
+        ("`SessionLimits::idle`", time(idle)),
+    ]
+}
+
+fn http() -> Vec<(&'static str, String)> {
+    let http::Limits {
+        request_line,
+        header,
+        fields,
+        head_time,
+        body,
+        chunk_extensions,
+        unread_body,
+    } = http::Limits::default();
+    vec![
+        ("`http::Limits::request_line`", bytes(request_line)),
+        ("`http::Limits::header`", bytes(header)),
+        ("`http::Limits::fields`", number(fields)),
+        ("`http::Limits::head_time`", or_none(head_time, time)),
+        ("`http::Limits::body`", bytes(body)),
+        ("`http::Limits::chunk_extensions`", bytes(chunk_extensions)),
+        ("`http::Limits::unread_body`", bytes(unread_body)),
+    ]
+}
+
+fn or_none<T>(limit: Option<T>, written: impl FnOnce(T) -> String) -> String {
+    limit.map_or_else(|| "none".to_owned(), written)
+}
+
+const CONSTANTS: &[Constant] = &[
+    ("peers told apart", "admission/peers.rs TOLD_APART"),
+    ("`Lines::max_len`", "framing/lines.rs DEFAULT_MAX_LEN"),
+    ("`LengthPrefix::max_len`", "framing/mod.rs DEFAULT_MAX_LEN"),
+    ("`Netstring::max_len`", "framing/mod.rs DEFAULT_MAX_LEN"),
+    ("`JsonHeader::max_body`", "framing/mod.rs DEFAULT_MAX_LEN"),
+    (
+        "`JsonHeader::max_header`",
+        "framing/json_header.rs DEFAULT_MAX_HEADER",
+    ),
+    ("parts of a `Range`", "http/range.rs MOST"),
+    ("metrics: time for a request", "metrics/endpoint.rs TIME"),
+    ("metrics: header of a request", "metrics/http.rs MAX_HEAD"),
+    (
+        "metrics: fields of that header",
+        "metrics/http.rs MAX_HEADERS",
+    ),
+    ("`ProxyProtocol::timeout`", "preamble/proxy/mod.rs TIMEOUT"),
+    (
+        "PROXY header, version 1",
+        "preamble/proxy/extent.rs LONGEST_LINE",
+    ),
+    (
+        "PROXY header, version 2",
+        "preamble/proxy/extent.rs LONGEST_BLOCK",
+    ),
+    ("`Tls::handshake_timeout`", "tls/mod.rs HANDSHAKE_TIMEOUT"),
+    ("`Tls::max_handshakes`", "tls/mod.rs MAX_HANDSHAKES"),
+    ("`Member::send`: wait for others", "room/mod.rs PACE"),
+    (
+        "pause without descriptors, the first",
+        "server/back_off.rs FIRST",
+    ),
+    (
+        "pause without descriptors, the longest",
+        "server/back_off.rs LONGEST",
+    ),
+    ("time to notice having been cut", "server/drain.rs GRACE"),
+    ("backlog that a drain takes on", "server/drain.rs BACKLOG"),
+    (
+        "`Builder::block_on_close`",
+        "server/lifecycle.rs DEFAULT_DRAIN",
+    ),
+    ("`Builder::refusal_notice`", "server/refusal.rs NOTICE"),
+    (
+        "refused clients: time to read the notice",
+        "server/refusal.rs LINGER",
+    ),
+    (
+        "refused clients: how many have that time",
+        "server/refusal.rs LINGERING",
+    ),
+    (
+        "a close: time for a peer that still sends",
+        "server/request.rs LINGER",
+    ),
+    (
+        "a close: bytes of such a peer",
+        "server/request.rs LINGER_BYTES",
+    ),
+    ("`Builder::max_packet_size`", "transport/mod.rs MAX_PACKET"),
+    (
+        "claiming a Unix socket's path",
+        "transport/unix_path.rs CLAIM_TIMEOUT",
+    ),
+    (
+        "length of a Unix socket's path",
+        "transport/unix_path.rs LONGEST",
+    ),
+];
+
+const NO_LIMITS: &[&str] = &[
+    // How often something is looked at or told.
+    "admission/peers.rs SWEEP",
+    "server/back_off.rs EPISODE",
+    "server/drops.rs INTERVAL",
+    // How much is done at once before others have their turn: nothing is refused or lost.
+    "framing/buffer.rs CHUNK",
+    "http/send.rs GATHERED",
+    "socket.rs AT_ONCE",
+    "socket.rs BRIEFLY",
+    "socket.rs COPY",
+    "preamble/proxy/read.rs USUAL",
+    "room/outbox.rs BATCH",
+    "server/service.rs BUDGET",
+    "server/service.rs BARREN",
+    "tls/session.rs PIECE",
+    // What is told apart by it is behaviour of the peer, and not allowed or forbidden.
+    "room/outbox.rs STUCK",
+    "server/request.rs LINGER_SENT",
+    // Half a second for a thread that has nothing left to do.
+    "server/accept_loop.rs DISMISSAL",
+    // What formats and protocols have.
+    "framing/netstring.rs MAX_DIGITS",
+    "http/chunked.rs DIGITS",
+    "preamble/proxy/extent.rs FIXED",
+    "tls/session.rs RECORD",
+    // Bits, codes and names.
+    "concurrency/pooled/lobby.rs WAKER",
+    "preamble/proxy/header.rs ALPN",
+    "preamble/proxy/header.rs AUTHORITY",
+    "preamble/proxy/header.rs CRC32C",
+    "preamble/proxy/header.rs SSL",
+    "preamble/proxy/header.rs UNIQUE_ID",
+    "server/accept_loop.rs KIND",
+    "server/lifecycle.rs CHILD_DRAIN_UNIT",
+    "server/lifecycle.rs CHILD_LAME_UNIT",
+    "server/lifecycle.rs CHILD_STOP_UNIT",
+    "server/lifecycle.rs CLOSED",
+    "server/lifecycle.rs DRAIN",
+    "server/lifecycle.rs FORCED",
+    "server/lifecycle.rs LAME",
+    "server/lifecycle.rs NEW",
+    "server/lifecycle.rs PHASE",
+    "server/lifecycle.rs SERVING",
+    "server/lifecycle.rs STOP",
+    "server/lifecycle.rs STOPPED",
+    "server/lifecycle.rs WAKE_UNIT",
+];
+
+#[test]
+fn the_table_has_the_defaults_of_the_code() {
+    let (all, defaults) = (rows(TABLE), defaults());
+    let mut names = BTreeSet::new();
+    for row in &all {
+        assert!(names.insert(row.limit), "{} has two rows", row.limit);
+    }
+    for (limit, default) in &defaults {
+        let row = all.iter().find(|row| row.limit == *limit);
+        assert_eq!(
+            row.map(|row| row.default),
+            Some(&**default),
+            "the row of {limit}"
+        );
+    }
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    hold(&all, &sources, CONSTANTS, NO_LIMITS);
+    let of_defaults = defaults.iter().map(|(limit, _)| *limit);
+    let known: BTreeSet<_> = of_defaults
+        .chain(CONSTANTS.iter().map(|(limit, _)| *limit))
+        .collect();
+    for row in all.iter().filter(|row| row.section != PROGRAMS) {
+        assert!(known.contains(row.limit), "no code has {}", row.limit);
+    }
+}
+
+#[test]
+fn what_counts_a_limit_exists_and_every_reason_has_a_row() {
+    let all = rows(TABLE);
+    let metrics = Metrics::new();
+    let tcp = ThreadingTcpServer::bind("127.0.0.1:0", crate::handler_fn(|_| Ok(()))).unwrap();
+    let udp = ThreadingUdpServer::bind("127.0.0.1:0", crate::handler_fn(|_| Ok(()))).unwrap();
+    metrics.add("tcp", &tcp.controller());
+    metrics.add("udp", &udp.controller());
+    let rendered = metrics.render();
+    let counters = Counters::default();
+    let refusals: BTreeSet<_> = counters.refusals().map(|(reason, _)| reason).collect();
+    let ends: BTreeSet<_> = counters.ends().map(|(reason, _)| reason).collect();
+    let (mut refused, mut ended) = (BTreeSet::new(), BTreeSet::new());
+    for Row { limit, counted, .. } in &all {
+        for cell in counted.split(", ").filter(|cell| *cell != "—") {
+            let label = code(cell).next().unwrap_or(cell);
+            match cell.split_once(": ") {
+                Some(("refused", _)) => assert!(refusals.contains(label), "{limit}: {label}"),
+                Some(("ended", _)) => assert!(ends.contains(label), "{limit}: {label}"),
+                _ => {
+                    let known = format!("# TYPE socketserver_{label} ");
+                    assert!(rendered.contains(&known), "{limit}: {label} is no metric");
+                }
+            }
+            match cell.split_once(": ") {
+                Some(("refused", _)) => refused.insert(label),
+                Some(("ended", _)) => ended.insert(label),
+                _ => false,
+            };
+        }
+    }
+    assert_eq!(refused, refusals, "every reason to refuse is a limit");
+    // What a handler does by itself is none.
+    ended.extend(["completed", "panicked"]);
+    assert_eq!(ended, ends);
+}
+
+#[test]
+fn every_row_is_whole_and_says_what_changes_it() {
+    let ways = ["next request", "restart", "handler", "call", "fixed"];
+    for row in rows(TABLE) {
+        assert!(ways.contains(&row.changed), "{row:?}");
+        assert!(!row.limit.is_empty() && !row.default.is_empty(), "{row:?}");
+        assert!(row.reached.len() > 3 && !row.counted.is_empty(), "{row:?}");
+        // A constant cannot be set; `--workers` of `command` has one behind it.
+        let may_have_flag = row.changed != "fixed" || row.section == PROGRAMS;
+        assert!(may_have_flag || row.flags == "—", "{row:?}");
+        assert_eq!(row.flags.contains("--"), row.flags != "—", "{row:?}");
+    }
+}

@@ -1,0 +1,230 @@
+//! A request before it has a handler: what comes first is heard, and then it gets one.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::controller::Record;
+use super::session::{Request, Session, wait_for_input};
+use super::task::{self, End, Pause, Place, Step, Task, shielded};
+use crate::event::EndReason;
+use crate::park::Park;
+use crate::preamble::{Heard, Steps};
+use crate::{RequestHandler, RequestInfo};
+
+pub(crate) struct Job<R, F> {
+    pub(crate) request: R,
+    pub(crate) record: Record,
+    pub(crate) factory: Arc<F>,
+}
+
+impl<R, F, H> Task for Job<R, F>
+where
+    R: Request,
+    F: Fn() -> H + Send + Sync + 'static,
+    H: RequestHandler<R>,
+{
+    fn run(self: Box<Self>) -> Option<Box<dyn Pause>> {
+        shielded(|| begin(self, false).paused())
+    }
+
+    fn run_in_child(self) -> i32 {
+        let end = shielded(|| Some(begin(Box::new(self), true).finish()));
+        end.map_or(1, |end| end.exit_code())
+    }
+
+    fn leave_to_child(self) -> Place {
+        drop(self.request);
+        Place(self.record)
+    }
+
+    fn info(&self) -> &RequestInfo {
+        self.record.info()
+    }
+}
+
+fn begin<R, F, H>(job: Box<Job<R, F>>, in_child: bool) -> Step
+where
+    R: Request,
+    F: Fn() -> H + Send + Sync + 'static,
+    H: RequestHandler<R>,
+{
+    match listen(job, in_child) {
+        Ok(session) => session.handle(),
+        Err(step) => step,
+    }
+}
+
+/// Hears what there is, and if that is all, makes the session.
+///
+/// On a stack frame of its own: what is moved around here would otherwise stay on the stack for as
+/// long as the handler runs, and a coroutine's stack should fit into a page.
+#[inline(never)]
+#[expect(
+    clippy::boxed_local,
+    reason = "it would be on the frame of the caller otherwise"
+)]
+fn listen<R, F, H>(job: Box<Job<R, F>>, in_child: bool) -> Result<Box<Session<R, H>>, Step>
+where
+    R: Request,
+    F: Fn() -> H + Send + Sync + 'static,
+    H: RequestHandler<R>,
+{
+    let Job {
+        mut request,
+        mut record,
+        factory,
+    } = *job;
+    let mut steps = Steps::default();
+    match request.preamble(&mut record, &mut steps) {
+        Ok(Heard::All) => Session::begin(request, record, &*factory, in_child).map_err(Step::Over),
+        Ok(Heard::Part { until, is_silent }) => {
+            let arrival = Box::new(Arrival {
+                job: Job {
+                    request,
+                    record,
+                    factory,
+                },
+                steps,
+                in_child,
+                until,
+                is_silent,
+            });
+            Err(arrival.pause())
+        }
+        Err(end) => Err(Step::Over(turn_away(request, record, in_child, end))),
+    }
+}
+
+/// A request whose peer has to say more before there is a handler for it.
+struct Arrival<R, F> {
+    job: Job<R, F>,
+    steps: Steps,
+    /// The books are the parent's.
+    in_child: bool,
+    until: Option<Instant>,
+    /// It has said nothing yet: nothing is lost if a drain ends it.
+    is_silent: bool,
+}
+
+impl<R, F, H> Arrival<R, F>
+where
+    R: Request,
+    F: Fn() -> H + Send + Sync + 'static,
+    H: RequestHandler<R>,
+{
+    fn pause(self: Box<Self>) -> Step {
+        let Job {
+            request, record, ..
+        } = &self.job;
+        // Who has begun is served to the end by a drain, and counts among those who are.
+        record.set_paused(self.is_silent);
+        if self.is_silent && record.shared().lifecycle.is_draining() {
+            request.end_input();
+        }
+        Step::Paused(self)
+    }
+
+    /// Hears more. As above, on a stack frame of its own.
+    #[inline(never)]
+    fn listen(mut self: Box<Self>) -> Result<Box<Session<R, H>>, Step> {
+        let Job {
+            request, record, ..
+        } = &mut self.job;
+        match request.preamble(record, &mut self.steps) {
+            Ok(Heard::All) => {
+                let Job {
+                    request,
+                    record,
+                    factory,
+                } = self.job;
+                Session::begin(request, record, &*factory, self.in_child).map_err(Step::Over)
+            }
+            Ok(Heard::Part { until, is_silent }) => {
+                self.until = until;
+                self.is_silent = is_silent;
+                Err(self.pause())
+            }
+            Err(end) => Err(self.turn_away(end)),
+        }
+    }
+
+    fn turn_away(self, end: End) -> Step {
+        let Self { job, in_child, .. } = self;
+        Step::Over(turn_away(job.request, job.record, in_child, end))
+    }
+}
+
+impl<R, F, H> Pause for Arrival<R, F>
+where
+    R: Request,
+    F: Fn() -> H + Send + Sync + 'static,
+    H: RequestHandler<R>,
+{
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.job.request.as_fd()
+    }
+
+    fn park(&self) -> Option<&dyn Park> {
+        self.job.request.park()
+    }
+
+    fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
+    fn info(&self) -> &RequestInfo {
+        self.job.record.info()
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        wait_for_input(
+            &self.job.request,
+            &self.job.record,
+            self.until,
+            self.is_silent,
+        )
+    }
+
+    fn go_on(self: Box<Self>, waited: io::Result<()>) -> Step {
+        self.job.record.set_paused(false);
+        let gone = match waited {
+            Ok(()) => None,
+            // What was missing knows what that means.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => None,
+            Err(_) => Some(self.job.request.cut()),
+        };
+        if let Some(cut) = gone {
+            let reason = cut.map_or(EndReason::PeerGone, Into::into);
+            return self.turn_away(End::Ended(reason));
+        }
+        match self.listen() {
+            Ok(session) => session.handle(),
+            Err(step) => step,
+        }
+    }
+}
+
+/// Closes a request that no handler will see, tells of it, and frees its place.
+fn turn_away<R: Request>(request: R, record: Record, in_child: bool, end: End) -> End {
+    let shared = record.shared();
+    match &end {
+        End::Refused(refusal) => {
+            // In a child, too: it alone knows who this is about.
+            shared.turned_away(record.info(), refusal);
+            request.turn_away(shared.preamble.notice(refusal));
+        }
+        End::Ended(reason) => {
+            let (received, sent) = request.meters();
+            drop(request);
+            if !in_child {
+                task::end(&record, *reason, received, sent);
+            }
+        }
+    }
+    if in_child {
+        std::mem::forget(record);
+    }
+    end
+}

@@ -1,0 +1,153 @@
+//! Handlers and readers that fail, before an answer has begun and after.
+
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex};
+
+use socketserver::http::{Http, Problem, Request, Response, StatusCode};
+use socketserver::transport::Tcp;
+use socketserver::{Concurrency, Error, Result, Server};
+
+use crate::client::Wire;
+use crate::common::running::Running;
+use crate::common::{PATIENCE, eventually};
+
+/// Gives some bytes and fails then, in the way that it is told to.
+struct Failing {
+    left: usize,
+    panics: bool,
+}
+
+impl Read for Failing {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            assert!(!self.panics, "the reader panics");
+            return Err(io::Error::other("the reader fails"));
+        }
+        let n = self.left.min(buf.len());
+        buf[..n].fill(b'x');
+        self.left -= n;
+        Ok(n)
+    }
+}
+
+fn respond(request: &mut Request<'_>) -> Result<Response> {
+    let panics = request.query() == Some("panics");
+    let failing = |left| Failing { left, panics };
+    Ok(match request.path() {
+        "/handler" if panics => panic!("the handler panics"),
+        "/handler" => return Err(Error::msg("the handler fails")),
+        "/sized/0" => Response::reader(failing(0), 10),
+        "/sized/5" => Response::reader(failing(5), 10),
+        "/short" => Response::reader(&b"abc"[..], 10),
+        "/stream" => Response::stream(failing(5)),
+        _ => Response::text("fine"),
+    })
+}
+
+fn serve<C: Concurrency>(model: C) -> (Running, Arc<Mutex<Vec<String>>>) {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let failures = told.clone();
+    let server = Server::<Tcp, C, ()>::builder()
+        .concurrency(model)
+        .handle_error(move |_, failure| {
+            failures.lock().unwrap().push(failure.to_string());
+            Ok(())
+        })
+        .bind("127.0.0.1:0", Http::new().handler_fn(respond));
+    (Running::start(server.unwrap()), told)
+}
+
+fn a_failure_before_the_answer_is_a_500<C: Concurrency>(model: C) {
+    let (running, told) = serve(model);
+    for (path, failure) in [
+        ("/handler", "handle: the handler fails"),
+        ("/handler?panics", "handle: panicked: the handler panics"),
+        ("/sized/0", "handle: the reader fails"),
+        ("/sized/0?panics", "handle: panicked: the reader panics"),
+    ] {
+        let mut wire = Wire::to(&running);
+        assert_eq!(wire.get("/").text(), "fine");
+        let answer = wire.get(path);
+        assert_eq!((answer.status, answer.closes()), (500, true), "{path}");
+        // What it was is nobody's business.
+        assert!(!answer.text().contains("fails") && !answer.text().contains("panics"));
+        wire.ends();
+        eventually(PATIENCE, path, || told.lock().unwrap().len() == 1);
+        assert_eq!(
+            told.lock().unwrap().pop().as_deref(),
+            Some(failure),
+            "{path}"
+        );
+    }
+}
+
+/// The client has a part, and must not take it for all.
+fn a_failure_within_the_answer_cuts_it<C: Concurrency>(model: C) {
+    let (running, told) = serve(model);
+    for (path, failure) in [
+        ("/sized/5", "handle: the reader fails"),
+        ("/sized/5?panics", "handle: panicked: the reader panics"),
+        (
+            "/short",
+            "handle: the reader of a response ended 7 bytes before its length",
+        ),
+        ("/stream", "handle: the reader fails"),
+        ("/stream?panics", "handle: panicked: the reader panics"),
+    ] {
+        let mut wire = Wire::to(&running);
+        wire.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let text = String::from_utf8(wire.rest()).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+        if path.starts_with("/stream") {
+            assert!(text.ends_with("\r\n5\r\nxxxxx\r\n"), "{text}");
+        } else {
+            assert!(text.contains("Content-Length: 10\r\n"), "{text}");
+        }
+        // Where the end of the connection is the end of the answer, it is no end.
+        if path.starts_with("/stream") {
+            let mut wire = Wire::to(&running);
+            wire.send(format!("GET {path} HTTP/1.0\r\n\r\n"));
+            wire.ends_in_a_reset();
+            eventually(PATIENCE, path, || told.lock().unwrap().len() == 2);
+            told.lock().unwrap().pop();
+        }
+        eventually(PATIENCE, path, || told.lock().unwrap().len() == 1);
+        assert_eq!(
+            told.lock().unwrap().pop().as_deref(),
+            Some(failure),
+            "{path}"
+        );
+    }
+}
+
+/// Neither the error page nor the log can end a request.
+#[test]
+fn hooks_that_fail_are_contained() {
+    let http = Http::new()
+        .error_page(|problem| match problem.status() {
+            StatusCode::NOT_FOUND => panic!("the page"),
+            status => Response::html("<p>wrong")
+                .status(StatusCode::OK)
+                .header("x-was", status.as_str())
+                .unwrap(),
+        })
+        .on_exchange(|_| panic!("the log"));
+    let running = crate::client::serve(socketserver::Threading::new(), http, |request| {
+        let status = StatusCode::from_bytes(&request.path().as_bytes()[1..])?;
+        Err(Problem::new(status, "a < b").into())
+    });
+    let mut wire = Wire::to(&running);
+    let answer = wire.get("/404");
+    assert_eq!(
+        (answer.status, answer.text()),
+        (404, "404 Not Found: a < b\n".into())
+    );
+    let answer = wire.get("/403");
+    assert_eq!((answer.status, answer.text()), (403, "<p>wrong".into()));
+    assert_eq!(answer.field("x-was"), Some("403"));
+}
+
+crate::common::under_each_model! {
+    a_failure_before_the_answer_is_a_500
+    a_failure_within_the_answer_cuts_it
+}

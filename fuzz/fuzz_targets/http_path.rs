@@ -1,0 +1,9 @@
+#![no_main]
+
+#[allow(dead_code, reason = "a part of what the program uses")]
+#[path = "../../crates/socketserver-cli/src/programs/http/path.rs"]
+mod path;
+#[path = "../src/http_path.rs"]
+mod target;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| target::http_path(input));

@@ -1,0 +1,9 @@
+#![no_main]
+
+#[allow(dead_code, reason = "it has tests of its own")]
+#[path = "../../crates/socketserver/src/http/range.rs"]
+mod range;
+#[path = "../src/http_range.rs"]
+mod target;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| target::http_range(input));

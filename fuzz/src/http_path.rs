@@ -1,0 +1,43 @@
+//! What is tried with the path of a request, whoever makes it up: libFuzzer, or the random tests of
+//! the program `http`, which include this file. Beside it has to be `path.rs`.
+//!
+//! Whatever is asked for:
+//!
+//! * nothing panics, and there is no more memory for it than it has itself;
+//! * a file's name is relative, and has nothing in it that leads up or that the kernel reads otherwise;
+//! * a reference names no other host, and leads back to the same place.
+
+use super::path::Target;
+
+pub fn http_path(input: &[u8]) {
+    let Ok(path) = std::str::from_utf8(input) else {
+        return;
+    };
+    let Ok(target) = Target::of(path) else {
+        return;
+    };
+    let file = target.file();
+    assert!(file.len() <= path.len().max(1), "{}", file.escape_ascii());
+    assert!(!file.contains(&0) && !file.starts_with(b"/"));
+    if file != b"." {
+        for name in file.split(|byte| *byte == b'/') {
+            assert!(
+                !matches!(name, b"" | b"." | b".."),
+                "{}",
+                file.escape_ascii()
+            );
+        }
+    }
+    if !target.is_hidden() {
+        let hides = |name: &[u8]| name.starts_with(b".") && name != b"." && name != b".well-known";
+        assert!(!file.split(|byte| *byte == b'/').any(hides));
+    }
+    let reference = target.as_directory();
+    assert!(reference.starts_with('/'));
+    assert!(!matches!(reference.as_bytes().get(1), Some(b'/' | b'\\')));
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~%/".contains(c);
+    assert!(reference.chars().all(is_plain), "{reference}");
+    let again = Target::of(&reference).expect("it was written by us");
+    assert_eq!(again.file(), file);
+    assert!(again.is_directory);
+}
