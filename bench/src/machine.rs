@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity};
 
 /// The cores that this process may use.
@@ -28,6 +29,29 @@ impl Cores {
     }
 }
 
+/// As many descriptors as there may be, for this process and those that it starts: often the limit
+/// is 1,024 unless it is raised.
+pub(crate) fn raise_descriptor_limit() -> anyhow::Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, raised).context("cannot raise the limit of descriptors")
+}
+
+/// An error that says what to do, if a process may not have as many.
+pub(crate) fn ensure_descriptors(needed: u64) -> anyhow::Result<()> {
+    let limit = getrlimit(Resource::Nofile).current;
+    ensure!(
+        limit.is_none_or(|limit| limit >= needed),
+        "a process may have {} descriptors here, and {needed} are needed: raise the hard limit, \
+         as with `prlimit --nofile={needed}`",
+        limit.unwrap_or(0)
+    );
+    Ok(())
+}
+
 /// Kernel, processor, cores, versions, command line: one to a line.
 pub(crate) fn describe(cores: Cores) -> anyhow::Result<Vec<String>> {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
@@ -42,10 +66,22 @@ pub(crate) fn describe(cores: Cores) -> anyhow::Result<Vec<String>> {
     } else {
         "a release build"
     };
-    let packages = ["socketserver", "greenroom", "tokio", "may"].map(|name| {
+    let packages = [
+        "socketserver",
+        "greenroom",
+        "tokio",
+        "actix-server",
+        "monoio",
+        "may",
+    ];
+    let packages = packages.map(|name| {
         let version = version_in(include_str!("../../Cargo.lock"), name).unwrap_or("?");
         format!("{name} {version}")
     });
+    let packages = packages.into_iter().chain(crate::contenders::pythons());
+    // What else was going on: figures are worth little if that was much.
+    let load_average = fs::read_to_string("/proc/loadavg")?;
+    let load_average = load_average.split_whitespace().next().unwrap_or("?");
     let words: Vec<_> = std::env::args().skip(1).collect();
     let Cores {
         server,
@@ -55,8 +91,9 @@ pub(crate) fn describe(cores: Cores) -> anyhow::Result<Vec<String>> {
     Ok(vec![
         format!("Linux {}, {model}, {count} cores", kernel.trim()),
         format!("server on core {server}, load on core {load}"),
+        format!("load average before the start: {load_average}"),
         format!("{}, {build}", env!("COMPILER")),
-        packages.join(", "),
+        packages.collect::<Vec<_>>().join(", "),
         format!("bench {}", words.join(" ")),
     ])
 }

@@ -1,21 +1,26 @@
-//! Measures servers side by side: the CPU time that a server process needs for one request.
+//! Measures servers side by side: the CPU time that a server process needs for one request, its
+//! memory, how late its answers are, how long it takes to stop.
 //!
-//! `cargo run --release -p bench -- echo` (or `churn`, or `udp`) starts each contender in turn, in a
-//! process of its own, pinned to one core, and the load to another; rounds are interleaved, so that
-//! whatever disturbs the machine disturbs all. It prints tables in Markdown, and draws them with
-//! `--svg FILE`. What is compared is a ratio within one run; absolute figures mean little elsewhere.
+//! `cargo run --release -p bench -- all --out bench` asks every question, and `echo`, `churn`, `udp`,
+//! `latency`, `growth`, `idle` and `stop` ask one each. Each contender is started in turn, in a
+//! process of its own, pinned to one core, and the load on another; rounds are interleaved, so that
+//! whatever disturbs the machine disturbs all. What is compared is a ratio within one run; absolute
+//! figures mean little elsewhere. The README has the method.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod all;
 mod chart;
 mod chat;
-mod compare;
 mod contenders;
 mod load;
 mod machine;
 mod process;
+mod progress;
+mod questions;
 mod report;
 mod soak;
+mod usage;
 
 use clap::{Parser, Subcommand};
 
@@ -27,14 +32,22 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Compare the CPU time of an echo over TCP
-    Echo(compare::EchoOptions),
+    /// Ask every question, and write tables and pictures
+    All(all::Options),
+    /// Compare the CPU time of an echo over TCP or Unix streams
+    Echo(questions::EchoOptions),
     /// Compare the CPU time of a connection over TCP: connect, one echo, close
-    Churn(compare::ChurnOptions),
+    Churn(questions::ChurnOptions),
     /// Compare the CPU time of an echo over UDP, and count what is lost
-    Udp(compare::UdpOptions),
+    Udp(questions::UdpOptions),
+    /// Compare how late answers are when messages come at a fixed rate
+    Latency(questions::Latency),
+    /// Compare the CPU time of an echo as open connections grow
+    Growth(questions::Growth),
     /// Compare the memory of connections that are silent
-    Idle(compare::IdleOptions),
+    Idle(questions::Idle),
+    /// Compare how long it takes to stop
+    Stop(questions::Stop),
     /// Fill a chat room, stop one client, and see how long words take to the others
     Chat(chat::Options),
     /// Be the client that is stopped
@@ -48,11 +61,18 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
-        Command::Echo(options) => compare::echo(&options),
-        Command::Churn(options) => compare::churn(&options),
-        Command::Udp(options) => compare::udp(&options),
-        Command::Idle(options) => compare::idle(&options),
+    use questions::{Cost, ask};
+    let command = Cli::parse().command;
+    machine::raise_descriptor_limit()?;
+    match command {
+        Command::All(options) => all::run(&options),
+        Command::Echo(options) => ask(&Cost::from(&options), &options.picture),
+        Command::Churn(options) => ask(&Cost::from(&options), &options.picture),
+        Command::Udp(options) => ask(&Cost::from(&options), &options.picture),
+        Command::Latency(question) => ask(&question, &question.picture),
+        Command::Growth(question) => ask(&question, &question.picture),
+        Command::Idle(question) => ask(&question, &question.picture),
+        Command::Stop(question) => ask(&question, &question.picture),
         Command::Chat(options) => chat::run(&options),
         Command::Frozen(options) => chat::frozen(&options),
         Command::Soak(options) => soak::run(&options),

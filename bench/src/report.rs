@@ -1,103 +1,156 @@
 //! What was measured, as a table in Markdown. It measures nothing.
 
-use std::fmt::Write as _;
+mod markdown;
+
 use std::path::Path;
 use std::{fs, io};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use crate::chart;
 use crate::contenders::Contender;
 
-/// Rows of contenders that differ by less than this, and whose ranges overlap, are equal.
-const TIE: f64 = 0.1;
-
-pub(crate) struct Report {
-    /// Where, and by which command: one fact to a line.
-    pub(crate) header: Vec<String>,
+/// What is asked, and how it is measured.
+pub(crate) struct Subject {
+    /// Of the command, and of the files.
+    pub(crate) name: String,
     pub(crate) title: String,
     /// What a value is.
     pub(crate) unit: String,
-    /// How it was measured.
     pub(crate) method: String,
     /// Whom the others are compared with.
-    pub(crate) base: Option<Contender>,
-    /// The names of further columns.
-    pub(crate) asides: Vec<&'static str>,
-    pub(crate) cases: Vec<Case>,
+    pub(crate) bases: Vec<Contender>,
+    /// What is told of each part beside its values.
+    pub(crate) asides: Vec<Aside>,
+    pub(crate) parts: Vec<Part>,
 }
 
-/// One table.
-pub(crate) struct Case {
+/// What is measured at a time.
+pub(crate) struct Part {
     pub(crate) name: String,
-    pub(crate) rows: Vec<Row>,
+    pub(crate) columns: Vec<Column>,
+}
+
+pub(crate) struct Column {
+    pub(crate) name: String,
+    /// Where it stands on a line, if the picture has lines.
+    pub(crate) point: Option<Point>,
+}
+
+pub(crate) struct Point {
+    pub(crate) line: String,
+    pub(crate) x: f64,
+}
+
+pub(crate) struct Aside {
+    pub(crate) name: &'static str,
+    /// Of the rounds, which one is shown.
+    pub(crate) fold: fn(&[f64]) -> f64,
+    pub(crate) show: fn(f64) -> String,
+}
+
+/// What one measurement came to.
+pub(crate) struct Sample {
+    /// One for each column of the part; fewer if there is no room for so many connections.
+    pub(crate) values: Vec<f64>,
+    pub(crate) asides: Vec<f64>,
+}
+
+pub(crate) enum Cell {
+    /// It does not take part in this.
+    Absent,
+    Failed(String),
+    /// One for each round.
+    Measured(Vec<Sample>),
 }
 
 pub(crate) struct Row {
     pub(crate) contender: Contender,
-    /// One for each round.
-    pub(crate) values: Vec<f64>,
-    pub(crate) asides: Vec<String>,
+    /// One for each part.
+    pub(crate) cells: Vec<Cell>,
+}
+
+pub(crate) struct Report {
+    /// Where, and by which command: one fact to a line.
+    pub(crate) header: Vec<String>,
+    pub(crate) subject: Subject,
+    pub(crate) rows: Vec<Row>,
+    /// Who cannot run on this system, and why.
+    pub(crate) skipped: Vec<(Contender, String)>,
 }
 
 impl Report {
-    /// Prints the tables, and draws them if that is wanted.
+    /// Prints the table, and draws it if that is wanted.
     pub(crate) fn publish(&self, svg: Option<&Path>) -> anyhow::Result<()> {
         io::Write::write_all(&mut io::stdout(), self.markdown().as_bytes())?;
         if let Some(path) = svg {
-            fs::write(path, chart::draw(self))
-                .with_context(|| format!("cannot write {}", path.display()))?;
+            self.draw(path)?;
         }
+        let failures = self.failures();
+        ensure!(failures.is_empty(), "{}", failures.join("\n"));
         Ok(())
     }
 
-    fn markdown(&self) -> String {
-        let mut out = format!("# {}\n\n", self.title);
-        for fact in &self.header {
-            let _ = writeln!(out, "* {fact}");
-        }
-        let _ = writeln!(out, "\n{}", self.method);
-        for case in &self.cases {
-            let mut heads = vec!["server".into(), self.unit.clone()];
-            heads.extend(self.base.map(|base| format!("of {}", base.name())));
-            heads.extend(self.asides.iter().map(ToString::to_string));
-            let _ = writeln!(out, "\n## {}\n\n{}", case.name, line(&heads));
-            let _ = writeln!(out, "|{}", "---|".repeat(heads.len()));
-            let base = case
-                .rows
-                .iter()
-                .find(|row| Some(row.contender) == self.base);
-            for row in &case.rows {
-                let mut cells = vec![row.contender.name(), row.summary()];
-                if self.base.is_some() {
-                    cells.push(base.map_or_else(String::new, |base| row.compared_with(base)));
+    pub(crate) fn draw(&self, path: &Path) -> anyhow::Result<()> {
+        fs::write(path, chart::draw(self))
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// All that did not go well.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        let mut failures = Vec::new();
+        for row in &self.rows {
+            for (part, cell) in self.subject.parts.iter().zip(&row.cells) {
+                if let Cell::Failed(why) = cell {
+                    failures.push(format!("{}, {}: {why}", row.contender, part.name));
                 }
-                cells.extend(row.asides.iter().cloned());
-                let _ = writeln!(out, "{}", line(&cells));
             }
         }
-        out
+        failures
+    }
+
+    /// One for each column, from left to right, with the part that it belongs to.
+    pub(crate) fn columns(&self) -> impl Iterator<Item = (usize, usize, &Column)> {
+        let parts = self.subject.parts.iter().enumerate();
+        parts.flat_map(|(part, of)| {
+            let columns = of.columns.iter().enumerate();
+            columns.map(move |(index, column)| (part, index, column))
+        })
     }
 }
 
-fn line(cells: &[String]) -> String {
-    format!("| {} |", cells.join(" | "))
+impl Row {
+    /// Nothing, if it did not take part or has failed.
+    pub(crate) fn figures(&self, part: usize, column: usize) -> Option<Figures> {
+        let Some(Cell::Measured(samples)) = self.cells.get(part) else {
+            return None;
+        };
+        let value = |sample: &Sample| sample.values.get(column).copied();
+        let values: Vec<_> = samples.iter().filter_map(value).collect();
+        (!values.is_empty()).then_some(Figures(values))
+    }
 }
 
-impl Row {
+/// The values of one contender in one column: one for each round.
+pub(crate) struct Figures(Vec<f64>);
+
+/// Figures that differ by less than this, and whose ranges overlap, are equal.
+const TIE: f64 = 0.1;
+
+impl Figures {
     pub(crate) fn median(&self) -> f64 {
-        median(&self.values)
+        median(&self.0)
     }
 
     /// The lowest and the highest.
     pub(crate) fn range(&self) -> (f64, f64) {
-        let low = self.values.iter().copied().fold(f64::INFINITY, f64::min);
-        (low, self.values.iter().copied().fold(0.0, f64::max))
+        let low = self.0.iter().copied().fold(f64::INFINITY, f64::min);
+        (low, highest(&self.0))
     }
 
     pub(crate) fn summary(&self) -> String {
         match (self.median(), self.range()) {
-            (median, _) if self.values.len() < 2 => format!("{median:.2}"),
+            (median, _) if self.0.len() < 2 => format!("{median:.2}"),
             (median, (low, high)) => format!("{median:.2} ({low:.2} to {high:.2})"),
         }
     }
@@ -106,7 +159,7 @@ impl Row {
         let ratio = self.median() / base.median();
         let ((low, high), (base_low, base_high)) = (self.range(), base.range());
         let overlap = low <= base_high && base_low <= high;
-        if self.contender != base.contender && overlap && (ratio - 1.0).abs() < TIE {
+        if overlap && (ratio - 1.0).abs() < TIE {
             format!("{ratio:.2}, a tie")
         } else {
             format!("{ratio:.2}")
@@ -125,58 +178,81 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     }
 }
 
+pub(crate) fn highest(values: &[f64]) -> f64 {
+    values.iter().copied().fold(0.0, f64::max)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
 
+    fn samples(values: &[f64]) -> Cell {
+        let sample = |value: &f64| Sample {
+            values: vec![*value],
+            asides: vec![0.9 + value / 100.0],
+        };
+        Cell::Measured(values.iter().map(sample).collect())
+    }
+
     pub(crate) fn example() -> Report {
-        let row = |contender, values: &[f64], aside: &str| Row {
+        let part = |name: &str, x| Part {
+            name: name.into(),
+            columns: vec![Column {
+                name: name.into(),
+                point: Some(Point {
+                    line: "all active".into(),
+                    x,
+                }),
+            }],
+        };
+        let row = |contender, first: Cell, second: Cell| Row {
             contender,
-            values: values.to_vec(),
-            asides: vec![aside.into()],
+            cells: vec![first, second],
         };
         Report {
             header: vec!["Linux".into(), "bench <echo> & more".into()],
-            title: "An example".into(),
-            unit: "microseconds".into(),
-            method: "How.".into(),
-            base: Some(Contender::Epoll),
-            asides: vec!["load's core"],
-            cases: vec![Case {
-                name: "C = 1".into(),
-                rows: vec![
-                    row(Contender::Epoll, &[4.0, 3.0, 5.0], "90 %"),
-                    row(Contender::Green, &[4.1, 4.2, 4.3], "91 %"),
-                    row(Contender::Threading, &[8.0, 6.5, 7.0], "92 %"),
-                ],
-            }],
+            subject: Subject {
+                name: "example".into(),
+                title: "An example".into(),
+                unit: "microseconds".into(),
+                method: "How.".into(),
+                bases: vec![Contender::Epoll],
+                asides: vec![Aside {
+                    name: "load's core",
+                    fold: median,
+                    show: |share| format!("{:.0} %", 100.0 * share),
+                }],
+                parts: vec![part("C = 1", 1.0), part("C = 50", 50.0)],
+            },
+            rows: vec![
+                row(
+                    Contender::Epoll,
+                    samples(&[4.0, 3.0, 5.0]),
+                    samples(&[2.0, 2.0, 2.0]),
+                ),
+                row(
+                    Contender::Green,
+                    samples(&[4.1, 4.2, 4.3]),
+                    samples(&[3.0, 3.0, 3.0]),
+                ),
+                row(
+                    Contender::Threading,
+                    samples(&[8.0, 6.5, 7.0]),
+                    Cell::Absent,
+                ),
+                row(
+                    Contender::May,
+                    Cell::Failed("it has ended".into()),
+                    samples(&[2.5]),
+                ),
+            ],
+            skipped: vec![(Contender::PythonGevent, "no gevent".into())],
         }
     }
 
     #[test]
-    fn a_table_has_the_medians_the_ranges_and_the_ties() {
-        let text = example().markdown();
-        for part in [
-            "# An example\n\n* Linux\n* bench <echo> & more\n\nHow.\n\n## C = 1\n",
-            "| server | microseconds | of epoll | load's core |\n|---|---|---|---|\n",
-            "| epoll | 4.00 (3.00 to 5.00) | 1.00 | 90 % |\n",
-            "| green | 4.20 (4.10 to 4.30) | 1.05, a tie | 91 % |\n",
-            "| threading | 7.00 (6.50 to 8.00) | 1.75 | 92 % |\n",
-        ] {
-            assert!(text.contains(part), "{part:?} in\n{text}");
-        }
-    }
-
-    #[test]
-    fn without_a_base_there_is_no_ratio_and_one_round_has_no_range() {
-        let mut report = example();
-        report.base = None;
-        report.cases[0].rows[0].values = vec![2.5];
-        let text = report.markdown();
-        assert!(text.contains("| epoll | 2.50 | 90 % |\n"), "{text}");
-        report.base = Some(Contender::May);
-        let text = report.markdown();
-        assert!(text.contains("| epoll | 2.50 |  | 90 % |\n"), "{text}");
+    fn failures_are_told_with_their_place() {
+        assert_eq!(example().failures(), ["may, C = 1: it has ended"]);
     }
 
     #[test]

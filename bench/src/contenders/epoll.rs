@@ -1,24 +1,25 @@
-//! The floor: one thread, one epoll set, one read and one write for each report.
+//! The floor: one thread, one epoll set, one buffer for all; one read and one write for each report.
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, sockopt};
 
+use super::stream::Listener;
+
 const LISTENER: u64 = u64::MAX;
 
-pub(super) fn serve(listener: &TcpListener) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
+pub(super) fn serve(listener: &Listener) -> io::Result<()> {
+    listener.set_nonblocking()?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let data = epoll::EventData::new_u64(LISTENER);
     epoll::add(&epoll, listener, data, epoll::EventFlags::IN)?;
     let mut streams: Vec<Option<OwnedFd>> = Vec::new();
     let mut events = [const { MaybeUninit::uninit() }; 1024];
-    let mut buf = [0; 1024];
+    let mut buf = vec![0; 64 << 10];
     loop {
         let (events, _) = match epoll::wait(&epoll, &mut events, None) {
             Err(Errno::INTR) => continue,
@@ -33,22 +34,37 @@ pub(super) fn serve(listener: &TcpListener) -> io::Result<()> {
             let Some(stream) = streams.get(index(token)).and_then(Option::as_ref) else {
                 continue;
             };
-            let alive = match rustix::net::recv(stream, &mut buf, RecvFlags::empty()) {
-                Ok((0, _)) => false,
-                // Replies are small here: a client that does not read is given up.
-                Ok((n, _)) => rustix::net::send(stream, &buf[..n], SendFlags::NOSIGNAL) == Ok(n),
-                Err(Errno::AGAIN | Errno::INTR) => true,
-                Err(_) => false,
-            };
-            if !alive {
+            if !echo(stream, &mut buf) {
                 streams[index(token)] = None;
             }
         }
     }
 }
 
+/// Whether the client is still there.
+fn echo(stream: &OwnedFd, buf: &mut [u8]) -> bool {
+    loop {
+        match rustix::net::recv(stream, &mut *buf, RecvFlags::empty()) {
+            Ok((0, _)) => return false,
+            Ok((n, _)) => {
+                // Replies are small here: a client that does not read is given up.
+                if rustix::net::send(stream, &buf[..n], SendFlags::NOSIGNAL) != Ok(n) {
+                    return false;
+                }
+                // Less than there is room for was all there is: epoll(7), question 9.
+                if n < buf.len() {
+                    return true;
+                }
+            }
+            Err(Errno::AGAIN) => return true,
+            Err(Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
 fn accept(
-    listener: &TcpListener,
+    listener: &Listener,
     epoll: &OwnedFd,
     streams: &mut Vec<Option<OwnedFd>>,
 ) -> io::Result<()> {
@@ -59,7 +75,9 @@ fn accept(
             Err(Errno::AGAIN) => return Ok(()),
             Err(errno) => return Err(errno.into()),
         };
-        sockopt::set_tcp_nodelay(&stream, true)?;
+        if listener.is_tcp() {
+            sockopt::set_tcp_nodelay(&stream, true)?;
+        }
         let number = u64::from(stream.as_raw_fd().unsigned_abs());
         let data = epoll::EventData::new_u64(number);
         epoll::add(

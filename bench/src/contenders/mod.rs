@@ -1,32 +1,53 @@
-//! The servers: each echoes what it reads, with a buffer of 1 KiB for each connection.
+//! The servers: each echoes what it reads, with a buffer of 1 KiB (or 16) for each connection.
 
+mod actix;
 mod epoll;
-mod tcp;
+#[allow(
+    unsafe_code,
+    reason = "the kernel is told addresses; each block argues that they stay valid"
+)]
+mod io_uring;
+mod may;
+mod monoio;
+mod ours;
+mod python;
+mod stream;
+mod threads;
+mod tokio;
 mod udp;
 
 use std::fmt;
 use std::io::{self, Write};
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use socketserver::metrics::Metrics;
-use socketserver::{Concurrency, Green, Pooled, RequestHandler, Server, Threading, Transport};
+
+use crate::process::die_with_parent;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     #[arg(value_enum)]
     contender: Contender,
     /// Over UDP
-    #[arg(long)]
+    #[arg(long, conflicts_with = "unix")]
     udp: bool,
+    /// Over a Unix stream socket with this name
+    #[arg(long, value_name = "PATH")]
+    unix: Option<PathBuf>,
+    /// With a buffer of 16 KiB for each connection, instead of 1 KiB
+    #[arg(long)]
+    large: bool,
+    /// Stop at SIGTERM in an orderly way, without waiting for clients
+    #[arg(long)]
+    stop: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Contender {
     /// A bare loop around epoll: what all event-driven servers are built on
     Epoll,
+    /// A bare loop around io_uring
+    IoUring,
     /// The green model
     Green,
     /// The green model, with connections kept alive between messages
@@ -39,6 +60,8 @@ pub(crate) enum Contender {
     Threading,
     /// The threading model, with an observer of its events, and metrics
     ThreadingWatched,
+    /// The forking model
+    Forking,
     /// The pooled model
     Pooled,
     /// The pooled model, with connections kept alive between messages
@@ -49,9 +72,19 @@ pub(crate) enum Contender {
     TokioCurrent,
     /// tokio on two
     TokioMulti,
+    /// actix-server with one worker
+    Actix,
+    /// monoio on io_uring
+    Monoio,
     May,
     /// A bare thread for each connection
     StdThread,
+    /// Python's socketserver with a thread for each request
+    PythonThreading,
+    /// Python's asyncio
+    PythonAsyncio,
+    /// Python's gevent
+    PythonGevent,
 }
 
 /// Whose a contender is.
@@ -60,6 +93,14 @@ pub(crate) enum Kin {
     Floor,
     Ours,
     Others,
+}
+
+/// What clients and servers speak over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wire {
+    Tcp,
+    Unix,
+    Udp,
 }
 
 impl Kin {
@@ -82,17 +123,74 @@ impl Contender {
 
     pub(crate) fn kin(self) -> Kin {
         match self {
-            Self::Epoll => Kin::Floor,
+            Self::Epoll | Self::IoUring => Kin::Floor,
             Self::Green
             | Self::GreenKeepAlive
             | Self::GreenWatched
             | Self::Greenroom
             | Self::Threading
             | Self::ThreadingWatched
+            | Self::Forking
             | Self::Pooled
             | Self::PooledKeepAlive
             | Self::Sequential => Kin::Ours,
-            Self::TokioCurrent | Self::TokioMulti | Self::May | Self::StdThread => Kin::Others,
+            Self::TokioCurrent
+            | Self::TokioMulti
+            | Self::Actix
+            | Self::Monoio
+            | Self::May
+            | Self::StdThread
+            | Self::PythonThreading
+            | Self::PythonAsyncio
+            | Self::PythonGevent => Kin::Others,
+        }
+    }
+
+    /// Whether there is such a server here.
+    pub(crate) fn serves(self, wire: Wire) -> bool {
+        wire != Wire::Udp
+            || !matches!(
+                self,
+                Self::IoUring
+                    | Self::GreenKeepAlive
+                    | Self::GreenWatched
+                    | Self::Greenroom
+                    | Self::ThreadingWatched
+                    | Self::PooledKeepAlive
+                    | Self::Actix
+            )
+    }
+
+    /// Whether it can be stopped in an orderly way that it brings along or that its documentation shows.
+    pub(crate) fn stops(self) -> bool {
+        match self.kin() {
+            Kin::Floor => false,
+            Kin::Ours => self != Self::Greenroom,
+            Kin::Others => !matches!(self, Self::Monoio | Self::May | Self::StdThread),
+        }
+    }
+
+    /// How many connections that stay open are asked of it, at most. Where each has a thread or a
+    /// process, that is what a system of ordinary size has room for.
+    pub(crate) fn capacity(self) -> usize {
+        match self {
+            Self::Sequential => 1,
+            // As many threads as it has by default.
+            Self::Pooled => 32,
+            Self::Forking | Self::PythonThreading => 1_000,
+            Self::Threading | Self::ThreadingWatched | Self::StdThread => 5_000,
+            _ => 20_000,
+        }
+    }
+
+    /// Why it cannot run on this system, if so.
+    pub(crate) fn missing(self) -> Option<String> {
+        match self {
+            Self::IoUring | Self::Monoio => io_uring::missing(),
+            Self::PythonThreading | Self::PythonAsyncio | Self::PythonGevent => {
+                python::missing(self)
+            }
+            _ => None,
         }
     }
 }
@@ -103,67 +201,23 @@ impl fmt::Display for Contender {
     }
 }
 
+/// Python and gevent, and in which versions.
+pub(crate) fn pythons() -> Vec<String> {
+    python::versions()
+}
+
 pub(crate) fn serve(options: &Options) -> anyhow::Result<()> {
-    if options.udp {
-        udp::serve(options.contender)
-    } else {
-        tcp::serve(options.contender)
+    die_with_parent()?;
+    match (options.udp, options.large) {
+        (true, _) => udp::serve(options.contender, options.stop),
+        (false, false) => stream::serve::<1024>(options),
+        (false, true) => stream::serve::<16_384>(options),
     }
 }
 
 /// Tells whoever measures where to find it.
-fn announce(address: SocketAddr) -> io::Result<()> {
+fn announce(address: impl fmt::Display) -> io::Result<()> {
     let mut out = io::stdout();
     writeln!(out, "{address}")?;
     out.flush()
-}
-
-/// Serves with the timeouts that a server has by default: the others have none.
-fn socketserver<T, C, F, H>(model: C, socket: impl Into<OwnedFd>, factory: F) -> anyhow::Result<()>
-where
-    T: Transport,
-    C: Concurrency,
-    F: Fn() -> H + Send + Sync + 'static,
-    H: RequestHandler<T::Request>,
-{
-    let builder = Server::<T, C, ()>::builder().concurrency(model);
-    let mut server = builder.adopt(socket, factory)?;
-    server
-        .serve_forever()
-        .map_err(|e| anyhow::Error::from_boxed(e.into()))
-}
-
-/// The same with somebody who hears of every event and does next to nothing about it, and with
-/// durations kept for metrics: what that costs is the difference.
-fn watched<T, C, F, H>(model: C, socket: impl Into<OwnedFd>, factory: F) -> anyhow::Result<()>
-where
-    T: Transport,
-    C: Concurrency,
-    F: Fn() -> H + Send + Sync + 'static,
-    H: RequestHandler<T::Request>,
-{
-    let heard = AtomicU64::new(0);
-    let builder = Server::<T, C, ()>::builder()
-        .concurrency(model)
-        .on_event(move |_| {
-            heard.fetch_add(1, Ordering::Relaxed);
-        });
-    let mut server = builder.adopt(socket, factory)?;
-    Metrics::new().add("watched", &server.controller());
-    server
-        .serve_forever()
-        .map_err(|e| anyhow::Error::from_boxed(e.into()))
-}
-
-fn green() -> Green {
-    Green::new().workers(1).max_requests(20_000)
-}
-
-fn threading() -> Threading {
-    Threading::new().max_threads(20_000)
-}
-
-/// With as many threads and as long a queue as it has by default.
-fn pooled() -> Pooled {
-    Pooled::new().max_idle(20_000)
 }

@@ -4,33 +4,37 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::UdpSocket;
 
-use anyhow::bail;
+use anyhow::ensure;
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use socketserver::transport::Udp;
-use socketserver::{Datagram, Sequential, handler_fn};
 
-use super::{Contender, announce, green, pooled, socketserver, threading};
+use super::{Contender, Wire, announce, may, monoio, ours, python, threads, tokio};
 
-pub(super) fn serve(contender: Contender) -> anyhow::Result<()> {
+pub(super) fn serve(contender: Contender, stop: bool) -> anyhow::Result<()> {
+    ensure!(
+        contender.serves(Wire::Udp),
+        "{contender} has no server over UDP here"
+    );
+    if contender == Contender::May {
+        return may::datagrams();
+    }
     let socket = UdpSocket::bind("127.0.0.1:0")?;
-    announce(socket.local_addr()?)?;
-    let echo = handler_fn(|packet: &mut Datagram| Ok(packet.reply(packet.bytes())?));
+    let address = socket.local_addr()?;
+    if matches!(
+        contender,
+        Contender::PythonThreading | Contender::PythonAsyncio | Contender::PythonGevent
+    ) {
+        return python::serve(contender, &socket, &address, 1024, stop);
+    }
+    announce(address)?;
     match contender {
         Contender::Epoll => Ok(bare(&socket)?),
-        Contender::Green => socketserver::<Udp, _, _, _>(green(), socket, echo),
-        Contender::Threading => socketserver::<Udp, _, _, _>(threading(), socket, echo),
-        Contender::Pooled => socketserver::<Udp, _, _, _>(pooled(), socket, echo),
-        Contender::Sequential => socketserver::<Udp, _, _, _>(Sequential, socket, echo),
-        Contender::TokioCurrent => {
-            tokio(&mut tokio::runtime::Builder::new_current_thread(), socket)
-        }
-        Contender::TokioMulti => {
-            let mut builder = tokio::runtime::Builder::new_multi_thread();
-            tokio(builder.worker_threads(2), socket)
-        }
-        other => bail!("{other} has no server over UDP here"),
+        Contender::TokioCurrent => tokio::datagrams(&mut tokio::current(), socket, stop),
+        Contender::TokioMulti => tokio::datagrams(&mut tokio::multi(), socket, stop),
+        Contender::Monoio => monoio::datagrams(socket),
+        Contender::StdThread => Ok(threads::datagrams(&socket)?),
+        _ => ours::datagrams(contender, socket.into(), stop),
     }
 }
 
@@ -59,17 +63,4 @@ fn bare(socket: &UdpSocket) -> io::Result<()> {
             }
         }
     }
-}
-
-fn tokio(builder: &mut tokio::runtime::Builder, socket: UdpSocket) -> anyhow::Result<()> {
-    socket.set_nonblocking(true)?;
-    builder.enable_io().build()?.block_on(async {
-        let socket = tokio::net::UdpSocket::from_std(socket)?;
-        let mut buf = [0; 1024];
-        loop {
-            if let Ok((n, from)) = socket.recv_from(&mut buf).await {
-                let _ = socket.send_to(&buf[..n], from).await;
-            }
-        }
-    })
 }

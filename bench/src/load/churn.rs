@@ -8,29 +8,33 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType};
 
-use super::echo::send;
-use super::{Count, Load, NO_EVENTS, client, next, watch};
+use super::message::{Messages, send};
+use super::{Load, NO_EVENTS, Order, Outcome, client, next, watch};
 
 pub(super) struct Churn {
     epoll: OwnedFd,
     server: SocketAddr,
     clients: Vec<Option<Client>>,
-    message: Vec<u8>,
+    messages: Messages,
     /// The last byte of the next source address.
     source: u8,
+    /// How many connections there were.
+    begun: u32,
 }
 
 struct Client {
     stream: OwnedFd,
-    /// So many bytes are still to come back; then the end.
-    missing: usize,
+    /// Which message it has sent.
+    message: u32,
+    /// So many bytes of it have come back; after all of them, the end comes.
+    received: usize,
 }
 
 impl Churn {
@@ -39,7 +43,8 @@ impl Churn {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             server,
             clients: (0..clients).map(|_| None).collect(),
-            message: vec![b'x'; size],
+            messages: Messages::new(size)?,
+            begun: 0,
             source: 1,
         })
     }
@@ -53,20 +58,22 @@ impl Churn {
         self.source = self.source % 250 + 1;
         rustix::net::bind(&stream, &source).context("no port is left")?;
         rustix::net::connect(&stream, &self.server).context("cannot connect")?;
-        send(&stream, &self.message)?;
+        self.begun = self.begun.wrapping_add(1);
+        send(&stream, self.messages.of(number, self.begun))?;
         watch(&self.epoll, &stream, number)?;
         self.clients[number] = Some(Client {
             stream,
-            missing: self.message.len(),
+            message: self.begun,
+            received: 0,
         });
         Ok(())
     }
 }
 
 impl Load for Churn {
-    fn run(&mut self, time: Duration) -> anyhow::Result<Count> {
-        let end = Instant::now() + time;
-        let mut count = Count::default();
+    fn run(&mut self, order: Order) -> anyhow::Result<Outcome> {
+        let end = Instant::now() + order.time;
+        let mut count = Outcome::default();
         let mut outstanding = self.clients.len();
         let mut events = NO_EVENTS;
         let mut buf = [0; 65_536];
@@ -87,14 +94,20 @@ impl Load for Churn {
                     Err(errno) => return Err(errno.into()),
                 };
                 if n > 0 {
-                    ensure!(n <= client.missing, "the server sent too much");
-                    client.missing -= n;
-                    if client.missing == 0 {
+                    let Client {
+                        message, received, ..
+                    } = *client;
+                    self.messages.check(number, message, received, &buf[..n])?;
+                    client.received += n;
+                    if client.received == self.messages.size() {
                         rustix::net::shutdown(&client.stream, Shutdown::Write)?;
                     }
                     continue;
                 }
-                ensure!(client.missing == 0, "the server closed too early");
+                ensure!(
+                    client.received == self.messages.size(),
+                    "the server closed too early"
+                );
                 self.clients[number] = None;
                 count.answered += 1;
                 if over {
@@ -113,6 +126,7 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
 
     /// Serves one connection after the other, until one is an error; says how many there were.
     fn serve(
@@ -140,7 +154,7 @@ mod tests {
             Ok(())
         });
         let mut load = Churn::new(address, 3, 16).unwrap();
-        let count = load.run(Duration::from_millis(30)).unwrap();
+        let count = load.run(Order::of(Duration::from_millis(30))).unwrap();
         assert_eq!(count.lost, 0);
         // One that says nothing ends the server.
         drop(TcpStream::connect(address).unwrap());
@@ -152,7 +166,7 @@ mod tests {
     fn a_server_that_does_not_answer_is_an_error() {
         let (address, serving) = serve(|mut stream| stream.read_exact(&mut [0; 16]));
         let mut load = Churn::new(address, 1, 16).unwrap();
-        assert!(load.run(Duration::from_millis(20)).is_err());
+        assert!(load.run(Order::of(Duration::from_millis(20))).is_err());
         drop(TcpStream::connect(address).unwrap());
         serving.join().unwrap();
     }

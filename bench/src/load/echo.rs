@@ -1,86 +1,115 @@
-//! Connections that each send a message, wait for it to come back, and send the next.
+//! Connections that each send a message, wait for it to come back, and send the next. There may be
+//! others that are open, and silent.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use rustix::event::epoll;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::RecvFlags;
 
-use super::{Count, Load, NO_EVENTS, client, next, watch};
+use super::message::{Messages, send};
+use super::target::Target;
+use super::{Load, NO_EVENTS, Order, Outcome, client, next, watch};
 
 pub(super) struct Echo {
     epoll: OwnedFd,
-    /// Each with the number of bytes that are still to come back.
-    streams: Vec<(OwnedFd, usize)>,
-    message: Vec<u8>,
+    target: Target,
+    streams: Vec<Stream>,
+    messages: Messages,
+}
+
+struct Stream {
+    socket: OwnedFd,
+    /// Which message is under way, or was the last.
+    message: u32,
+    /// So many bytes of it have come back.
+    received: usize,
 }
 
 impl Echo {
     /// Each of the connections has had an answer already.
-    pub(super) fn connect(
-        address: SocketAddr,
-        clients: usize,
-        size: usize,
-    ) -> anyhow::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let message = vec![b'x'; size];
-        let mut streams = Vec::new();
-        for number in 0..clients {
-            let stream = TcpStream::connect(address).context("cannot connect")?;
-            stream.set_nodelay(true)?;
-            exchange(&stream, &message)?;
-            stream.set_nonblocking(true)?;
-            let stream = OwnedFd::from(stream);
-            watch(&epoll, &stream, number)?;
-            streams.push((stream, 0));
+    pub(super) fn connect(target: Target, clients: usize, size: usize) -> anyhow::Result<Self> {
+        let mut own = Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            target,
+            streams: Vec::new(),
+            messages: Messages::new(size)?,
+        };
+        own.open(clients)?;
+        Ok(own)
+    }
+
+    fn open(&mut self, clients: usize) -> anyhow::Result<()> {
+        for number in self.streams.len()..clients {
+            let socket = self.target.connect(number, &mut self.messages)?;
+            watch(&self.epoll, &socket, number)?;
+            self.streams.push(Stream {
+                socket,
+                message: 0,
+                received: 0,
+            });
         }
-        Ok(Self {
-            epoll,
-            streams,
-            message,
-        })
+        Ok(())
+    }
+
+    fn send(&mut self, number: usize) -> anyhow::Result<()> {
+        let stream = &mut self.streams[number];
+        stream.message = stream.message.wrapping_add(1);
+        stream.received = 0;
+        send(&stream.socket, self.messages.of(number, stream.message))
+    }
+
+    /// Whether the answer is there as a whole.
+    fn receive(&mut self, number: usize, buf: &mut [u8]) -> anyhow::Result<bool> {
+        let stream = &mut self.streams[number];
+        let n = match rustix::net::recv(&stream.socket, &mut *buf, RecvFlags::empty()) {
+            Ok((n, _)) => n,
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
+            Err(errno) => return Err(errno.into()),
+        };
+        ensure!(n > 0, "the server closed");
+        let Stream {
+            message, received, ..
+        } = *stream;
+        self.messages.check(number, message, received, &buf[..n])?;
+        stream.received += n;
+        Ok(stream.received == self.messages.size())
     }
 }
 
 impl Load for Echo {
-    fn run(&mut self, time: Duration) -> anyhow::Result<Count> {
-        let end = Instant::now() + time;
-        let mut count = Count::default();
-        let mut outstanding = self.streams.len();
+    fn run(&mut self, order: Order) -> anyhow::Result<Outcome> {
+        self.open(order.open)?;
+        let all = self.streams.len();
+        let active = if order.active == 0 {
+            all
+        } else {
+            order.active.min(all)
+        };
+        let end = Instant::now() + order.time;
+        let mut count = Outcome::default();
+        let mut outstanding = active;
         let mut events = NO_EVENTS;
         let mut buf = [0; 65_536];
-        for (stream, missing) in &mut self.streams {
-            *missing = self.message.len();
-            send(stream, &self.message)?;
+        // Those that are active lie evenly among the silent ones.
+        for number in 0..active {
+            self.send(number * all / active)?;
         }
         while outstanding > 0 {
             let ready = next(&self.epoll, &mut events)?;
             let over = Instant::now() >= end;
             for event in ready {
-                let (stream, missing) = &mut self.streams[client(event)?];
-                let n = match rustix::net::recv(&*stream, &mut buf, RecvFlags::empty()) {
-                    Ok((n, _)) => n,
-                    Err(Errno::AGAIN | Errno::INTR) => continue,
-                    Err(errno) => return Err(errno.into()),
-                };
-                ensure!(
-                    n > 0 && n <= *missing,
-                    "the server closed, or sent too much"
-                );
-                *missing -= n;
-                if *missing > 0 {
+                let number = client(event)?;
+                if !self.receive(number, &mut buf)? {
                     continue;
                 }
                 count.answered += 1;
                 if over {
                     outstanding -= 1;
                 } else {
-                    *missing = self.message.len();
-                    send(stream, &self.message)?;
+                    self.send(number)?;
                 }
             }
         }
@@ -88,56 +117,74 @@ impl Load for Echo {
     }
 }
 
-fn exchange(mut stream: &TcpStream, message: &[u8]) -> io::Result<()> {
-    stream.write_all(message)?;
-    stream.read_exact(&mut vec![0; message.len()])
-}
-
-pub(super) fn send(stream: &OwnedFd, message: &[u8]) -> anyhow::Result<()> {
-    let n = rustix::net::send(stream, message, SendFlags::NOSIGNAL)?;
-    ensure!(n == message.len(), "the server does not read");
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
     use std::net::TcpListener;
+    use std::thread::JoinHandle;
+    use std::time::Duration;
+
+    /// Serves one connection, and says how many messages were as `each` wants them.
+    fn server(
+        mut each: impl FnMut(&mut [u8], u32) -> bool + Send + 'static,
+    ) -> (Target, JoinHandle<u32>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = Target::Inet(listener.local_addr().unwrap());
+        let serving = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut served = 0;
+            let mut message = [0; 16];
+            while stream.read_exact(&mut message).is_ok() && each(&mut message, served) {
+                stream.write_all(&message).unwrap();
+                served += 1;
+            }
+            served
+        });
+        (target, serving)
+    }
+
+    fn short() -> Order {
+        Order::of(Duration::from_millis(20))
+    }
 
     #[test]
     fn every_message_is_counted_once() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut echoed = 0;
-            let mut message = [0; 16];
-            while stream.read_exact(&mut message).is_ok() {
-                stream.write_all(&message).unwrap();
-                echoed += 1;
-            }
-            echoed
-        });
-        let mut load = Echo::connect(address, 1, 16).unwrap();
-        let time = Duration::from_millis(20);
-        let count = load.run(time).unwrap().answered + load.run(time).unwrap().answered;
+        let (target, serving) = server(|_, _| true);
+        let mut load = Echo::connect(target, 1, 16).unwrap();
+        let count = load.run(short()).unwrap().answered + load.run(short()).unwrap().answered;
         drop(load);
         // And the one of the beginning.
-        assert_eq!(server.join().unwrap(), count + 1);
+        assert_eq!(serving.join().unwrap(), count + 1);
     }
 
     #[test]
     fn a_server_that_leaves_is_an_error() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut message = [0; 16];
-            stream.read_exact(&mut message).unwrap();
-            stream.write_all(&message).unwrap();
+        let (target, serving) = server(|_, served| served < 1);
+        let mut load = Echo::connect(target, 1, 16).unwrap();
+        assert!(load.run(short()).is_err());
+        serving.join().unwrap();
+    }
+
+    #[test]
+    fn a_wrong_answer_is_an_error_and_not_only_a_short_one() {
+        let (target, serving) = server(|message, served| {
+            message[15] ^= u8::from(served == 3);
+            true
         });
-        let mut load = Echo::connect(address, 1, 16).unwrap();
-        server.join().unwrap();
-        assert!(load.run(Duration::from_millis(20)).is_err());
+        let mut load = Echo::connect(target, 1, 16).unwrap();
+        let error = load.run(short()).unwrap_err().to_string();
+        assert!(error.starts_with("a wrong answer"), "{error}");
+        drop(load);
+        assert_eq!(serving.join().unwrap(), 4);
+        // Even if it is another message's.
+        let (target, serving) = server(|message, served| {
+            message[4] = 0;
+            served < 9
+        });
+        let mut load = Echo::connect(target, 1, 16).unwrap();
+        assert!(load.run(short()).is_err());
+        drop(load);
+        serving.join().unwrap();
     }
 }

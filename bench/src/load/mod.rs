@@ -1,28 +1,35 @@
-//! The load: clients that keep a server busy, all on one thread, and count what comes back.
+//! The load: clients that keep a server busy, all on one thread, check what comes back, and count it.
 
 mod churn;
 mod echo;
+mod message;
+mod outcome;
+mod paced;
+mod target;
 mod udp;
 
-use std::fmt;
 use std::io::{self, BufRead, Write};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::{Args, ValueEnum};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
+
+use crate::process::{ERROR, die_with_parent};
+pub(crate) use outcome::{Delays, Order, Outcome};
+use target::Target;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     #[arg(value_enum)]
     kind: Kind,
-    address: SocketAddr,
+    /// An address with a port, or the path of a Unix socket
+    #[arg(value_name = "ADDRESS")]
+    target: Target,
     /// How many there are at once
     #[arg(long, default_value_t = 50)]
     clients: usize,
@@ -32,6 +39,9 @@ pub(crate) struct Options {
     /// How many datagrams of each client are under way at once
     #[arg(long, default_value_t = 1)]
     window: usize,
+    /// How many messages are sent in a second
+    #[arg(long, default_value_t = 1000)]
+    rate: u32,
     /// How long it runs before it is ready, in milliseconds
     #[arg(long, default_value_t = 300)]
     warm_up: u64,
@@ -43,7 +53,7 @@ pub(crate) struct Options {
 /// Set once, before the load begins.
 static SPIN: AtomicBool = AtomicBool::new(false);
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
     /// Connections that each send a message, wait for it to come back, and send the next
     Echo,
@@ -51,6 +61,8 @@ pub(crate) enum Kind {
     Churn,
     /// Datagrams, as many under way as the windows allow
     Udp,
+    /// Connections on which messages are sent at a fixed rate
+    Paced,
 }
 
 impl Kind {
@@ -61,61 +73,47 @@ impl Kind {
 }
 
 /// Speaks with whoever measures, over stdin and stdout: `ready` once it has connected and warmed
-/// up; then for each line `MILLISECONDS` the [`Count`] of that time.
+/// up; then for each line with an [`Order`] the [`Outcome`]. What goes wrong is told there, too, as it
+/// belongs into the table.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    if let Err(error) = work(options) {
+        writeln!(io::stdout(), "{ERROR}{error:#}")?;
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+fn work(options: &Options) -> anyhow::Result<()> {
+    die_with_parent()?;
     let Options {
-        address,
+        ref target,
         clients,
         size,
         window,
+        rate,
         ..
     } = *options;
     SPIN.store(options.spin, Ordering::Relaxed);
     let mut load: Box<dyn Load> = match options.kind {
-        Kind::Echo => Box::new(echo::Echo::connect(address, clients, size)?),
-        Kind::Churn => Box::new(churn::Churn::new(address, clients, size)?),
-        Kind::Udp => Box::new(udp::Udp::new(address, clients, size, window, LOST)?),
+        Kind::Echo => Box::new(echo::Echo::connect(target.clone(), clients, size)?),
+        Kind::Churn => Box::new(churn::Churn::new(target.inet()?, clients, size)?),
+        Kind::Udp => Box::new(udp::Udp::new(target.inet()?, clients, size, window, LOST)?),
+        Kind::Paced => Box::new(paced::Paced::connect(target, clients, size, rate)?),
     };
     if options.warm_up > 0 {
-        load.run(Duration::from_millis(options.warm_up))?;
+        load.run(Order::of(Duration::from_millis(options.warm_up)))?;
     }
     let mut out = io::stdout();
     writeln!(out, "ready")?;
     for line in io::stdin().lock().lines() {
-        let time = Duration::from_millis(line?.trim().parse()?);
-        writeln!(out, "{}", load.run(time)?)?;
+        writeln!(out, "{}", load.run(line?.parse()?)?)?;
     }
     Ok(())
 }
 
 trait Load {
     /// Keeps the server busy for so long, and then lets what is under way come to its end.
-    fn run(&mut self, time: Duration) -> anyhow::Result<Count>;
-}
-
-/// What became of the requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Count {
-    pub(crate) answered: u32,
-    pub(crate) lost: u32,
-}
-
-impl fmt::Display for Count {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.answered, self.lost)
-    }
-}
-
-impl FromStr for Count {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> anyhow::Result<Self> {
-        let (answered, lost) = text.split_once(' ').context("no two figures")?;
-        Ok(Self {
-            answered: answered.parse()?,
-            lost: lost.parse()?,
-        })
-    }
+    fn run(&mut self, order: Order) -> anyhow::Result<Outcome>;
 }
 
 type Events = [MaybeUninit<epoll::Event>; 1024];

@@ -10,7 +10,7 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use super::{Count, Load, NO_EVENTS, client, ready, watch};
+use super::{Load, NO_EVENTS, Order, Outcome, client, ready, watch};
 
 pub(super) struct Udp {
     epoll: OwnedFd,
@@ -75,10 +75,10 @@ impl Udp {
 }
 
 impl Load for Udp {
-    fn run(&mut self, time: Duration) -> anyhow::Result<Count> {
+    fn run(&mut self, order: Order) -> anyhow::Result<Outcome> {
         let begin = Instant::now();
-        let end = begin + time;
-        let mut count = Count::default();
+        let end = begin + order.time;
+        let mut count = Outcome::default();
         let mut events = NO_EVENTS;
         for client in &mut self.clients {
             for place in 0..client.window.len() {
@@ -144,6 +144,10 @@ impl Client {
                 Err(errno) => return Err(errno).context("cannot receive"),
             };
             ensure!(n == self.message.len(), "{n} bytes came back");
+            ensure!(
+                buf[8..n] == self.message[8..],
+                "not what was sent came back"
+            );
             let index = usize::try_from(number(&buf[..4]))?;
             let place = self.window.get_mut(index).context("not what was sent")?;
             if place.is_under_way && place.generation == number(&buf[4..8]) {
@@ -206,7 +210,7 @@ mod tests {
     fn every_datagram_is_counted_once() {
         let (address, serving) = echo(u32::MAX, false);
         let mut load = Udp::new(address, 5, 64, 3, PATIENCE).unwrap();
-        let count = load.run(Duration::from_millis(50)).unwrap();
+        let count = load.run(Order::of(Duration::from_millis(50))).unwrap();
         assert!(count.answered >= 15, "{count}");
         let (received, _) = serving.join().unwrap();
         assert_eq!(received, count.answered + count.lost);
@@ -218,7 +222,7 @@ mod tests {
             // So many that the load is kept up only if others take their places.
             let (address, serving) = echo(100, late);
             let mut load = Udp::new(address, 2, 64, 8, PATIENCE).unwrap();
-            let count = load.run(Duration::from_millis(500)).unwrap();
+            let count = load.run(Order::of(Duration::from_millis(500))).unwrap();
             assert!(count.lost > 16, "{count}");
             let (received, kept) = serving.join().unwrap();
             assert_eq!(received, count.answered + count.lost);

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -13,10 +14,16 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
+/// Browsers take none that is valid for longer than 398 days.
+const VALID: Duration = Duration::from_secs(397 * 24 * 60 * 60);
+/// The authority lasts for longer than what it has issued.
+const AUTHORITY_VALID: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
 /// Make a certificate authority and certificates for trying TLS out
 ///
 /// Writes NAME.pem and NAME.key for each name, for servers and clients alike, issued by the authority in
-/// ca.pem and ca.key, which is made with the first call. Who trusts that authority trusts whoever has
+/// ca.pem and ca.key, which is made with the first call. They are valid for 397 days, the authority for ten
+/// years. Who trusts that authority trusts whoever has
 /// its key: keep this for development.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -38,6 +45,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         let mut params = CertificateParams::new(vec![name.clone()])
             .with_context(|| format!("{name} is no name of a host, and no IP address"))?;
         params.distinguished_name.push(DnType::CommonName, name);
+        be_valid(&mut params, VALID);
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![
@@ -63,6 +71,7 @@ fn authority(dir: &Path) -> anyhow::Result<Issuer<'static, KeyPair>> {
     params
         .distinguished_name
         .push(DnType::CommonName, "socketserver development authority");
+    be_valid(&mut params, AUTHORITY_VALID);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     match (fs::metadata(&certificate), fs::read_to_string(&secret)) {
@@ -96,6 +105,13 @@ fn authority(dir: &Path) -> anyhow::Result<Issuer<'static, KeyPair>> {
             })
         }
     }
+}
+
+/// From an hour ago: clocks differ.
+fn be_valid(params: &mut CertificateParams, time: Duration) {
+    let now = SystemTime::now();
+    params.not_before = (now - Duration::from_secs(60 * 60)).into();
+    params.not_after = (now + time).into();
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {

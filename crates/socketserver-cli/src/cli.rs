@@ -8,7 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use socketserver::{MinRate, Network, Rate};
 
 use crate::endpoint::Endpoint;
-use crate::{cert, command_client, config, connect, logging, metrics, privileges, programs, tls};
+use crate::{
+    cert, command_client, config, connect, load, logging, metrics, privileges, programs, tls,
+};
 
 /// Network servers to talk to, and a client to talk with.
 #[derive(Debug, Parser)]
@@ -38,6 +40,7 @@ pub(crate) enum Command {
     Http(programs::http::Options),
     Connect(connect::Options),
     CommandClient(command_client::Options),
+    Load(load::Options),
     Cert(cert::Options),
 }
 
@@ -67,7 +70,9 @@ impl Command {
             Self::Reply(program) => program,
             Self::Command(program) => program,
             Self::Http(program) => program,
-            Self::Connect(_) | Self::CommandClient(_) | Self::Cert(_) => return None,
+            Self::Connect(_) | Self::CommandClient(_) | Self::Load(_) | Self::Cert(_) => {
+                return None;
+            }
         })
     }
 }

@@ -26,8 +26,8 @@ const CONSTANTS: &[Constant] = &[
         "metrics.rs LAST_ANSWERS",
     ),
     ("messages after a drain has begun", "messages.rs LAST_WORDS"),
-    ("a forced end", "signals.rs FORCED"),
-    ("signals that count as one", "signals.rs TOGETHER"),
+    ("a forced end", "signals/mod.rs FORCED"),
+    ("signals that count as one", "signals/stop.rs TOGETHER"),
     ("a line of the console or a pipe", "terminal.rs LINE"),
     (
         "lines that a stopped terminal has not shown",
@@ -46,8 +46,22 @@ const CONSTANTS: &[Constant] = &[
         "`http`: what was asked for, in the log",
         "programs/http/access_log.rs LONGEST",
     ),
+    (
+        "lines of the log about clients turned away",
+        "serve/visitors.rs TOLD",
+    ),
     ("a message of `connect`", "connect.rs LINE"),
     ("`connect`: wait for datagrams", "connect.rs WAIT"),
+    (
+        "`load`: connections opened at once",
+        "load/worker.rs OPENING",
+    ),
+    ("`load`: duration", "load/mod.rs DURATION"),
+    ("`load`: a message", "load/mod.rs LONGEST_MESSAGE"),
+    (
+        "`load`: an answer of one line",
+        "load/answer.rs LONGEST_LINE",
+    ),
     (
         "`command`: output kept in memory",
         "programs/command/output.rs IN_MEMORY",
@@ -75,7 +89,27 @@ fn others() -> [(&'static str, String); 2] {
 }
 
 const NO_LIMITS: &[&str] = &[
+    // How long what is issued is good.
+    "cert.rs VALID",
+    "cert.rs AUTHORITY_VALID",
+    // A number in so long.
+    "serve/visitors.rs WINDOW",
+    // What the clock can hold, and what a histogram can.
+    "load/exchange.rs NEVER",
+    "load/mod.rs LONGEST_TIME",
+    "load/tally.rs LONGEST",
+    // How often something is tried, looked at or shown.
+    "load/exchange.rs REST",
+    "load/screen.rs EACH",
+    "load/worker.rs LOOK",
+    "load/worker.rs RETRY",
+    // How it is shown.
+    "load/report/chart.rs WIDTH",
+    "load/report/percentiles.rs TICKS",
+    "load/report/text.rs NAMES",
     // How much is done or looked at at once.
+    "load/limits.rs BESIDES",
+    "load/worker.rs EVENTS",
     "lossy.rs WHOLE",
     "programs/http/root.rs ATTEMPTS",
     "programs/command/descendants.rs LOOKS",
@@ -92,11 +126,14 @@ const NO_LIMITS: &[&str] = &[
 const NO_LIMITING_OPTIONS: &[&str] = &[
     "ack",
     "access-log",
+    "allow-remote",
+    "answer",
     "auth-token-file",
     "ca",
     "cert",
     "charset",
     "check-config",
+    "churn",
     "command",
     "concurrency",
     "config",
@@ -106,22 +143,29 @@ const NO_LIMITING_OPTIONS: &[&str] = &[
     "group",
     "help",
     "hidden",
+    "histogram",
     "index",
+    "json",
     "key",
     "listen",
     "log-format",
     "log-level",
+    "message",
     "metrics",
     "no-listing",
     "output",
     "proxy-from",
     "server-name",
+    "size",
+    "threads",
     "tls-cert",
     "tls-client-ca",
     "tls-key",
     "unix-mode",
     "user",
+    "verify",
     "version",
+    "warm-up",
     // Defaults that depend on something else; the rows have them by name.
     "at-limit",
     "refusal-notice",
@@ -156,11 +200,15 @@ fn options(command: &Command) -> impl Iterator<Item = (&str, &str, &Arg)> {
     })
 }
 
-/// Rows whose cell has this option, of this program or of all that have it.
+/// Rows whose cell has this option: of this program, or else of all that have it.
 fn rows_of<'t>(all: &[Row<'t>], program: &str, flag: &str) -> Vec<Row<'t>> {
     let (any, own) = (format!("--{flag}"), format!("{program} --{flag}"));
-    let has_it = |row: &&Row<'_>| code(row.flags).any(|code| code == any || code == own);
-    all.iter().filter(has_it).cloned().collect()
+    let with = |flag: &str| -> Vec<_> {
+        let has_it = |row: &&Row<'t>| code(row.flags).any(|code| code == flag);
+        all.iter().filter(has_it).cloned().collect()
+    };
+    let own = with(&own);
+    if own.is_empty() { with(&any) } else { own }
 }
 
 #[test]
@@ -179,7 +227,7 @@ fn every_option_has_a_row_with_its_default_and_what_a_reload_does() {
         for row in rows {
             let reloads = is_program && effect(flag) != Effect::Restart;
             assert_eq!(row.changed == "next request", reloads, "--{flag}: {row:?}");
-            let depends = ["workers", "write-timeout", "wait"];
+            let depends = ["duration", "workers", "write-timeout", "wait"];
             if NO_LIMITING_OPTIONS.contains(&flag)
                 || depends.contains(&flag) && default(arg).is_none()
             {
@@ -208,7 +256,7 @@ fn every_option_in_the_table_exists() {
 fn default(arg: &Arg) -> Option<String> {
     let text = arg.get_default_values().first()?.to_str()?;
     let kind = arg.get_value_names().and_then(|names| names.first());
-    Some(match kind.map(|kind| kind.as_str()) {
+    Some(match kind.map(clap::builder::Str::as_str) {
         _ if text == "none" => text.to_owned(),
         Some("DURATION") => time(humantime::parse_duration(text).ok()?),
         Some("SIZE") => bytes(text.parse::<Size>().ok()?.0),

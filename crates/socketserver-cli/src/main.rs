@@ -14,6 +14,7 @@ mod console;
 mod endpoint;
 #[cfg(test)]
 mod limits;
+mod load;
 mod logging;
 mod lossy;
 mod messages;
@@ -35,7 +36,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use cli::Command;
+use cli::{Command, Usage};
 use config::{Refused, Start};
 
 /// What is wrong usage to clap, too.
@@ -73,11 +74,15 @@ fn main() -> ExitCode {
         Command::Command(args) => programs::command::run(args),
         Command::Http(args) => programs::http::run(&args),
         Command::CommandClient(args) => command_client::run(&args),
+        Command::Load(args) => load::run(&args),
         Command::Cert(args) => cert::run(&args),
         Command::Connect(args) => connect::run(&args),
     };
     terminal::restore();
-    outcome.unwrap_or_else(|error| fail(&error, 1))
+    outcome.unwrap_or_else(|error| {
+        let code = if error.is::<Usage>() { WRONG_USAGE } else { 1 };
+        fail(&error, code)
+    })
 }
 
 /// Says in one line what the causes are; a closed stderr leaves nobody to tell.

@@ -156,12 +156,8 @@ impl ClientTls {
         stream: TcpStream,
         address: &str,
     ) -> anyhow::Result<StreamOwned<ClientConnection, TcpStream>> {
-        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let name = self.server_name.as_deref().unwrap_or(host);
-        let name = ServerName::try_from(name.to_owned())
-            .with_context(|| format!("{name} is no name that a certificate can have"))?;
-        let state = ClientConnection::new(Arc::new(self.config()?), name)?;
+        let (config, name) = self.client(address)?;
+        let state = ClientConnection::new(Arc::new(config), name)?;
         let mut stream = StreamOwned::new(state, stream);
         while stream.conn.is_handshaking() {
             stream
@@ -170,6 +166,19 @@ impl ClientTls {
                 .context("no TLS with this server")?;
         }
         Ok(stream)
+    }
+
+    /// For somebody who shakes hands himself.
+    pub(crate) fn client(
+        &self,
+        address: &str,
+    ) -> anyhow::Result<(ClientConfig, ServerName<'static>)> {
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let name = self.server_name.as_deref().unwrap_or(host);
+        let name = ServerName::try_from(name.to_owned())
+            .with_context(|| format!("{name} is no name that a certificate can have"))?;
+        Ok((self.config()?, name))
     }
 
     fn config(&self) -> anyhow::Result<ClientConfig> {

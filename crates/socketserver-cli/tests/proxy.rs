@@ -138,10 +138,16 @@ fn a_child_that_waits_for_its_header_is_cut_by_a_drain() {
         ],
     ];
     let mut server = Server::start(&args.concat(), 1);
-    let mut silent = client(&server, 0);
+    let (mut silent, mut begun) = (client(&server, 0), client(&server, 0));
+    begun.write_all(b"PROXY ").unwrap();
+    server.logged("connected");
     server.logged("connected");
     server.signal("TERM");
+    // Nothing is lost with somebody who has said nothing.
     assert!(is_closed(&mut silent));
+    server.logged("disconnected");
+    // Who has begun has until the deadline.
+    assert!(is_closed(&mut begun));
     let log = server.logged("disconnected");
     assert!(log.contains("killed by signal"), "{log}");
     server.wait();

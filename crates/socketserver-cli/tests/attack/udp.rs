@@ -86,7 +86,7 @@ fn survives(model: Model) {
     victim.recovers(&before);
     // It is as before.
     withstands(&victim, visitor, |_| {
-        std::thread::sleep(Duration::from_millis(50))
+        std::thread::sleep(Duration::from_millis(50));
     });
 }
 

@@ -184,6 +184,11 @@ impl Server {
         }
     }
 
+    /// The next line on stdout; `None` once there will be no more.
+    pub fn next_line(&self) -> Option<String> {
+        self.told.recv_timeout(PATIENCE).ok()
+    }
+
     /// Waits for the end of the process.
     pub fn wait(&mut self) -> ExitStatus {
         wait(&mut self.child)

@@ -77,10 +77,13 @@ pub(crate) fn hold(rows: &[Row<'_>], sources: &Path, limits: &[Constant], no_lim
     }
     for constant in found.keys() {
         let is_limit = limits.iter().any(|(_, limit)| limit == constant);
+        let is_none = no_limits.contains(&&**constant);
         assert!(
-            is_limit != no_limits.contains(&&**constant),
-            "{constant} is in both lists of this test, or in none; a limit needs a row in limits.md"
+            is_limit || is_none,
+            "is {constant} a limit? Then give it a row in limits.md, and name both in this test; else \
+             name it among those that are none"
         );
+        assert!(!is_limit || !is_none, "{constant} is a limit, and none");
     }
 }
 
@@ -188,9 +191,9 @@ pub(crate) fn bytes(n: impl TryInto<u64>) -> String {
 pub(crate) fn time(time: Duration) -> String {
     let millis = time.as_millis();
     match millis {
-        _ if millis % 1000 > 0 => format!("{millis} ms"),
+        _ if !millis.is_multiple_of(1000) => format!("{millis} ms"),
         // A minute is written in seconds.
-        _ if millis % 60_000 == 0 && millis > 60_000 => format!("{} min", millis / 60_000),
+        _ if millis.is_multiple_of(60_000) && millis > 60_000 => format!("{} min", millis / 60_000),
         _ => format!("{} s", millis / 1000),
     }
 }

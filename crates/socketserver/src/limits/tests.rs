@@ -160,7 +160,9 @@ fn sockets() -> Vec<(&'static str, String)> {
         nodelay: _,
         keepalive,
         user_timeout,
-    } = Builder::<Tcp, Threading>::new().checked_options().unwrap();
+    } = Builder::<Tcp, Threading>::new()
+        .checked_options()
+        .expect("the defaults are valid");
     let Keepalive {
         idle,
         interval,

@@ -74,6 +74,10 @@ impl sealed::Request for Connection {
         self.socket().wait_readable(limits)
     }
 
+    fn has_input(&self) -> bool {
+        self.socket().has_input()
+    }
+
     fn end_input(&self) {
         let _ = self.shutdown(Shutdown::Read);
     }
@@ -189,6 +193,10 @@ impl sealed::Request for Datagram {
 
     fn wait_readable(&self, _: Option<Instant>) -> io::Result<()> {
         Ok(())
+    }
+
+    fn has_input(&self) -> bool {
+        false
     }
 
     fn end_input(&self) {}

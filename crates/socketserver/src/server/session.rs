@@ -48,6 +48,8 @@ pub(crate) mod sealed {
         fn wake(&mut self) -> bool;
         /// Waits for something to read, or the end of it; may fail early as `Interrupted`.
         fn wait_readable(&self, until: Option<Instant>) -> io::Result<()>;
+        /// Something has arrived that was not read yet.
+        fn has_input(&self) -> bool;
         /// From now on the input has an end.
         fn end_input(&self);
         fn as_fd(&self) -> BorrowedFd<'_>;
@@ -228,7 +230,8 @@ pub(super) fn wait_for_input(
             if !lifecycle.is_draining() {
                 lifecycle.await_bell(request.as_fd(), until);
             }
-            if lifecycle.is_draining() {
+            // What has come in ends the wait by itself.
+            if lifecycle.is_draining() && !request.has_input() {
                 request.end_input();
             }
         }

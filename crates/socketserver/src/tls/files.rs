@@ -161,6 +161,9 @@ impl TlsFiles {
         };
         let mut config = builder.with_cert_resolver(Arc::new(ByName(identities)));
         config.alpn_protocols.clone_from(&self.protocols);
+        // All of them are good. Which is best is not left to a client that may know no better, or to
+        // whoever would have it take the least.
+        config.ignore_client_order = true;
         // Sessions are resumed by tickets: what they need is with the client, and works in whatever
         // process it comes back to.
         config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -1,18 +1,17 @@
-//! A report as a picture: a bar to each median, and a whisker from the lowest to the highest.
+//! A report as a picture: bars for what is compared, lines for what grows.
+
+mod bars;
+mod lines;
 
 use std::fmt::Write as _;
 
 use crate::contenders::Kin;
-use crate::report::{Case, Report, Row};
+use crate::report::Report;
 
 // In pixels.
 const WIDTH: f64 = 860.0;
 const MARGIN: f64 = 20.0;
-/// Where bars begin and end. Names are before them, and values after.
-const BARS: (f64, f64) = (160.0, 640.0);
 const LINE: f64 = 16.0;
-const ROW: f64 = 24.0;
-const BAR: f64 = 14.0;
 
 /// The picture, as SVG 1.1.
 pub(crate) fn draw(report: &Report) -> String {
@@ -20,18 +19,23 @@ pub(crate) fn draw(report: &Report) -> String {
         elements: String::new(),
         y: MARGIN + 4.0,
     };
-    drawing.text(MARGIN, "title", &report.title);
+    drawing.text(MARGIN, "title", &report.subject.title);
     drawing.y += LINE + 4.0;
     for fact in &report.header {
         drawing.text(MARGIN, "fact", fact);
         drawing.y += LINE;
     }
     drawing.legend(report);
-    for case in &report.cases {
-        drawing.case(case);
+    if report
+        .columns()
+        .all(|(_, _, column)| column.point.is_some())
+    {
+        lines::draw(&mut drawing, report);
+    } else {
+        bars::draw(&mut drawing, report);
     }
     drawing.y += MARGIN;
-    drawing.text((BARS.0 + BARS.1) / 2.0, "unit", &report.unit);
+    drawing.text(WIDTH / 2.0, "unit", &report.subject.unit);
     let height = drawing.y + MARGIN;
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
@@ -57,52 +61,13 @@ impl Drawing {
         self.y += 6.0;
         let mut x = MARGIN;
         for kin in Kin::ALL {
-            let rows = || report.cases.iter().flat_map(|case| &case.rows);
-            if rows().any(|row| row.contender.kin() == kin) {
+            if report.rows.iter().any(|row| row.contender.kin() == kin) {
                 self.rect((x, self.y - 10.0), (12.0, 12.0), colour(kin));
                 self.text(x + 17.0, "fact", kin.name());
                 x += 150.0;
             }
         }
         self.y += LINE;
-    }
-
-    fn case(&mut self, case: &Case) {
-        let highest = case.rows.iter().map(|row| row.range().1);
-        let scale = Scale::up_to(highest.fold(0.0, f64::max));
-        self.y += LINE;
-        self.text(MARGIN, "case", &case.name);
-        self.y += 10.0;
-        let bottom = self.y + rows_height(case);
-        for tick in scale.ticks() {
-            let x = scale.x(tick);
-            self.line((x, self.y), (x, bottom + 4.0), "#dddddd");
-        }
-        for row in &case.rows {
-            self.row(row, &scale);
-        }
-        self.y = bottom + LINE;
-        for tick in scale.ticks() {
-            self.text(scale.x(tick), "tick", &scale.label(tick));
-        }
-    }
-
-    fn row(&mut self, row: &Row, scale: &Scale) {
-        let middle = self.y + ROW / 2.0;
-        let ((low, high), x) = (row.range(), |value| scale.x(value));
-        let length = x(row.median()) - BARS.0;
-        let corner = (BARS.0, middle - BAR / 2.0);
-        self.rect(corner, (length, BAR), colour(row.contender.kin()));
-        if low < high {
-            self.line((x(low), middle), (x(high), middle), "#222222");
-            for end in [x(low), x(high)] {
-                self.line((end, middle - 4.0), (end, middle + 4.0), "#222222");
-            }
-        }
-        self.y = middle + 4.0;
-        self.text(BARS.0 - 8.0, "name", &row.contender.name());
-        self.text(BARS.1 + 8.0, "value", &row.summary());
-        self.y = middle + ROW / 2.0;
     }
 
     fn text(&mut self, x: f64, class: &str, text: &str) {
@@ -129,11 +94,6 @@ impl Drawing {
         // A string takes whatever is written to it.
         let _ = writeln!(self.elements, "{element}");
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a dozen rows")]
-fn rows_height(case: &Case) -> f64 {
-    ROW * case.rows.len() as f64
 }
 
 fn colour(kin: Kin) -> &'static str {
@@ -171,8 +131,9 @@ impl Scale {
         Self { step, end }
     }
 
-    fn x(&self, value: f64) -> f64 {
-        BARS.0 + value / self.end * (BARS.1 - BARS.0)
+    /// Where a value lies between two coordinates.
+    fn between(&self, (begin, end): (f64, f64), value: f64) -> f64 {
+        begin + value / self.end * (end - begin)
     }
 
     fn ticks(&self) -> impl Iterator<Item = f64> {
@@ -212,32 +173,53 @@ mod tests {
         open.is_empty()
     }
 
+    fn without_points() -> Report {
+        let mut report = example();
+        for part in &mut report.subject.parts {
+            part.columns[0].point = None;
+        }
+        report
+    }
+
     #[test]
-    fn a_picture_is_well_formed_and_has_everybody_in_it() {
-        let picture = draw(&example());
-        assert!(is_well_formed(&picture), "{picture}");
-        for part in [
-            "epoll",
-            "green",
-            "threading",
-            "4.20 (4.10 to 4.30)",
-            "C = 1",
-        ] {
+    fn pictures_are_well_formed_and_have_everybody_in_them() {
+        for report in [example(), without_points()] {
+            let picture = draw(&report);
+            assert!(is_well_formed(&picture), "{picture}");
+            for part in ["epoll", "green", "threading", "may"] {
+                assert!(picture.contains(&format!(">{part}")), "{part}");
+            }
+            assert!(picture.contains("bench &lt;echo&gt; &amp; more"));
+            assert!(!picture.contains("NaN") && !picture.contains("inf"));
+        }
+        assert!(!is_well_formed("<svg><text></svg>"));
+    }
+
+    #[test]
+    fn bars_are_there_for_what_was_measured() {
+        let picture = draw(&without_points());
+        for part in ["4.20 (4.10 to 4.30)", "C = 1", "C = 50"] {
             assert!(picture.contains(&format!(">{part}</text>")), "{part}");
         }
-        assert!(picture.contains("bench &lt;echo&gt; &amp; more"));
-        // Background, three bars, and a legend of two kinds.
-        assert_eq!(picture.matches("<rect").count(), 1 + 3 + 2);
-        assert!(!picture.contains("NaN"));
-        assert!(!is_well_formed("<svg><text></svg>"));
+        // Background, a legend of three kinds, three bars and three.
+        assert_eq!(picture.matches("<rect").count(), 1 + 3 + 3 + 3);
+    }
+
+    #[test]
+    fn lines_have_a_point_for_each_measurement() {
+        let picture = draw(&example());
+        assert_eq!(picture.matches("<circle").count(), 6);
+        // Whoever has one point has no line.
+        assert_eq!(picture.matches("<polyline").count(), 2);
+        assert!(picture.contains(">all active</text>"), "{picture}");
     }
 
     #[test]
     fn lengths_are_in_proportion() {
         let scale = Scale::up_to(8.0);
-        let length = |value| scale.x(value) - BARS.0;
+        let length = |value| scale.between((100.0, 200.0), value) - 100.0;
         assert!((length(6.0) - 2.0 * length(3.0)).abs() < 1e-9);
-        assert!(scale.x(8.0) <= BARS.1);
+        assert!(length(8.0) <= 100.0);
     }
 
     #[test]
