@@ -79,6 +79,7 @@ impl Target {
             }
             Endpoint::Unix(path) => (Address::Unix(unix(path)?), SocketType::STREAM),
             Endpoint::Unixgram(path) => (Address::Unix(unix(path)?), SocketType::DGRAM),
+            Endpoint::Http(_) | Endpoint::Https(_) => bail!("{endpoint} is for browsers"),
             Endpoint::Inherited(_) => {
                 bail!("only a server is given sockets: write where it listens")
             }
