@@ -449,6 +449,26 @@ fn what_follows_a_farewell_is_left<C: Concurrency>(model: C) {
     server.tells("completed");
 }
 
+/// Those who have begun a handshake and dally hold no place that somebody else could be served in.
+#[test]
+fn a_pool_is_not_full_of_handshakes() {
+    let authority = Authority::new();
+    let server = serve(
+        socketserver::Pooled::new().workers(1).queue(2),
+        Tls::new(authority.files("localhost").load().unwrap()).handshake_timeout(PATIENCE * 3),
+        echo,
+    );
+    let begun: Vec<_> = (0..10)
+        .map(|_| {
+            let mut client = server.plain();
+            client.write_all(BEGINNING).unwrap();
+            client
+        })
+        .collect();
+    answers(&mut server.client(authority.client(), "localhost"));
+    drop(begun);
+}
+
 common::under_each_model! {
     what_follows_a_farewell_is_left
     lines_come_back_and_both_ends_say_goodbye
