@@ -14,7 +14,7 @@ use rustix::process::{
 };
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use crate::usage::Usage;
+use crate::usage::{Usage, children};
 
 /// How long a process may take to say something: fifteen thousand connections are made in less.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -85,7 +85,7 @@ impl Process {
     /// In KiB: what belongs to this process, and to those that it has made, and is not shared.
     pub(crate) fn private_memory(&self) -> anyhow::Result<u64> {
         let mut all = private_memory(self.child.id())?;
-        for child in crate::usage::children(self.child.id())? {
+        for child in children(self.child.id())? {
             all += private_memory(child).unwrap_or(0);
         }
         Ok(all)
@@ -122,8 +122,18 @@ fn private_memory(pid: u32) -> anyhow::Result<u64> {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        let mut left = Vec::new();
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // Who is killed cannot end what it has made: nginx's worker would serve on for ever.
+            left = children(self.child.id()).unwrap_or_default();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for pid in left.into_iter().filter_map(|pid| i32::try_from(pid).ok()) {
+            if let Some(pid) = Pid::from_raw(pid) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
     }
 }
 
