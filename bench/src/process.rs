@@ -91,6 +91,16 @@ impl Process {
         Ok(all)
     }
 
+    /// Asks it to end, and waits for that, but not for longer.
+    fn end_in_order(&self, patience: Duration) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let end = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        if let (Some(pid), Some(end)) = (pid, end) {
+            let _ = kill_process(pid, Signal::TERM);
+            let _ = wait_for(&end, patience);
+        }
+    }
+
     /// Asks it to end; how long that took.
     pub(crate) fn stop(mut self) -> anyhow::Result<Duration> {
         let pid = Pid::from_raw(i32::try_from(self.child.id())?).context("no process")?;
@@ -124,8 +134,11 @@ impl Drop for Process {
     fn drop(&mut self) {
         let mut left = Vec::new();
         if matches!(self.child.try_wait(), Ok(None)) {
-            // Who is killed cannot end what it has made: nginx's worker would serve on for ever.
             left = children(self.child.id()).unwrap_or_default();
+        }
+        if !left.is_empty() {
+            // Who is killed cannot end what it has made: nginx's worker would serve on for ever.
+            self.end_in_order(Duration::from_secs(1));
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -165,6 +178,24 @@ mod tests {
         assert!(error.contains("exit status: 3"), "{error}");
         let error = shell("echo error: why").line().unwrap_err().to_string();
         assert_eq!(error, "why");
+    }
+
+    #[test]
+    fn what_it_has_made_ends_with_it() {
+        // One that ends its child, and one that leaves it behind.
+        for trap in ["trap 'kill $!; exit' TERM", "trap '' TERM"] {
+            let mut shell = shell(&format!("{trap}; sleep 60 & echo $!; wait; wait"));
+            let child = shell.line().unwrap();
+            drop(shell);
+            // Who ends last takes a while to be gone, and then there is nobody but init to see it off.
+            let end = Instant::now() + Duration::from_secs(20);
+            while fs::read_to_string(format!("/proc/{child}/stat"))
+                .is_ok_and(|stat| !stat.contains(") Z "))
+            {
+                assert!(Instant::now() < end, "{trap}");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
     }
 
     #[test]

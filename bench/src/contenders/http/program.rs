@@ -26,10 +26,6 @@ pub(super) fn serve(
     command.args(["-c", BECOME, "sh"]).arg(path()?);
     command.arg("http").arg(files(directory));
     command.args(["--listen", "systemd", "--concurrency", &contender.name()]);
-    if contender == Contender::Green {
-        // One core is one thread, as in the other questions.
-        command.args(["--workers", "1"]);
-    }
     command.args(["--access-log", "off", "--log-level", "warn"]);
     let error = command.stdin(Stdio::from(OwnedFd::from(listener))).exec();
     Err(error.into())
