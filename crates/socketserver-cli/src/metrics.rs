@@ -14,15 +14,16 @@ use crate::cli::Model;
 use crate::endpoint::Endpoint;
 use crate::serve::Bound;
 
-/// Who asks at once. Collectors are one or two, and probes of readiness another; whoever else comes
-/// waits for a moment, and cannot take more than that from the servers that are watched.
-const CLIENTS: usize = 4;
+/// Who asks at once. Collectors are one or two, and probes of readiness another. Whoever else comes
+/// waits for a moment, and cannot take more than that from the servers that are watched; a few who
+/// are slow do not keep a probe from its answer.
+const CLIENTS: usize = 16;
 const AT_LIMIT: AtLimit = AtLimit::Queue {
     patience: PATIENCE,
     places: PLACES,
 };
 const PATIENCE: Duration = Duration::from_secs(2);
-const PLACES: usize = 8;
+const PLACES: usize = 32;
 
 /// An answer has 5 seconds. This is for who connects and says nothing.
 const SILENCE: Duration = Duration::from_secs(5);

@@ -209,7 +209,7 @@ fn hostile_collectors_hold_only_their_places() {
     for model in MODELS {
         let mut server = start(model, &["--drain-timeout", "10s"]);
         let address = metrics(&server).to_owned();
-        let mut hostile: Vec<_> = (0..40)
+        let mut hostile: Vec<_> = (0..100)
             .map(|_| {
                 let mut stream = TcpStream::connect(&address).unwrap();
                 // Some are closed already.
