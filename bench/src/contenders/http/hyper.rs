@@ -1,5 +1,5 @@
 //! A server on hyper and tokio. A file of up to 64 KiB is read whole, at once, as it is in memory
-//! already; a larger one is streamed in chunks of as much, as hyper's own example `send_file` does.
+//! already; a larger one is streamed as hyper's own example `send_file` does it, but in chunks of as much.
 
 use std::fs::File;
 use std::io::{self, Read};
