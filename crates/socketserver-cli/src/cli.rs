@@ -101,7 +101,7 @@ impl ServerOptions {
                     .into(),
             ));
         }
-        let listening = self.endpoints.iter().chain(&self.metrics);
+        let listening = self.listening().chain(&self.metrics);
         let mut seen = Vec::new();
         for endpoint in listening.map(ToString::to_string) {
             let is_any = endpoint.ends_with(":0");
@@ -110,7 +110,12 @@ impl ServerOptions {
             }
             seen.push(endpoint);
         }
-        self.tls.check(&self.endpoints)
+        self.tls.check(self.listening())
+    }
+
+    /// Where it is to serve clients.
+    pub(crate) fn listening(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.iter().chain(&self.web)
     }
 }
 
@@ -276,6 +281,10 @@ pub(crate) struct ServerOptions {
     /// Names are looked up and files that are needed are looked at. Nothing is bound.
     #[arg(long, help_heading = "Configuration")]
     pub(crate) check_config: bool,
+
+    /// Where browsers are served, by the one program that does.
+    #[arg(skip)]
+    pub(crate) web: Option<Endpoint>,
 
     /// Where they come from, if there is a file.
     #[arg(skip)]

@@ -92,6 +92,7 @@ fn open(endpoint: &Endpoint, tls: &ClientTls) -> anyhow::Result<(OwnedFd, bool)>
             socket.connect_addr(&unix_address(path)?)?;
             (socket.into(), false)
         }
+        Endpoint::Http(_) | Endpoint::Https(_) => bail!("{endpoint} is for browsers"),
         Endpoint::Inherited(_) => {
             bail!("only a server is given sockets: write where it listens")
         }

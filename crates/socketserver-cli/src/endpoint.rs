@@ -19,6 +19,9 @@ pub(crate) enum Endpoint {
     /// TCP, encrypted.
     Tls(String),
     Udp(String),
+    /// HTTP over TCP, and the same encrypted. Clients that are no browsers have no use for it.
+    Http(String),
+    Https(String),
     /// A path, or a name outside of the file system with a leading `@`.
     Unix(PathBuf),
     Unixgram(PathBuf),
@@ -33,11 +36,18 @@ impl Endpoint {
             (Self::Tcp(_), Some(address)) => Self::Tcp(address.to_string()),
             (Self::Tls(_), Some(address)) => Self::Tls(address.to_string()),
             (Self::Udp(_), Some(address)) => Self::Udp(address.to_string()),
+            (Self::Http(_), Some(address)) => Self::Http(address.to_string()),
+            (Self::Https(_), Some(address)) => Self::Https(address.to_string()),
             // A name outside of the file system is shown with a leading `@`.
             (Self::Unix(_), None) => Self::Unix(address.to_string().into()),
             (Self::Unixgram(_), None) => Self::Unixgram(address.to_string().into()),
             _ => self.clone(),
         }
+    }
+
+    /// Whether what passes is encrypted.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        matches!(self, Self::Tls(_) | Self::Https(_))
     }
 
     /// Whether somebody else has bound it.
@@ -64,9 +74,11 @@ impl Endpoint {
     /// and whether a socket can be made at the path.
     pub(crate) fn look_up(&self) -> io::Result<Vec<SocketAddr>> {
         match self {
-            Self::Tcp(address) | Self::Tls(address) | Self::Udp(address) => {
-                Ok(address.to_socket_addrs()?.collect())
-            }
+            Self::Tcp(address)
+            | Self::Tls(address)
+            | Self::Udp(address)
+            | Self::Http(address)
+            | Self::Https(address) => Ok(address.to_socket_addrs()?.collect()),
             Self::Inherited(_) => Ok(Vec::new()),
             Self::Unix(path) | Self::Unixgram(path) => {
                 unix_address(path)?;
@@ -147,6 +159,18 @@ impl FromStr for Endpoint {
 const FORMS: &str = "write tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, unix:///path, unix://@name, \
                      unixgram:///path or unixgram://@name";
 
+/// Where browsers are served: `http://HOST:PORT`, `https://HOST:PORT`.
+pub(crate) fn web(text: &str) -> Result<Endpoint, String> {
+    // As a browser shows it, and people copy it.
+    let text = text.strip_suffix('/').unwrap_or(text);
+    let parsed = match text.split_once("://") {
+        Some(("http", rest)) => host_and_port(rest).map(Endpoint::Http),
+        Some(("https", rest)) => host_and_port(rest).map(Endpoint::Https),
+        _ => Err("write http://HOST:PORT or https://HOST:PORT"),
+    };
+    parsed.map_err(ToOwned::to_owned)
+}
+
 fn host_and_port(text: &str) -> Result<String, &'static str> {
     let (host, port) = text
         .rsplit_once(':')
@@ -176,6 +200,8 @@ impl fmt::Display for Endpoint {
             Self::Tcp(address) => write!(f, "tcp://{address}"),
             Self::Tls(address) => write!(f, "tls://{address}"),
             Self::Udp(address) => write!(f, "udp://{address}"),
+            Self::Http(address) => write!(f, "http://{address}"),
+            Self::Https(address) => write!(f, "https://{address}"),
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
             Self::Unixgram(path) => write!(f, "unixgram://{}", path.display()),
             Self::Inherited(None) => f.write_str("systemd"),
@@ -221,6 +247,24 @@ mod tests {
             ("unix://", "path is missing"),
         ] {
             let error = text.parse::<Endpoint>().unwrap_err().to_string();
+            assert!(error.contains(advice), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn where_browsers_are_served_is_written_as_they_show_it() {
+        for text in ["http://127.0.0.1:8000", "https://[::1]:443"] {
+            assert_eq!(web(text).unwrap().to_string(), text);
+        }
+        let slash = web("http://localhost:80/").unwrap();
+        assert_eq!(slash, Endpoint::Http("localhost:80".into()));
+        for (text, advice) in [
+            ("tcp://127.0.0.1:80", "https://HOST:PORT"),
+            ("127.0.0.1:80", "https://HOST:PORT"),
+            ("http://localhost", "port is missing"),
+            ("http://localhost:80/chat", "number"),
+        ] {
+            let error = web(text).unwrap_err();
             assert!(error.contains(advice), "{text}: {error}");
         }
     }

@@ -94,7 +94,7 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
 /// Looks at what a server would need, and prints what would be in force.
 fn check(start: &mut Start) -> anyhow::Result<()> {
     let program = start.cli.command.program().context("it is no server")?;
-    for endpoint in &program.server().endpoints {
+    for endpoint in program.server().listening() {
         endpoint
             .look_up()
             .with_context(|| format!("cannot listen on {endpoint}"))?;

@@ -24,6 +24,14 @@ pub(crate) enum Framing {
 }
 
 impl Framing {
+    /// How long one can be with what ends it, in bytes.
+    pub(crate) fn longest(self) -> usize {
+        match self {
+            Self::Chunks => 8 << 10,
+            Self::Lines => (64 << 10) + 1,
+        }
+    }
+
     /// What ends a message that is sent.
     pub(crate) fn end(self) -> &'static [u8] {
         match self {

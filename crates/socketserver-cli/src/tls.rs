@@ -55,8 +55,11 @@ pub(crate) struct ServerTls {
 
 impl ServerTls {
     /// Refuses what does not go together.
-    pub(crate) fn check(&self, endpoints: &[Endpoint]) -> Result<(), Usage> {
-        let encrypted = endpoints.iter().find(|e| matches!(e, Endpoint::Tls(_)));
+    pub(crate) fn check<'a>(
+        &self,
+        mut endpoints: impl Iterator<Item = &'a Endpoint>,
+    ) -> Result<(), Usage> {
+        let encrypted = endpoints.find(|endpoint| endpoint.is_encrypted());
         match encrypted {
             Some(endpoint) if self.certificates.is_empty() => Err(Usage(format!(
                 "{endpoint} needs a certificate: give --tls-cert FILE and --tls-key FILE, or make \
@@ -117,7 +120,7 @@ impl ServerTls {
 
 /// Of all endpoints of a server.
 pub(crate) fn of(options: &ServerOptions) -> anyhow::Result<Option<Tls>> {
-    options.tls.check(&options.endpoints)?;
+    options.tls.check(options.listening())?;
     options.tls.load().context("cannot start")
 }
 

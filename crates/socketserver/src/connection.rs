@@ -47,6 +47,18 @@ pub struct Connection {
     buffer: Option<Box<Buffer>>,
     ended: bool,
     keep_alive: bool,
+    rest: Rest,
+}
+
+/// What is particular about the next pause.
+#[derive(Clone, Copy, Default)]
+struct Rest {
+    /// The silence began then, and not with the pause.
+    since: Option<Instant>,
+    /// The handler is to be called then, whatever the peer does.
+    wake_at: Option<Instant>,
+    /// That was the case.
+    woken: bool,
 }
 
 /// How far the peer has come with what it says.
@@ -86,6 +98,7 @@ impl Connection {
             buffer: None,
             ended: false,
             keep_alive: false,
+            rest: Rest::default(),
         }
     }
 
@@ -409,6 +422,41 @@ impl Connection {
         self.buffer.is_some()
     }
 
+    /// Lets the silence of the next pause count from a time on, and has the handler called within it.
+    #[cfg(feature = "websocket")]
+    pub(crate) fn rest_since(&mut self, since: Instant, wake_at: Option<Instant>) {
+        self.rest = Rest {
+            since: Some(since),
+            wake_at,
+            woken: false,
+        };
+    }
+
+    /// Whether the handler is called for no other reason than that.
+    #[cfg(feature = "websocket")]
+    pub(crate) fn take_woken(&mut self) -> bool {
+        std::mem::take(&mut self.rest.woken)
+    }
+
+    /// When a pause that begins now is over, and when the handler is to be called before.
+    pub(crate) fn pause_until(&self) -> (Option<Instant>, Option<Instant>) {
+        let limits = self.read_limits();
+        let silence = [limits.wait, limits.idle].into_iter().flatten().min();
+        let since = self.rest.since.unwrap_or_else(Instant::now);
+        let end = silence.and_then(|silence| since.checked_add(silence));
+        let end = earliest(limits.deadline, end);
+        let wake_at = self.rest.wake_at;
+        (end, wake_at.filter(|at| end.is_none_or(|end| *at < end)))
+    }
+
+    /// A pause has lasted for as long as it might: whether that was only for the handler to be called.
+    pub(crate) fn wake(&mut self) -> bool {
+        let (_, wake_at) = self.pause_until();
+        self.rest.woken = wake_at.is_some();
+        self.rest.wake_at = None;
+        self.rest.woken
+    }
+
     /// What a wait for the next bytes is bounded by.
     pub(crate) fn read_limits(&self) -> Limits {
         let (mut wait, mut deadline) = (self.timeouts.read, self.deadline);
@@ -626,6 +674,27 @@ impl Writer {
     pub(crate) fn socket(&self) -> &Socket {
         &self.socket
     }
+
+    /// One write.
+    pub(crate) fn send(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.socket.send(bufs, self.limits)
+    }
+
+    /// When a write that begins now has to be over, or to get on.
+    #[cfg(feature = "websocket")]
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let Limits { wait, deadline, .. } = self.limits;
+        let end = wait.and_then(|wait| Instant::now().checked_add(wait));
+        earliest(deadline, end)
+    }
+
+    /// The same for writes that are over by then.
+    #[cfg(feature = "websocket")]
+    pub(crate) fn until(&self, deadline: Option<Instant>) -> Self {
+        let mut writer = self.clone();
+        writer.limits.deadline = earliest(writer.limits.deadline, deadline);
+        writer
+    }
 }
 
 impl Write for Writer {
@@ -634,7 +703,7 @@ impl Write for Writer {
     }
 
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.socket.send(bufs, self.limits)
+        self.send(bufs)
     }
 
     fn flush(&mut self) -> io::Result<()> {

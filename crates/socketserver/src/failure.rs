@@ -116,6 +116,16 @@ pub(crate) fn contain<T>(run: impl FnOnce() -> T) -> Result<T, Cause> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|payload| Cause::Panic(message(payload)))
 }
 
+/// Hands a failure to whoever calls handlers, as if it had not been met on the way.
+#[cfg(feature = "http")]
+pub(crate) fn resume<T>(cause: Cause) -> Result<T, Error> {
+    match cause {
+        Cause::Error(error) => Err(error),
+        // It was reported where it happened, and is only carried on.
+        Cause::Panic(message) => std::panic::resume_unwind(Box::new(message)),
+    }
+}
+
 /// Drops what belongs to the application, whose destructors may panic.
 pub(crate) fn discard<T>(value: T) {
     let _ = contain(|| drop(value));

@@ -110,6 +110,10 @@ mod timeouts;
 #[cfg(feature = "tls")]
 mod tls;
 pub mod transport;
+#[cfg(any(feature = "tls", feature = "websocket"))]
+mod turn;
+#[cfg(feature = "websocket")]
+pub mod websocket;
 
 pub use address::{Address, Credentials, UnixAddress};
 pub use admission::{Admission, BadNetwork, BadRate, Network, Rate};

@@ -10,7 +10,7 @@ use socketserver::{
 };
 
 use super::NO_DATAGRAMS;
-use super::build::{builder, stream_builder, udp_builder};
+use super::build::{builder, stream_builder, udp_builder, web_builder};
 use super::visitors::Visitors;
 use crate::cli::ServerOptions;
 use crate::endpoint::Endpoint;
@@ -21,6 +21,8 @@ pub(crate) enum Source<'a> {
     Bind(&'a Endpoint),
     /// TCP at this address, encrypted.
     Encrypt(&'a String, Tls),
+    /// The same for browsers, encrypted or not.
+    Web(&'a String, Option<Tls>),
     Adopt(Socket),
 }
 
@@ -30,6 +32,8 @@ impl Source<'_> {
         match self {
             Self::Bind(endpoint) => Endpoint::clone(endpoint),
             Self::Encrypt(address, _) => Endpoint::Tls(address.to_string()),
+            Self::Web(address, None) => Endpoint::Http(address.to_string()),
+            Self::Web(address, Some(_)) => Endpoint::Https(address.to_string()),
             Self::Adopt(socket) => socket.into(),
         }
     }
@@ -138,6 +142,10 @@ where
             Source::Adopt(Socket::Tcp(socket)) => stream_builder::<Tcp, C>(options, model)
                 .on_event(on_event)
                 .adopt(socket, factory)
+                .map(|server| add(group, server)),
+            Source::Web(address, tls) => web_builder(options, model, tls)
+                .on_event(on_event)
+                .bind(address, factory)
                 .map(|server| add(group, server)),
             Source::Bind(Endpoint::Unix(path)) => stream_builder::<UnixStream, C>(options, model)
                 .on_event(on_event)

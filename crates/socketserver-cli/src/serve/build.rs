@@ -5,7 +5,7 @@ use std::io;
 use socketserver::transport::{StreamTransport, Tcp, Udp, UnixDatagram, UnixStream};
 use socketserver::{
     Admission, AtLimit, Builder, Concurrency, Controller, Forking, Green, Pooled, ProxyProtocol,
-    Server, Threading, Timeouts, Transport,
+    Server, Threading, Timeouts, Tls, Transport,
 };
 
 use crate::cli::{Policy, Proxy, ServerOptions};
@@ -76,7 +76,9 @@ pub(crate) fn apply(
     endpoint: &Endpoint,
 ) -> io::Result<()> {
     controller.set_timeouts(match endpoint {
-        Endpoint::Tcp(_) | Endpoint::Tls(_) => timeouts::<Tcp>(options),
+        Endpoint::Tcp(_) | Endpoint::Tls(_) | Endpoint::Http(_) | Endpoint::Https(_) => {
+            timeouts::<Tcp>(options)
+        }
         Endpoint::Udp(_) => timeouts::<Udp>(options),
         Endpoint::Unix(_) => timeouts::<UnixStream>(options),
         Endpoint::Unixgram(_) => timeouts::<UnixDatagram>(options),
@@ -120,6 +122,26 @@ pub(super) fn stream_builder<T: StreamTransport, C: Concurrency>(
         builder = builder.proxy_protocol(proxies(options));
     }
     builder
+}
+
+/// For browsers, which understand a notice as the answer to what they would have asked.
+pub(super) fn web_builder<C: Concurrency>(
+    options: &ServerOptions,
+    model: C,
+    tls: Option<Tls>,
+) -> Builder<Tcp, C> {
+    let mut builder = stream_builder::<Tcp, C>(options, model);
+    if let Some(notice) = &options.refusal_notice {
+        let length = notice.len() + 1;
+        builder = builder.refusal_notice(format!(
+            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n\
+             Content-Length: {length}\r\nConnection: close\r\n\r\n{notice}\n"
+        ));
+    }
+    match tls {
+        Some(tls) => builder.tls(tls),
+        None => builder,
+    }
 }
 
 fn proxies(options: &ServerOptions) -> ProxyProtocol {

@@ -71,11 +71,13 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
         true => service_manager::inherited().context("cannot start")?,
         false => Vec::new(),
     };
-    for endpoint in &options.endpoints {
+    for endpoint in options.listening() {
         let start = || format!("cannot start {endpoint}");
         let Endpoint::Inherited(name) = endpoint else {
             let source = match (endpoint, &bound.tls) {
                 (Endpoint::Tls(address), Some(tls)) => Source::Encrypt(address, tls.clone()),
+                (Endpoint::Http(address), _) => Source::Web(address, None),
+                (Endpoint::Https(address), tls) => Source::Web(address, tls.clone()),
                 _ => Source::Bind(endpoint),
             };
             bound

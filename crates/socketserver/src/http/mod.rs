@@ -19,7 +19,7 @@
 //! |---|---|
 //! | what you write | [`Handler`], a method for each of HTTP's; or a function, [`Http::handler_fn`] |
 //! | what it is given | [`Request`]: a [`RequestHead`], and a [`Body`] to read |
-//! | what it returns | [`Response`]: bytes, a reader, a stream, a file; or a [`Problem`] |
+//! | what it returns | [`Response`]: bytes, a reader, a stream, a file, [another protocol](Response::upgrade); or a [`Problem`] |
 //! | the server's part | [`Http`]: [`Limits`], error pages, an [access log](Http::on_exchange) |
 //! | the wire alone | [`RequestHead::parse`], [`RequestHead::read`], [`ChunkedReader`] |
 //!
@@ -42,7 +42,7 @@
 //!
 //! # What it does not
 //!
-//! No HTTP/2, no `Upgrade`, no tunnels (`CONNECT`), no compression, no routing, no client.
+//! No HTTP/2, no tunnels (`CONNECT`), no compression, no routing, no client.
 
 mod chunked;
 mod conditional;
@@ -61,6 +61,7 @@ mod scan;
 mod send;
 mod service;
 mod target;
+mod upgrade;
 
 #[doc(no_inline)]
 pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};

@@ -10,6 +10,7 @@ use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use bytes::Bytes;
 
 use super::Problem;
+use super::upgrade::Upgrade;
 
 /// An answer: a status, fields, and a body.
 ///
@@ -31,6 +32,8 @@ pub struct Response {
     pub(super) content: Content,
     /// The connection ends with it.
     pub(super) closes: bool,
+    /// And goes on with another protocol.
+    pub(super) upgrade: Option<Upgrade>,
 }
 
 pub(super) enum Content {
@@ -155,6 +158,7 @@ impl Response {
             headers: HeaderMap::new(),
             content,
             closes: false,
+            upgrade: None,
         }
     }
 

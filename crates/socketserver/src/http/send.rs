@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::time::SystemTime;
 
-use ::http::header::{CONNECTION, CONTENT_LENGTH, DATE, SERVER, TRANSFER_ENCODING};
+use ::http::header::{CONNECTION, CONTENT_LENGTH, DATE, SERVER, TRANSFER_ENCODING, UPGRADE};
 use ::http::{HeaderName, HeaderValue, Method, Version};
 
 use super::response::{Content, Piece};
@@ -105,7 +105,15 @@ fn write_head(out: &mut Vec<u8>, to: &Recipient<'_>, response: &Response) -> io:
         (true, None) if to.version == Version::HTTP_10 => {}
         (true, None) => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
     }
-    if !to.stays {
+    // Upgrade is for the next hop only, and has to be said to be so (RFC 9110, 7.8).
+    if response.headers.contains_key(UPGRADE) {
+        let options: &[u8] = if to.stays {
+            b"Upgrade"
+        } else {
+            b"Upgrade, close"
+        };
+        field(out, "Connection", options);
+    } else if !to.stays {
         field(out, "Connection", b"close");
     } else if to.version == Version::HTTP_10 {
         field(out, "Connection", b"keep-alive");

@@ -12,7 +12,7 @@ use super::incoming::Incoming;
 use super::problem::problem;
 use super::send::{Progress, Recipient, send};
 use super::{Handler, Limits, Problem, Request, RequestHead, Response};
-use crate::failure::{Cause, contain};
+use crate::failure::{Cause, contain, resume};
 use crate::timeouts::earliest;
 use crate::{Address, Connection, RequestHandler, RequestId, Result};
 
@@ -113,6 +113,8 @@ impl Http {
         move || HttpHandler {
             handler: factory(),
             http: http.clone(),
+            has_begun: false,
+            upgraded: None,
         }
     }
 
@@ -177,16 +179,56 @@ pub struct Exchange<'a> {
 pub struct HttpHandler<H> {
     handler: H,
     http: Arc<Http>,
+    /// It was called before.
+    has_begun: bool,
+    /// Who has the connection once it was upgraded.
+    upgraded: Option<Box<dyn RequestHandler<Connection>>>,
 }
 
 impl<H: Handler> RequestHandler<Connection> for HttpHandler<H> {
     fn handle(&mut self, conn: &mut Connection) -> Result {
-        if let Some(head) = self.read(conn)?
-            && self.serve(conn, &head)?
-        {
+        if let Some(upgraded) = &mut self.upgraded {
+            return upgraded.handle(conn);
+        }
+        if !std::mem::replace(&mut self.has_begun, true) {
+            // Browsers connect before they know what to ask. Until then it holds no worker, and is not
+            // waited for by a drain.
             conn.keep_alive();
+            return Ok(());
+        }
+        let Some(head) = self.read(conn)? else {
+            return Ok(());
+        };
+        match self.serve(conn, &head)? {
+            Next::End => {}
+            Next::Request => conn.keep_alive(),
+            Next::Upgrade(mut upgraded) => {
+                // If this fails it is dropped here, without a `finish`.
+                upgraded.setup(conn)?;
+                return self.upgraded.insert(upgraded).handle(conn);
+            }
         }
         Ok(())
+    }
+
+    fn finish(&mut self, conn: &mut Connection) -> Result {
+        match &mut self.upgraded {
+            Some(upgraded) => upgraded.finish(conn),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How a connection goes on after an answer.
+enum Next {
+    End,
+    Request,
+    Upgrade(Box<dyn RequestHandler<Connection>>),
+}
+
+impl Next {
+    fn request(may_follow: bool) -> Self {
+        if may_follow { Self::Request } else { Self::End }
     }
 }
 
@@ -226,15 +268,15 @@ impl<H: Handler> HttpHandler<H> {
         Err(error.into())
     }
 
-    /// Answers one request, and says whether another one may follow.
-    fn serve(&mut self, conn: &mut Connection, head: &RequestHead) -> Result<bool> {
+    /// Answers one request, and says what may follow.
+    fn serve(&mut self, conn: &mut Connection, head: &RequestHead) -> Result<Next> {
         let began = Instant::now();
         let http = self.http.clone();
         let expects_continue = match head.expects_continue() {
             Ok(expects) => expects,
             Err(problem) => {
                 self.refuse(conn, Some(head), &problem);
-                return Ok(false);
+                return Ok(Next::End);
             }
         };
         let mut incoming = Incoming::new(head.framing(), expects_continue, &http.limits);
@@ -243,7 +285,7 @@ impl<H: Handler> HttpHandler<H> {
                 .respond(&mut Request::new(head, &mut incoming, conn))
         });
         conn.end_message();
-        let (response, failure) = match answered {
+        let (mut response, failure) = match answered {
             Ok(Ok(response)) if is_tunnel(head, &response) => (http.page(&NO_TUNNEL), None),
             Ok(Ok(response)) => (response, None),
             Ok(Err(error)) => match incoming.failure().or(error.downcast_ref()) {
@@ -254,6 +296,10 @@ impl<H: Handler> HttpHandler<H> {
             },
             Err(panic) => (http.page(&FAILED).close(), Some(panic)),
         };
+        let mut upgrade = response.upgrade.take();
+        if let Some(Err(problem)) = upgrade.as_ref().map(|up| up.check(head, &incoming)) {
+            (response, upgrade) = (http.page(&problem), None);
+        }
         let stays = http.keep_alive
             && head.wants_to_stay()
             && !response.closes
@@ -262,17 +308,26 @@ impl<H: Handler> HttpHandler<H> {
             && !incoming.is_awaited()
             && incoming.length().is_none_or(|left| left <= http.limits.unread_body)
             && !conn.server().is_draining();
-        let sent = self.answer(conn, Some(head), response, stays, began);
+        let sent = self.answer(
+            conn,
+            Some(head),
+            response,
+            stays || upgrade.is_some(),
+            began,
+        );
         // The first failure is what it is about.
         match (failure, sent) {
-            (Some(cause), _) | (None, Err(cause)) => fail(cause),
+            (Some(cause), _) | (None, Err(cause)) => resume(cause),
             (None, Ok(true)) if !incoming.is_done() => {
                 conn.begin_message();
                 let is_done = incoming.discard(conn, http.limits.unread_body);
                 conn.end_message();
-                Ok(is_done?)
+                Ok(Next::request(is_done?))
             }
-            (None, Ok(stays)) => Ok(stays),
+            (None, Ok(stays)) => Ok(match upgrade {
+                Some(upgrade) => Next::Upgrade(upgrade.handler),
+                None => Next::request(stays),
+            }),
         }
     }
 
@@ -348,15 +403,6 @@ fn is_tunnel(head: &RequestHead, response: &Response) -> bool {
 
 fn is_gone(conn: &Connection) -> bool {
     conn.socket().is_lost() || conn.socket().is_cancelled()
-}
-
-/// Hands a failure to whoever calls handlers, as if it had not been met on the way.
-fn fail<T>(cause: Cause) -> Result<T> {
-    match cause {
-        Cause::Error(error) => Err(error),
-        // It was reported where it happened, and is only carried on.
-        Cause::Panic(message) => std::panic::resume_unwind(Box::new(message)),
-    }
 }
 
 impl<H> fmt::Debug for HttpHandler<H> {

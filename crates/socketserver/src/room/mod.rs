@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+pub(crate) use outbox::Way;
 use outbox::{Outbox, Put};
 
 use crate::signal::{Signal, spawn_beside};
@@ -143,7 +144,49 @@ impl Room {
     /// * the system has no thread for the member's outbox, or the engine no stack;
     /// * [`io::ErrorKind::NotConnected`], if the room [was closed](Self::close).
     pub fn join(&self, conn: &Connection) -> io::Result<Member> {
-        let outbox = Arc::new(Outbox::new(conn, self.0.limits));
+        self.join_by(conn, conn.writer())
+    }
+
+    /// The same for the client of a WebSocket. Each message is one there as well: text if it is
+    /// UTF-8, bytes if it is not. It goes in order with what else the WebSocket sends.
+    ///
+    /// ```
+    /// use socketserver::websocket::{Closed, Handler, Message, WebSocket};
+    /// use socketserver::{Member, Result, Room};
+    ///
+    /// struct Chat(Room, Option<Member>);
+    ///
+    /// impl Handler for Chat {
+    ///     fn opened(&mut self, socket: &mut WebSocket<'_>) -> Result {
+    ///         self.1 = Some(self.0.join_websocket(socket)?);
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn message(&mut self, _: &mut WebSocket<'_>, message: Message) -> Result {
+    ///         match &self.1 {
+    ///             Some(member) => Ok(member.send(message.as_bytes())?),
+    ///             None => Ok(()),
+    ///         }
+    ///     }
+    ///
+    ///     fn closed(&mut self, _: &mut WebSocket<'_>, _: &Closed) -> Result {
+    ///         match self.1.take() {
+    ///             Some(member) => Ok(member.leave()?),
+    ///             None => Ok(()),
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`join`](Self::join).
+    #[cfg(feature = "websocket")]
+    pub fn join_websocket(&self, socket: &crate::websocket::WebSocket<'_>) -> io::Result<Member> {
+        self.join_by(socket.connection(), socket.sender())
+    }
+
+    fn join_by(&self, conn: &Connection, way: impl Way) -> io::Result<Member> {
+        let outbox = Arc::new(Outbox::new(conn.id(), way, self.0.limits));
         let number = {
             let mut members = self.0.members();
             if members.closed {

@@ -1,25 +1,54 @@
 //! What waits to be written to one member of a room, and what writes it.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, Write};
+use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::RoomLimits;
+use crate::RequestId;
 use crate::connection::Writer;
 use crate::signal::Signal;
-use crate::socket::Cut;
-use crate::{Connection, RequestId};
+use crate::socket::{Cut, Socket};
 
 /// Messages handed to the kernel in one system call.
 const BATCH: usize = 64;
 
+/// How messages get to a member.
+pub trait Way: Send + Sync + 'static {
+    fn socket(&self) -> &Socket;
+
+    /// Writes messages, all of them, and tells of each piece that was written.
+    fn write(&self, batch: &[Arc<[u8]>], progress: &mut dyn FnMut()) -> io::Result<()>;
+}
+
+/// As they are.
+impl Way for Writer {
+    fn socket(&self) -> &Socket {
+        self.socket()
+    }
+
+    fn write(&self, batch: &[Arc<[u8]>], progress: &mut dyn FnMut()) -> io::Result<()> {
+        let mut slices: Vec<_> = batch.iter().map(|message| IoSlice::new(message)).collect();
+        let mut left = &mut slices[..];
+        IoSlice::advance_slices(&mut left, 0);
+        while !left.is_empty() {
+            match self.send(left)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                n => IoSlice::advance_slices(&mut left, n),
+            }
+            progress();
+        }
+        Ok(())
+    }
+}
+
 pub(super) struct Outbox {
     id: RequestId,
     limits: RoomLimits,
-    writer: Writer,
+    way: Box<dyn Way>,
     state: Mutex<State>,
     fell_behind: AtomicBool,
     /// There is something to write, or nothing will come any more.
@@ -67,11 +96,11 @@ pub(super) enum Put {
 const STUCK: Duration = Duration::from_millis(10);
 
 impl Outbox {
-    pub(super) fn new(conn: &Connection, limits: RoomLimits) -> Self {
+    pub(super) fn new(id: RequestId, way: impl Way, limits: RoomLimits) -> Self {
         Self {
-            id: conn.id(),
+            id,
             limits,
-            writer: conn.writer(),
+            way: Box::new(way),
             state: Mutex::default(),
             fell_behind: AtomicBool::new(false),
             filled: Signal::default(),
@@ -167,7 +196,7 @@ impl Outbox {
 
     /// The member's client seems to have left.
     pub(super) fn end_input(&self) {
-        let _ = self.writer.socket().shutdown(Shutdown::Read);
+        let _ = self.way.socket().shutdown(Shutdown::Read);
     }
 
     /// Whether this is the first time that it is found not to be read.
@@ -176,7 +205,7 @@ impl Outbox {
     }
 
     pub(super) fn cut(&self) {
-        self.writer.socket().cancel(Cut::FellBehind);
+        self.way.socket().cancel(Cut::FellBehind);
         self.stop(io::ErrorKind::ConnectionAborted);
     }
 
@@ -193,9 +222,9 @@ impl Outbox {
 
     /// Writes what is put in, until the outbox is closed and empty, or a write fails.
     pub(super) fn write_all(&self) -> io::Result<()> {
-        let mut writer = self.writer.clone();
         while let Some(batch) = self.next_batch() {
-            self.write_whole(&mut writer, &batch).inspect_err(|error| {
+            let written = self.way.write(&batch, &mut || self.written.raise());
+            written.inspect_err(|error| {
                 // One that does not read is cut by the room, which counts it first.
                 if error.kind() != io::ErrorKind::TimedOut {
                     self.stop(error.kind());
@@ -215,21 +244,6 @@ impl Outbox {
             drop(state);
             self.written.raise();
             waiters.iter().for_each(|waiter| waiter.raise());
-        }
-        Ok(())
-    }
-
-    /// Each piece that is written is progress.
-    fn write_whole(&self, writer: &mut Writer, batch: &[Arc<[u8]>]) -> io::Result<()> {
-        let mut slices: Vec<_> = batch.iter().map(|message| IoSlice::new(message)).collect();
-        let mut left = &mut slices[..];
-        IoSlice::advance_slices(&mut left, 0);
-        while !left.is_empty() {
-            match writer.write_vectored(left)? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                n => IoSlice::advance_slices(&mut left, n),
-            }
-            self.written.raise();
         }
         Ok(())
     }
@@ -254,7 +268,7 @@ impl Outbox {
 
     fn failure(&self, kind: io::ErrorKind) -> io::Error {
         match kind {
-            io::ErrorKind::ConnectionAborted => self.writer.socket().cancelled(),
+            io::ErrorKind::ConnectionAborted => self.way.socket().cancelled(),
             kind => kind.into(),
         }
     }

@@ -58,18 +58,12 @@ impl sealed::Request for Connection {
     }
 
     fn pause_until(&self) -> Option<Instant> {
-        let Limits {
-            wait,
-            idle,
-            deadline,
-            rate: _,
-        } = self.read_limits();
-        let now = Instant::now();
-        let silence = [wait, idle].into_iter().flatten().min();
-        earliest(
-            deadline,
-            silence.and_then(|silence| now.checked_add(silence)),
-        )
+        let (end, wake_at) = self.pause_until();
+        earliest(end, wake_at)
+    }
+
+    fn wake(&mut self) -> bool {
+        self.wake()
     }
 
     fn wait_readable(&self, until: Option<Instant>) -> io::Result<()> {
@@ -191,6 +185,10 @@ impl sealed::Request for Datagram {
 
     fn pause_until(&self) -> Option<Instant> {
         None
+    }
+
+    fn wake(&mut self) -> bool {
+        false
     }
 
     fn wait_readable(&self, _: Option<Instant>) -> io::Result<()> {

@@ -44,6 +44,8 @@ pub(crate) mod sealed {
         fn has_buffered(&mut self) -> bool;
         /// When a pause that begins now is over in any case.
         fn pause_until(&self) -> Option<Instant>;
+        /// That time has come: whether only the handler is to be called, and the pause may go on.
+        fn wake(&mut self) -> bool;
         /// Waits for something to read, or the end of it; may fail early as `Interrupted`.
         fn wait_readable(&self, until: Option<Instant>) -> io::Result<()>;
         /// Something has arrived that was not read yet.
@@ -201,10 +203,13 @@ impl<R: Request, H: RequestHandler<R>> Pause for Session<R, H> {
         wait_for_input(&self.request, &self.record, self.until, true)
     }
 
-    fn go_on(self: Box<Self>, waited: io::Result<()>) -> Step {
+    fn go_on(mut self: Box<Self>, waited: io::Result<()>) -> Step {
         self.record.set_paused(Paused::No);
         let reason = match waited {
             Ok(()) => return self.handle(),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut && self.request.wake() => {
+                return self.handle();
+            }
             Err(error) if error.kind() == io::ErrorKind::TimedOut => EndReason::TimedOut,
             Err(_) => self.request.cut().map_or(EndReason::PeerGone, Into::into),
         };

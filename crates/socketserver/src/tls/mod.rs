@@ -5,7 +5,6 @@
 
 mod files;
 mod session;
-mod turn;
 
 use std::fmt;
 use std::io;

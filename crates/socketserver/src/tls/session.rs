@@ -12,8 +12,8 @@ use std::time::Instant;
 use rustls::ServerConnection;
 use rustls::pki_types::CertificateDer;
 
-use super::turn::Turn;
 use crate::timeouts::{Limits, earliest};
+use crate::turn::Turn;
 
 /// What is taken from the socket at once: a record of the longest kind, and its header.
 const RECORD: usize = (16 << 10) + 256;

@@ -102,7 +102,7 @@ impl Dice {
     }
 
     /// Often one that means something somewhere.
-    fn byte(&mut self) -> u8 {
+    pub fn byte(&mut self) -> u8 {
         match self.below(4) {
             0 => *self.pick(b"\n\r:,{}\"0159-\0\x01\x7f\x80\xff"),
             _ => self.roll().to_le_bytes()[0],

@@ -323,6 +323,19 @@ fn exchanges_are_told() {
     assert_eq!((&told[3].0, told[3].1), (&None, 400));
 }
 
+/// Browsers open connections that they may need.
+fn a_drain_does_not_wait_for_who_has_not_asked<C: Concurrency>(model: C) {
+    let running = serve(model, Http::new(), asked);
+    let wire = Wire::to(&running);
+    let controller = running.controller.clone();
+    eventually(PATIENCE, "a pause", || controller.waiting_count() == 1);
+    controller.drain(PATIENCE);
+    wire.ends();
+    let began = Instant::now();
+    running.ends().unwrap();
+    assert!(began.elapsed() < PATIENCE / 2);
+}
+
 crate::common::under_each_model! {
     a_hundred_requests_on_one_connection
     pipelined_requests_are_answered_in_their_order
@@ -332,4 +345,5 @@ crate::common::under_each_model! {
     bodies_have_the_ends_that_their_clients_know
     what_frames_an_answer_is_not_the_handlers
     a_drain_ends_what_is_idle_and_tells_the_others
+    a_drain_does_not_wait_for_who_has_not_asked
 }

@@ -10,7 +10,7 @@ use crate::timeouts::timed_out;
 /// Whoever waits is parked as the model parks: a coroutine without its thread. To give the turn back
 /// never waits, as that happens in a destructor: it is handed to the one who has waited longest.
 #[derive(Debug, Default)]
-pub(super) struct Turn(Mutex<Line>);
+pub(crate) struct Turn(Mutex<Line>);
 
 #[derive(Debug, Default)]
 struct Line {
@@ -20,11 +20,11 @@ struct Line {
 }
 
 /// Given back when it is dropped.
-pub(super) struct Taken<'a>(&'a Turn);
+pub(crate) struct Taken<'a>(&'a Turn);
 
 impl Turn {
     /// Waits for the turn, but not beyond the deadline.
-    pub(super) fn take(&self, deadline: Option<Instant>) -> io::Result<Taken<'_>> {
+    pub(crate) fn take(&self, deadline: Option<Instant>) -> io::Result<Taken<'_>> {
         let (number, called) = {
             let mut line = self.line();
             if !line.taken {
@@ -53,7 +53,7 @@ impl Turn {
     }
 
     /// Takes the turn if it is nobody's.
-    pub(super) fn try_take(&self) -> Option<Taken<'_>> {
+    pub(crate) fn try_take(&self) -> Option<Taken<'_>> {
         let was_taken = std::mem::replace(&mut self.line().taken, true);
         (!was_taken).then(|| Taken(self))
     }

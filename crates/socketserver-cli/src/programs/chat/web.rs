@@ -1,0 +1,188 @@
+//! The room for browsers: a page, and the WebSocket that it opens.
+//!
+//! A message over the WebSocket is what a chunk is over a connection, and goes to all as that does.
+//! The first one to a browser is the server's: a space, and the name that it has in the room.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use clap::Args;
+use socketserver::framing::{Decoder, Lines};
+use socketserver::http::{
+    Handler, Http, HttpHandler, Limits, Method, Problem, Request, Response, StatusCode,
+};
+use socketserver::websocket::{self, CloseCode, Closed, Message, Origins, WebSocket, WebSockets};
+use socketserver::{Member, Result, Room};
+
+use super::page::Page;
+use super::say;
+use crate::cli::{Limit, Usage, limit};
+use crate::endpoint::{self, Endpoint};
+use crate::messages::{Framing, is_quit};
+use crate::text::name_of;
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Browsers")]
+pub(super) struct WebOptions {
+    /// Where browsers can join: http://HOST:PORT, or https://HOST:PORT with the certificates of
+    /// tls:// endpoints
+    #[arg(long = "web", value_name = "URL", value_parser = endpoint::web)]
+    pub endpoint: Option<Endpoint>,
+
+    /// Pages of which origins may open the WebSocket, such as https://chat.example.org, if others
+    /// than the one that is served here; may be given several times ("any" for all)
+    #[arg(long = "web-origin", value_name = "ORIGIN")]
+    origins: Vec<String>,
+
+    /// How long a browser may be silent before it is asked whether it is there; one that answers may
+    /// stay, whatever --idle-timeout is ("none" to ask nobody)
+    #[arg(long = "web-ping", value_name = "DURATION", default_value = "1m", value_parser = limit)]
+    ping: Limit,
+}
+
+impl WebOptions {
+    pub fn check(&self) -> Result<(), Usage> {
+        if self.endpoint.is_none() && !self.origins.is_empty() {
+            let why = "--web-origin is given, and there is no page: use --web http://HOST:PORT";
+            return Err(Usage(why.into()));
+        }
+        self.origins().map(drop)
+    }
+
+    fn origins(&self) -> Result<Origins, Usage> {
+        match &*self.origins {
+            [] => Ok(Origins::same()),
+            [any] if any == "any" => Ok(Origins::any()),
+            some => Origins::only(some).map_err(|error| Usage(format!("--web-origin: {error}"))),
+        }
+    }
+
+    /// What serves browsers.
+    pub fn site(
+        &self,
+        room: &Room,
+        framing: Framing,
+    ) -> Result<impl Fn() -> HttpHandler<Site> + Clone + Send + Sync + 'static, Usage> {
+        let longest = framing.longest();
+        let limits = websocket::Limits::default().message(longest).frame(longest);
+        let sockets = WebSockets::new()
+            .limits(limits)
+            .origins(self.origins()?)
+            .ping(self.ping.0);
+        let site = Site {
+            room: room.clone(),
+            framing,
+            sockets,
+            page: Page::new(longest),
+        };
+        Ok(Http::new()
+            .limits(Limits::default().body(0))
+            .handler(move || site.clone()))
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Site {
+    room: Room,
+    framing: Framing,
+    sockets: WebSockets,
+    page: Page,
+}
+
+impl Handler for Site {
+    fn methods(&self) -> &[Method] {
+        &[Method::GET]
+    }
+
+    fn get(&mut self, request: &mut Request<'_>) -> Result<Response> {
+        match request.path() {
+            "/" => self.page.answer(),
+            "/ws" => {
+                let browser = Browser {
+                    room: self.room.clone(),
+                    member: None,
+                    framing: self.framing,
+                };
+                self.sockets.upgrade(request, browser)
+            }
+            _ => Err(Problem::new(StatusCode::NOT_FOUND, "the chat is at /").into()),
+        }
+    }
+}
+
+/// One who is in the room by a WebSocket.
+struct Browser {
+    room: Room,
+    member: Option<Member>,
+    framing: Framing,
+}
+
+impl websocket::Handler for Browser {
+    fn opened(&mut self, socket: &mut WebSocket<'_>) -> Result {
+        let name = name_of(socket.peer_addr(), socket.connection().id());
+        socket.send(format!(" {name}"))?;
+        match self.room.join_websocket(socket) {
+            Ok(member) => self.member = Some(member),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                socket.close(CloseCode::GOING_AWAY, "the room is closed");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, socket: &mut WebSocket<'_>, message: Message) -> Result {
+        let Some(member) = &self.member else {
+            return Ok(());
+        };
+        for message in messages(self.framing, message.as_bytes())? {
+            if is_quit(&message) {
+                socket.close(CloseCode::NORMAL, "goodbye");
+                break;
+            }
+            let name = name_of(socket.peer_addr(), socket.connection().id());
+            say(member, &name, &message, self.framing)?;
+        }
+        Ok(())
+    }
+
+    fn closed(&mut self, _: &mut WebSocket<'_>, _: &Closed) -> Result {
+        // What was said before it left is still heard.
+        match self.member.take() {
+            Some(member) => Ok(member.leave()?),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is one message in a browser may be several lines; in a room of lines nobody can have one
+/// look like somebody else's.
+fn messages(framing: Framing, bytes: &[u8]) -> Result<Vec<Bytes>> {
+    let mut all = Vec::new();
+    match framing {
+        Framing::Chunks if bytes.is_empty() => {}
+        Framing::Chunks => all.push(Bytes::copy_from_slice(bytes)),
+        Framing::Lines => {
+            let (mut lines, mut rest) = (Lines::default(), BytesMut::from(bytes));
+            while let Some(line) = lines.decode(&mut rest)? {
+                all.push(line);
+            }
+            all.extend(lines.decode_eof(&mut rest)?);
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_as_many_as_it_has_lines_where_lines_count() {
+        let of = |framing, text: &str| messages(framing, text.as_bytes()).unwrap();
+        assert_eq!(of(Framing::Chunks, "a\nb\n"), ["a\nb\n"]);
+        assert_eq!(of(Framing::Lines, "a\r\nb"), ["a", "b"]);
+        assert_eq!(of(Framing::Lines, "a\n"), ["a"]);
+        assert!(of(Framing::Chunks, "").is_empty());
+    }
+}

@@ -1,0 +1,244 @@
+//! From bytes to messages. What frames mean and in which order they may come is tungstenite's; here a
+//! frame is gathered, so that memory is taken for what has arrived only, and is refused as soon as
+//! its header shows that it has to be.
+
+use std::io::{self, BufRead, Cursor, Read, Write};
+
+use bytes::Bytes;
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::OpCode;
+use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
+use tungstenite::{Error, Message as Decoded};
+
+use super::Limits;
+use super::message::{Close, CloseCode, Message};
+use crate::Connection;
+
+/// RFC 6455, 5.5.
+const LONGEST_CONTROL: u64 = 125;
+
+pub(super) struct Decoder {
+    limits: Limits,
+    /// The frame that is arriving.
+    bytes: Vec<u8>,
+    /// What is known of the message that is arriving. Its buffers are as long as the longest frame
+    /// was, so it is not kept for longer.
+    context: Option<Box<WebSocketContext>>,
+    /// A message has begun, and is not complete.
+    is_within: bool,
+    /// How many frames have come since it began, and how many bytes of it.
+    frames: usize,
+    gathered: u64,
+}
+
+/// What a client has sent.
+#[derive(Debug)]
+pub(super) enum Arrived {
+    Message(Message),
+    Ping(Bytes),
+    Pong,
+    Close(Option<Close>),
+}
+
+/// Why no more can be read.
+#[derive(Debug)]
+pub(super) enum Fault {
+    Io(io::Error),
+    /// The client is at fault, and is told this.
+    Bad(Close),
+}
+
+impl Decoder {
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            bytes: Vec::new(),
+            context: None,
+            is_within: false,
+            frames: 0,
+            gathered: 0,
+        }
+    }
+
+    /// Whether the rest of a message is still to come.
+    pub fn is_within(&self) -> bool {
+        self.is_within
+    }
+
+    /// Reads until there is something whole; `None` at the end of input. From its first byte on a
+    /// message has to arrive at the connection's rate.
+    pub fn read(&mut self, conn: &mut Connection) -> Result<Option<Arrived>, Fault> {
+        loop {
+            let Some(header) = self.frame(conn)? else {
+                return Ok(None);
+            };
+            if let OpCode::Data(_) = header.opcode {
+                self.is_within = !header.is_final;
+            }
+            let decoded = self.decode();
+            self.bytes = Vec::new();
+            if !self.is_within {
+                conn.end_message();
+                self.context = None;
+                (self.frames, self.gathered) = (0, 0);
+            }
+            match decoded {
+                Ok(Decoded::Text(text)) => {
+                    return Ok(Some(Arrived::Message(Message::Text(text.as_str().into()))));
+                }
+                Ok(Decoded::Binary(bytes)) => {
+                    return Ok(Some(Arrived::Message(Message::Binary(bytes))));
+                }
+                Ok(Decoded::Ping(bytes)) => return Ok(Some(Arrived::Ping(bytes))),
+                Ok(Decoded::Pong(_)) => return Ok(Some(Arrived::Pong)),
+                Ok(Decoded::Close(close)) => {
+                    let close = close.map(|close| {
+                        let code = CloseCode::received(close.code.into());
+                        Close::new(code, close.reason.as_str())
+                    });
+                    return Ok(Some(Arrived::Close(close)));
+                }
+                // It is never made by reading.
+                Ok(Decoded::Frame(_)) => {}
+                // A part of a message.
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// What the frame that has arrived comes to.
+    fn decode(&mut self) -> Result<Decoded, Error> {
+        let Limits { message, frame, .. } = self.limits;
+        let length = self.bytes.len();
+        let context = self.context.get_or_insert_with(|| {
+            let config = WebSocketConfig::default()
+                .read_buffer_size(length.min(READ))
+                .max_message_size(Some(message))
+                .max_frame_size(Some(frame));
+            Box::new(WebSocketContext::new(Role::Server, Some(config)))
+        });
+        context.read(&mut Feed(&self.bytes))
+    }
+
+    /// Gathers the next frame; `None` at the end of input.
+    fn frame(&mut self, conn: &mut Connection) -> Result<Option<FrameHeader>, Fault> {
+        loop {
+            let mut cursor = Cursor::new(&self.bytes[..]);
+            let Some((header, length)) = FrameHeader::parse(&mut cursor)? else {
+                let missing = header_length(&self.bytes) - self.bytes.len();
+                match self.take(conn, missing)? {
+                    true => continue,
+                    false => return Ok(None),
+                }
+            };
+            let begin = header_length(&self.bytes);
+            let end = begin.saturating_add(self.check(&header, length)?);
+            while self.bytes.len() < end {
+                if !self.take(conn, end - self.bytes.len())? {
+                    return Ok(None);
+                }
+            }
+            return Ok(Some(header));
+        }
+    }
+
+    /// What a header shows is not waited for; all else is tungstenite's to find. Returns the length.
+    fn check(&mut self, header: &FrameHeader, length: u64) -> Result<usize, Fault> {
+        let bad = |why: &str| Err(Fault::Bad(Close::new(CloseCode::PROTOCOL_ERROR, why)));
+        let too_big = |why: &str| Err(Fault::Bad(Close::new(CloseCode::TOO_BIG, why)));
+        if header.rsv1 || header.rsv2 || header.rsv3 {
+            return bad("reserved bits are set");
+        }
+        if header.mask.is_none() {
+            return bad("the frame is not masked");
+        }
+        self.frames += 1;
+        if self.frames > self.limits.frames {
+            let why = "the message has too many frames";
+            return Err(Fault::Bad(Close::new(CloseCode::POLICY, why)));
+        }
+        match header.opcode {
+            OpCode::Control(_) if !header.is_final => bad("a control frame is in parts"),
+            OpCode::Control(_) if length > LONGEST_CONTROL => bad("a control frame is too long"),
+            OpCode::Control(_) => Ok(usize::try_from(length).unwrap_or(usize::MAX)),
+            OpCode::Data(_) => {
+                self.gathered = self.gathered.saturating_add(length);
+                if length > self.limits.frame as u64 {
+                    return too_big("the frame is too long");
+                }
+                if self.gathered > self.limits.message as u64 {
+                    return too_big("the message is too long");
+                }
+                Ok(usize::try_from(length).unwrap_or(usize::MAX))
+            }
+        }
+    }
+
+    /// Takes over some bytes, at most so many; whether there were any.
+    fn take(&mut self, conn: &mut Connection, most: usize) -> Result<bool, Fault> {
+        let some = conn.fill_buf().map_err(Fault::Io)?;
+        let n = some.len().min(most);
+        self.bytes.extend_from_slice(&some[..n]);
+        conn.consume(n);
+        conn.begin_message();
+        Ok(n > 0)
+    }
+}
+
+/// How much tungstenite takes at a time.
+const READ: usize = 16 << 10;
+
+/// The frame that has arrived, for who reads from a stream. What it would answer is thrown away: the
+/// sender answers, which others share.
+struct Feed<'a>(&'a [u8]);
+
+impl Read for Feed<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(buf)? {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            n => Ok(n),
+        }
+    }
+}
+
+impl Write for Feed<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// As far as the beginning tells (RFC 6455, 5.2).
+fn header_length(bytes: &[u8]) -> usize {
+    let Some(second) = bytes.get(1) else {
+        return 2;
+    };
+    let extended = match second & 0x7f {
+        126 => 2,
+        127 => 8,
+        _ => 0,
+    };
+    let mask = if second & 0x80 == 0 { 0 } else { 4 };
+    2 + extended + mask
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        let code = match &error {
+            Error::Utf8(_) => CloseCode::INVALID,
+            Error::Capacity(_) => CloseCode::TOO_BIG,
+            _ => CloseCode::PROTOCOL_ERROR,
+        };
+        let why = match error {
+            // What it quotes is the client's.
+            Error::Utf8(_) => "the text is not UTF-8".into(),
+            Error::Protocol(error) => error.to_string(),
+            error => error.to_string(),
+        };
+        Self::Bad(Close::new(code, why))
+    }
+}

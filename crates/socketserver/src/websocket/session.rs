@@ -1,0 +1,242 @@
+//! One WebSocket on its connection, from the upgrade to the last frame.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::decoder::{Arrived, Decoder, Fault};
+use super::handler::{Handler, WebSocket};
+use super::message::{Close, CloseCode, Closed};
+use super::sender::Sender;
+use super::{Limits, WebSockets};
+use crate::failure::{Cause, contain, resume};
+use crate::timeouts::earliest;
+use crate::{Connection, RequestHandler, Result};
+
+/// How long a client can go on when the server drains: what it has sent before is heard, but one that
+/// never stops does not hold up the end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+pub(super) struct Session<H> {
+    handler: H,
+    options: WebSockets,
+    protocol: Option<&'static str>,
+    decoder: Decoder,
+    /// From `setup` on.
+    sender: Option<Sender>,
+    /// When the client was heard last.
+    heard: Instant,
+    /// It was asked since whether it is there.
+    asked: bool,
+    /// It was called before.
+    has_begun: bool,
+    /// When it was seen that the server drains.
+    draining: Option<Instant>,
+    /// The handler runs, or has panicked.
+    in_handler: bool,
+    end: Option<End>,
+}
+
+/// Why it comes to its end.
+#[derive(Clone, Debug)]
+pub(super) enum End {
+    /// The client has said so, and is to be answered.
+    ByPeer(Option<Close>),
+    /// The handler says so, and the client is to answer.
+    ByHandler(Close),
+    /// This side says so, and waits for no answer (RFC 6455, 7.1.7).
+    Failed(Close),
+    /// There is no more input.
+    Lost,
+}
+
+impl<H: Handler> Session<H> {
+    pub fn new(handler: H, options: WebSockets, protocol: Option<&'static str>) -> Self {
+        Self {
+            handler,
+            protocol,
+            decoder: Decoder::new(options.limits.clone()),
+            options,
+            sender: None,
+            heard: Instant::now(),
+            asked: false,
+            has_begun: false,
+            draining: None,
+            in_handler: false,
+            end: None,
+        }
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.options.limits
+    }
+
+    /// Has the handler called.
+    fn call(
+        &mut self,
+        conn: &mut Connection,
+        call: impl FnOnce(&mut H, &mut WebSocket<'_>) -> Result,
+    ) -> Result {
+        let Some(sender) = &self.sender else {
+            return Ok(());
+        };
+        let mut socket = WebSocket {
+            conn,
+            sender,
+            end: &mut self.end,
+            protocol: self.protocol,
+        };
+        self.in_handler = true;
+        let outcome = call(&mut self.handler, &mut socket);
+        self.in_handler = false;
+        if outcome.is_err() {
+            self.end = Some(failed());
+        }
+        outcome
+    }
+
+    /// Reads up to where the handler may rest, or to the end.
+    fn hear(&mut self, conn: &mut Connection) -> Result {
+        while self.end.is_none() {
+            let arrived = self.decoder.read(conn);
+            (self.heard, self.asked) = (Instant::now(), false);
+            match arrived {
+                Ok(Some(Arrived::Message(message))) => {
+                    self.call(conn, |handler, socket| handler.message(socket, message))?;
+                }
+                Ok(Some(Arrived::Ping(payload))) => {
+                    self.answer(|sender| sender.pong(payload))?;
+                }
+                Ok(Some(Arrived::Pong)) => {}
+                Ok(Some(Arrived::Close(close))) => self.end = Some(End::ByPeer(close)),
+                Ok(None) => self.end = Some(End::Lost),
+                Err(Fault::Bad(close)) => {
+                    tracing::debug!(id = %conn.id(), %close, "a client breaks the rules of WebSocket");
+                    self.end = Some(End::Failed(close));
+                }
+                Err(Fault::Io(error)) => {
+                    self.end = Some(match error.kind() {
+                        io::ErrorKind::TimedOut => End::Failed(too_slow()),
+                        _ => End::Lost,
+                    });
+                    return Err(error.into());
+                }
+            }
+            // What has begun is waited for here, where it has to keep up a rate.
+            if !self.decoder.is_within() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what the protocol wants to be said.
+    fn answer(&mut self, say: impl FnOnce(&Sender) -> io::Result<()>) -> Result {
+        let said = self.sender.as_ref().map_or(Ok(()), say);
+        if said.is_err() {
+            self.end = Some(End::Lost);
+        }
+        Ok(said?)
+    }
+
+    /// Waits for more without a worker.
+    fn rest(&mut self, conn: &mut Connection) {
+        if let Some(after) = self.options.ping {
+            // The silence began when the client was last heard, and not when it was last asked.
+            let ask_at = self.heard.checked_add(after).filter(|_| !self.asked);
+            conn.rest_since(self.heard, ask_at);
+        }
+        conn.keep_alive();
+    }
+
+    /// Tells the client, and hears its answer if there is to be one.
+    fn part(&mut self, conn: &mut Connection, end: &End) -> io::Result<()> {
+        let time = self.limits().close_time;
+        let Some(sender) = &self.sender else {
+            return Ok(());
+        };
+        let lost = Close::new(CloseCode::GOING_AWAY, "");
+        let close = match end {
+            End::ByPeer(close) => close.as_ref(),
+            End::ByHandler(close) | End::Failed(close) => Some(close),
+            End::Lost => Some(&lost),
+        };
+        sender.with(conn.writer()).close(close, time)?;
+        if let End::ByHandler(_) = end {
+            let until = Instant::now().checked_add(time);
+            conn.set_deadline(earliest(conn.deadline(), until));
+            // What it has said before it heard of the end is heard by nobody.
+            while let Ok(Some(arrived)) = self.decoder.read(conn) {
+                if let Arrived::Close(_) = arrived {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<H: Handler> RequestHandler<Connection> for Session<H> {
+    fn setup(&mut self, conn: &mut Connection) -> Result {
+        self.sender = Some(Sender::new(conn.writer()));
+        self.heard = Instant::now();
+        let opened = contain(|| self.call(conn, Handler::opened));
+        let cause = match opened {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => Cause::Error(error),
+            Err(panic) => panic,
+        };
+        let _ = self.part(conn, &failed());
+        resume(cause)
+    }
+
+    fn handle(&mut self, conn: &mut Connection) -> Result {
+        if conn.take_woken() {
+            self.asked = true;
+            self.answer(Sender::ping)?;
+        } else if std::mem::replace(&mut self.has_begun, true) {
+            self.hear(conn)?;
+        }
+        // The first time there need not be anything to hear yet.
+        if conn.server().is_draining() {
+            let since = *self.draining.get_or_insert_with(Instant::now);
+            if since.elapsed() > LAST_WORDS {
+                self.end.get_or_insert(End::Lost);
+            }
+        }
+        if self.end.is_none() {
+            self.rest(conn);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, conn: &mut Connection) -> Result {
+        let end = match self.end.take() {
+            Some(end) => end,
+            None if self.in_handler => failed(),
+            // It was not called any more: the client has gone, or was cut, in a pause,
+            None if conn.socket().is_lost() || conn.socket().is_cancelled() => End::Lost,
+            // or that came to its end.
+            None => End::Failed(Close::new(CloseCode::POLICY, "silent for too long")),
+        };
+        let how = match &end {
+            End::ByPeer(close) => Closed::ByPeer(close.clone()),
+            End::ByHandler(close) | End::Failed(close) => Closed::ByServer(close.clone()),
+            End::Lost => Closed::Lost,
+        };
+        let told = contain(|| self.call(conn, |handler, socket| handler.closed(socket, &how)));
+        // Whoever does not take the last frame has no use for it.
+        let _ = self.part(conn, &end);
+        match told {
+            Ok(told) => told,
+            Err(panic) => resume(panic),
+        }
+    }
+}
+
+fn failed() -> End {
+    End::Failed(Close::new(CloseCode::FAILED, "the server has failed"))
+}
+
+fn too_slow() -> Close {
+    Close::new(CloseCode::POLICY, "the message takes too long to arrive")
+}

@@ -1,0 +1,183 @@
+//! Messages of all sizes and in all pieces; pings; several senders.
+
+use std::net::TcpStream;
+use std::thread;
+
+use socketserver::websocket::{Handler, Message, WebSocket};
+use socketserver::{Concurrency, Result};
+
+use crate::common::client::Endpoint;
+use crate::common::{PATIENCE, eventually};
+use crate::peer::{
+    BINARY, CONTINUATION, FIN, PING, PONG, Peer, Stage, TEXT, frame, head, serve_echo,
+};
+
+fn messages_of_any_length_come_back<C: Concurrency>(model: C) {
+    let running = serve_echo(model);
+    let mut peer = Peer::open(&running);
+    for length in [0, 1, 125, 126, 127, 65_535, 65_536, 1 << 20] {
+        let bytes: Vec<u8> = (0..length).map(|n: usize| n.to_le_bytes()[0]).collect();
+        peer.send(&frame(FIN | BINARY, &bytes));
+        let back = peer.frame();
+        assert_eq!((back.opcode, back.payload.len()), (BINARY, length));
+        assert!(back.payload == bytes);
+        peer.say(&"x".repeat(length));
+        assert_eq!(peer.frame().text().len(), length);
+    }
+}
+
+fn pieces_are_put_together<C: Concurrency>(model: C) {
+    let running = serve_echo(model);
+    let all = [
+        frame(FIN | TEXT, "grüße".as_bytes()),
+        // In three frames, cut within a character, and with a question between them.
+        frame(TEXT, b"gr\xc3"),
+        frame(FIN | PING, b"?"),
+        frame(CONTINUATION, b"\xbc\xc3"),
+        frame(CONTINUATION, b""),
+        frame(FIN | CONTINUATION, b"\x9fe"),
+        frame(BINARY, b""),
+        frame(FIN | CONTINUATION, b"end"),
+    ]
+    .concat();
+    let expected = [
+        (TEXT, "grüße"),
+        (PONG, "?"),
+        (TEXT, "grüße"),
+        (BINARY, "end"),
+    ];
+    let expected = expected.map(|(opcode, text)| (opcode, text.to_owned()));
+    // All at once, and byte by byte.
+    let mut one = Peer::open(&running);
+    one.send(&all);
+    let mut two = Peer::open(&running);
+    for byte in &all {
+        two.send(&[*byte]);
+    }
+    for mut peer in [one, two] {
+        let heard: Vec<_> = (0..4)
+            .map(|_| peer.frame())
+            .map(|frame| (frame.opcode, String::from_utf8(frame.payload).unwrap()))
+            .collect();
+        assert_eq!(heard, expected);
+    }
+}
+
+fn pings_are_answered_and_pongs_are_not<C: Concurrency>(model: C) {
+    let running = serve_echo(model);
+    let mut peer = Peer::open(&running);
+    for payload in [&b""[..], b"abc", &[0xff; 125]] {
+        peer.send(&frame(FIN | PONG, b"nobody has asked"));
+        peer.send(&frame(FIN | PING, payload));
+        let answer = peer.frame();
+        assert_eq!((answer.opcode, &answer.payload[..]), (PONG, payload));
+    }
+    // Between messages it holds no worker, also after a ping.
+    eventually(PATIENCE, "rest", || running.controller.waiting_count() == 1);
+}
+
+/// A client that was not written here.
+fn a_foreign_client_understands_it<C: Concurrency>(model: C) {
+    let running = serve_echo(model);
+    let Endpoint::Tcp(address) = running.endpoint else {
+        unreachable!("it listens on TCP");
+    };
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let url = format!("ws://{address}/");
+    let (mut client, _) = tungstenite::client(url, stream).unwrap();
+    for text in ["", "hello", &"long".repeat(50_000)] {
+        client.send(tungstenite::Message::text(text)).unwrap();
+        assert_eq!(client.read().unwrap(), tungstenite::Message::text(text));
+    }
+    client.send(tungstenite::Message::Ping("?".into())).unwrap();
+    assert_eq!(
+        client.read().unwrap(),
+        tungstenite::Message::Pong("?".into())
+    );
+    client.close(None).unwrap();
+    let last = client.read().unwrap();
+    assert!(
+        matches!(last, tungstenite::Message::Close(None)),
+        "{last:?}"
+    );
+    let end = client.read().unwrap_err();
+    assert!(matches!(end, tungstenite::Error::ConnectionClosed), "{end}");
+}
+
+/// Frames of several threads, and answers to pings, never get into one another.
+fn several_send_at_once<C: Concurrency>(model: C) {
+    const SENDERS: usize = 4;
+    const EACH: usize = 50;
+    struct Many;
+    impl Handler for Many {
+        fn opened(&mut self, socket: &mut WebSocket<'_>) -> Result {
+            for number in 0..SENDERS {
+                let sender = socket.sender();
+                thread::spawn(move || {
+                    for n in 0..EACH {
+                        sender.send(format!("{number} {n} ").repeat(2000)).unwrap();
+                    }
+                });
+            }
+            Ok(())
+        }
+        fn message(&mut self, socket: &mut WebSocket<'_>, message: Message) -> Result {
+            Ok(socket.send(message)?)
+        }
+    }
+    let running = Stage::new(model).serve(|| Many).0;
+    let mut peer = Peer::open(&running);
+    let mut next = [0; SENDERS];
+    let (mut messages, mut pongs) = (0, 0);
+    for round in 0..SENDERS * EACH {
+        if round % 10 == 0 {
+            peer.send(&frame(FIN | PING, &[u8::try_from(round / 10).unwrap()]));
+        }
+        loop {
+            let frame = peer.frame();
+            if frame.opcode == PONG {
+                pongs += 1;
+                continue;
+            }
+            let text = frame.text();
+            let mut words = text.split(' ');
+            let number: usize = words.next().unwrap().parse().unwrap();
+            let n: usize = words.next().unwrap().parse().unwrap();
+            assert_eq!(text, format!("{number} {n} ").repeat(2000));
+            assert_eq!(n, next[number]);
+            next[number] += 1;
+            messages += 1;
+            break;
+        }
+    }
+    assert_eq!(messages, SENDERS * EACH);
+    // The last question is answered in any case, others may be left out.
+    peer.send(&frame(FIN | PING, b"last"));
+    while peer.frame().payload != b"last" {
+        pongs += 1;
+    }
+    assert!(pongs <= SENDERS * EACH / 10);
+}
+
+/// What a client only announces is no reason to take memory, or to hold a place for ever.
+fn a_frame_that_never_comes_ends_with_its_client<C: Concurrency>(model: C) {
+    let running = serve_echo(model);
+    let mut peer = Peer::open(&running);
+    let mut begin = head(FIN | BINARY, 1 << 20);
+    begin[1] |= 0x80;
+    peer.send(&begin);
+    peer.send(&[0; 100]);
+    peer.0.half_close().unwrap();
+    // There is nobody left who could be told more than that.
+    assert_eq!(peer.is_closed(1001), "");
+}
+
+crate::common::under_each_model! {
+    messages_of_any_length_come_back
+    pieces_are_put_together
+    pings_are_answered_and_pongs_are_not
+    a_foreign_client_understands_it
+    several_send_at_once
+    a_frame_that_never_comes_ends_with_its_client
+}

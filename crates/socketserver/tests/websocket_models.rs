@@ -1,0 +1,115 @@
+//! WebSockets under the two models that want a process to themselves: one that forks must have one
+//! thread, and one at a time has no other client meanwhile.
+//!
+//! The server is this program, started again.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test says why it fails"
+)]
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use socketserver::http::{Http, Request};
+use socketserver::transport::Tcp;
+use socketserver::websocket::{Message, WebSocket, WebSockets};
+use socketserver::{Concurrency, Forking, Sequential, Server};
+use tungstenite::Message as Frame;
+
+const MODEL: &str = "SOCKETSERVER_TEST_MODEL";
+const IDLE: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn main() {
+    match std::env::var(MODEL).as_deref() {
+        Ok("forking") => return serve(Forking::new()),
+        Ok("sequential") => return serve(Sequential),
+        _ => {}
+    }
+    for model in ["forking", "sequential"] {
+        try_one(model);
+        println!("test {model} ... ok");
+    }
+}
+
+fn serve<C: Concurrency>(model: C) {
+    let sockets = WebSockets::new().ping(Some(IDLE / 3));
+    let site = Http::new().handler_fn(move |request: &mut Request<'_>| {
+        sockets.upgrade(request, |socket: &mut WebSocket<'_>, message: Message| {
+            if message.as_text() == Some("drain") {
+                socket.connection().server().drain(PATIENCE);
+            }
+            Ok(socket.send(message)?)
+        })
+    });
+    let mut server = Server::<Tcp, C, ()>::builder()
+        .concurrency(model)
+        .timeouts(socketserver::Timeouts::default().idle(Some(IDLE)))
+        .bind("127.0.0.1:0", site)
+        .unwrap();
+    println!("{}", server.local_addr());
+    std::io::stdout().flush().unwrap();
+    server.serve_forever().unwrap();
+}
+
+/// Killed if the test fails.
+struct Guarded(Child);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn try_one(model: &str) {
+    let mut server = Command::new(std::env::current_exe().unwrap());
+    let server = server.env(MODEL, model).stdout(Stdio::piped()).spawn();
+    let mut server = Guarded(server.unwrap());
+    let mut address = String::new();
+    let stdout = server.0.stdout.take().unwrap();
+    BufReader::new(stdout).read_line(&mut address).unwrap();
+    let address = address.trim_end();
+
+    // Several at once, or one after the other; longer than silence may be, as they answer.
+    let mut client = open(address);
+    for n in 0..5 {
+        let question = client.read().unwrap();
+        assert_eq!(question, Frame::Ping("".into()), "{model}");
+        client.flush().unwrap();
+        client.send(Frame::text(n.to_string())).unwrap();
+        assert_eq!(client.read().unwrap(), Frame::text(n.to_string()));
+    }
+    client.close(None).unwrap();
+    while client.read().is_ok() {}
+
+    // Who does not answer is told, and goes.
+    let mut silent = open(address);
+    assert!(matches!(silent.read().unwrap(), Frame::Ping(_)));
+    std::thread::sleep(2 * IDLE);
+    assert_eq!(code(&mut silent), 1008, "{model}");
+
+    let mut last = open(address);
+    last.send(Frame::text("drain")).unwrap();
+    assert_eq!(last.read().unwrap(), Frame::text("drain"));
+    assert_eq!(code(&mut last), 1001, "{model}");
+    assert!(server.0.wait().unwrap().success());
+}
+
+fn open(address: &str) -> tungstenite::WebSocket<TcpStream> {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (socket, _) = tungstenite::client(format!("ws://{address}/"), stream).unwrap();
+    socket
+}
+
+fn code(socket: &mut tungstenite::WebSocket<TcpStream>) -> u16 {
+    match socket.read().unwrap() {
+        Frame::Close(Some(close)) => close.code.into(),
+        other => panic!("not the end: {other}"),
+    }
+}
