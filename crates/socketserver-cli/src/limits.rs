@@ -166,6 +166,8 @@ const NO_LIMITING_OPTIONS: &[&str] = &[
     "verify",
     "version",
     "warm-up",
+    "web",
+    "web-origin",
     // Defaults that depend on something else; the rows have them by name.
     "at-limit",
     "refusal-notice",

@@ -36,6 +36,7 @@
 //! | what it is given | [`Connection`] (TCP, Unix stream), [`Datagram`] (UDP, Unix datagram) |
 //! | messages, where a stream has only bytes | `framing`, with the feature of that name |
 //! | requests and responses of HTTP | `http`, with the feature of that name |
+//! | messages with browsers | `websocket`, with the feature of that name |
 //! | the server | [`Server`] and its aliases, [`Builder`] for options and hooks, [`ServerGroup`] |
 //! | stopping and looking | [`Controller`]: shutdown, drain, wait, live requests, counters |
 //! | sending to many connections at once | [`Room`] |
@@ -61,7 +62,7 @@
 //! # Features
 //!
 //! None is on by default. `green`: coroutines, and `greenroom`. `framing`: messages out of streams.
-//! `tokio-codec`: the codecs of tokio-util for that. `http`: HTTP/1.1. `metrics`: figures for Prometheus, readiness, and an
+//! `tokio-codec`: the codecs of tokio-util for that. `http`: HTTP/1.1. `websocket`: messages with browsers. `metrics`: figures for Prometheus, readiness, and an
 //! endpoint that tells them. `proxy`: clients behind HAProxy and its like. `tls`: encryption, by rustls,
 //! which is re-exported.
 //!

@@ -11,6 +11,7 @@
     feature = "http",
     feature = "metrics",
     feature = "proxy",
-    feature = "tls"
+    feature = "tls",
+    feature = "websocket"
 ))]
 mod tests;

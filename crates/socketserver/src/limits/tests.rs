@@ -10,6 +10,7 @@ use crate::room::RoomLimits;
 use crate::sessions::SessionLimits;
 use crate::timeouts::MinRate;
 use crate::transport::{Keepalive, SocketOptions, Tcp, Transport, Udp};
+use crate::websocket;
 use crate::{Admission, Builder, Counters, ThreadingTcpServer, ThreadingUdpServer, Timeouts};
 use table::{Constant, Row, bytes, code, hold, number, rows, time};
 
@@ -31,6 +32,7 @@ fn defaults() -> Vec<(&'static str, String)> {
         sockets(),
         applications(),
         http(),
+        websocket(),
     ]
     .concat()
 }
@@ -230,6 +232,23 @@ fn http() -> Vec<(&'static str, String)> {
     ]
 }
 
+fn websocket() -> Vec<(&'static str, String)> {
+    let websocket::Limits {
+        message,
+        frame,
+        frames,
+        close_time,
+    } = websocket::Limits::default();
+    vec![
+        ("`websocket::Limits::message`", bytes(message)),
+        ("`websocket::Limits::frame`", bytes(frame)),
+        ("`websocket::Limits::frames`", number(frames)),
+        ("`websocket::Limits::close_time`", time(close_time)),
+        // Nobody is asked, in the library; the programs' test has the flag's.
+        ("`WebSockets::ping`", "none".into()),
+    ]
+}
+
 fn or_none<T>(limit: Option<T>, written: impl FnOnce(T) -> String) -> String {
     limit.map_or_else(|| "none".to_owned(), written)
 }
@@ -294,6 +313,10 @@ const CONSTANTS: &[Constant] = &[
         "a close: bytes of such a peer",
         "server/request.rs LINGER_BYTES",
     ),
+    (
+        "a WebSocket in a drain: messages after it has begun",
+        "websocket/session.rs LAST_WORDS",
+    ),
     ("`Builder::max_packet_size`", "transport/mod.rs MAX_PACKET"),
     (
         "claiming a Unix socket's path",
@@ -318,6 +341,7 @@ const NO_LIMITS: &[&str] = &[
     "socket.rs AT_ONCE",
     "socket.rs BRIEFLY",
     "socket.rs COPY",
+    "websocket/decoder.rs READ",
     "preamble/proxy/read.rs USUAL",
     "room/outbox.rs BATCH",
     "server/service.rs BUDGET",
@@ -333,6 +357,8 @@ const NO_LIMITS: &[&str] = &[
     "http/chunked.rs DIGITS",
     "preamble/proxy/extent.rs FIXED",
     "tls/session.rs RECORD",
+    "websocket/decoder.rs LONGEST_CONTROL",
+    "websocket/message.rs LONGEST_REASON",
     // Bits, codes and names.
     "concurrency/pooled/lobby.rs WAKER",
     "preamble/proxy/header.rs ALPN",

@@ -73,6 +73,42 @@ use crate::http::{Request, Response};
 use session::Session;
 
 /// Lets clients open WebSockets: the limits, who may, and how they are kept. Cheap to clone.
+///
+/// ```
+/// use socketserver::http::{Http, Request};
+/// use socketserver::websocket::{CloseCode, Limits, Message, WebSocket, WebSockets};
+/// use socketserver::ThreadingTcpServer;
+/// use std::io::{Read, Write};
+/// use std::net::TcpStream;
+///
+/// let sockets = WebSockets::new().limits(Limits::new().message(1000));
+/// let site = Http::new().handler_fn(move |request: &mut Request<'_>| {
+///     sockets.upgrade(request, |socket: &mut WebSocket<'_>, message: Message| {
+///         match message.as_text() {
+///             Some("bye") => socket.close(CloseCode::NORMAL, "goodbye"),
+///             _ => socket.send(message)?,
+///         }
+///         Ok(())
+///     })
+/// });
+/// let mut server = ThreadingTcpServer::bind("127.0.0.1:0", site)?;
+/// let address = server.local_addr().as_inet().unwrap();
+/// # let controller = server.controller();
+/// std::thread::spawn(move || server.serve_forever());
+///
+/// // A client that has the frame for "bye" ready: a browser would make it.
+/// let mut client = TcpStream::connect(address)?;
+/// client.write_all(b"GET / HTTP/1.1\r\nHost: example.org\r\nUpgrade: websocket\r\n\
+///     Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+///     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n\x81\x83\0\0\0\0bye")?;
+/// client.write_all(b"\x88\x80\0\0\0\0")?;
+/// let mut answer = Vec::new();
+/// client.read_to_end(&mut answer)?;
+/// assert!(answer.starts_with(b"HTTP/1.1 101 "));
+/// assert!(answer.ends_with(b"\x88\x09\x03\xe8goodbye"));
+/// # controller.shutdown();
+/// # Ok::<(), socketserver::Error>(())
+/// ```
 #[derive(Clone, Default)]
 pub struct WebSockets {
     limits: Limits,

@@ -116,8 +116,8 @@ impl Origin {
         let scheme = scheme.to_ascii_lowercase();
         let uri: Uri = format!("{scheme}://{authority}").parse().ok()?;
         let named = uri.authority()?;
-        // Nothing before the host, and nothing behind the port.
-        if named.as_str() != authority || authority.contains('@') {
+        // A scheme, nothing before the host, and nothing behind the port.
+        if scheme.is_empty() || named.as_str() != authority || authority.contains('@') {
             return None;
         }
         let usual = match &*scheme {
@@ -125,10 +125,18 @@ impl Origin {
             "https" => Some(443),
             _ => None,
         };
+        let (host, port) = authority.split_at(named.host().len());
         Some(Self {
             scheme,
-            host: named.host().to_ascii_lowercase(),
-            port: named.port_u16().or(usual),
+            host: host.to_ascii_lowercase(),
+            port: match port.strip_prefix(':') {
+                // A number, without a sign, that is a port.
+                Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+                    Some(port.parse().ok()?)
+                }
+                Some(_) => return None,
+                None => usual,
+            },
         })
     }
 }
@@ -176,6 +184,8 @@ mod tests {
             "http://u@a",
             "http://a?b",
             "http://a:99999",
+            "http://a:",
+            "http://a:+80",
             "http://a b",
             "://a",
             "http://a, http://b",
