@@ -347,3 +347,16 @@ crate::common::under_each_model! {
     a_drain_ends_what_is_idle_and_tells_the_others
     a_drain_does_not_wait_for_who_has_not_asked
 }
+
+/// Whoever is silent after connecting holds no thread of a pool either.
+#[test]
+fn silence_before_the_first_request_holds_no_worker() {
+    let running = serve(
+        socketserver::Pooled::new().workers(1).queue(4),
+        Http::new(),
+        |_| Ok(Response::text("hello")),
+    );
+    let silent: Vec<_> = (0..20).map(|_| Wire::to(&running)).collect();
+    assert_eq!(Wire::to(&running).get("/").text(), "hello");
+    drop(silent);
+}
