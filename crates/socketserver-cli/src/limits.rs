@@ -111,6 +111,7 @@ const NO_LIMITS: &[&str] = &[
     "load/limits.rs BESIDES",
     "load/worker.rs EVENTS",
     "lossy.rs WHOLE",
+    "programs/http/listing.rs PASSED_OVER",
     "programs/http/root.rs ATTEMPTS",
     "programs/command/descendants.rs LOOKS",
     "programs/command/output.rs PIECE",

@@ -302,6 +302,8 @@ impl<H: Handler> HttpHandler<H> {
         }
         let stays = http.keep_alive
             && head.wants_to_stay()
+            // What it has sent ahead is for the tunnel, and not for this server.
+            && *head.method() != Method::CONNECT
             && !response.closes
             && incoming.failure().is_none()
             // It may send the body now, or not: nobody knows what comes next.

@@ -412,7 +412,8 @@ impl<T: crate::transport::StreamTransport, C: Concurrency> Builder<T, C> {
     /// sent if there is room for it at once, and the connection is then closed in such a way that
     /// the client can read it.
     ///
-    /// Clients that a [rule denies](Admission::deny) are told nothing.
+    /// Clients that a [rule denies](Admission::deny) are told nothing, nor is anybody where TLS is spoken,
+    /// who could not read it.
     #[must_use]
     pub fn refusal_notice(mut self, notice: impl Into<Vec<u8>>) -> Self {
         self.refusal_notice = notice.into().into();
