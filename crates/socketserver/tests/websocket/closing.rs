@@ -1,13 +1,16 @@
 //! The end, from both sides, by failures and by drains.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use socketserver::websocket::{CloseCode, Closed, Handler, Limits, Message, WebSocket, WebSockets};
 use socketserver::{Concurrency, EndReason, Result};
 
+use crate::common::client::Endpoint;
 use crate::common::{PATIENCE, eventually};
-use crate::peer::{CLOSE, FIN, PING, Peer, Stage, TEXT, close, frame, ms, serve_echo};
+use crate::peer::{CLOSE, FIN, HANDSHAKE, PING, Peer, Stage, TEXT, close, frame, ms, serve_echo};
 
 /// Does what it is told, and tells how it ended.
 struct Told(mpsc::Sender<Closed>);
@@ -109,6 +112,9 @@ fn a_handler_ends_it_and_hears_the_answer<C: Concurrency>(model: C) {
     assert_eq!(peer.frame().text(), "last words");
     assert_eq!(peer.frame().text(), "farewell");
     assert_eq!(peer.hears_close(1000), "enough");
+    // It is waited for.
+    std::thread::sleep(ms(200));
+    assert_eq!(scene.running.controller.live_count(), 1);
     // What crosses the last frame is not answered, and disturbs nothing.
     peer.say("crossing");
     peer.send(&frame(FIN | PING, b"?"));
@@ -218,13 +224,31 @@ fn a_drain_ends_who_never_stops<C: Concurrency>(model: C) {
     let mut peer = Peer::open(&running);
     peer.say("hello");
     peer.frame();
+    let Endpoint::Tcp(address) = running.endpoint else {
+        unreachable!("it listens on TCP");
+    };
+    // Two ends of one connection: one sends without end, and the other reads.
+    let mut sending = TcpStream::connect(address).unwrap();
+    sending.set_write_timeout(Some(PATIENCE)).unwrap();
+    sending
+        .write_all(format!("{HANDSHAKE}\r\n").as_bytes())
+        .unwrap();
+    let mut reading = sending.try_clone().unwrap();
+    let flood = frame(FIN | TEXT, b"and on").repeat(100);
+    let sender = std::thread::spawn(move || while sending.write_all(&flood).is_ok() {});
+    let reader = std::thread::spawn(move || std::io::copy(&mut reading, &mut std::io::sink()));
+    eventually(PATIENCE, "a flood", || {
+        running
+            .controller
+            .live()
+            .iter()
+            .any(|one| one.received > 100_000)
+    });
     let began = Instant::now();
     running.controller.drain(PATIENCE);
-    while began.elapsed() < PATIENCE && peer.0.send(&frame(FIN | PING, b"")).is_ok() {
-        if peer.frame().opcode == CLOSE {
-            break;
-        }
-    }
+    sender.join().unwrap();
+    let _ = reader.join().unwrap();
+    peer.is_closed(1001);
     assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
     running.ends().unwrap();
 }
