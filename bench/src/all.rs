@@ -12,7 +12,9 @@ use clap::Args;
 use crate::contenders::Wire;
 use crate::machine::{self, Cores};
 use crate::progress::{Progress, clock};
-use crate::questions::{Cost, Growth, Idle, Latency, Method, Question, Stop, answer, expected};
+use crate::questions::{
+    Cost, Growth, Http, Idle, Latency, Method, Question, Stop, answer, expected,
+};
 use crate::report::Report;
 
 #[derive(Debug, Args)]
@@ -83,6 +85,7 @@ fn whole() -> Vec<Box<dyn Question>> {
         Box::new(Cost::echo(method, Wire::Unix, 64, &[50])),
         Box::new(Cost::udp(method, 3, &[1, 16])),
         Box::new(Cost::churn(method, &[1, 50])),
+        Box::new(Http::of(method, &[(1 << 10, 50), (1 << 20, 10)])),
         Box::new(Latency::of(longer, 5_000, 50)),
         Box::new(Latency::of(longer, 20_000, 50)),
         Box::new(Idle::of(15_000, 1000)),
@@ -107,6 +110,7 @@ fn quick() -> Vec<Box<dyn Question>> {
         Box::new(Cost::echo(method, Wire::Unix, 64, &[20])),
         Box::new(Cost::udp(method, 3, &[2])),
         Box::new(Cost::churn(method, &[2])),
+        Box::new(Http::of(method, &[(1 << 10, 5), (1 << 20, 2)])),
         Box::new(Latency::of(method, 1000, 20)),
         Box::new(Idle::of(100, 100)),
         Box::new(Growth::of(method, &[20, 100], &[10])),

@@ -73,12 +73,13 @@ pub(crate) fn describe(cores: Cores) -> anyhow::Result<Vec<String>> {
         "actix-server",
         "monoio",
         "may",
+        "hyper",
     ];
     let packages = packages.map(|name| {
         let version = version_in(include_str!("../../Cargo.lock"), name).unwrap_or("?");
         format!("{name} {version}")
     });
-    let packages = packages.into_iter().chain(crate::contenders::pythons());
+    let packages = packages.into_iter().chain(crate::contenders::others());
     // What else was going on: figures are worth little if that was much.
     let load_average = fs::read_to_string("/proc/loadavg")?;
     let load_average = load_average.split_whitespace().next().unwrap_or("?");

@@ -2,7 +2,7 @@
 //! memory, how late its answers are, how long it takes to stop.
 //!
 //! `cargo run --release -p bench -- all --out bench` asks every question, and `echo`, `churn`, `udp`,
-//! `latency`, `growth`, `idle` and `stop` ask one each. Each contender is started in turn, in a
+//! `http`, `latency`, `growth`, `idle` and `stop` ask one each. Each contender is started in turn, in a
 //! process of its own, pinned to one core, and the load on another; rounds are interleaved, so that
 //! whatever disturbs the machine disturbs all. What is compared is a ratio within one run; absolute
 //! figures mean little elsewhere. The README has the method.
@@ -40,6 +40,8 @@ enum Command {
     Churn(questions::ChurnOptions),
     /// Compare the CPU time of an echo over UDP, and count what is lost
     Udp(questions::UdpOptions),
+    /// Compare the CPU time of a file over HTTP, and how many go out in a second
+    Http(questions::Http),
     /// Compare how late answers are when messages come at a fixed rate
     Latency(questions::Latency),
     /// Compare the CPU time of an echo as open connections grow
@@ -69,6 +71,7 @@ fn main() -> anyhow::Result<()> {
         Command::Echo(options) => ask(&Cost::from(&options), &options.picture),
         Command::Churn(options) => ask(&Cost::from(&options), &options.picture),
         Command::Udp(options) => ask(&Cost::from(&options), &options.picture),
+        Command::Http(question) => ask(&question, &question.picture),
         Command::Latency(question) => ask(&question, &question.picture),
         Command::Growth(question) => ask(&question, &question.picture),
         Command::Idle(question) => ask(&question, &question.picture),

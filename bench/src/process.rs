@@ -14,7 +14,7 @@ use rustix::process::{
 };
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use crate::usage::Usage;
+use crate::usage::{Usage, children};
 
 /// How long a process may take to say something: fifteen thousand connections are made in less.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -85,10 +85,20 @@ impl Process {
     /// In KiB: what belongs to this process, and to those that it has made, and is not shared.
     pub(crate) fn private_memory(&self) -> anyhow::Result<u64> {
         let mut all = private_memory(self.child.id())?;
-        for child in crate::usage::children(self.child.id())? {
+        for child in children(self.child.id())? {
             all += private_memory(child).unwrap_or(0);
         }
         Ok(all)
+    }
+
+    /// Asks it to end, and waits for that, but not for longer.
+    fn end_in_order(&self, patience: Duration) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let end = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        if let (Some(pid), Some(end)) = (pid, end) {
+            let _ = kill_process(pid, Signal::TERM);
+            let _ = wait_for(&end, patience);
+        }
     }
 
     /// Asks it to end; how long that took.
@@ -122,8 +132,21 @@ fn private_memory(pid: u32) -> anyhow::Result<u64> {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        let mut left = Vec::new();
+        if matches!(self.child.try_wait(), Ok(None)) {
+            left = children(self.child.id()).unwrap_or_default();
+        }
+        if !left.is_empty() {
+            // Who is killed cannot end what it has made: nginx's worker would serve on for ever.
+            self.end_in_order(Duration::from_secs(1));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for pid in left.into_iter().filter_map(|pid| i32::try_from(pid).ok()) {
+            if let Some(pid) = Pid::from_raw(pid) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
     }
 }
 
@@ -155,6 +178,24 @@ mod tests {
         assert!(error.contains("exit status: 3"), "{error}");
         let error = shell("echo error: why").line().unwrap_err().to_string();
         assert_eq!(error, "why");
+    }
+
+    #[test]
+    fn what_it_has_made_ends_with_it() {
+        // One that ends its child, and one that leaves it behind.
+        for trap in ["trap 'kill $!; exit' TERM", "trap '' TERM"] {
+            let mut shell = shell(&format!("{trap}; sleep 60 & echo $!; wait; wait"));
+            let child = shell.line().unwrap();
+            drop(shell);
+            // Who ends last takes a while to be gone, and then there is nobody but init to see it off.
+            let end = Instant::now() + Duration::from_secs(20);
+            while fs::read_to_string(format!("/proc/{child}/stat"))
+                .is_ok_and(|stat| !stat.contains(") Z "))
+            {
+                assert!(Instant::now() < end, "{trap}");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
     }
 
     #[test]

@@ -123,4 +123,24 @@ fn who_has_no_such_server_is_an_error() {
     assert!(!done.status.success());
     let err = String::from_utf8_lossy(&done.stderr).into_owned();
     assert!(err.contains("actix has no server over UDP"), "{err}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
+    let done = command
+        .args(["echo", "--contenders", "hyper"])
+        .output()
+        .unwrap();
+    let err = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(err.contains("hyper has no server over TCP here"), "{err}");
+}
+
+/// Skipped are those of this project if its program is not built, and nginx if there is none.
+#[test]
+fn http() {
+    let all = "green,threading,pooled,nginx,hyper";
+    let few = [&SHORT[..], &["--cases", "1024:5,1048576:2,0:1"]].concat();
+    let table = compares("http", all, &few);
+    assert!(table.contains("requests per second"), "{table}");
+    assert!(
+        table.contains("| 1 KiB, C = 5: CPU time |") && table.contains(" MiB/s |\n"),
+        "{table}"
+    );
 }

@@ -1,7 +1,9 @@
-//! The servers: each echoes what it reads, with a buffer of 1 KiB (or 16) for each connection.
+//! The servers: each echoes what it reads, with a buffer of 1 KiB (or 16) for each connection, or
+//! serves the files of a directory over HTTP.
 
 mod actix;
 mod epoll;
+mod http;
 #[allow(
     unsafe_code,
     reason = "the kernel is told addresses; each block argues that they stay valid"
@@ -34,6 +36,10 @@ pub(crate) struct Options {
     /// Over a Unix stream socket with this name
     #[arg(long, value_name = "PATH")]
     unix: Option<PathBuf>,
+    /// Serve what is in `files` in this directory over HTTP; beside it is room for what the server
+    /// writes itself
+    #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["udp", "unix", "large", "stop"])]
+    http: Option<PathBuf>,
     /// With a buffer of 16 KiB for each connection, instead of 1 KiB
     #[arg(long)]
     large: bool,
@@ -85,6 +91,10 @@ pub(crate) enum Contender {
     PythonAsyncio,
     /// Python's gevent
     PythonGevent,
+    /// nginx, with one worker process
+    Nginx,
+    /// hyper, on tokio on one thread
+    Hyper,
 }
 
 /// Whose a contender is.
@@ -101,6 +111,8 @@ pub(crate) enum Wire {
     Tcp,
     Unix,
     Udp,
+    /// HTTP/1.1, over TCP.
+    Http,
 }
 
 impl Kin {
@@ -142,14 +154,17 @@ impl Contender {
             | Self::StdThread
             | Self::PythonThreading
             | Self::PythonAsyncio
-            | Self::PythonGevent => Kin::Others,
+            | Self::PythonGevent
+            | Self::Nginx
+            | Self::Hyper => Kin::Others,
         }
     }
 
     /// Whether there is such a server here.
     pub(crate) fn serves(self, wire: Wire) -> bool {
-        wire != Wire::Udp
-            || !matches!(
+        match wire {
+            Wire::Tcp | Wire::Unix => !matches!(self, Self::Nginx | Self::Hyper),
+            Wire::Udp => !matches!(
                 self,
                 Self::IoUring
                     | Self::GreenKeepAlive
@@ -158,7 +173,14 @@ impl Contender {
                     | Self::ThreadingWatched
                     | Self::PooledKeepAlive
                     | Self::Actix
-            )
+                    | Self::Nginx
+                    | Self::Hyper
+            ),
+            Wire::Http => matches!(
+                self,
+                Self::Green | Self::Threading | Self::Pooled | Self::Nginx | Self::Hyper
+            ),
+        }
     }
 
     /// Whether it can be stopped in an orderly way that it brings along or that its documentation shows.
@@ -166,7 +188,10 @@ impl Contender {
         match self.kin() {
             Kin::Floor => false,
             Kin::Ours => self != Self::Greenroom,
-            Kin::Others => !matches!(self, Self::Monoio | Self::May | Self::StdThread),
+            Kin::Others => !matches!(
+                self,
+                Self::Monoio | Self::May | Self::StdThread | Self::Nginx | Self::Hyper
+            ),
         }
     }
 
@@ -184,7 +209,10 @@ impl Contender {
     }
 
     /// Why it cannot run on this system, if so.
-    pub(crate) fn missing(self) -> Option<String> {
+    pub(crate) fn missing(self, wire: Wire) -> Option<String> {
+        if wire == Wire::Http {
+            return http::missing(self);
+        }
         match self {
             Self::IoUring | Self::Monoio => io_uring::missing(),
             Self::PythonThreading | Self::PythonAsyncio | Self::PythonGevent => {
@@ -195,19 +223,35 @@ impl Contender {
     }
 }
 
+impl fmt::Display for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Unix => "Unix streams",
+            Self::Udp => "UDP",
+            Self::Http => "HTTP",
+        })
+    }
+}
+
 impl fmt::Display for Contender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name())
     }
 }
 
-/// Python and gevent, and in which versions.
-pub(crate) fn pythons() -> Vec<String> {
-    python::versions()
+/// What is not built with this program, and in which versions: Python, gevent, nginx.
+pub(crate) fn others() -> Vec<String> {
+    let mut versions = python::versions();
+    versions.extend(http::nginx_version());
+    versions
 }
 
 pub(crate) fn serve(options: &Options) -> anyhow::Result<()> {
     die_with_parent()?;
+    if let Some(directory) = &options.http {
+        return http::serve(options.contender, directory);
+    }
     match (options.udp, options.large) {
         (true, _) => udp::serve(options.contender, options.stop),
         (false, false) => stream::serve::<1024>(options),

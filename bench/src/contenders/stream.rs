@@ -53,7 +53,7 @@ pub(super) fn serve<const N: usize>(options: &Options) -> anyhow::Result<()> {
 }
 
 /// As long a backlog as the system allows, for all alike but one, which makes its own socket.
-fn listen(path: Option<&Path>) -> anyhow::Result<(Listener, String)> {
+pub(super) fn listen(path: Option<&Path>) -> anyhow::Result<(Listener, String)> {
     if let Some(path) = path {
         let fd = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
         rustix::net::bind(&fd, &rustix::net::SocketAddrUnix::new(path)?)?;

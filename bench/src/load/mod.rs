@@ -2,6 +2,7 @@
 
 mod churn;
 mod echo;
+mod http;
 mod message;
 mod outcome;
 mod paced;
@@ -20,6 +21,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
 use crate::process::{ERROR, die_with_parent};
+pub(crate) use http::Page;
 pub(crate) use outcome::{Delays, Order, Outcome};
 use target::Target;
 
@@ -33,7 +35,7 @@ pub(crate) struct Options {
     /// How many there are at once
     #[arg(long, default_value_t = 50)]
     clients: usize,
-    /// The size of a message in bytes
+    /// The size of a message or of a file in bytes
     #[arg(long, default_value_t = 64)]
     size: usize,
     /// How many datagrams of each client are under way at once
@@ -63,6 +65,8 @@ pub(crate) enum Kind {
     Udp,
     /// Connections on which messages are sent at a fixed rate
     Paced,
+    /// Connections that each ask for a file over HTTP, and ask again when they have it
+    Http,
 }
 
 impl Kind {
@@ -98,6 +102,7 @@ fn work(options: &Options) -> anyhow::Result<()> {
         Kind::Echo => Box::new(echo::Echo::connect(target.clone(), clients, size)?),
         Kind::Churn => Box::new(churn::Churn::new(target.inet()?, clients, size)?),
         Kind::Udp => Box::new(udp::Udp::new(target.inet()?, clients, size, window, LOST)?),
+        Kind::Http => Box::new(http::Http::connect(target.inet()?, clients, size)?),
         Kind::Paced => Box::new(paced::Paced::connect(target, clients, size, rate)?),
     };
     if options.warm_up > 0 {

@@ -1,12 +1,13 @@
 //! One server and one load, in processes of their own.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use tempfile::TempDir;
 
 use crate::contenders::{Contender, Wire};
-use crate::load::{Kind, Order, Outcome};
+use crate::load::{Kind, Order, Outcome, Page};
 use crate::machine::Cores;
 use crate::process::Process;
 
@@ -15,7 +16,7 @@ pub(super) struct Setup {
     pub(super) wire: Wire,
     pub(super) kind: Kind,
     pub(super) clients: usize,
-    /// Of a message, in bytes.
+    /// Of a message or a file, in bytes.
     pub(super) size: usize,
     /// Further options of the server.
     pub(super) serve: Vec<&'static str>,
@@ -49,7 +50,7 @@ impl Bout {
         let name = contender.name();
         let mut serve = vec!["serve".to_owned(), name];
         serve.extend(setup.serve.iter().map(ToString::to_string));
-        if setup.size > 1024 {
+        if setup.size > 1024 && setup.wire != Wire::Http {
             serve.push("--large".into());
         }
         let mut directory = None;
@@ -60,6 +61,14 @@ impl Bout {
                 let own = directory.insert(tempfile::tempdir()?);
                 let path = own.path().join("socket");
                 serve.push(format!("--unix={}", path.display()));
+            }
+            Wire::Http => {
+                let own = directory.insert(tempfile::tempdir()?);
+                let files = own.path().join("files");
+                fs::create_dir(&files)?;
+                let page = Page::of(setup.size);
+                fs::write(files.join(page.name()), page.bytes())?;
+                serve.push(format!("--http={}", own.path().display()));
             }
         }
         let mut server = Process::start(cores.server, &serve)?;

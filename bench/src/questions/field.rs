@@ -1,7 +1,7 @@
 //! Who takes part in which question, if nobody says otherwise: the floor, this project, and others.
 
 use crate::contenders::Contender::{
-    self, Actix, Epoll, Forking, Green, GreenKeepAlive, IoUring, May, Monoio, Pooled,
+    self, Actix, Epoll, Forking, Green, GreenKeepAlive, Hyper, IoUring, May, Monoio, Nginx, Pooled,
     PooledKeepAlive, PythonAsyncio, PythonGevent, PythonThreading, Sequential, StdThread,
     Threading, TokioCurrent, TokioMulti,
 };
@@ -84,6 +84,9 @@ pub(super) const MANY: &[Contender] = &[
     PythonAsyncio,
     PythonGevent,
 ];
+
+/// Those that serve files over HTTP.
+pub(super) const HTTP: &[Contender] = &[Green, Threading, Pooled, Nginx, Hyper];
 
 /// Those that can be stopped.
 pub(super) const STOP: &[Contender] = &[

@@ -5,6 +5,7 @@ mod bout;
 mod cost;
 mod field;
 mod growth;
+mod http;
 mod idle;
 mod latency;
 mod method;
@@ -19,6 +20,7 @@ use clap::Args;
 
 pub(crate) use cost::{ChurnOptions, Cost, EchoOptions, UdpOptions};
 pub(crate) use growth::Growth;
+pub(crate) use http::Http;
 pub(crate) use idle::Idle;
 pub(crate) use latency::Latency;
 pub(crate) use method::Method;
@@ -62,10 +64,11 @@ pub(crate) struct Picture {
 
 /// Asks one question, and prints the answer.
 pub(crate) fn ask(question: &dyn Question, picture: &Picture) -> anyhow::Result<()> {
+    let wire = question.wire();
     for contender in question.contenders() {
         ensure!(
-            question.wire() != Wire::Udp || contender.serves(Wire::Udp),
-            "{contender} has no server over UDP here"
+            contender.serves(wire),
+            "{contender} has no server over {wire} here"
         );
     }
     let cores = Cores::look()?;
@@ -101,7 +104,7 @@ pub(crate) fn answer(
         if !parts.any(|part| question.admits(contender, part)) {
             continue;
         }
-        if let Some(why) = contender.missing() {
+        if let Some(why) = contender.missing(question.wire()) {
             progress.tell(&format!("{}: no {contender}, as {why}", subject.name))?;
             skipped.push((contender, why));
             continue;

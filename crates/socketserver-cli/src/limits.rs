@@ -96,6 +96,7 @@ const NO_LIMITS: &[&str] = &[
     "serve/visitors.rs WINDOW",
     // What the clock can hold, and what a histogram can.
     "load/exchange.rs NEVER",
+    "signals/stop.rs LONGEST",
     "load/mod.rs LONGEST_TIME",
     "load/tally.rs LONGEST",
     // How often something is tried, looked at or shown.
@@ -111,6 +112,7 @@ const NO_LIMITS: &[&str] = &[
     "load/limits.rs BESIDES",
     "load/worker.rs EVENTS",
     "lossy.rs WHOLE",
+    "programs/http/listing.rs PASSED_OVER",
     "programs/http/root.rs ATTEMPTS",
     "programs/command/descendants.rs LOOKS",
     "programs/command/output.rs PIECE",

@@ -433,7 +433,44 @@ fn a_connection_is_kept_alive_and_drained<C: Concurrency>(model: C) {
     server.tells("completed");
 }
 
+/// What comes behind the farewell is nobody's (RFC 8446, 6.1), however much it is.
+fn what_follows_a_farewell_is_left<C: Concurrency>(model: C) {
+    let authority = Authority::new();
+    let tls = Tls::new(authority.files("localhost").load().unwrap());
+    let server = serve(model, tls, echo);
+    let mut client = server.client(authority.client(), "localhost");
+    answers(&mut client);
+    client.conn.send_close_notify();
+    let mut bytes = Vec::new();
+    client.conn.write_tls(&mut bytes).unwrap();
+    // More than rustls takes at once, in the same read as the farewell.
+    bytes.resize(bytes.len() + 12_000, 0);
+    client.sock.write_all(&bytes).unwrap();
+    server.tells("completed");
+}
+
+/// Those who have begun a handshake and dally hold no place that somebody else could be served in.
+#[test]
+fn a_pool_is_not_full_of_handshakes() {
+    let authority = Authority::new();
+    let server = serve(
+        socketserver::Pooled::new().workers(1).queue(2),
+        Tls::new(authority.files("localhost").load().unwrap()).handshake_timeout(PATIENCE * 3),
+        echo,
+    );
+    let begun: Vec<_> = (0..10)
+        .map(|_| {
+            let mut client = server.plain();
+            client.write_all(BEGINNING).unwrap();
+            client
+        })
+        .collect();
+    answers(&mut server.client(authority.client(), "localhost"));
+    drop(begun);
+}
+
 common::under_each_model! {
+    what_follows_a_farewell_is_left
     lines_come_back_and_both_ends_say_goodbye
     a_cut_connection_is_no_end_of_input
     much_passes_in_both_directions_at_once

@@ -79,7 +79,12 @@ impl Target {
             }
             Endpoint::Unix(path) => (Address::Unix(unix(path)?), SocketType::STREAM),
             Endpoint::Unixgram(path) => (Address::Unix(unix(path)?), SocketType::DGRAM),
-            Endpoint::Http(_) | Endpoint::Https(_) => bail!("{endpoint} is for browsers"),
+            Endpoint::Http(_) | Endpoint::Https(_) => {
+                return Err(Usage(format!(
+                    "{endpoint} is for browsers, and load speaks no HTTP: wrk, oha and h2load do"
+                ))
+                .into());
+            }
             Endpoint::Inherited(_) => {
                 bail!("only a server is given sockets: write where it listens")
             }

@@ -56,6 +56,9 @@ pub(super) enum Asked {
 /// a terminal that closes does so, too. Whoever loses patience takes longer.
 const TOGETHER: Duration = Duration::from_millis(100);
 
+/// More may not fit into the clock, and a panic here would leave a server that no signal ends.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// What signals to stop do, one after the other.
 pub(super) struct Stop {
     group: GroupController,
@@ -89,6 +92,7 @@ impl Stop {
             let now = Instant::now();
             self.first = Some(now);
             let Patience { lame, drain } = self.patience;
+            let lame = lame.min(LONGEST);
             if lame.is_zero() {
                 self.drain();
             } else {

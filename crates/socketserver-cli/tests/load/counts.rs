@@ -184,9 +184,14 @@ fn a_server_that_closes_between_requests_is_connected_to_anew() {
         stream.read_exact(&mut [0; 64])?;
         stream.write_all(&[b'x'; 64])
     });
-    let report = success(&endpoint, &["-C", "1", "-r", "20", "-n", "5"]);
-    assert_eq!(number(&report, "requests_answered"), 5);
-    assert!(number(&report, "connect.count") >= 5);
+    let (report, _) = report(&endpoint, &["-C", "1", "-r", "5", "-n", "5"]);
+    // Where this machine is so busy that a request is late, it may meet the end, and fails.
+    let answered = number(&report, "requests_answered");
+    assert_eq!(answered + number(&report, "requests_failed"), 5);
+    assert!(answered > 1, "{report:#}");
+    assert!(number(&report, "connections_closed_while_idle") > 0);
+    // Each connection had one answer.
+    assert_eq!(number(&report, "connect.count"), answered);
 }
 
 #[test]

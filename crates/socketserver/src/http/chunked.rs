@@ -64,8 +64,16 @@ impl Chunks {
         into: &mut [u8],
         allowed: u64,
     ) -> io::Result<usize> {
+        let too_long = || {
+            problem(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the body is longer than is taken here",
+            )
+        };
         loop {
             match self.state {
+                // Less is allowed than when the chunk began.
+                State::Data(left) if left > allowed => return Err(too_long().into()),
                 State::Data(left) => {
                     let most = usize::try_from(left).unwrap_or(usize::MAX).min(into.len());
                     let n = from.read(&mut into[..most])?;
@@ -80,14 +88,10 @@ impl Chunks {
                 }
                 State::Done => return Ok(0),
                 State::Size => {
-                    self.line(from, DIGITS + self.extensions)?;
+                    self.line(from, DIGITS.saturating_add(self.extensions))?;
                     let size = self.size()?;
                     if size > allowed {
-                        return Err(problem(
-                            StatusCode::PAYLOAD_TOO_LARGE,
-                            "the body is longer than is taken here",
-                        )
-                        .into());
+                        return Err(too_long().into());
                     }
                     self.state = match size {
                         0 => State::Trailer,
@@ -109,6 +113,8 @@ impl Chunks {
 
     /// Reads to the end of a line, which is left out. What has arrived of it stays in `self.line`.
     fn line(&mut self, from: &mut impl BufRead, limit: usize) -> io::Result<()> {
+        // No limit is one that is never reached.
+        let limit = limit.min(usize::MAX - 3);
         loop {
             let some = from.fill_buf()?;
             if some.is_empty() {

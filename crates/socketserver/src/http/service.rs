@@ -113,7 +113,7 @@ impl Http {
         move || HttpHandler {
             handler: factory(),
             http: http.clone(),
-            has_begun: false,
+            has_waited: false,
             upgraded: None,
         }
     }
@@ -174,13 +174,13 @@ pub struct Exchange<'a> {
 /// Serves the requests of one connection; made by [`Http::handler`].
 ///
 /// It answers one request in each call of [`handle`](RequestHandler::handle), and
-/// [keeps the connection](Connection::keep_alive) in between: one that waits for its client holds
-/// neither a thread of a pool nor a stack. When the server drains, answers say that they are the last.
+/// [keeps the connection](Connection::keep_alive) before and in between: one that waits for its client
+/// to begin a request holds neither a thread of a pool nor a stack. When the server drains, answers say that they are the last.
 pub struct HttpHandler<H> {
     handler: H,
     http: Arc<Http>,
     /// It was called before.
-    has_begun: bool,
+    has_waited: bool,
     /// Who has the connection once it was upgraded.
     upgraded: Option<Box<dyn RequestHandler<Connection>>>,
 }
@@ -190,7 +190,7 @@ impl<H: Handler> RequestHandler<Connection> for HttpHandler<H> {
         if let Some(upgraded) = &mut self.upgraded {
             return upgraded.handle(conn);
         }
-        if !std::mem::replace(&mut self.has_begun, true) {
+        if !std::mem::replace(&mut self.has_waited, true) && is_silent(conn) {
             // Browsers connect before they know what to ask. Until then it holds no worker, and is not
             // waited for by a drain.
             conn.keep_alive();
@@ -302,6 +302,8 @@ impl<H: Handler> HttpHandler<H> {
         }
         let stays = http.keep_alive
             && head.wants_to_stay()
+            // What it has sent ahead is for the tunnel, and not for this server.
+            && *head.method() != Method::CONNECT
             && !response.closes
             && incoming.failure().is_none()
             // It may send the body now, or not: nobody knows what comes next.
@@ -399,6 +401,12 @@ const NO_TUNNEL: Problem = problem(
 /// answers any method has not meant that.
 fn is_tunnel(head: &RequestHead, response: &Response) -> bool {
     *head.method() == Method::CONNECT && response.status_code().is_success()
+}
+
+/// Whether it is to be waited for that somebody who has connected says something. In a drain it is
+/// done by reading, as a pause would end at once: he has come to be served.
+fn is_silent(conn: &mut Connection) -> bool {
+    !conn.server().is_draining() && !conn.has_buffered() && !conn.socket().has_input()
 }
 
 fn is_gone(conn: &Connection) -> bool {

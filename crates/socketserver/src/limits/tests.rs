@@ -333,6 +333,8 @@ const NO_LIMITS: &[&str] = &[
     "admission/peers.rs SWEEP",
     "server/back_off.rs EPISODE",
     "server/drops.rs INTERVAL",
+    // The least of a default that has its row.
+    "server/builder.rs UNCONFIRMED",
     // How much is done at once before others have their turn: nothing is refused or lost.
     "framing/buffer.rs CHUNK",
     "http/send.rs GATHERED",

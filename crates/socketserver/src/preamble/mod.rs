@@ -69,6 +69,11 @@ impl Preamble {
 
     /// What somebody is told who is turned away for this.
     pub(crate) fn notice(&self, refusal: &Refusal) -> &[u8] {
+        // A client that expects TLS could not read it.
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return &[];
+        }
         if refusal.is_told() {
             &self.refusal_notice
         } else {

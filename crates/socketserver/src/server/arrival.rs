@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::controller::Record;
+use super::controller::{Paused, Record};
 use super::session::{Request, Session, wait_for_input};
 use super::task::{self, End, Pause, Place, Step, Task, shielded};
 use crate::event::EndReason;
@@ -118,8 +118,11 @@ where
         let Job {
             request, record, ..
         } = &self.job;
-        // Who has begun is served to the end by a drain, and counts among those who are.
-        record.set_paused(self.is_silent);
+        // Who has begun is served to the end by a drain, and takes no place in a pool meanwhile.
+        record.set_paused(match self.is_silent {
+            true => Paused::Idle,
+            false => Paused::Begun,
+        });
         if self.is_silent && record.shared().lifecycle.is_draining() {
             request.end_input();
         }
@@ -188,7 +191,7 @@ where
     }
 
     fn go_on(self: Box<Self>, waited: io::Result<()>) -> Step {
-        self.job.record.set_paused(false);
+        self.job.record.set_paused(Paused::No);
         let gone = match waited {
             Ok(()) => None,
             // What was missing knows what that means.

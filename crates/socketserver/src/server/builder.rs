@@ -24,6 +24,9 @@ use crate::{Admission, BindError, RequestHandler, Result, Timeouts};
 
 /// Options of a server that is about to be made; see [`Server::builder`].
 ///
+/// The least time by which what is sent has to be confirmed, unless it is said.
+const UNCONFIRMED: Duration = Duration::from_secs(10);
+
 /// Hooks run on the serving thread, except `handle_error` and `on_event`, which run wherever the
 /// thing happened. Each may fail or panic; that is told as
 /// [`Event::HookFailed`], and the server goes on.
@@ -234,8 +237,8 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             // was lost: tcp(7), `TCP_USER_TIMEOUT`.
             let probing = self.options.keepalive.map(Keepalive::lasts);
             // A write that waits is to reach its own limit first, and it may wait twice: once it has sent
-            // a part.
-            let unconfirmed = write_timeout?.saturating_mul(3);
+            // a part. Whoever has little patience may be late himself.
+            let unconfirmed = write_timeout?.saturating_mul(3).max(UNCONFIRMED);
             Some(probing.map_or(unconfirmed, |probing| unconfirmed.max(probing)))
         });
         Ok(SocketOptions {
@@ -379,7 +382,7 @@ impl<C: Concurrency> Builder<Tcp, C> {
 
     /// How long what was sent may stay unconfirmed by the peer before the connection fails
     /// (`TCP_USER_TIMEOUT`, [RFC 5482](https://www.rfc-editor.org/rfc/rfc5482)). The default is
-    /// three times the [write timeout](Timeouts::write), or what a [`keepalive`](Self::keepalive) takes if
+    /// three times the [write timeout](Timeouts::write) and at least 10 s, or what a [`keepalive`](Self::keepalive) takes if
     /// that is more; without a write timeout, the system's some 15 minutes hold. It also takes the
     /// place of keepalive's own limit, so set it beyond that.
     #[must_use]
@@ -409,7 +412,8 @@ impl<T: crate::transport::StreamTransport, C: Concurrency> Builder<T, C> {
     /// sent if there is room for it at once, and the connection is then closed in such a way that
     /// the client can read it.
     ///
-    /// Clients that a [rule denies](Admission::deny) are told nothing.
+    /// Clients that a [rule denies](Admission::deny) are told nothing, nor is anybody where TLS is spoken,
+    /// who could not read it.
     #[must_use]
     pub fn refusal_notice(mut self, notice: impl Into<Vec<u8>>) -> Self {
         self.refusal_notice = notice.into().into();

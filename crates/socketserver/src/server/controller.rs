@@ -173,6 +173,8 @@ pub(crate) struct Shared {
     live: AtomicUsize,
     /// Of those: between two calls of their handlers.
     paused: AtomicUsize,
+    /// How many wait for their peers, those included that have no handler yet.
+    waiting: AtomicUsize,
     /// Of those: waiting for room.
     queued: AtomicUsize,
     next_id: AtomicU64,
@@ -209,6 +211,7 @@ impl Shared {
             table: Mutex::new(BTreeMap::new()),
             live: AtomicUsize::new(0),
             paused: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             queued: AtomicUsize::new(0),
             next_id: AtomicU64::new(1),
             wants_end: AtomicBool::new(false),
@@ -242,6 +245,11 @@ impl Shared {
         self.paused.load(Ordering::SeqCst)
     }
 
+    /// How many wait for their peers in a pause of any kind.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
     /// A drain has begun: those between two calls find the end of their input.
     pub(crate) fn end_pauses(&self) {
         let all: Vec<_> = self.entries().values().cloned().collect();
@@ -250,7 +258,7 @@ impl Shared {
             // in is served: it ends the pause by itself, and there is no further one.
             let paused = lock(&entry.paused);
             if let Some(socket) = entry.socket.as_ref().and_then(Weak::upgrade)
-                && *paused
+                && *paused == Paused::Idle
                 && !socket.has_input()
             {
                 let _ = socket.shutdown(Shutdown::Read);
@@ -410,6 +418,16 @@ fn log_failure(info: &RequestInfo, failure: &HandlerFailure) {
     }
 }
 
+/// Whether a request waits for its peer, on no thread of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Paused {
+    No,
+    /// In the middle of what comes before the handler: a drain lets it go on.
+    Begun,
+    /// Nothing is lost if a drain ends it.
+    Idle,
+}
+
 /// One live request, as the table knows it.
 struct Entry {
     accepted: RequestInfo,
@@ -421,7 +439,7 @@ struct Entry {
     /// The child that serves it, under the forking model.
     child: OnceLock<OwnedFd>,
     /// Its handler has returned and is to be called again.
-    paused: Mutex<bool>,
+    paused: Mutex<Paused>,
     /// Its share of what its peer may have, once that is limited.
     ticket: Mutex<Option<Ticket>>,
     /// It is over, and its bytes are about to be counted among those of requests that ended.
@@ -471,7 +489,7 @@ impl Record {
             proxied: OnceLock::new(),
             socket,
             child: OnceLock::new(),
-            paused: Mutex::new(false),
+            paused: Mutex::new(Paused::No),
             ticket: Mutex::new(ticket),
             ended: AtomicBool::new(false),
             queued: AtomicBool::new(false),
@@ -526,17 +544,20 @@ impl Record {
     }
 
     /// A pause begins or ends.
-    pub(crate) fn set_paused(&self, paused: bool) {
-        if std::mem::replace(&mut *lock(&self.entry.paused), paused) == paused {
-            return;
-        }
-        let count = &self.shared.paused;
-        if paused {
-            count.fetch_add(1, Ordering::SeqCst);
+    pub(crate) fn set_paused(&self, paused: Paused) {
+        let before = std::mem::replace(&mut *lock(&self.entry.paused), paused);
+        let count = |count: &AtomicUsize, was: bool, is: bool| match (was, is) {
+            (false, true) => drop(count.fetch_add(1, Ordering::SeqCst)),
+            (true, false) => drop(count.fetch_sub(1, Ordering::SeqCst)),
+            _ => {}
+        };
+        let (was, is) = (before == Paused::Idle, paused == Paused::Idle);
+        count(&self.shared.paused, was, is);
+        let (was, is) = (before != Paused::No, paused != Paused::No);
+        count(&self.shared.waiting, was, is);
+        if is && !was {
             // There may be room for another one.
             self.shared.tell_end();
-        } else {
-            count.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
@@ -565,7 +586,7 @@ impl Drop for Record {
         if self.shared.is_copy.load(Ordering::SeqCst) {
             return;
         }
-        self.set_paused(false);
+        self.set_paused(Paused::No);
         self.set_queued(false);
         self.shared.live.fetch_sub(1, Ordering::SeqCst);
         self.shared.tell_end();
@@ -703,7 +724,7 @@ impl Controller {
                 RequestState::Cut
             } else if entry.queued.load(Ordering::Relaxed) {
                 RequestState::Queued
-            } else if *lock(&entry.paused) {
+            } else if *lock(&entry.paused) == Paused::Idle {
                 RequestState::Waiting
             } else {
                 RequestState::Serving

@@ -410,7 +410,7 @@ where
         let elsewhere = if self.concurrency.counts_pauses() {
             0
         } else {
-            self.shared.paused()
+            self.shared.waiting()
         };
         let here = live.saturating_sub(elsewhere);
         let by_model = self.concurrency.limit().0.saturating_sub(here);

@@ -5,7 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Weak;
 use std::time::Instant;
 
-use super::controller::{Record, RequestId, Shared};
+use super::controller::{Paused, Record, RequestId, Shared};
 use super::task::{End, Pause, Step, end};
 use crate::address::Address;
 use crate::event::{EndReason, Event};
@@ -125,7 +125,7 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
 
     fn pause(mut self: Box<Self>) -> Step {
         self.until = self.request.pause_until();
-        self.record.set_paused(true);
+        self.record.set_paused(Paused::Idle);
         if self.record.shared().lifecycle.is_draining() {
             // What is there is read, and then the handler finds the end.
             self.request.end_input();
@@ -204,7 +204,7 @@ impl<R: Request, H: RequestHandler<R>> Pause for Session<R, H> {
     }
 
     fn go_on(mut self: Box<Self>, waited: io::Result<()>) -> Step {
-        self.record.set_paused(false);
+        self.record.set_paused(Paused::No);
         let reason = match waited {
             Ok(()) => return self.handle(),
             Err(error) if error.kind() == io::ErrorKind::TimedOut && self.request.wake() => {

@@ -30,7 +30,7 @@ pub(crate) use wait::{Limits, Wait, earliest, timed_out};
 /// byte.
 ///
 /// A byte that was only handed to the system does not keep a vanished peer alive: over TCP, what is
-/// sent has to be confirmed within three times `write`, or what
+/// sent has to be confirmed within three times `write` and no less than 10 s, or what
 /// [`user_timeout`](crate::Builder::user_timeout) says.
 ///
 /// The two rates cut those who trickle, and nobody who is silent between messages. Where a message

@@ -60,9 +60,15 @@ impl State {
                     break;
                 }
             }
-            // It fails if there is no room, and there is: nothing is left to read.
-            if rest.is_empty() || self.tls.read_tls(&mut rest).is_err() {
+            if rest.is_empty() {
                 break;
+            }
+            match self.tls.read_tls(&mut rest) {
+                Ok(1..) => {}
+                // The peer has said farewell, and what follows is to be ignored: RFC 8446, 6.1.
+                Ok(0) => rest = &[],
+                // It fails if there is no room, and there is: nothing is left to read.
+                Err(_) => break,
             }
         }
         let done = self.pending.len() - rest.len();

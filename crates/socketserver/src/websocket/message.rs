@@ -122,7 +122,11 @@ const LONGEST_REASON: usize = 123;
 impl Close {
     pub(super) fn new(code: CloseCode, reason: impl Into<String>) -> Self {
         let mut reason = reason.into();
-        reason.truncate(reason.floor_char_boundary(LONGEST_REASON));
+        let mut end = reason.len().min(LONGEST_REASON);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        reason.truncate(end);
         Self { code, reason }
     }
 }

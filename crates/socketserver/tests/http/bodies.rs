@@ -8,6 +8,7 @@ use socketserver::http::{Http, Limits, Problem, Request, Response, StatusCode};
 use socketserver::{Concurrency, MinRate, Result, Timeouts};
 
 use crate::client::{Wire, echo, serve, serve_within};
+use crate::common::{PATIENCE, eventually};
 
 fn post(length: usize) -> String {
     format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n")
@@ -190,4 +191,40 @@ crate::common::under_each_model! {
     what_is_left_is_thrown_away
     what_is_malformed_is_answered
     a_body_that_trickles_is_cut
+}
+
+/// A handler that stops in the middle of a large chunk does not undo the limit on what is thrown away.
+#[test]
+fn the_rest_of_a_chunk_that_is_too_much_closes() {
+    let limits = Limits::default().unread_body(1000);
+    let running = serve(
+        socketserver::Threading::new(),
+        Http::new().limits(limits),
+        |request| {
+            request.body().read_exact(&mut [0; 10])?;
+            Ok(Response::text("enough"))
+        },
+    );
+    let mut wire = Wire::to(&running);
+    wire.send(format!("{CHUNKED}80000\r\n{}", "x".repeat(4096)));
+    assert_eq!(wire.answer(true).text(), "enough");
+    // It closes at once, and does not wait for the rest.
+    let counters = || running.controller.counters();
+    eventually(PATIENCE, "it to close", || counters().ended == 1);
+    assert_eq!(counters().completed, 1);
+}
+
+/// A smaller limit that comes in the middle of a chunk holds for the rest of it.
+#[test]
+fn a_limit_within_a_chunk_is_one() {
+    let running = serve(socketserver::Threading::new(), Http::new(), |request| {
+        request.body().read_exact(&mut [0; 10])?;
+        request.limit_body(5);
+        let mut rest = Vec::new();
+        request.body().read_to_end(&mut rest)?;
+        Ok(Response::text(rest.len().to_string()))
+    });
+    let mut wire = Wire::to(&running);
+    wire.send(format!("{CHUNKED}100\r\n{}\r\n0\r\n\r\n", "x".repeat(256)));
+    assert_eq!(wire.answer(true).status, 413);
 }

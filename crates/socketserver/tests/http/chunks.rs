@@ -137,3 +137,13 @@ fn trailers_come_after_the_end_only() {
     let values: Vec<_> = trailers.get_all("a").iter().collect();
     assert_eq!(values, ["b", "c"]);
 }
+
+#[test]
+fn no_limit_is_a_limit_like_others() {
+    let limits = Limits::default()
+        .chunk_extensions(usize::MAX)
+        .header(usize::MAX)
+        .body(u64::MAX);
+    let wire = b"5;a=b\r\nhello\r\n0\r\nA: b\r\n\r\n";
+    assert_eq!(decode(wire, &limits, 7), Ok(("hello".into(), 0)));
+}

@@ -146,9 +146,13 @@ fn methods_are_dispatched<C: Concurrency>(model: C) {
 fn nobody_opens_a_tunnel<C: Concurrency>(model: C) {
     let running = serve(model, Http::new(), asked);
     let mut wire = Wire::to(&running);
-    let tunnel = wire.ask("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n");
-    assert_eq!((tunnel.status, tunnel.closes()), (501, false));
-    assert_eq!(wire.get("/").text(), "GET /");
+    // What is sent ahead is not taken for a request.
+    let ahead = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let tunnel = wire.ask(&format!(
+        "CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n{ahead}"
+    ));
+    assert_eq!((tunnel.status, tunnel.closes()), (501, true));
+    wire.ends();
 }
 
 /// Each kind of body, to each kind of client.
@@ -346,4 +350,17 @@ crate::common::under_each_model! {
     what_frames_an_answer_is_not_the_handlers
     a_drain_ends_what_is_idle_and_tells_the_others
     a_drain_does_not_wait_for_who_has_not_asked
+}
+
+/// Whoever is silent after connecting holds no thread of a pool either.
+#[test]
+fn silence_before_the_first_request_holds_no_worker() {
+    let running = serve(
+        socketserver::Pooled::new().workers(1).queue(4),
+        Http::new(),
+        |_| Ok(Response::text("hello")),
+    );
+    let silent: Vec<_> = (0..20).map(|_| Wire::to(&running)).collect();
+    assert_eq!(Wire::to(&running).get("/").text(), "hello");
+    drop(silent);
 }

@@ -89,7 +89,7 @@ fn a_client_ends_it<C: Concurrency>(model: C) {
         peer.send(&[&bytes[..], &frame(FIN | TEXT, b"too late")].concat());
         assert_eq!(peer.frame().text(), "hello");
         assert_eq!(peer.frame().text(), "farewell");
-        assert_eq!(peer.is_closed(code), reason);
+        assert_eq!(peer.ends_with(code), reason);
         let Closed::ByPeer(Some(said)) = scene.closed() else {
             panic!("the client has said so");
         };
@@ -149,7 +149,7 @@ fn failures_are_told_without_a_reason<C: Concurrency>(model: C) {
         let mut peer = scene.peer();
         peer.say(told);
         assert_eq!(peer.frame().text(), "farewell");
-        assert_eq!(peer.is_closed(1011), "the server has failed");
+        assert_eq!(peer.ends_with(1011), "the server has failed");
         assert!(matches!(scene.closed(), Closed::ByServer(_)));
         assert_eq!(scene.ended(), reason);
     }
@@ -173,7 +173,7 @@ fn whoever_cannot_be_welcomed_is_told<C: Concurrency>(model: C) {
     let flag = panics.clone();
     let (running, ends) = Stage::new(model).serve(move || Unwelcoming(*flag.lock().unwrap()));
     for reason in [EndReason::Failed, EndReason::Panicked] {
-        Peer::open(&running).is_closed(1011);
+        Peer::open(&running).ends_with(1011);
         assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), reason);
         *panics.lock().unwrap() = true;
     }
@@ -187,7 +187,7 @@ fn a_drain_says_so_and_ends_at_once<C: Concurrency>(model: C) {
     controller.drain(PATIENCE);
     for mut peer in peers {
         assert_eq!(peer.frame().text(), "farewell");
-        peer.is_closed(1001);
+        peer.ends_with(1001);
         assert_eq!(scene.closed(), Closed::Lost);
         assert_eq!(scene.ended(), EndReason::Completed);
     }
@@ -214,7 +214,7 @@ fn a_drain_waits_for_who_is_busy<C: Concurrency>(model: C) {
     running.controller.drain(PATIENCE);
     go.send(()).unwrap();
     assert_eq!(peer.frame().text(), "slow");
-    peer.is_closed(1001);
+    peer.ends_with(1001);
     running.ends().unwrap();
 }
 

@@ -93,7 +93,7 @@ fn each_fault_has_its_code<C: Concurrency>(model: C) {
         peer.say("before");
         assert_eq!(peer.frame().text(), "before", "{what}");
         peer.send(&bytes);
-        let reason = peer.is_closed(code);
+        let reason = peer.ends_with(code);
         assert!(!reason.is_empty(), "{what}");
     }
     // Nobody is told of them: they are no failures of the handler.
@@ -137,7 +137,7 @@ fn limits_are_those_that_were_set<C: Concurrency>(model: C) {
     ] {
         let mut peer = Peer::open(&running);
         peer.send(&bytes);
-        peer.is_closed(code);
+        peer.ends_with(code);
     }
 }
 

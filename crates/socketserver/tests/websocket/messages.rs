@@ -172,7 +172,7 @@ fn a_frame_that_never_comes_ends_with_its_client<C: Concurrency>(model: C) {
     peer.send(&[0; 100]);
     peer.0.half_close().unwrap();
     // There is nobody left who could be told more than that.
-    assert_eq!(peer.is_closed(1001), "");
+    assert_eq!(peer.ends_with(1001), "");
 }
 
 crate::common::under_each_model! {

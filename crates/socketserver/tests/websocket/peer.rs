@@ -92,7 +92,7 @@ impl Peer {
 
     /// Expects the last frame, and the end of the connection behind it.
     #[track_caller]
-    pub fn is_closed(mut self, code: u16) -> String {
+    pub fn ends_with(mut self, code: u16) -> String {
         let reason = self.hears_close(code);
         self.ends();
         reason

@@ -128,7 +128,7 @@ fn what_was_said_before_is_heard_before_the_end<C: Concurrency>(model: C) {
     for _ in 0..100 {
         assert_eq!(peer.frame().payload.len(), 5000);
     }
-    peer.is_closed(1000);
+    peer.ends_with(1000);
     assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), EndReason::Completed);
 
     // And when the room closes.
@@ -137,7 +137,7 @@ fn what_was_said_before_is_heard_before_the_end<C: Concurrency>(model: C) {
     room.send(&b"closing time"[..]);
     room.close();
     assert_eq!(peer.frame().text(), "closing time");
-    peer.is_closed(1001);
+    peer.ends_with(1001);
 }
 
 fn a_browser_that_does_not_read_is_cut_and_nobody_waits<C: Concurrency>(model: C) {

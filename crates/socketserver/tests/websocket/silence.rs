@@ -19,7 +19,7 @@ fn silence_has_an_end<C: Concurrency>(model: C) {
     peer.say("hello");
     peer.frame();
     // Nobody asks by default.
-    assert_eq!(peer.is_closed(1008), "silent for too long");
+    assert_eq!(peer.ends_with(1008), "silent for too long");
     assert!(began.elapsed() >= IDLE);
     assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), EndReason::TimedOut);
 }
@@ -39,7 +39,7 @@ fn who_answers_stays_and_who_does_not_goes<C: Concurrency>(model: C) {
     let heard = Instant::now();
     // Once in each silence, however long that is.
     assert_eq!(peer.frame().opcode, PING);
-    peer.is_closed(1008);
+    peer.ends_with(1008);
     assert!(heard.elapsed() >= IDLE - ms(5), "{:?}", heard.elapsed());
     assert!(
         heard.elapsed() < IDLE / 2 * 3,

@@ -35,7 +35,7 @@ fn common(exchange: &Exchange<'_>, now: SystemTime) -> String {
         }
         None => "-".into(),
     };
-    let request = cut(&request);
+    let request = cut_quoted(&request);
     format!("{host} - - [{}] \"{request}\" {status} {sent}\n", time(now))
 }
 
@@ -46,12 +46,12 @@ fn json(exchange: &Exchange<'_>, now: SystemTime) -> String {
     put("peer", host(exchange.peer, exchange.id).into());
     put("id", exchange.id.get().into());
     if let Some(head) = exchange.request {
-        put("method", head.method().as_str().into());
+        put("method", short(head.method().as_str()).into());
         put("target", cut(&target(head)).into());
         put("version", format!("{:?}", head.version()).into());
         for name in ["host", "referer", "user-agent"] {
             if let Some(value) = head.header(name) {
-                put(name, cut(value)[..cut(value).len().min(300)].into());
+                put(name, short(value).into());
             }
         }
     }
@@ -84,6 +84,19 @@ fn quoted(text: &str) -> String {
 /// It is ASCII.
 fn cut(text: &str) -> &str {
     &text[..text.len().min(LONGEST)]
+}
+
+/// What is escaped already; not in the middle of an escape, whose backslash would take the quote that
+/// ends the field.
+fn cut_quoted(text: &str) -> &str {
+    let text = cut(text);
+    let backslashes = text.bytes().rev().take_while(|byte| *byte == b'\\');
+    &text[..text.len() - backslashes.count() % 2]
+}
+
+/// It is ASCII, too. A method may be as long as the request line.
+fn short(text: &str) -> &str {
+    &text[..text.len().min(300)]
 }
 
 /// `10/Oct/2000:13:55:36 +0000`.
@@ -119,5 +132,16 @@ mod tests {
     #[test]
     fn a_quote_ends_nothing() {
         assert_eq!(quoted("/a\"b\\"), "/a\\\"b\\\\");
+    }
+
+    #[test]
+    fn no_escape_is_cut() {
+        for (before, expected) in [(LONGEST - 1, LONGEST - 1), (LONGEST - 2, LONGEST)] {
+            let text = quoted(&("a".repeat(before) + "\"b"));
+            assert_eq!(cut_quoted(&text).len(), expected);
+        }
+        let text = quoted(&("a".repeat(LONGEST - 3) + "\\\"b"));
+        assert_eq!(cut_quoted(&text), "a".repeat(LONGEST - 3) + "\\\\");
+        assert_eq!(short(&"G".repeat(60_000)).len(), 300);
     }
 }

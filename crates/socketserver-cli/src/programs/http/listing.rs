@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::ffi::CString;
 use std::fmt::Write;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -17,6 +18,7 @@ use super::site::Site;
 
 /// More than this nobody looks through, and each costs a look at its file.
 const MOST: usize = 10_000;
+const PASSED_OVER: usize = 10 * MOST;
 
 struct Entry {
     name: CString,
@@ -29,8 +31,16 @@ pub(super) fn of(site: &Site, target: &Target, directory: &OwnedFd) -> Result<Re
     let path = target.file();
     let mut entries = Vec::new();
     let mut is_cut = false;
-    for entry in Dir::read_from(directory).map_err(std::io::Error::from)? {
-        let entry = entry.map_err(std::io::Error::from)?;
+    for (seen, entry) in Dir::read_from(directory)
+        .map_err(io::Error::from)?
+        .enumerate()
+    {
+        // Hidden names are no work to show, but some to pass over.
+        if seen == PASSED_OVER {
+            is_cut = true;
+            break;
+        }
+        let entry = entry.map_err(io::Error::from)?;
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..")
             || (is_hidden(name.to_bytes()) && !site.shows_hidden)
