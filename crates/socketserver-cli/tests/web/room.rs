@@ -150,7 +150,7 @@ fn what_is_too_long_ends_the_connection() {
 
 #[test]
 fn a_browser_that_answers_may_be_silent_and_a_terminal_may_not() {
-    let more = ["--idle-timeout", "2s", "--web-ping", "200ms"];
+    let more = ["--idle-timeout", "2s", "--web-ping", "500ms"];
     let server = chat("green", &more);
     let (mut socket, name) = enter(&server);
     let mut terminal = client(&server, 0);
@@ -160,7 +160,7 @@ fn a_browser_that_answers_may_be_silent_and_a_terminal_may_not() {
     assert_eq!(next(&mut socket), format!("{terminal_name} here\n"));
     // The terminal is cut for its silence, while the socket answers.
     let reading = std::thread::spawn(move || terminal.read_to_string(&mut rest));
-    for _ in 0..15 {
+    for _ in 0..5 {
         assert!(matches!(socket.read().unwrap(), Message::Ping(_)));
         socket.flush().unwrap();
     }
