@@ -457,6 +457,18 @@ impl Connection {
         self.rest.woken
     }
 
+    /// A pause has lasted for as long as it might: whether it may go on, as all that has ended it is the
+    /// time for which a connection may be idle, and it was written to meanwhile.
+    pub(crate) fn is_written_to(&self, moved_before: u64) -> bool {
+        let limits = self.read_limits();
+        let (received, sent) = self.bytes_moved();
+        let has_time = |end| end > Instant::now();
+        self.rest.since.is_none()
+            && limits.wait.is_none()
+            && limits.deadline.is_none_or(has_time)
+            && received + sent != moved_before
+    }
+
     /// What a wait for the next bytes is bounded by.
     pub(crate) fn read_limits(&self) -> Limits {
         let (mut wait, mut deadline) = (self.timeouts.read, self.deadline);

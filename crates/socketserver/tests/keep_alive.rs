@@ -112,6 +112,38 @@ fn silence_ends_it<C: Concurrency>(model: C) {
     assert_eq!(counted.running.controller.counters().timed_out, 1);
 }
 
+/// Others may write to somebody who only listens.
+fn who_is_written_to_is_not_silent<C: Concurrency>(model: C) {
+    let limit = Duration::from_secs(2);
+    let listen = handler_fn(move |conn: &mut Connection| {
+        let mut writer = conn.writer();
+        if conn.bytes_moved() == (0, 0) {
+            std::thread::spawn(move || {
+                let began = Instant::now();
+                while began.elapsed() < 2 * limit && writeln!(writer, "news").is_ok() {
+                    std::thread::sleep(limit / 20);
+                }
+            });
+        }
+        conn.keep_alive();
+        Ok(())
+    });
+    let server = Server::<Tcp, C, ()>::builder()
+        .concurrency(model)
+        .timeouts(Timeouts::default().idle(Some(limit)))
+        .bind("127.0.0.1:0", listen)
+        .unwrap();
+    let running = Running::start(server);
+    let mut client = running.client();
+    let before = Instant::now();
+    while next(&mut client).is_some() {}
+    // For as long as there were news, and about one silence.
+    assert!(before.elapsed() >= limit / 2 * 5, "{:?}", before.elapsed());
+    eventually(PATIENCE, "the end", || {
+        running.controller.counters().timed_out == 1
+    });
+}
+
 fn a_drain_ends_pauses_at_once<C: Concurrency>(model: C, count: usize) {
     let Counted { running, .. } = serve(model, Timeouts::default());
     let mut clients: Vec<_> = (0..count).map(|_| running.client()).collect();
@@ -172,6 +204,11 @@ macro_rules! under_every_model {
             #[test]
             fn one_handler_for_all_messages() {
                 super::one_handler_for_all_messages($make);
+            }
+
+            #[test]
+            fn who_is_written_to_is_not_silent() {
+                super::who_is_written_to_is_not_silent($make);
             }
 
             #[test]

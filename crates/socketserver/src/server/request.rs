@@ -66,6 +66,10 @@ impl sealed::Request for Connection {
         self.wake()
     }
 
+    fn is_written_to(&self, moved_before: u64) -> bool {
+        self.is_written_to(moved_before)
+    }
+
     fn wait_readable(&self, until: Option<Instant>) -> io::Result<()> {
         let limits = Limits {
             deadline: until,
@@ -188,6 +192,10 @@ impl sealed::Request for Datagram {
     }
 
     fn wake(&mut self) -> bool {
+        false
+    }
+
+    fn is_written_to(&self, _: u64) -> bool {
         false
     }
 

@@ -46,6 +46,8 @@ pub(crate) mod sealed {
         fn pause_until(&self) -> Option<Instant>;
         /// That time has come: whether only the handler is to be called, and the pause may go on.
         fn wake(&mut self) -> bool;
+        /// A pause whose time is over may go on, as somebody has written to the peer meanwhile.
+        fn is_written_to(&self, moved_before: u64) -> bool;
         /// Waits for something to read, or the end of it; may fail early as `Interrupted`.
         fn wait_readable(&self, until: Option<Instant>) -> io::Result<()>;
         /// Something has arrived that was not read yet.
@@ -76,6 +78,8 @@ pub(super) struct Session<R, H> {
     in_child: bool,
     /// When the present pause is over in any case.
     until: Option<Instant>,
+    /// Bytes received and sent when it began.
+    moved: u64,
 }
 
 impl<R: Request, H: RequestHandler<R>> Session<R, H> {
@@ -102,6 +106,7 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
             record,
             in_child,
             until: None,
+            moved: 0,
         });
         let own = &mut *session;
         match attempt(Stage::Setup, || own.handler.setup(&mut own.request)) {
@@ -125,6 +130,8 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
 
     fn pause(mut self: Box<Self>) -> Step {
         self.until = self.request.pause_until();
+        let (received, sent) = self.request.meters();
+        self.moved = received + sent;
         self.record.set_paused(Paused::Idle);
         if self.record.shared().lifecycle.is_draining() {
             // What is there is read, and then the handler finds the end.
@@ -209,6 +216,12 @@ impl<R: Request, H: RequestHandler<R>> Pause for Session<R, H> {
             Ok(()) => return self.handle(),
             Err(error) if error.kind() == io::ErrorKind::TimedOut && self.request.wake() => {
                 return self.handle();
+            }
+            Err(error)
+                if error.kind() == io::ErrorKind::TimedOut
+                    && self.request.is_written_to(self.moved) =>
+            {
+                return self.pause();
             }
             Err(error) if error.kind() == io::ErrorKind::TimedOut => EndReason::TimedOut,
             Err(_) => self.request.cut().map_or(EndReason::PeerGone, Into::into),
