@@ -140,11 +140,11 @@ impl<H: Handler> Session<H> {
 
     /// Waits for more without a worker.
     fn rest(&mut self, conn: &mut Connection) {
-        if let Some(after) = self.options.ping {
-            // The silence began when the client was last heard, and not when it was last asked.
-            let ask_at = self.heard.checked_add(after).filter(|_| !self.asked);
-            conn.rest_since(self.heard, ask_at);
-        }
+        // The silence began when the client was last heard, and not when it was last asked or told
+        // something.
+        let ping = self.options.ping.filter(|_| !self.asked);
+        let ask_at = ping.and_then(|after| self.heard.checked_add(after));
+        conn.rest_since(self.heard, ask_at);
         conn.keep_alive();
     }
 
