@@ -81,6 +81,7 @@ fn whole() -> Vec<Box<dyn Question>> {
     };
     vec![
         Box::new(Cost::echo(method, Wire::Tcp, 64, &[1, 50, 1000])),
+        Box::new(Cost::echo(method, Wire::Tcp, 64, &[50, 1000]).spinning()),
         Box::new(Cost::echo(method, Wire::Tcp, 16 << 10, &[50])),
         Box::new(Cost::echo(method, Wire::Unix, 64, &[50])),
         Box::new(Cost::udp(method, 3, &[1, 16])),

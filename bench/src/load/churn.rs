@@ -8,15 +8,13 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::OwnedFd;
-use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use rustix::event::epoll;
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 
 use super::message::{Messages, send};
-use super::{Load, NO_EVENTS, Order, Outcome, client, next, watch};
+use super::{BUFFER, ClosedLoop, Load, Order, Outcome, receive, watch};
 
 pub(super) struct Churn {
     epoll: OwnedFd,
@@ -27,6 +25,7 @@ pub(super) struct Churn {
     source: u8,
     /// How many connections there were.
     begun: u32,
+    buf: Vec<u8>,
 }
 
 struct Client {
@@ -45,8 +44,15 @@ impl Churn {
             clients: (0..clients).map(|_| None).collect(),
             messages: Messages::new(size)?,
             begun: 0,
+            buf: vec![0; BUFFER],
             source: 1,
         })
+    }
+}
+
+impl ClosedLoop for Churn {
+    fn epoll(&self) -> &OwnedFd {
+        &self.epoll
     }
 
     /// The client connects anew. On a loopback that does not take long: it blocks.
@@ -68,56 +74,35 @@ impl Churn {
         });
         Ok(())
     }
+
+    fn hear(&mut self, number: usize) -> anyhow::Result<bool> {
+        let Some(client) = &mut self.clients[number] else {
+            return Ok(false);
+        };
+        let Some(bytes) = receive(&client.stream, &mut self.buf)? else {
+            return Ok(false);
+        };
+        if bytes.is_empty() {
+            let has_all = client.received == self.messages.size();
+            ensure!(has_all, "the server closed too early");
+            self.clients[number] = None;
+            return Ok(true);
+        }
+        let Client {
+            message, received, ..
+        } = *client;
+        self.messages.check(number, message, received, bytes)?;
+        client.received += bytes.len();
+        if client.received == self.messages.size() {
+            rustix::net::shutdown(&client.stream, Shutdown::Write)?;
+        }
+        Ok(false)
+    }
 }
 
 impl Load for Churn {
     fn run(&mut self, order: Order) -> anyhow::Result<Outcome> {
-        let end = Instant::now() + order.time;
-        let mut count = Outcome::default();
-        let mut outstanding = self.clients.len();
-        let mut events = NO_EVENTS;
-        let mut buf = [0; 65_536];
-        for number in 0..self.clients.len() {
-            self.begin(number)?;
-        }
-        while outstanding > 0 {
-            let ready = next(&self.epoll, &mut events)?;
-            let over = Instant::now() >= end;
-            for event in ready {
-                let number = client(event)?;
-                let Some(client) = &mut self.clients[number] else {
-                    continue;
-                };
-                let n = match rustix::net::recv(&client.stream, &mut buf, RecvFlags::DONTWAIT) {
-                    Ok((n, _)) => n,
-                    Err(Errno::AGAIN | Errno::INTR) => continue,
-                    Err(errno) => return Err(errno.into()),
-                };
-                if n > 0 {
-                    let Client {
-                        message, received, ..
-                    } = *client;
-                    self.messages.check(number, message, received, &buf[..n])?;
-                    client.received += n;
-                    if client.received == self.messages.size() {
-                        rustix::net::shutdown(&client.stream, Shutdown::Write)?;
-                    }
-                    continue;
-                }
-                ensure!(
-                    client.received == self.messages.size(),
-                    "the server closed too early"
-                );
-                self.clients[number] = None;
-                count.answered += 1;
-                if over {
-                    outstanding -= 1;
-                } else {
-                    self.begin(number)?;
-                }
-            }
-        }
-        Ok(count)
+        self.go_round(0..self.clients.len(), order.time)
     }
 }
 

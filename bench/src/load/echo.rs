@@ -2,22 +2,20 @@
 //! others that are open, and silent.
 
 use std::os::fd::OwnedFd;
-use std::time::Instant;
 
 use anyhow::ensure;
 use rustix::event::epoll;
-use rustix::io::Errno;
-use rustix::net::RecvFlags;
 
 use super::message::{Messages, send};
 use super::target::Target;
-use super::{Load, NO_EVENTS, Order, Outcome, client, next, watch};
+use super::{BUFFER, ClosedLoop, Load, Order, Outcome, receive, watch};
 
 pub(super) struct Echo {
     epoll: OwnedFd,
     target: Target,
     streams: Vec<Stream>,
     messages: Messages,
+    buf: Vec<u8>,
 }
 
 struct Stream {
@@ -36,6 +34,7 @@ impl Echo {
             target,
             streams: Vec::new(),
             messages: Messages::new(size)?,
+            buf: vec![0; BUFFER],
         };
         own.open(clients)?;
         Ok(own)
@@ -53,28 +52,31 @@ impl Echo {
         }
         Ok(())
     }
+}
 
-    fn send(&mut self, number: usize) -> anyhow::Result<()> {
+impl ClosedLoop for Echo {
+    fn epoll(&self) -> &OwnedFd {
+        &self.epoll
+    }
+
+    fn begin(&mut self, number: usize) -> anyhow::Result<()> {
         let stream = &mut self.streams[number];
         stream.message = stream.message.wrapping_add(1);
         stream.received = 0;
         send(&stream.socket, self.messages.of(number, stream.message))
     }
 
-    /// Whether the answer is there as a whole.
-    fn receive(&mut self, number: usize, buf: &mut [u8]) -> anyhow::Result<bool> {
+    fn hear(&mut self, number: usize) -> anyhow::Result<bool> {
         let stream = &mut self.streams[number];
-        let n = match rustix::net::recv(&stream.socket, &mut *buf, RecvFlags::empty()) {
-            Ok((n, _)) => n,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
-            Err(errno) => return Err(errno.into()),
+        let Some(bytes) = receive(&stream.socket, &mut self.buf)? else {
+            return Ok(false);
         };
-        ensure!(n > 0, "the server closed");
+        ensure!(!bytes.is_empty(), "the server closed");
         let Stream {
             message, received, ..
         } = *stream;
-        self.messages.check(number, message, received, &buf[..n])?;
-        stream.received += n;
+        self.messages.check(number, message, received, bytes)?;
+        stream.received += bytes.len();
         Ok(stream.received == self.messages.size())
     }
 }
@@ -88,32 +90,9 @@ impl Load for Echo {
         } else {
             order.active.min(all)
         };
-        let end = Instant::now() + order.time;
-        let mut count = Outcome::default();
-        let mut outstanding = active;
-        let mut events = NO_EVENTS;
-        let mut buf = [0; 65_536];
         // Those that are active lie evenly among the silent ones.
-        for number in 0..active {
-            self.send(number * all / active)?;
-        }
-        while outstanding > 0 {
-            let ready = next(&self.epoll, &mut events)?;
-            let over = Instant::now() >= end;
-            for event in ready {
-                let number = client(event)?;
-                if !self.receive(number, &mut buf)? {
-                    continue;
-                }
-                count.answered += 1;
-                if over {
-                    outstanding -= 1;
-                } else {
-                    self.send(number)?;
-                }
-            }
-        }
-        Ok(count)
+        let numbers = (0..active).map(|number| number * all / active);
+        self.go_round(numbers, order.time)
     }
 }
 

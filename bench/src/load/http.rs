@@ -3,15 +3,13 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use rustix::event::epoll;
-use rustix::io::Errno;
-use rustix::net::RecvFlags;
 
 use super::message::send;
-use super::{Load, NO_EVENTS, Order, Outcome, client, next, watch};
+use super::{ClosedLoop, Load, Order, Outcome, receive, watch};
 
 /// What is asked for: a file that the server has and the load knows.
 pub(crate) struct Page(usize);
@@ -35,7 +33,7 @@ impl Page {
 const LONGEST_HEAD: usize = 8192;
 
 /// In one call comes as much as a socket holds, mostly.
-const BUFFER: usize = 256 << 10;
+const LARGE_BUFFER: usize = 256 << 10;
 
 pub(super) struct Http {
     epoll: OwnedFd,
@@ -63,7 +61,7 @@ impl Http {
             streams: Vec::new(),
             request: request.into(),
             expected: page.bytes(),
-            buf: vec![0; BUFFER],
+            buf: vec![0; LARGE_BUFFER],
         };
         for number in 0..clients {
             let stream = TcpStream::connect(server).context("cannot connect")?;
@@ -80,24 +78,33 @@ impl Http {
         own.run(Order::of(Duration::ZERO))?;
         Ok(own)
     }
+}
 
-    fn send(&mut self, number: usize) -> anyhow::Result<()> {
+impl ClosedLoop for Http {
+    fn epoll(&self) -> &OwnedFd {
+        &self.epoll
+    }
+
+    fn begin(&mut self, number: usize) -> anyhow::Result<()> {
         let stream = &mut self.streams[number];
         stream.head.clear();
         stream.received = None;
         send(&stream.socket, &self.request)
     }
 
-    /// Whether the answer is there as a whole.
-    fn receive(&mut self, number: usize) -> anyhow::Result<bool> {
+    fn hear(&mut self, number: usize) -> anyhow::Result<bool> {
         let stream = &mut self.streams[number];
-        let n = match rustix::net::recv(&stream.socket, &mut self.buf[..], RecvFlags::empty()) {
-            Ok((n, _)) => n,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
-            Err(errno) => return Err(errno.into()),
+        let Some(bytes) = receive(&stream.socket, &mut self.buf)? else {
+            return Ok(false);
         };
-        ensure!(n > 0, "the server closed");
-        stream.take(&self.buf[..n], &self.expected)
+        ensure!(!bytes.is_empty(), "the server closed");
+        stream.take(bytes, &self.expected)
+    }
+}
+
+impl Load for Http {
+    fn run(&mut self, order: Order) -> anyhow::Result<Outcome> {
+        self.go_round(0..self.streams.len(), order.time)
     }
 }
 
@@ -157,35 +164,6 @@ fn check(head: &[u8], size: usize) -> anyhow::Result<()> {
         "a wrong answer: the length is {length:?} and not {size}"
     );
     Ok(())
-}
-
-impl Load for Http {
-    fn run(&mut self, order: Order) -> anyhow::Result<Outcome> {
-        let end = Instant::now() + order.time;
-        let mut count = Outcome::default();
-        let mut outstanding = self.streams.len();
-        let mut events = NO_EVENTS;
-        for number in 0..self.streams.len() {
-            self.send(number)?;
-        }
-        while outstanding > 0 {
-            let ready = next(&self.epoll, &mut events)?;
-            let over = Instant::now() >= end;
-            for event in ready {
-                let number = client(event)?;
-                if !self.receive(number)? {
-                    continue;
-                }
-                count.answered += 1;
-                if over {
-                    outstanding -= 1;
-                } else {
-                    self.send(number)?;
-                }
-            }
-        }
-        Ok(count)
-    }
 }
 
 #[cfg(test)]

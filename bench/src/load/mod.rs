@@ -19,6 +19,7 @@ use anyhow::ensure;
 use clap::{Args, ValueEnum};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
+use rustix::net::RecvFlags;
 
 use crate::process::{ERROR, die_with_parent};
 pub(crate) use http::Page;
@@ -121,9 +122,53 @@ trait Load {
     fn run(&mut self, order: Order) -> anyhow::Result<Outcome>;
 }
 
+/// Clients of which each begins anew as soon as it has its answer.
+trait ClosedLoop {
+    /// Where all of them are watched.
+    fn epoll(&self) -> &OwnedFd;
+    fn begin(&mut self, client: usize) -> anyhow::Result<()>;
+    /// Takes what has come for one of them; whether that was the end of its answer.
+    fn hear(&mut self, client: usize) -> anyhow::Result<bool>;
+
+    /// Has these clients begin, and begin anew for so long; and waits for the last answers.
+    fn go_round(
+        &mut self,
+        clients: impl ExactSizeIterator<Item = usize>,
+        time: Duration,
+    ) -> anyhow::Result<Outcome> {
+        let end = Instant::now() + time;
+        let mut count = Outcome::default();
+        let mut outstanding = clients.len();
+        let mut events = NO_EVENTS;
+        for client in clients {
+            self.begin(client)?;
+        }
+        while outstanding > 0 {
+            let ready = next(self.epoll(), &mut events)?;
+            let over = Instant::now() >= end;
+            for event in ready {
+                let client = client(event)?;
+                if !self.hear(client)? {
+                    continue;
+                }
+                count.answered += 1;
+                if over {
+                    outstanding -= 1;
+                } else {
+                    self.begin(client)?;
+                }
+            }
+        }
+        Ok(count)
+    }
+}
+
 type Events = [MaybeUninit<epoll::Event>; 1024];
 
 const NO_EVENTS: Events = [const { MaybeUninit::uninit() }; 1024];
+
+/// What is received at once is no longer than this.
+const BUFFER: usize = 64 << 10;
 
 /// After that, a datagram is lost, and not only late: a busy machine keeps a server waiting, too.
 const LOST: Duration = Duration::from_secs(1);
@@ -159,6 +204,15 @@ fn next<'a>(epoll: &OwnedFd, events: &'a mut Events) -> anyhow::Result<&'a [epol
 fn watch(epoll: &OwnedFd, socket: &OwnedFd, client: usize) -> rustix::io::Result<()> {
     let data = epoll::EventData::new_u64(client as u64);
     epoll::add(epoll, socket, data, epoll::EventFlags::IN)
+}
+
+/// What has come for a client; nothing, if it was called in vain. An empty slice is the end.
+fn receive<'a>(socket: &OwnedFd, buf: &'a mut [u8]) -> anyhow::Result<Option<&'a [u8]>> {
+    match rustix::net::recv(socket, &mut *buf, RecvFlags::DONTWAIT) {
+        Ok((n, _)) => Ok(Some(&buf[..n])),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 fn client(event: &epoll::Event) -> anyhow::Result<usize> {

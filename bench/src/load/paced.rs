@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::SendFlags;
 
 use super::message::Messages;
 use super::target::Target;
-use super::{Delays, Load, NO_EVENTS, Order, Outcome, PATIENCE, client, watch};
+use super::{BUFFER, Delays, Load, NO_EVENTS, Order, Outcome, PATIENCE, client, receive, watch};
 
 pub(super) struct Paced {
     epoll: OwnedFd,
@@ -21,6 +21,7 @@ pub(super) struct Paced {
     messages: Messages,
     /// Between one message and the next, of all connections together.
     interval: Duration,
+    buf: Vec<u8>,
 }
 
 struct Stream {
@@ -55,6 +56,7 @@ impl Paced {
             streams,
             messages,
             interval: Duration::from_secs(1) / rate,
+            buf: vec![0; BUFFER],
         })
     }
 }
@@ -177,21 +179,17 @@ impl Paced {
         schedule: &Schedule,
         delays: &mut Vec<Duration>,
     ) -> anyhow::Result<()> {
-        let mut buf = [0; 65_536];
         let stream = &mut self.streams[client];
-        let n = match rustix::net::recv(&stream.socket, &mut buf, RecvFlags::DONTWAIT) {
-            Ok((n, _)) => n,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
-            Err(errno) => return Err(errno.into()),
+        let Some(mut answer) = receive(&stream.socket, &mut self.buf)? else {
+            return Ok(());
         };
         let now = Instant::now();
-        ensure!(n > 0, "the server closed");
+        ensure!(!answer.is_empty(), "the server closed");
         ensure!(
-            stream.received + n <= stream.sent,
+            stream.received + answer.len() <= stream.sent,
             "the server sent too much"
         );
         let size = self.messages.size();
-        let mut answer = &buf[..n];
         while !answer.is_empty() {
             let (number, offset) = (stream.received / size, stream.received % size);
             let (part, rest) = answer.split_at(answer.len().min(size - offset));

@@ -4,7 +4,7 @@
 use clap::Args;
 
 use super::bout::{Bout, Setup, overhead};
-use super::field::{CHURN, DATAGRAMS, STREAMS};
+use super::field::{CHURN, DATAGRAMS, EVENT_DRIVEN, STREAMS};
 use super::{Method, Picture, Question};
 use crate::contenders::{Contender, Wire};
 use crate::load::{Kind, Order};
@@ -107,6 +107,18 @@ impl Cost {
         }
     }
 
+    /// The same with a load that looks for answers all the time, for those who have one thread or
+    /// few.
+    pub(crate) fn spinning(mut self) -> Self {
+        self.name.push_str("-awake");
+        self.title.push_str(", with a load that never sleeps");
+        self.load
+            .push_str(" It looks for answers all the time, so that nobody pays for waking it up.");
+        self.spin = true;
+        self.contenders = EVENT_DRIVEN.to_vec();
+        self
+    }
+
     pub(crate) fn churn(method: Method, clients: &[usize]) -> Self {
         Self {
             name: "churn".into(),
@@ -151,11 +163,10 @@ impl From<&EchoOptions> for Cost {
     fn from(options: &EchoOptions) -> Self {
         let wire = if options.unix { Wire::Unix } else { Wire::Tcp };
         let mut own = Self::echo(options.method, wire, options.size, &options.connections);
-        own.contenders.clone_from(&options.contenders);
-        own.spin = options.spin;
         if options.spin {
-            own.load.push_str(" It never sleeps.");
+            own = own.spinning();
         }
+        own.contenders.clone_from(&options.contenders);
         own
     }
 }

@@ -28,6 +28,19 @@ pub(super) const STREAMS: &[Contender] = &[
     PythonGevent,
 ];
 
+/// Of those, the ones that serve many connections with few threads.
+pub(super) const EVENT_DRIVEN: &[Contender] = &[
+    Epoll,
+    IoUring,
+    Green,
+    GreenKeepAlive,
+    TokioCurrent,
+    TokioMulti,
+    Actix,
+    Monoio,
+    May,
+];
+
 /// Connections that come and go.
 pub(super) const CHURN: &[Contender] = &[
     Epoll,

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::join::{JoinHandle, detached, packet};
+use crate::name::Name;
 use crate::stack::{GuardPages, Stacks, overflow};
 use crate::stall::{Monitor, OnStall, Stall};
 use crate::worker::{Local, Message, Remote, Spawn, lock};
@@ -215,7 +216,7 @@ impl Engine {
         &self,
         run: impl FnOnce() -> T + Send + 'static,
     ) -> Result<JoinHandle<T>, OutOfStacks> {
-        Ok(self.reserve()?.spawn("unnamed", run))
+        Ok(self.reserve()?.spawn(Name::unnamed(), run))
     }
 
     /// Reserves a stack on the worker that has the fewest coroutines.
@@ -224,11 +225,10 @@ impl Engine {
     /// [`OutOfStacks`].
     pub fn reserve(&self) -> Result<Reservation, OutOfStacks> {
         let workers = &self.inner.workers;
-        let mut by_load: Vec<_> = workers.iter().collect();
-        if by_load.len() > 1 {
-            by_load.sort_by_key(|worker| worker.load());
-        }
-        match by_load.into_iter().find(|worker| worker.reserve()) {
+        let least = workers.iter().min_by_key(|worker| worker.load());
+        // Its stacks may have run out before those of others: then anyone will do.
+        let mut by_choice = least.into_iter().chain(workers);
+        match by_choice.find(|worker| worker.reserve()) {
             Some(worker) => Ok(Reservation {
                 worker: Some(worker.clone()),
             }),
@@ -329,7 +329,7 @@ impl Reservation {
     /// Starts a coroutine with a name, which reports about overflows and stalls mention.
     pub fn spawn<T: Send + 'static>(
         self,
-        name: impl Into<Arc<str>>,
+        name: impl Into<Name>,
         run: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
         let (body, handle) = packet(run);
@@ -338,11 +338,11 @@ impl Reservation {
     }
 
     /// Starts a coroutine that nobody waits for. A panic in it ends it, and goes nowhere.
-    pub fn spawn_detached(self, name: impl Into<Arc<str>>, run: impl FnOnce() + Send + 'static) {
+    pub fn spawn_detached(self, name: impl Into<Name>, run: impl FnOnce() + Send + 'static) {
         self.start(name.into(), Box::new(detached(run)));
     }
 
-    fn start(mut self, name: Arc<str>, body: Box<dyn FnOnce() + Send>) {
+    fn start(mut self, name: Name, body: Box<dyn FnOnce() + Send>) {
         let Some(worker) = &self.worker else { return };
         // A worker that has ended hands it back; dropping it tells whoever joins.
         if worker.send(Message::Spawn(Spawn { name, body })).is_ok() {
@@ -383,7 +383,7 @@ pub fn spawn<T: 'static>(run: impl FnOnce() -> T + 'static) -> Result<JoinHandle
         });
     }
     let (body, handle) = packet(run);
-    local.start("unnamed".into(), Box::new(body));
+    local.start(Name::unnamed(), Box::new(body));
     Ok(handle)
 }
 

@@ -50,6 +50,7 @@ mod block_on;
 mod engine;
 mod inbox;
 mod join;
+mod name;
 pub mod net;
 mod outbox;
 mod park;
@@ -72,6 +73,7 @@ pub use engine::{
     Builder, Counters, Engine, OutOfStacks, Reservation, is_coroutine, spawn, yield_now,
 };
 pub use join::JoinHandle;
+pub use name::Name;
 pub use reactor::{Interest, Readiness};
 pub use stack::GuardPages;
 pub use stall::Stall;

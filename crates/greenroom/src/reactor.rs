@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 
 use crate::join::detached;
+use crate::name::Name;
 use crate::park::{Parked, Unparker, park};
 use crate::table::{Key, Table};
 use crate::worker::{Local, Remote, lock};
@@ -253,7 +254,7 @@ impl Readiness {
         watch: impl FnOnce(&T) -> (&Self, BorrowedFd<'_>),
         interest: Interest,
         deadline: Option<Instant>,
-        name: impl Into<Arc<str>>,
+        name: impl Into<Name>,
         run: impl FnOnce(T, io::Result<()>) + 'static,
     ) {
         let Some(local) = Local::in_coroutine() else {

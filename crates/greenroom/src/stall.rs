@@ -141,7 +141,7 @@ fn look(worker: usize, remote: &Remote, seen: &mut Seen, threshold: Duration, re
             let lasting = since.elapsed();
             if lasting >= threshold && !std::mem::replace(told, true) {
                 report(&Stall {
-                    name,
+                    name: name.put().into(),
                     worker,
                     lasting,
                 });

@@ -5,11 +5,11 @@
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::ptr;
-use std::sync::Arc;
 use std::time::Instant;
 
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
+use crate::name::Name;
 use crate::stack::SlabStack;
 
 /// What a coroutine runs: it comes back as a value whatever happens, so it never unwinds.
@@ -78,7 +78,7 @@ pub(crate) struct Task {
     pub(crate) state: State,
     /// One of the worker's stacks is promised to it, or in use by it.
     pub(crate) reserved: bool,
-    pub(crate) name: Arc<str>,
+    pub(crate) name: Name,
     /// It waits, and nobody has put it into the run queue.
     pub(crate) parked: bool,
     /// Unparked since it last looked.
@@ -103,7 +103,7 @@ pub(crate) enum State {
 }
 
 impl Task {
-    pub(crate) fn new(name: Arc<str>, body: Body, reserved: bool) -> Self {
+    pub(crate) fn new(name: Name, body: Body, reserved: bool) -> Self {
         Self {
             state: State::Dormant(body),
             reserved,

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use crate::inbox::Inbox;
 use crate::join::drop_quietly;
+use crate::name::Name;
 use crate::outbox::Outbox;
 use crate::park::{Parked, Unparker};
 use crate::reactor::{Sources, WAKER};
@@ -36,7 +37,7 @@ const EVENTS: usize = 256;
 
 /// A coroutine that is to be started.
 pub(crate) struct Spawn {
-    pub(crate) name: Arc<str>,
+    pub(crate) name: Name,
     pub(crate) body: Box<dyn FnOnce() + Send>,
 }
 
@@ -65,7 +66,7 @@ pub(crate) struct Remote {
     wakes: AtomicU64,
     /// The coroutine that runs right now: its index and one, or zero.
     running: AtomicU32,
-    names: Mutex<Vec<Option<Arc<str>>>>,
+    names: Mutex<Vec<Option<Name>>>,
 }
 
 impl Remote {
@@ -100,7 +101,7 @@ impl Remote {
     }
 
     /// What runs now: the number of switches so far, and the name.
-    pub(crate) fn running(&self) -> Option<(u64, Arc<str>)> {
+    pub(crate) fn running(&self) -> Option<(u64, Name)> {
         let switches = self.switches.load(Ordering::Acquire);
         let index = self.running.load(Ordering::Acquire).checked_sub(1)?;
         let name = lock(&self.names).get(index as usize)?.clone()?;
@@ -309,14 +310,14 @@ impl Local {
     }
 
     /// Starts a coroutine, for which there is a reservation.
-    pub(crate) fn start(&self, name: Arc<str>, body: Body) {
+    pub(crate) fn start(&self, name: Name, body: Body) {
         let key = self.admit(Task::new(name, body, true));
         self.ready.borrow_mut().push_back(key);
     }
 
     /// Takes in a coroutine that begins once it is unparked, or at its deadline. Until then it has
     /// no stack.
-    pub(crate) fn start_later(&self, name: Arc<str>, body: Body, deadline: Option<Instant>) -> Key {
+    pub(crate) fn start_later(&self, name: Name, body: Body, deadline: Option<Instant>) -> Key {
         let mut task = Task::new(name, body, false);
         task.parked = true;
         task.deadline = deadline;
@@ -342,8 +343,8 @@ impl Local {
 
     fn resume(&self, key: Key) {
         let taken = self.tasks.borrow_mut().get_mut(key).map(|task| {
-            let name: *const str = &*task.name;
-            (std::mem::replace(&mut task.state, State::Running), name)
+            let state = std::mem::replace(&mut task.state, State::Running);
+            (state, task.name.as_ptr())
         });
         let (mut fiber, name) = match taken {
             Some((State::Suspended(fiber), name)) => (fiber, name),

@@ -4,18 +4,20 @@
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
+use std::fmt::{self, Write};
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::OnceLock;
 
 use super::slab::Layout;
+use crate::name::Shared;
 
 thread_local! {
     // Without destructors and with constant initialisers: access is a plain load, as a signal
     // handler needs it to be.
     static LAYOUT: Cell<Option<Layout>> = const { Cell::new(None) };
     /// The name of the coroutine that runs on this thread, alive for as long as it runs.
-    static RUNNING: Cell<Option<*const str>> = const { Cell::new(None) };
+    static RUNNING: Cell<Option<*const Shared>> = const { Cell::new(None) };
 }
 
 /// Says where the guards of this thread's stacks are.
@@ -24,7 +26,7 @@ pub(crate) fn guard(layout: Layout) {
 }
 
 /// Says what runs on this thread from now on.
-pub(crate) fn set_running(name: Option<*const str>) {
+pub(crate) fn set_running(name: Option<*const Shared>) {
     RUNNING.set(name);
 }
 
@@ -67,30 +69,23 @@ extern "C" fn on_segv(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
     chain(signal, info, context);
 }
 
-/// write(2) and nothing that allocates or locks.
-fn report(name: &str, size: usize) {
-    let mut digits = [0; 20];
-    let size = decimal(size / 1024, &mut digits);
-    for part in [
-        b"\ncoroutine '".as_slice(),
-        name.as_bytes(),
-        b"' has overflowed its stack of ",
-        size,
-        b" KiB\nraise the engine's stack_size, or keep large buffers in a Vec\n",
-    ] {
-        let _ = rustix::io::write(rustix::stdio::stderr(), part);
-    }
+/// Neither allocates nor locks, if the name does not.
+fn report(name: &Shared, size: usize) {
+    let kib = size / 1024;
+    let _ = write!(
+        Stderr,
+        "\ncoroutine '{name}' has overflowed its stack of {kib} KiB\n\
+         raise the engine's stack_size, or keep large buffers in a Vec\n"
+    );
 }
 
-fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &[u8] {
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + u8::try_from(number % 10).unwrap_or(0);
-        number /= 10;
-        if number == 0 {
-            return &digits[at..];
-        }
+/// write(2), and nothing between it and who writes.
+struct Stderr;
+
+impl Write for Stderr {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
+        Ok(())
     }
 }
 
@@ -120,16 +115,4 @@ fn default_action(signal: libc::c_int) {
     // SAFETY: all zeroes are a valid sigaction, SIG_DFL; a null pointer says that the old one is
     // not wanted.
     unsafe { libc::sigaction(signal, default.as_ptr(), ptr::null_mut()) };
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_without_allocation() {
-        for number in [0, 7, 64, 1_048_576] {
-            assert_eq!(decimal(number, &mut [0; 20]), number.to_string().as_bytes());
-        }
-    }
 }

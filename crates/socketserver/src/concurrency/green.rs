@@ -13,7 +13,6 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, recv};
 
 use super::{AtLimit, Concurrency, Dispatch};
-use crate::RequestInfo;
 use crate::ServeError;
 use crate::event::Event;
 use crate::park::{Interest, Park, Parker, send_packet};
@@ -151,7 +150,7 @@ impl Concurrency for Green {
         };
         match engine.reserve() {
             Ok(reservation) => {
-                let name = request_name(task.info());
+                let name = task.subject();
                 // Boxed by itself: what a coroutine runs is kept until it ends.
                 let task = Box::new(task);
                 reservation.spawn_detached(name, move || go_on_later(task.run()));
@@ -176,7 +175,7 @@ fn go_on_later(mut pause: Option<Box<dyn Pause>>) {
             pause = waiting.resume(Ok(()));
             continue;
         }
-        let (until, name) = (waiting.until(), request_name(waiting.info()));
+        let (until, name) = (waiting.until(), waiting.subject());
         Readiness::when_ready(waiting, watched, interest, until, name, |pause, waited| {
             go_on_later(pause.resume(waited));
         });
@@ -201,10 +200,6 @@ fn watched(pause: &Box<dyn Pause>) -> (&Readiness, BorrowedFd<'_>) {
     let readiness = pause.park().and_then(|park| park.as_any().downcast_ref());
     let readiness = readiness.expect("every connection of this model was given one");
     (readiness, pause.socket())
-}
-
-fn request_name(info: &RequestInfo) -> String {
-    format!("request {} of {}", info.id(), info.peer())
 }
 
 impl fmt::Debug for Green {

@@ -7,6 +7,8 @@ use std::time::Instant;
 
 use super::controller::{Paused, Record};
 use super::session::{Request, Session, wait_for_input};
+#[cfg(feature = "green")]
+use super::task::Subject;
 use super::task::{self, End, Pause, Place, Step, Task, shielded};
 use crate::event::EndReason;
 use crate::park::Park;
@@ -42,6 +44,11 @@ where
     fn info(&self) -> &RequestInfo {
         self.record.info()
     }
+
+    #[cfg(feature = "green")]
+    fn subject(&self) -> Arc<Subject> {
+        self.record.subject()
+    }
 }
 
 fn begin<R, F, H>(job: Box<Job<R, F>>, in_child: bool) -> Step
@@ -50,7 +57,7 @@ where
     F: Fn() -> H + Send + Sync + 'static,
     H: RequestHandler<R>,
 {
-    match listen(job, in_child) {
+    match hear(job, None, in_child) {
         Ok(session) => session.handle(),
         Err(step) => step,
     }
@@ -61,46 +68,46 @@ where
 /// On a stack frame of its own: what is moved around here would otherwise stay on the stack for as
 /// long as the handler runs, and a coroutine's stack should fit into a page.
 #[inline(never)]
-#[expect(
-    clippy::boxed_local,
-    reason = "it would be on the frame of the caller otherwise"
-)]
-fn listen<R, F, H>(job: Box<Job<R, F>>, in_child: bool) -> Result<Box<Session<R, H>>, Step>
+fn hear<R, F, H>(
+    mut job: Box<Job<R, F>>,
+    mut steps: Option<Box<Steps>>,
+    in_child: bool,
+) -> Result<Box<Session<R, H>>, Step>
 where
     R: Request,
     F: Fn() -> H + Send + Sync + 'static,
     H: RequestHandler<R>,
 {
+    let heard = job.request.preamble(&mut job.record, &mut steps);
+    if let Ok(Heard::Part { until, is_silent }) = heard {
+        let arrival = Box::new(Arrival {
+            job,
+            steps,
+            in_child,
+            until,
+            is_silent,
+        });
+        return Err(arrival.pause());
+    }
     let Job {
-        mut request,
-        mut record,
+        request,
+        record,
         factory,
     } = *job;
-    let mut steps = Steps::default();
-    match request.preamble(&mut record, &mut steps) {
-        Ok(Heard::All) => Session::begin(request, record, &*factory, in_child).map_err(Step::Over),
-        Ok(Heard::Part { until, is_silent }) => {
-            let arrival = Box::new(Arrival {
-                job: Job {
-                    request,
-                    record,
-                    factory,
-                },
-                steps,
-                in_child,
-                until,
-                is_silent,
-            });
-            Err(arrival.pause())
-        }
-        Err(end) => Err(Step::Over(turn_away(request, record, in_child, end))),
-    }
+    let end = match heard {
+        Err(end) => turn_away(request, record, in_child, end),
+        Ok(_) => match Session::begin(request, record, &*factory, in_child) {
+            Ok(session) => return Ok(session),
+            Err(end) => end,
+        },
+    };
+    Err(Step::Over(end))
 }
 
 /// A request whose peer has to say more before there is a handler for it.
 struct Arrival<R, F> {
-    job: Job<R, F>,
-    steps: Steps,
+    job: Box<Job<R, F>>,
+    steps: Option<Box<Steps>>,
     /// The books are the parent's.
     in_child: bool,
     until: Option<Instant>,
@@ -117,7 +124,7 @@ where
     fn pause(self: Box<Self>) -> Step {
         let Job {
             request, record, ..
-        } = &self.job;
+        } = &*self.job;
         // Who has begun is served to the end by a drain, and takes no place in a pool meanwhile.
         record.set_paused(match self.is_silent {
             true => Paused::Idle,
@@ -127,35 +134,6 @@ where
             request.end_input();
         }
         Step::Paused(self)
-    }
-
-    /// Hears more. As above, on a stack frame of its own.
-    #[inline(never)]
-    fn listen(mut self: Box<Self>) -> Result<Box<Session<R, H>>, Step> {
-        let Job {
-            request, record, ..
-        } = &mut self.job;
-        match request.preamble(record, &mut self.steps) {
-            Ok(Heard::All) => {
-                let Job {
-                    request,
-                    record,
-                    factory,
-                } = self.job;
-                Session::begin(request, record, &*factory, self.in_child).map_err(Step::Over)
-            }
-            Ok(Heard::Part { until, is_silent }) => {
-                self.until = until;
-                self.is_silent = is_silent;
-                Err(self.pause())
-            }
-            Err(end) => Err(self.turn_away(end)),
-        }
-    }
-
-    fn turn_away(self, end: End) -> Step {
-        let Self { job, in_child, .. } = self;
-        Step::Over(turn_away(job.request, job.record, in_child, end))
     }
 }
 
@@ -181,6 +159,11 @@ where
         self.job.record.info()
     }
 
+    #[cfg(feature = "green")]
+    fn subject(&self) -> Arc<Subject> {
+        self.job.record.subject()
+    }
+
     fn wait(&self) -> io::Result<()> {
         wait_for_input(
             &self.job.request,
@@ -192,17 +175,26 @@ where
 
     fn go_on(self: Box<Self>, waited: io::Result<()>) -> Step {
         self.job.record.set_paused(Paused::No);
-        let gone = match waited {
-            Ok(()) => None,
+        let Self {
+            job,
+            steps,
+            in_child,
+            ..
+        } = *self;
+        match waited {
+            Ok(()) => {}
             // What was missing knows what that means.
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => None,
-            Err(_) => Some(self.job.request.cut()),
-        };
-        if let Some(cut) = gone {
-            let reason = cut.map_or(EndReason::PeerGone, Into::into);
-            return self.turn_away(End::Ended(reason));
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+            Err(_) => {
+                let cut = job.request.cut();
+                let end = End::Ended(cut.map_or(EndReason::PeerGone, Into::into));
+                let Job {
+                    request, record, ..
+                } = *job;
+                return Step::Over(turn_away(request, record, in_child, end));
+            }
         }
-        match self.listen() {
+        match hear(job, steps, in_child) {
             Ok(session) => session.handle(),
             Err(step) => step,
         }

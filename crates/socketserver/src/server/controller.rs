@@ -13,6 +13,8 @@ use rustix::process::pidfd_send_signal;
 
 use super::lifecycle::Lifecycle;
 use super::state::ServerState;
+#[cfg(feature = "green")]
+use super::task::Subject;
 use crate::Result;
 use crate::address::Address;
 use crate::admission::{Admission, AdmissionControl, Ticket};
@@ -448,6 +450,15 @@ struct Entry {
     queued: AtomicBool,
 }
 
+/// As reports name it.
+#[cfg(feature = "green")]
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RequestInfo { id, peer, .. } = self.info();
+        write!(f, "request {id} of {peer}")
+    }
+}
+
 impl Entry {
     fn info(&self) -> &RequestInfo {
         #[cfg(feature = "proxy")]
@@ -504,6 +515,12 @@ impl Record {
 
     pub(crate) fn info(&self) -> &RequestInfo {
         self.entry.info()
+    }
+
+    /// What whoever serves it is called after.
+    #[cfg(feature = "green")]
+    pub(crate) fn subject(&self) -> Arc<Subject> {
+        self.entry.clone()
     }
 
     /// A proxy has said who the client is.

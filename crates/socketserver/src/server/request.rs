@@ -94,8 +94,16 @@ impl sealed::Request for Connection {
         self.socket().park()
     }
 
-    fn preamble(&mut self, record: &mut Record, steps: &mut Steps) -> Result<Heard, End> {
-        steps.take(self, record)
+    fn preamble(
+        &mut self,
+        record: &mut Record,
+        steps: &mut Option<Box<Steps>>,
+    ) -> Result<Heard, End> {
+        // Most servers want none, and a step may be as large as a handshake.
+        if steps.is_none() && !record.shared().preamble.may_refuse(self.peer_addr()) {
+            return Ok(Heard::All);
+        }
+        steps.get_or_insert_default().take(self, record)
     }
 
     fn turn_away(mut self, notice: &[u8]) {
@@ -217,7 +225,7 @@ impl sealed::Request for Datagram {
         None
     }
 
-    fn preamble(&mut self, _: &mut Record, _: &mut Steps) -> Result<Heard, End> {
+    fn preamble(&mut self, _: &mut Record, _: &mut Option<Box<Steps>>) -> Result<Heard, End> {
         Ok(Heard::All)
     }
 

@@ -2,10 +2,14 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+#[cfg(feature = "green")]
+use std::sync::Arc;
 use std::sync::Weak;
 use std::time::Instant;
 
 use super::controller::{Paused, Record, RequestId, Shared};
+#[cfg(feature = "green")]
+use super::task::Subject;
 use super::task::{End, Pause, Step, end};
 use crate::address::Address;
 use crate::event::{EndReason, Event};
@@ -56,8 +60,13 @@ pub(crate) mod sealed {
         fn end_input(&self);
         fn as_fd(&self) -> BorrowedFd<'_>;
         fn park(&self) -> Option<&dyn Park>;
-        /// What comes before there is a handler; see [`crate::preamble`].
-        fn preamble(&mut self, record: &mut Record, steps: &mut Steps) -> Result<Heard, End>;
+        /// What comes before there is a handler; see [`crate::preamble`]. How far it has got is
+        /// kept in `steps`, if there are any.
+        fn preamble(
+            &mut self,
+            record: &mut Record,
+            steps: &mut Option<Box<Steps>>,
+        ) -> Result<Heard, End>;
         /// Closes what no handler will see, from a worker. Waits for a bounded time, and only for
         /// one that is told something.
         fn turn_away(self, notice: &[u8]);
@@ -204,6 +213,11 @@ impl<R: Request, H: RequestHandler<R>> Pause for Session<R, H> {
 
     fn info(&self) -> &RequestInfo {
         self.record.info()
+    }
+
+    #[cfg(feature = "green")]
+    fn subject(&self) -> Arc<Subject> {
+        self.record.subject()
     }
 
     fn wait(&self) -> io::Result<()> {

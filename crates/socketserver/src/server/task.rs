@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+#[cfg(feature = "green")]
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::controller::Record;
@@ -26,7 +28,14 @@ pub trait Task: Send + 'static {
     fn leave_to_child(self) -> Place;
     /// What is known of it.
     fn info(&self) -> &RequestInfo;
+    /// What whoever serves it is called after.
+    #[cfg(feature = "green")]
+    fn subject(&self) -> Arc<Subject>;
 }
+
+/// A request, as a report about whoever serves it names it; put into words by that report only.
+#[cfg(feature = "green")]
+pub type Subject = dyn fmt::Display + Send + Sync;
 
 /// A request that has nothing to do until its peer sends more: its handler has returned and is to be
 /// called again then, or there is none yet, as the peer has not said who it is.
@@ -39,6 +48,9 @@ pub trait Pause: Send {
     fn until(&self) -> Option<Instant>;
     /// What is known of it.
     fn info(&self) -> &RequestInfo;
+    /// What whoever serves it is called after.
+    #[cfg(feature = "green")]
+    fn subject(&self) -> Arc<Subject>;
     /// Waits here.
     fn wait(&self) -> io::Result<()>;
     /// Goes on, or ends the request, if the wait has failed.
