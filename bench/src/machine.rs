@@ -1,8 +1,10 @@
 //! What every table begins with: on what it was measured, what was, and by which command.
 
 use std::fs;
+use std::os::fd::AsFd;
 
 use anyhow::{Context, ensure};
+use rustix::net::{AddressFamily, SocketType, sockopt};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity};
 
@@ -52,6 +54,24 @@ pub(crate) fn ensure_descriptors(needed: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What decides how fast TCP sends: Linux's default, whatever this machine's is. One that paces what
+/// it sends, such as BBR, measures its own timers on a loopback.
+const CONGESTION_CONTROL: &str = "cubic";
+
+/// Has a socket use it, or the sockets that are accepted on it; where there is none, all have the
+/// system's.
+pub(crate) fn set_congestion_control(socket: impl AsFd) {
+    let _ = sockopt::set_tcp_congestion(socket, CONGESTION_CONTROL);
+}
+
+fn congestion_control() -> anyhow::Result<String> {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    let usual = sockopt::tcp_congestion(&socket)?;
+    set_congestion_control(&socket);
+    let ours = sockopt::tcp_congestion(&socket)?;
+    Ok(format!("TCP with {ours} (the system's own is {usual})"))
+}
+
 /// Kernel, processor, cores, versions, command line: one to a line.
 pub(crate) fn describe(cores: Cores) -> anyhow::Result<Vec<String>> {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
@@ -95,6 +115,7 @@ pub(crate) fn describe(cores: Cores) -> anyhow::Result<Vec<String>> {
         format!("load average before the start: {load_average}"),
         format!("{}, {build}", env!("COMPILER")),
         packages.collect::<Vec<_>>().join(", "),
+        congestion_control()?,
         format!("bench {}", words.join(" ")),
     ])
 }
@@ -121,7 +142,7 @@ mod tests {
     #[test]
     fn a_description_names_the_kernel_and_the_peers() {
         let text = describe(Cores::look().unwrap()).unwrap().join("\n");
-        for part in ["Linux ", "rustc ", "tokio 1."] {
+        for part in ["Linux ", "rustc ", "tokio 1.", "TCP with "] {
             assert!(text.contains(part), "{part:?} in {text}");
         }
     }

@@ -7,6 +7,7 @@ use ::may::os::unix::net::UnixListener;
 
 use super::announce;
 use super::threads::echo;
+use crate::machine::set_congestion_control;
 
 pub(super) fn streams<const N: usize>(path: Option<&Path>) -> anyhow::Result<()> {
     ::may::config().set_workers(1);
@@ -24,6 +25,7 @@ pub(super) fn streams<const N: usize>(path: Option<&Path>) -> anyhow::Result<()>
         return Ok(());
     }
     let listener = TcpListener::bind("127.0.0.1:0")?;
+    set_congestion_control(listener.inner());
     announce(listener.local_addr()?)?;
     for stream in listener.incoming() {
         let stream = stream?;

@@ -9,6 +9,8 @@ use std::path::Path;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use socketserver::transport::{Tcp, UnixStream};
 
+use crate::machine::set_congestion_control;
+
 use super::{
     Contender, Options, actix, announce, epoll, io_uring, may, monoio, ours, python, threads, tokio,
 };
@@ -62,6 +64,7 @@ pub(super) fn listen(path: Option<&Path>) -> anyhow::Result<(Listener, String)> 
     }
     let fd = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
     sockopt::set_socket_reuseaddr(&fd, true)?;
+    set_congestion_control(&fd);
     rustix::net::bind(&fd, &SocketAddr::from(([127, 0, 0, 1], 0)))?;
     rustix::net::listen(&fd, i32::MAX)?;
     let listener = TcpListener::from(fd);

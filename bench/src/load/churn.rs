@@ -15,6 +15,7 @@ use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 
 use super::message::{Messages, send};
 use super::{BUFFER, ClosedLoop, Load, Order, Outcome, receive, watch};
+use crate::machine::set_congestion_control;
 
 pub(super) struct Churn {
     epoll: OwnedFd,
@@ -62,6 +63,7 @@ impl ClosedLoop for Churn {
             rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
         let source = SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, self.source), 0);
         self.source = self.source % 250 + 1;
+        set_congestion_control(&stream);
         rustix::net::bind(&stream, &source).context("no port is left")?;
         rustix::net::connect(&stream, &self.server).context("cannot connect")?;
         self.begun = self.begun.wrapping_add(1);

@@ -10,6 +10,7 @@ use rustix::event::epoll;
 
 use super::message::send;
 use super::{ClosedLoop, Load, Order, Outcome, receive, watch};
+use crate::machine::set_congestion_control;
 
 /// What is asked for: a file that the server has and the load knows.
 pub(crate) struct Page(usize);
@@ -66,6 +67,7 @@ impl Http {
         for number in 0..clients {
             let stream = TcpStream::connect(server).context("cannot connect")?;
             stream.set_nodelay(true)?;
+            set_congestion_control(&stream);
             stream.set_nonblocking(true)?;
             let socket = OwnedFd::from(stream);
             watch(&own.epoll, &socket, number)?;

@@ -12,6 +12,7 @@ use anyhow::{Context, ensure};
 
 use super::PATIENCE;
 use super::message::Messages;
+use crate::machine::set_congestion_control;
 
 #[derive(Clone, Debug)]
 pub(super) enum Target {
@@ -46,6 +47,7 @@ impl Target {
             Self::Inet(address) => {
                 let stream = TcpStream::connect(address).context("cannot connect")?;
                 stream.set_nodelay(true)?;
+                set_congestion_control(&stream);
                 stream.set_read_timeout(Some(PATIENCE))?;
                 exchange(&stream, client, messages)?;
                 stream.set_nonblocking(true)?;

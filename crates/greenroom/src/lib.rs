@@ -48,6 +48,7 @@ compile_error!("greenroom is built on epoll and eventfd: it needs Linux");
 
 mod block_on;
 mod engine;
+mod feeding;
 mod inbox;
 mod join;
 mod name;
@@ -72,6 +73,7 @@ pub use block_on::block_on;
 pub use engine::{
     Builder, Counters, Engine, OutOfStacks, Reservation, is_coroutine, spawn, yield_now,
 };
+pub use feeding::Feeding;
 pub use join::JoinHandle;
 pub use name::Name;
 pub use reactor::{Interest, Readiness};

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::join::detached;
 use crate::name::Name;
-use crate::park::{Parked, Unparker, park};
+use crate::park::{Parked, Unparker};
 use crate::table::{Key, Table};
 use crate::worker::{Local, Remote, lock};
 
@@ -64,10 +65,28 @@ pub struct Readiness {
 
 #[derive(Default)]
 pub(crate) struct Source {
+    /// A worker watches it.
+    watched: AtomicBool,
+    /// A read came back short: nothing more is there until the next report. Only a hint, so that
+    /// most reads need no lock: who waits because of it looks at what was reported first.
+    drained: AtomicBool,
     state: Mutex<State>,
 }
 
 impl Source {
+    /// Whether it is ready for this, as far as is known; which is known once only, unless it is for
+    /// good.
+    fn take(&self, state: &mut State, interest: Interest) -> bool {
+        let ready = state.is_ready(interest);
+        if ready {
+            state.ready &= !interest.bit();
+            if interest == Interest::Read {
+                self.drained.store(false, Ordering::Relaxed);
+            }
+        }
+        ready
+    }
+
     /// Gives the descriptor to the worker's epoll set, unless a worker watches it already.
     fn watch(
         self: &Arc<Self>,
@@ -84,6 +103,7 @@ impl Source {
             return Err(error);
         }
         state.watched = Some((local.remote.clone(), token));
+        self.watched.store(true, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -96,25 +116,46 @@ struct State {
     ready: u8,
     /// Ready for good: the peer has hung up.
     forever: u8,
-    /// A read came back short: nothing more is there until the next report.
-    drained: bool,
     waiting: Waiting,
 }
 
 impl State {
-    /// Whether it is ready for this, as far as is known; which is known once only, unless it is for
-    /// good.
-    fn take(&mut self, interest: Interest) -> bool {
-        let ready = self.is_ready(interest);
-        if ready {
-            self.ready &= !interest.bit();
-            self.drained &= interest != Interest::Read;
-        }
-        ready
-    }
-
     fn is_ready(&self, interest: Interest) -> bool {
         (self.ready | self.forever) & interest.bit() != 0
+    }
+
+    /// A worker's coroutine, as it stands in the list.
+    fn waiter(&self, local: &Local, key: Key) -> Waiter {
+        match &self.watched {
+            Some((watching, _)) if Arc::ptr_eq(watching, &local.remote) => Waiter::Near(key),
+            _ => Waiter::Far(Unparker::Coroutine(local.remote.clone(), key)),
+        }
+    }
+}
+
+/// Somebody who waits.
+#[derive(Clone)]
+pub(crate) enum Waiter {
+    /// A coroutine of the worker that watches the descriptor, and hears of it first.
+    Near(Key),
+    Far(Unparker),
+}
+
+impl Waiter {
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Near(key), Self::Near(other)) => key == other,
+            (Self::Far(unparker), Self::Far(other)) => unparker.is_same(other),
+            _ => false,
+        }
+    }
+
+    /// To be called by the worker that watches.
+    pub(crate) fn unpark(&self, local: &Local) {
+        match self {
+            Self::Near(key) => local.unpark(*key),
+            Self::Far(unparker) => unparker.unpark(),
+        }
     }
 }
 
@@ -122,62 +163,64 @@ impl State {
 /// it needs no memory of its own.
 #[derive(Default)]
 struct Waiting {
-    reader: Option<Unparker>,
-    writer: Option<Unparker>,
-    others: Vec<(Interest, Unparker)>,
+    reader: Option<Waiter>,
+    writer: Option<Waiter>,
+    others: Vec<(Interest, Waiter)>,
 }
 
 impl Waiting {
-    fn slot(&mut self, interest: Interest) -> &mut Option<Unparker> {
+    fn slot(&mut self, interest: Interest) -> &mut Option<Waiter> {
         match interest {
             Interest::Read => &mut self.reader,
             Interest::Write => &mut self.writer,
         }
     }
 
-    fn add(&mut self, interest: Interest, unparker: Unparker) {
+    fn add(&mut self, interest: Interest, waiter: Waiter) {
         let slot = self.slot(interest);
         if slot.is_none() {
-            *slot = Some(unparker);
+            *slot = Some(waiter);
         } else {
-            self.others.push((interest, unparker));
+            self.others.push((interest, waiter));
         }
     }
 
     /// Takes one off the list; `false` if it does not stand there.
-    fn remove(&mut self, unparker: &Unparker) -> bool {
+    fn remove(&mut self, waiter: &Waiter) -> bool {
         for slot in [&mut self.reader, &mut self.writer] {
-            if slot.take_if(|waiting| waiting.is_same(unparker)).is_some() {
+            if slot.take_if(|waiting| waiting.is_same(waiter)).is_some() {
                 return true;
             }
         }
         let before = self.others.len();
-        self.others
-            .retain(|(_, waiting)| !waiting.is_same(unparker));
+        self.others.retain(|(_, waiting)| !waiting.is_same(waiter));
         self.others.len() < before
     }
 
-    fn contains(&self, unparker: &Unparker) -> bool {
-        self.iter().any(|waiting| waiting.is_same(unparker))
+    fn contains(&self, waiter: &Waiter) -> bool {
+        self.iter().any(|waiting| waiting.is_same(waiter))
     }
 
-    /// Unparks all who wait for this; `false` if nobody does.
-    fn wake(&mut self, interest: Interest) -> bool {
+    /// Takes all who wait for this off the list, and tells `unpark`; `false` if nobody does.
+    fn wake(&mut self, interest: Interest, mut unpark: impl FnMut(&Waiter)) -> bool {
         let first = self.slot(interest).take();
         let mut woken = first.is_some();
-        first.iter().for_each(Unparker::unpark);
-        for (_, unparker) in self
+        first.iter().for_each(&mut unpark);
+        if self.others.is_empty() {
+            return woken;
+        }
+        for (_, waiter) in self
             .others
             .extract_if(.., |(wanted, _)| *wanted == interest)
         {
-            unparker.unpark();
+            unpark(&waiter);
             woken = true;
         }
         woken
     }
 
-    fn iter(&self) -> impl Iterator<Item = &Unparker> {
-        let others = self.others.iter().map(|(_, unparker)| unparker);
+    fn iter(&self) -> impl Iterator<Item = &Waiter> {
+        let others = self.others.iter().map(|(_, waiter)| waiter);
         self.reader.iter().chain(&self.writer).chain(others)
     }
 }
@@ -206,21 +249,22 @@ impl Readiness {
         let Some(local) = Local::in_coroutine() else {
             return wait_in_thread(fd, interest, deadline);
         };
-        let own = local.unparker();
-        {
+        let own = {
             let mut state = lock(&self.source.state);
-            if state.take(interest) {
+            if self.source.take(&mut state, interest) {
                 return Ok(());
             }
             self.source.watch(&mut state, &local, fd)?;
+            let own = state.waiter(&local, local.key());
             state.waiting.add(interest, own.clone());
-        }
+            own
+        };
         loop {
             // Looked at while we stand in the list of those whom a cancellation wakes up.
             let parked = if local.is_cancelled() {
                 Err(cancelled())
             } else {
-                match park(deadline) {
+                match local.park(deadline) {
                     Parked::Unparked => Ok(()),
                     Parked::TimedOut => Err(timed_out()),
                     Parked::Refused => Err(refused()),
@@ -264,7 +308,7 @@ impl Readiness {
         let source = readiness.source.clone();
         // Under this lock from the look at what is ready to the place in the list.
         let mut state = lock(&source.state);
-        let ready = state.take(interest);
+        let ready = source.take(&mut state, interest);
         let watched = if ready {
             Ok(())
         } else {
@@ -274,7 +318,11 @@ impl Readiness {
         let theirs = source.clone();
         let body = move || {
             let local = Local::in_coroutine().expect("a coroutine is running");
-            let still_waiting = lock(&theirs.state).waiting.remove(&local.unparker());
+            let still_waiting = {
+                let mut state = lock(&theirs.state);
+                let own = state.waiter(&local, local.key());
+                state.waiting.remove(&own)
+            };
             let result = match watched {
                 Err(error) => Err(error),
                 Ok(()) if local.is_cancelled() => Err(cancelled()),
@@ -285,12 +333,12 @@ impl Readiness {
             run(value, result);
         };
         let key = local.start_later(name.into(), Box::new(detached(body)), deadline);
-        let unparker = Unparker::Coroutine(local.remote.clone(), key);
         if start_now {
             drop(state);
-            unparker.unpark();
+            local.unpark(key);
         } else {
-            state.waiting.add(interest, unparker);
+            let waiter = state.waiter(&local, key);
+            state.waiting.add(interest, waiter);
         }
     }
 
@@ -301,9 +349,9 @@ impl Readiness {
         let Some(local) = Local::in_coroutine() else {
             return;
         };
-        if drained {
-            let mut state = lock(&self.source.state);
-            state.drained = state.watched.is_some() && !state.is_ready(Interest::Read);
+        // Unwatched, it would be reported by nobody.
+        if drained && self.source.watched.load(Ordering::Relaxed) {
+            self.source.drained.store(true, Ordering::Relaxed);
         }
         local.count_operation();
     }
@@ -311,7 +359,7 @@ impl Readiness {
     /// Whether a read is known to find nothing, so that it is better to wait at once.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        lock(&self.source.state).drained && Local::in_coroutine().is_some()
+        self.source.drained.load(Ordering::Relaxed)
     }
 }
 
@@ -371,8 +419,13 @@ impl Sources {
         self.0.remove(Key::unpack(token));
     }
 
-    /// Takes in a report, and unparks who waits for it.
-    pub(crate) fn deliver(&self, token: u64, flags: epoll::EventFlags) {
+    /// Takes in a report, and tells `unpark` who has waited for it.
+    pub(crate) fn deliver(
+        &self,
+        token: u64,
+        flags: epoll::EventFlags,
+        mut unpark: impl FnMut(&Waiter),
+    ) {
         use epoll::EventFlags;
         let Some(source) = self.0.get(Key::unpack(token)) else {
             return;
@@ -392,19 +445,19 @@ impl Sources {
             ready |= Interest::Write.bit();
         }
         if ready & Interest::Read.bit() != 0 {
-            state.drained = false;
+            source.drained.store(false, Ordering::Relaxed);
         }
         // Everybody who waits tries again; what nobody waits for is kept for who comes next.
         state.ready |= ready;
         for interest in [Interest::Read, Interest::Write] {
-            if ready & interest.bit() != 0 && state.waiting.wake(interest) {
+            if ready & interest.bit() != 0 && state.waiting.wake(interest, &mut unpark) {
                 state.ready &= !interest.bit();
             }
         }
     }
 
     /// Everybody who waits for one of them.
-    pub(crate) fn waiting(&self) -> Vec<Unparker> {
+    pub(crate) fn waiting(&self) -> Vec<Waiter> {
         let mut all = Vec::new();
         for source in self.0.iter() {
             let state = lock(&source.state);
@@ -419,9 +472,15 @@ impl Sources {
         for source in all.iter() {
             let mut state = lock(&source.state);
             state.watched = None;
+            source.watched.store(false, Ordering::Relaxed);
             let waiting = std::mem::take(&mut state.waiting);
             drop(state);
-            waiting.iter().for_each(Unparker::unpark);
+            for waiter in waiting.iter() {
+                // Of the worker itself, no coroutine is left.
+                if let Waiter::Far(unparker) = waiter {
+                    unparker.unpark();
+                }
+            }
         }
     }
 }
@@ -457,9 +516,10 @@ mod tests {
         sources.remove(first);
         let second = sources.insert(&two);
         assert_ne!(first, second);
-        sources.deliver(first, epoll::EventFlags::IN);
+        let nobody = |_: &Waiter| panic!("nobody waits");
+        sources.deliver(first, epoll::EventFlags::IN, nobody);
         assert_eq!(lock(&two.state).ready, 0, "a late report of the first");
-        sources.deliver(second, epoll::EventFlags::IN);
+        sources.deliver(second, epoll::EventFlags::IN, nobody);
         assert_eq!(lock(&two.state).ready, Interest::Read.bit());
         sources.remove(first);
         assert!(sources.0.iter().next().is_some());
@@ -471,9 +531,10 @@ mod tests {
         let source = Arc::default();
         let token = sources.insert(&source);
         let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
-        sources.deliver(token, flags);
+        let nobody = |_: &Waiter| panic!("nobody waits");
+        sources.deliver(token, flags, nobody);
         assert_eq!(lock(&source.state).forever, Interest::Read.bit());
-        sources.deliver(token, epoll::EventFlags::HUP);
+        sources.deliver(token, epoll::EventFlags::HUP, nobody);
         assert_eq!(lock(&source.state).forever, BOTH);
     }
 }

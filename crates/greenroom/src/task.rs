@@ -90,8 +90,6 @@ pub(crate) struct Task {
     pub(crate) timer: Option<Instant>,
     /// What came of the datagram that it has left to its worker to send.
     pub(crate) sent: Option<rustix::io::Result<()>>,
-    /// Socket operations since it last gave way to others.
-    pub(crate) streak: u32,
 }
 
 /// Where a coroutine is.
@@ -113,7 +111,6 @@ impl Task {
             deadline: None,
             timer: None,
             sent: None,
-            streak: 0,
         }
     }
 }

@@ -164,6 +164,8 @@ pub(crate) struct Local {
     /// Coroutines that have begun and not ended.
     on_stacks: Cell<usize>,
     current: Cell<Option<Key>>,
+    /// Socket operations of the one that runs since it last gave way to others.
+    streak: Cell<u32>,
     cancelled: Cell<bool>,
     stopping: Cell<bool>,
 }
@@ -199,6 +201,7 @@ impl Local {
             postponed: RefCell::default(),
             on_stacks: Cell::new(0),
             current: Cell::new(None),
+            streak: Cell::new(0),
             cancelled: Cell::new(false),
             stopping: Cell::new(false),
         });
@@ -243,7 +246,7 @@ impl Local {
             Message::Cancel => {
                 self.cancelled.set(true);
                 let waiting = self.sources.borrow().waiting();
-                waiting.iter().for_each(Unparker::unpark);
+                waiting.iter().for_each(|waiter| waiter.unpark(self));
             }
         }
     }
@@ -277,7 +280,7 @@ impl Local {
         };
         for event in ready.iter().filter(|event| event.data.u64() != WAKER) {
             let sources = self.sources.borrow();
-            sources.deliver(event.data.u64(), event.flags);
+            sources.deliver(event.data.u64(), event.flags, |waiter| waiter.unpark(self));
         }
     }
 
@@ -356,6 +359,7 @@ impl Local {
         };
         overflow::set_running(Some(name));
         self.current.set(Some(key));
+        self.streak.set(0);
         let switches = &self.remote.switches;
         // Counted by this thread only, so there is nothing to compete with.
         switches.store(switches.load(Ordering::Relaxed) + 1, Ordering::Release);
@@ -426,7 +430,7 @@ impl Local {
     }
 
     /// The coroutine that is running.
-    fn key(&self) -> Key {
+    pub(crate) fn key(&self) -> Key {
         self.current.get().expect("a coroutine is running")
     }
 
@@ -449,7 +453,6 @@ impl Local {
             }
             task.parked = true;
             task.deadline = deadline;
-            task.streak = 0;
             if let Some(at) = deadline
                 && task.timer.is_none_or(|timer| timer > at)
             {
@@ -476,22 +479,15 @@ impl Local {
         if std::thread::panicking() {
             return;
         }
-        let key = self.key();
-        if let Some(task) = self.tasks.borrow_mut().get_mut(key) {
-            task.streak = 0;
-        }
-        self.ready.borrow_mut().push_back(key);
+        self.ready.borrow_mut().push_back(self.key());
         switch_out();
     }
 
     /// The coroutine that is running has completed an operation without waiting.
     pub(crate) fn count_operation(&self) {
-        let key = self.key();
-        let exhausted = self.tasks.borrow_mut().get_mut(key).is_some_and(|task| {
-            task.streak += 1;
-            task.streak >= STREAK
-        });
-        if exhausted {
+        let streak = self.streak.get() + 1;
+        self.streak.set(streak);
+        if streak >= STREAK {
             self.yield_now();
         }
     }
@@ -542,7 +538,7 @@ impl Local {
         self.outbox.replace(outbox);
     }
 
-    fn unpark(&self, key: Key) {
+    pub(crate) fn unpark(&self, key: Key) {
         let mut tasks = self.tasks.borrow_mut();
         let Some(task) = tasks.get_mut(key) else {
             return;

@@ -17,7 +17,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
 use crate::EndReason;
 use crate::park::{Interest, Park};
-use crate::timeouts::{Limits, Pace, Wait};
+use crate::timeouts::{Limits, MinRate, Pace, Wait};
 #[cfg(feature = "tls")]
 use crate::tls;
 
@@ -267,6 +267,14 @@ impl Socket {
         briefly: Option<Duration>,
         mut operation: impl FnMut() -> rustix::io::Result<usize>,
     ) -> io::Result<usize> {
+        // Usually there is room, and then nobody needs to look at the clock. Without a `park`, this
+        // would wait.
+        if self.park.is_some()
+            && limits.deadline.is_none()
+            && let Some(sent) = self.transmit_now(limits.rate, &mut operation)?
+        {
+            return Ok(sent);
+        }
         let Some(rate) = limits.rate else {
             return self.transmit_within(limits, briefly, &mut operation);
         };
@@ -304,6 +312,33 @@ impl Socket {
         }
     }
 
+    /// One attempt; `None` if there is no room.
+    fn transmit_now(
+        &self,
+        rate: Option<MinRate>,
+        operation: &mut impl FnMut() -> rustix::io::Result<usize>,
+    ) -> io::Result<Option<usize>> {
+        if let Some(rate) = rate {
+            self.sending.check(rate)?;
+        }
+        self.check_cancelled()?;
+        match operation() {
+            Ok(n) => {
+                self.has_sent(n);
+                Ok(Some(n))
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(errno) => Err(self.failed(errno)),
+        }
+    }
+
+    fn has_sent(&self, n: usize) {
+        self.sent.fetch_add(n as u64, Ordering::Relaxed);
+        if let Some(park) = &self.park {
+            park.progressed(false);
+        }
+    }
+
     fn transmit_within(
         &self,
         limits: Limits,
@@ -322,10 +357,7 @@ impl Socket {
             }
             match operation() {
                 Ok(n) => {
-                    self.sent.fetch_add(n as u64, Ordering::Relaxed);
-                    if let Some(park) = &self.park {
-                        park.progressed(false);
-                    }
+                    self.has_sent(n);
                     if let Some(began) = began.filter(|_| has_waited && limits.rate.is_some()) {
                         self.sending.moved(n, began.elapsed());
                     }

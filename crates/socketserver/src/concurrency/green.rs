@@ -128,6 +128,7 @@ impl Green {
 
 impl Concurrency for Green {
     const NAME: &'static str = "green";
+    const FEEDS_WORKERS: bool = true;
 
     fn limit(&self) -> (usize, AtLimit) {
         (self.max_requests, self.at_limit)

@@ -41,6 +41,10 @@ pub trait Concurrency: sealed::Sealed + Default + Send + 'static {
     #[doc(hidden)]
     const FORKS: bool = false;
 
+    /// Requests are handed to few threads, which are not to be interrupted for each of them.
+    #[doc(hidden)]
+    const FEEDS_WORKERS: bool = false;
+
     /// How many requests may be live at once, and what happens to the next one.
     fn limit(&self) -> (usize, AtLimit);
 
@@ -101,6 +105,12 @@ pub trait Concurrency: sealed::Sealed + Default + Send + 'static {
     fn loop_parker(&self) -> Option<Arc<dyn Parker>> {
         None
     }
+}
+
+/// Lets the calling thread feed such workers, for as long as what is returned lives.
+pub(crate) fn feed_workers() -> impl Sized {
+    #[cfg(feature = "green")]
+    greenroom::Feeding::begin()
 }
 
 mod sealed {

@@ -120,6 +120,8 @@ pub(crate) struct Model {
     pub(crate) name: &'static str,
     pub(crate) forks: bool,
     pub(crate) has_threads: bool,
+    /// It hands requests to few threads, which are not to be interrupted for each of them.
+    pub(crate) feeds_workers: bool,
 }
 
 /// A descriptor that the application wants to have watched, and what to do when it is readable.
@@ -245,6 +247,10 @@ fn drive(
         member.enter(poller, narrow(index), until)?;
         active[index] = true;
     }
+    // From here on, as what a model has started meanwhile is not meant.
+    let _feeding = (members.iter())
+        .all(|member| member.model().feeds_workers)
+        .then(concurrency::feed_workers);
     let mut last = Handled::Stopped;
     let others = members.len() - companions;
     let mut dismissed = companions == 0;
