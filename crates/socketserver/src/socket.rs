@@ -17,7 +17,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
 use crate::EndReason;
 use crate::park::{Interest, Park};
-use crate::timeouts::{Limits, MinRate, Pace, Wait};
+use crate::timeouts::{Limits, Pace, Wait, timed_out};
 #[cfg(feature = "tls")]
 use crate::tls;
 
@@ -212,11 +212,11 @@ impl Socket {
     }
 
     fn send_raw(&self, bufs: &[IoSlice<'_>], limits: Limits) -> io::Result<usize> {
-        self.transmit(limits, None, || match bufs {
-            [one] => rustix::net::send(&self.fd, one, SendFlags::NOSIGNAL),
+        self.transmit(limits, None, |flags| match bufs {
+            [one] => rustix::net::send(&self.fd, one, flags),
             many => {
                 let mut control = SendAncillaryBuffer::default();
-                rustix::net::sendmsg(&self.fd, many, &mut control, SendFlags::NOSIGNAL)
+                rustix::net::sendmsg(&self.fd, many, &mut control, flags)
             }
         })
     }
@@ -233,7 +233,7 @@ impl Socket {
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(AT_ONCE);
         if !self.is_encrypted() && is_sigpipe_ignored() {
             let waits = self.park.is_none().then_some(BRIEFLY);
-            let sent = self.transmit(limits, waits, || {
+            let sent = self.transmit(limits, waits, |_| {
                 let mut offset = offset;
                 rustix::fs::sendfile(&self.fd, file, Some(&mut offset), count)
             });
@@ -259,19 +259,18 @@ impl Socket {
         is_encrypted
     }
 
-    /// Has `operation` send something, as soon as there is room. If it cannot be relied on to give up
-    /// in time, it only waits `briefly`.
+    /// Has `operation` send something, as soon as there is room. If it takes no flags, and so cannot be
+    /// kept from waiting, nor be relied on to give up in time, it only waits `briefly`.
     fn transmit(
         &self,
         limits: Limits,
         briefly: Option<Duration>,
-        mut operation: impl FnMut() -> rustix::io::Result<usize>,
+        mut operation: impl FnMut(SendFlags) -> rustix::io::Result<usize>,
     ) -> io::Result<usize> {
-        // Usually there is room, and then nobody needs to look at the clock. Without a `park`, this
-        // would wait.
-        if self.park.is_some()
-            && limits.deadline.is_none()
-            && let Some(sent) = self.transmit_now(limits.rate, &mut operation)?
+        // Usually there is room. Then the time that it takes is not the peer's, and nobody needs to
+        // look at the clock.
+        if briefly.is_none()
+            && let Some(sent) = self.transmit_now(limits, &mut operation)?
         {
             return Ok(sent);
         }
@@ -315,14 +314,17 @@ impl Socket {
     /// One attempt; `None` if there is no room.
     fn transmit_now(
         &self,
-        rate: Option<MinRate>,
-        operation: &mut impl FnMut() -> rustix::io::Result<usize>,
+        limits: Limits,
+        operation: &mut impl FnMut(SendFlags) -> rustix::io::Result<usize>,
     ) -> io::Result<Option<usize>> {
-        if let Some(rate) = rate {
+        if limits.deadline.is_some_and(|end| end <= Instant::now()) {
+            return Err(timed_out());
+        }
+        if let Some(rate) = limits.rate {
             self.sending.check(rate)?;
         }
         self.check_cancelled()?;
-        match operation() {
+        match operation(SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
             Ok(n) => {
                 self.has_sent(n);
                 Ok(Some(n))
@@ -343,7 +345,7 @@ impl Socket {
         &self,
         limits: Limits,
         briefly: Option<Duration>,
-        operation: &mut impl FnMut() -> rustix::io::Result<usize>,
+        operation: &mut impl FnMut(SendFlags) -> rustix::io::Result<usize>,
     ) -> io::Result<usize> {
         let mut wait = Wait::begin(limits, self.moved())?;
         let began = wait.clock();
@@ -355,7 +357,7 @@ impl Socket {
                 Some(time) => self.set_timer(Interest::Write, Some(time))?,
                 None => self.arm(Interest::Write, &wait)?,
             }
-            match operation() {
+            match operation(SendFlags::NOSIGNAL) {
                 Ok(n) => {
                     self.has_sent(n);
                     if let Some(began) = began.filter(|_| has_waited && limits.rate.is_some()) {
@@ -601,4 +603,51 @@ pub(crate) fn cancelled() -> io::Error {
         io::ErrorKind::ConnectionAborted,
         "the connection was cut by this server",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MinRate;
+    use std::os::unix::net::UnixStream;
+
+    /// The time that a thread was kept from running is not its peer's, and a timer of the kernel's
+    /// costs a system call: neither is there before somebody has to wait.
+    #[test]
+    fn who_finds_room_has_not_waited() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let socket = Socket::new(near.into(), None);
+        let rate = MinRate::bytes_per_second(1).grace(Duration::from_millis(20));
+        let limits = Limits {
+            wait: Some(Duration::from_secs(60)),
+            rate: Some(rate),
+            ..Limits::default()
+        };
+        let timer = || socket.kernel_write.load(Ordering::Relaxed);
+        assert_eq!(socket.send(&[IoSlice::new(b"x")], limits).unwrap(), 1);
+        assert_eq!(timer(), 0);
+        // Until nobody reads.
+        let much = vec![0; 1 << 20];
+        let slow = loop {
+            match socket.send(&[IoSlice::new(&much)], limits) {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(slow.kind(), io::ErrorKind::TimedOut);
+        assert_ne!(timer(), 0);
+        drop(far);
+    }
+
+    #[test]
+    fn a_deadline_ends_even_what_would_find_room() {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let socket = Socket::new(near.into(), None);
+        let limits = Limits {
+            deadline: Some(Instant::now()),
+            ..Limits::default()
+        };
+        let error = socket.send(&[IoSlice::new(b"x")], limits).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
 }
