@@ -29,6 +29,11 @@ use crate::server::{ChildSource, Controller, Pause, Task};
 /// what is used takes memory), and a thread for each core. A request stays on its thread. One that
 /// keeps its thread to itself for 100 ms is reported as
 /// [`Event::Stalled`].
+///
+/// Whoever calls `serve_forever` accepts, and hands requests on. Meanwhile that thread is scheduled
+/// as `SCHED_BATCH` (`sched(7)`), unless it is scheduled in a way of its own, or serves others as
+/// well: where it shares a core with coroutines it finds several clients at once, and does not
+/// interrupt a coroutine for each.
 pub struct Green {
     max_requests: usize,
     at_limit: AtLimit,
