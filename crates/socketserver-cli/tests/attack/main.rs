@@ -38,9 +38,11 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How often it is tried where others have the machine's time. One attempt proves little there; a
-/// server that breaks the promise does so each time.
-const TRIES: u32 = 6;
+/// How often it is tried. One attempt proves little where others have the machine's time, and not
+/// all of that is seen: what a machine around this one does, or what is too short for the kernel's
+/// ticks. A server that breaks the promise does so each time.
+const TRIES: u32 = 3;
+const TRIES_IF_BUSY: u32 = 6;
 
 /// So many answers have a p99 that is not the longest of them.
 const ANSWERS: usize = 200;
@@ -51,9 +53,14 @@ fn withstands(victim: &Victim, visit: impl Fn(&Victim) -> Visitor, attack: impl 
     loop {
         let seen = attacked(victim, &visit, &attack);
         tries += 1;
+        let most = if seen.is_machine_busy() {
+            TRIES_IF_BUSY
+        } else {
+            TRIES
+        };
         match seen.judged() {
             Ok(told) => return println!("{told}"),
-            Err(told) if seen.is_machine_busy() && tries < TRIES => println!("again: {told}"),
+            Err(told) if tries < most => println!("again: {told}"),
             Err(told) => panic!("{told}"),
         }
     }
