@@ -260,7 +260,7 @@ impl Readiness {
             own
         };
         loop {
-            // Looked at while we stand in the list of those whom a cancellation wakes up.
+            // A cancellation that comes later wakes up everybody who is parked.
             let parked = if local.is_cancelled() {
                 Err(cancelled())
             } else {
@@ -454,16 +454,6 @@ impl Sources {
                 state.ready &= !interest.bit();
             }
         }
-    }
-
-    /// Everybody who waits for one of them.
-    pub(crate) fn waiting(&self) -> Vec<Waiter> {
-        let mut all = Vec::new();
-        for source in self.0.iter() {
-            let state = lock(&source.state);
-            all.extend(state.waiting.iter().cloned());
-        }
-        all
     }
 
     /// The worker ends: whoever still has one of them may find another worker for it.

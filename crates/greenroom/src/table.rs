@@ -95,6 +95,16 @@ impl<T> Table<T> {
         self.places.len() - self.free.len()
     }
 
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> {
+        let places = (0..).zip(&self.places);
+        places
+            .filter(|(_, place)| place.thing.is_some())
+            .map(|(index, place)| Key {
+                index,
+                round: place.round,
+            })
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.places.iter().filter_map(|place| place.thing.as_ref())
     }
@@ -117,5 +127,6 @@ mod tests {
         assert_eq!(table.len(), 1);
         assert_eq!(table.get(second), Some(&2));
         assert_eq!(Key::unpack(second.pack()), second);
+        assert_eq!(table.keys().collect::<Vec<_>>(), [second]);
     }
 }

@@ -245,8 +245,10 @@ impl Local {
             Message::Stop => self.stopping.set(true),
             Message::Cancel => {
                 self.cancelled.set(true);
-                let waiting = self.sources.borrow().waiting();
-                waiting.iter().for_each(|waiter| waiter.unpark(self));
+                // Whoever waits for a socket may do so in the list of another worker. Others look
+                // at what they wait for, and go on waiting.
+                let all: Vec<_> = self.tasks.borrow().keys().collect();
+                all.into_iter().for_each(|key| self.unpark(key));
             }
         }
     }
