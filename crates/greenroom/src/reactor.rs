@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -65,10 +65,13 @@ pub struct Readiness {
 
 #[derive(Default)]
 pub(crate) struct Source {
-    /// A worker watches it.
-    watched: AtomicBool,
+    /// The worker that watches it, or null; only ever compared.
+    watcher: AtomicPtr<Remote>,
     /// A read came back short: nothing more is there until the next report. Only a hint, so that
     /// most reads need no lock: who waits because of it looks at what was reported first.
+    ///
+    /// Set by the worker that watches, and by no other: between the read and this it takes in no
+    /// report. Elsewhere one might come in between, and be used up by somebody who leaves something.
     drained: AtomicBool,
     state: Mutex<State>,
 }
@@ -87,6 +90,24 @@ impl Source {
         ready
     }
 
+    /// Whether there is no need to wait. Otherwise a worker watches from now on, and whoever is in the
+    /// list before `state` is unlocked hears of what comes.
+    fn look(
+        self: &Arc<Self>,
+        state: &mut State,
+        local: &Local,
+        fd: BorrowedFd<'_>,
+        interest: Interest,
+    ) -> io::Result<bool> {
+        if self.take(state, interest) {
+            return Ok(true);
+        }
+        self.watch(state, local, fd)?;
+        // On another worker, a report may have come in since the attempt failed, and have woken up
+        // somebody who left something. On this one it cannot: no coroutine has run since.
+        Ok(!state.is_near(local) && poll_once(fd, interest, Some(&NOW))?)
+    }
+
     /// Gives the descriptor to the worker's epoll set, unless a worker watches it already.
     fn watch(
         self: &Arc<Self>,
@@ -103,7 +124,8 @@ impl Source {
             return Err(error);
         }
         state.watched = Some((local.remote.clone(), token));
-        self.watched.store(true, Ordering::Relaxed);
+        let watcher = Arc::as_ptr(&local.remote).cast_mut();
+        self.watcher.store(watcher, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -124,11 +146,17 @@ impl State {
         (self.ready | self.forever) & interest.bit() != 0
     }
 
+    /// Whether this is the worker that watches.
+    fn is_near(&self, local: &Local) -> bool {
+        (self.watched.as_ref()).is_some_and(|(watching, _)| Arc::ptr_eq(watching, &local.remote))
+    }
+
     /// A worker's coroutine, as it stands in the list.
     fn waiter(&self, local: &Local, key: Key) -> Waiter {
-        match &self.watched {
-            Some((watching, _)) if Arc::ptr_eq(watching, &local.remote) => Waiter::Near(key),
-            _ => Waiter::Far(Unparker::Coroutine(local.remote.clone(), key)),
+        if self.is_near(local) {
+            Waiter::Near(key)
+        } else {
+            Waiter::Far(Unparker::Coroutine(local.remote.clone(), key))
         }
     }
 }
@@ -251,10 +279,12 @@ impl Readiness {
         };
         let own = {
             let mut state = lock(&self.source.state);
-            if self.source.take(&mut state, interest) {
+            if self.source.look(&mut state, &local, fd, interest)? {
+                drop(state);
+                // Where the attempt fails for another reason than this one, others run meanwhile.
+                local.count_operation();
                 return Ok(());
             }
-            self.source.watch(&mut state, &local, fd)?;
             let own = state.waiter(&local, local.key());
             state.waiting.add(interest, own.clone());
             own
@@ -308,13 +338,8 @@ impl Readiness {
         let source = readiness.source.clone();
         // Under this lock from the look at what is ready to the place in the list.
         let mut state = lock(&source.state);
-        let ready = source.take(&mut state, interest);
-        let watched = if ready {
-            Ok(())
-        } else {
-            source.watch(&mut state, &local, fd)
-        };
-        let start_now = ready || watched.is_err() || local.is_cancelled();
+        let looked = source.look(&mut state, &local, fd, interest);
+        let start_now = !matches!(looked, Ok(false)) || local.is_cancelled();
         let theirs = source.clone();
         let body = move || {
             let local = Local::in_coroutine().expect("a coroutine is running");
@@ -323,11 +348,11 @@ impl Readiness {
                 let own = state.waiter(&local, local.key());
                 state.waiting.remove(&own)
             };
-            let result = match watched {
+            let result = match looked {
                 Err(error) => Err(error),
-                Ok(()) if local.is_cancelled() => Err(cancelled()),
-                Ok(()) if still_waiting => Err(timed_out()),
-                Ok(()) => Ok(()),
+                Ok(_) if local.is_cancelled() => Err(cancelled()),
+                Ok(_) if still_waiting => Err(timed_out()),
+                Ok(_) => Ok(()),
             };
             drop((local, theirs));
             run(value, result);
@@ -350,13 +375,16 @@ impl Readiness {
             return;
         };
         // Unwatched, it would be reported by nobody.
-        if drained && self.source.watched.load(Ordering::Relaxed) {
+        let watcher = self.source.watcher.load(Ordering::Relaxed);
+        if drained && std::ptr::eq(watcher, Arc::as_ptr(&local.remote)) {
             self.source.drained.store(true, Ordering::Relaxed);
         }
         local.count_operation();
     }
 
-    /// Whether a read is known to find nothing, so that it is better to wait at once.
+    /// Whether a read is known to find nothing, so that it is better to [`wait`](Self::wait) at
+    /// once. To be asked before the first attempt, and not again after that wait: outside of the
+    /// worker that watches, and so in a thread, it may be out of date.
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.source.drained.load(Ordering::Relaxed)
@@ -390,19 +418,37 @@ fn wait_in_thread(
     interest: Interest,
     deadline: Option<Instant>,
 ) -> io::Result<()> {
+    loop {
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        if poll_once(fd, interest, timeout.as_ref())? {
+            return Ok(());
+        }
+        if deadline.is_some_and(|at| at <= Instant::now()) {
+            return Err(timed_out());
+        }
+    }
+}
+
+const NOW: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
+/// Asks the kernel; `false` if there was nothing for so long, or a signal came.
+fn poll_once(
+    fd: BorrowedFd<'_>,
+    interest: Interest,
+    timeout: Option<&Timespec>,
+) -> io::Result<bool> {
     let flags = match interest {
         Interest::Read => PollFlags::IN,
         Interest::Write => PollFlags::OUT,
     };
-    loop {
-        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-        match poll(&mut [PollFd::from_borrowed_fd(fd, flags)], timeout.as_ref()) {
-            Ok(0) if left.is_some() => return Err(timed_out()),
-            Ok(0) | Err(Errno::INTR) => {}
-            Ok(_) => return Ok(()),
-            Err(errno) => return Err(errno.into()),
-        }
+    match poll(&mut [PollFd::from_borrowed_fd(fd, flags)], timeout) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(errno) => Err(errno.into()),
     }
 }
 
@@ -462,7 +508,10 @@ impl Sources {
         for source in all.iter() {
             let mut state = lock(&source.state);
             state.watched = None;
-            source.watched.store(false, Ordering::Relaxed);
+            source
+                .watcher
+                .store(std::ptr::null_mut(), Ordering::Relaxed);
+            source.drained.store(false, Ordering::Relaxed);
             let waiting = std::mem::take(&mut state.waiting);
             drop(state);
             for waiter in waiting.iter() {

@@ -82,8 +82,9 @@ impl<S: AsFd> Socket<S> {
         mut read: impl FnMut(&S, &mut [u8]) -> io::Result<usize>,
     ) -> io::Result<usize> {
         let mut deadline = None;
+        let mut is_drained = self.readiness.is_drained();
         loop {
-            if !self.readiness.is_drained() {
+            if !std::mem::take(&mut is_drained) {
                 match read(&self.inner, buf) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
