@@ -267,19 +267,21 @@ impl Socket {
         briefly: Option<Duration>,
         mut operation: impl FnMut(SendFlags) -> rustix::io::Result<usize>,
     ) -> io::Result<usize> {
-        // Usually there is room. Then the time that it takes is not the peer's, and nobody needs to
-        // look at the clock.
-        if briefly.is_none()
-            && let Some(sent) = self.transmit_now(limits, &mut operation)?
-        {
-            return Ok(sent);
-        }
-        let Some(rate) = limits.rate else {
-            return self.transmit_within(limits, briefly, &mut operation);
-        };
         // Known once the first of several waits is over.
         let mut end = None;
         loop {
+            // Usually there is room. Then the time that it takes is not the peer's, and nobody needs to
+            // look at the clock. And after a wait in vain there may be some: the kernel wakes nobody up
+            // before a good part of its buffer is free.
+            if briefly.is_none()
+                && let Some(sent) = self.transmit_now(limits, &mut operation)?
+            {
+                return Ok(sent);
+            }
+            let Some(rate) = limits.rate else {
+                return self.transmit_within(limits, briefly, &mut operation);
+            };
+            // Only now, as it is full again: what found room since the last wait was read in it.
             self.sending.check(rate)?;
             // No longer than until the next look at the rate: the kernel would let one write wait
             // for as long as a single byte gets on.
@@ -320,12 +322,10 @@ impl Socket {
         if limits.deadline.is_some_and(|end| end <= Instant::now()) {
             return Err(timed_out());
         }
-        if let Some(rate) = limits.rate {
-            self.sending.check(rate)?;
-        }
         self.check_cancelled()?;
         match operation(SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
             Ok(n) => {
+                self.sending.moved(n, Duration::ZERO);
                 self.has_sent(n);
                 Ok(Some(n))
             }
@@ -359,10 +359,10 @@ impl Socket {
             }
             match operation(SendFlags::NOSIGNAL) {
                 Ok(n) => {
+                    let began = began.filter(|_| has_waited && limits.rate.is_some());
+                    let waited = began.map_or(Duration::ZERO, |began| began.elapsed());
+                    self.sending.moved(n, waited);
                     self.has_sent(n);
-                    if let Some(began) = began.filter(|_| has_waited && limits.rate.is_some()) {
-                        self.sending.moved(n, began.elapsed());
-                    }
                     return Ok(n);
                 }
                 Err(Errno::AGAIN) if briefly.is_some() => self.await_room(&mut wait)?,
@@ -649,5 +649,45 @@ mod tests {
         };
         let error = socket.send(&[IoSlice::new(b"x")], limits).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    /// Three times as fast as it has to be, and always behind.
+    fn reads_fast_enough(size: usize) {
+        use std::io::Read;
+        let (near, far) = UnixStream::pair().unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut piece = [0; 3000];
+            while (&far).read_exact(&mut piece).is_ok() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let socket = Socket::new(near.into(), None);
+        let rate = MinRate::bytes_per_second(90_000).grace(Duration::from_millis(300));
+        let limits = Limits {
+            wait: Some(Duration::from_secs(60)),
+            rate: Some(rate),
+            ..Limits::default()
+        };
+        let message = vec![0; size];
+        let end = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < end {
+            let mut left = &message[..];
+            while !left.is_empty() {
+                let sent = socket.send(&[IoSlice::new(left)], limits).unwrap();
+                left = &left[sent..];
+            }
+        }
+        drop(socket);
+        reader.join().unwrap();
+    }
+
+    #[test]
+    fn who_reads_large_messages_fast_enough_is_not_cut() {
+        reads_fast_enough(80_000);
+    }
+
+    #[test]
+    fn who_reads_small_messages_fast_enough_is_not_cut() {
+        reads_fast_enough(1000);
     }
 }

@@ -1,7 +1,7 @@
 //! The least that a peer must move while it is waited for.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How fast a peer has to be: so many bytes per second, once some time has been granted.
@@ -59,22 +59,27 @@ impl MinRate {
     }
 }
 
-/// What one direction has moved in the time that was spent on waiting for the peer. Nobody else's
-/// time is counted: a server that is slow itself cuts nobody.
+/// What one direction has moved since the peer was first waited for, and the time that was spent on
+/// such waits. Nobody else's time is counted: a server that is slow itself cuts nobody.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     waited_micros: AtomicU64,
     moved: AtomicU64,
+    /// Before, bytes only fill the kernel's buffer. From then on each of them finds the room of one
+    /// that the peer has taken: with one wait comes room for many writes.
+    has_waited: AtomicBool,
 }
 
 impl Pace {
     /// So many bytes have taken so long. Short times are nobody's fault.
     pub(crate) fn moved(&self, bytes: usize, took: Duration) {
-        if took < Duration::from_millis(1) {
+        if took >= Duration::from_millis(1) {
+            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            self.waited_micros.fetch_add(micros, Ordering::Relaxed);
+            self.has_waited.store(true, Ordering::Relaxed);
+        } else if !self.has_waited.load(Ordering::Relaxed) {
             return;
         }
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.waited_micros.fetch_add(micros, Ordering::Relaxed);
         self.moved.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
@@ -85,7 +90,7 @@ impl Pace {
         left.max(Duration::from_millis(1))
     }
 
-    /// Whether it is fast enough. When it was for as long as the grace, that begins anew.
+    /// Whether it is fast enough; to be asked when there is no more room. When it was for as long as the grace, that begins anew.
     pub(crate) fn check(&self, rate: MinRate) -> io::Result<()> {
         let waited = Duration::from_micros(self.waited_micros.load(Ordering::Relaxed));
         if waited < rate.granted() {
@@ -132,5 +137,17 @@ mod tests {
         );
         pace.moved(0, Duration::from_micros(999));
         pace.check(rate).unwrap();
+    }
+
+    #[test]
+    fn what_finds_room_after_a_wait_counts_and_what_fills_the_buffer_before_does_not() {
+        let rate = MinRate::bytes_per_second(100).grace(Duration::from_secs(1));
+        let (slow, fast) = (Pace::default(), Pace::default());
+        slow.moved(1000, Duration::ZERO);
+        slow.moved(1, Duration::from_secs(2));
+        assert!(slow.check(rate).is_err());
+        fast.moved(1, Duration::from_secs(2));
+        fast.moved(200, Duration::ZERO);
+        fast.check(rate).unwrap();
     }
 }
