@@ -73,6 +73,8 @@ pub(crate) struct Source {
     /// Set by the worker that watches, and by no other: between the read and this it takes in no
     /// report. Elsewhere one might come in between, and be used up by somebody who leaves something.
     drained: AtomicBool,
+    /// Its peer has sent urgent data. A read ends there, and comes back short while there is more.
+    has_marks: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -375,9 +377,13 @@ impl Readiness {
             return;
         };
         // Unwatched, it would be reported by nobody.
-        let watcher = self.source.watcher.load(Ordering::Relaxed);
-        if drained && std::ptr::eq(watcher, Arc::as_ptr(&local.remote)) {
-            self.source.drained.store(true, Ordering::Relaxed);
+        let source = &self.source;
+        let watcher = source.watcher.load(Ordering::Relaxed);
+        if drained
+            && std::ptr::eq(watcher, Arc::as_ptr(&local.remote))
+            && !source.has_marks.load(Ordering::Relaxed)
+        {
+            source.drained.store(true, Ordering::Relaxed);
         }
         local.count_operation();
     }
@@ -489,6 +495,10 @@ impl Sources {
         }
         if flags.contains(EventFlags::OUT) {
             ready |= Interest::Write.bit();
+        }
+        if flags.contains(EventFlags::PRI) {
+            source.has_marks.store(true, Ordering::Relaxed);
+            ready |= Interest::Read.bit();
         }
         if ready & Interest::Read.bit() != 0 {
             source.drained.store(false, Ordering::Relaxed);

@@ -556,6 +556,7 @@ impl Local {
     /// Watches a descriptor for a source.
     pub(crate) fn watch(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
         let flags = epoll::EventFlags::IN
+            | epoll::EventFlags::PRI
             | epoll::EventFlags::OUT
             | epoll::EventFlags::RDHUP
             | epoll::EventFlags::ET;

@@ -548,3 +548,52 @@ fn a_datagram_can_be_sent_by_a_coroutine_that_panics() {
             .all(|panicking| panicking.join().is_err())
     );
 }
+
+/// tcp(7): a read does not go past urgent data. What comes back short has not found all.
+#[test]
+fn what_follows_urgent_data_is_read() {
+    let engine = Engine::builder().workers(1).build().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = client(listener.local_addr().unwrap());
+    client.set_nodelay(true).unwrap();
+    let stream: TcpStream = listener.accept().unwrap().0.try_into().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let stream = Arc::new(stream);
+    let theirs = stream.clone();
+    let (begins, has_begun) = mpsc::channel();
+    let (sends, has_sent) = mpsc::channel();
+    let reader = engine
+        .spawn(move || {
+            let mut stream = &*theirs;
+            let mut first = [0; 8];
+            assert_eq!(stream.read(&mut first).unwrap(), 1);
+            begins.send(()).unwrap();
+            // Nobody looks at reports meanwhile.
+            has_sent.recv_timeout(PATIENCE).unwrap();
+            let mut rest = [0; 2];
+            let mut got = 0;
+            while got < rest.len() {
+                // With room for more than there is.
+                let mut buf = [0; 8];
+                let n = stream.read(&mut buf).unwrap();
+                rest[got..got + n].copy_from_slice(&buf[..n]);
+                got += n;
+            }
+            rest
+        })
+        .unwrap();
+    let send = |bytes, flags| assert_eq!(rustix::net::send(&client, bytes, flags), Ok(1));
+    let usual = rustix::net::SendFlags::empty();
+    let end = Instant::now() + PATIENCE;
+    while !format!("{stream:?}").contains("waiting: 1") {
+        assert!(Instant::now() < end, "nobody waits: {stream:?}");
+    }
+    send(b"0", usual);
+    has_begun.recv_timeout(PATIENCE).unwrap();
+    send(b"a", usual);
+    send(b"!", rustix::net::SendFlags::OOB);
+    send(b"b", usual);
+    sends.send(()).unwrap();
+    // The connection stays open: its end would be told as well.
+    assert_eq!(reader.join().unwrap(), *b"ab");
+}
