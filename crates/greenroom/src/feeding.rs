@@ -13,7 +13,7 @@ use std::marker::PhantomData;
 /// worker for each single thing, instead of finding several of them when the worker sleeps. On a
 /// core of its own it runs as soon as ever.
 ///
-/// Threads that this thread starts meanwhile are scheduled in the same way.
+/// Threads and processes that this thread starts meanwhile are scheduled in the same way, and stay so.
 ///
 /// ```
 /// let feeding = greenroom::Feeding::begin();

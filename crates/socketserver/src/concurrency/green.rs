@@ -34,6 +34,9 @@ use crate::server::{ChildSource, Controller, Pause, Task};
 /// as `SCHED_BATCH` (`sched(7)`), unless it is scheduled in a way of its own, or serves others as
 /// well: where it shares a core with coroutines it finds several clients at once, and does not
 /// interrupt a coroutine for each.
+/// Threads and programs that hooks of the server start there are scheduled in that way, too. A filter
+/// of system calls (`seccomp(2)`, `SystemCallFilter` of systemd) should let `sched_getscheduler` and
+/// `sched_setscheduler` pass, or have them fail, but not end the process for them.
 pub struct Green {
     max_requests: usize,
     at_limit: AtLimit,
