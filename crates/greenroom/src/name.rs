@@ -58,6 +58,12 @@ impl From<String> for Name {
     }
 }
 
+impl From<Arc<str>> for Name {
+    fn from(text: Arc<str>) -> Self {
+        Self(Arc::new(text))
+    }
+}
+
 impl From<Arc<Shared>> for Name {
     fn from(shared: Arc<Shared>) -> Self {
         Self(shared)

@@ -103,3 +103,15 @@ fn who_serves_others_as_well_is_scheduled_as_before() {
     controller.drain(PATIENCE);
     assert!(serving.join().unwrap());
 }
+
+#[test]
+fn who_says_so_is_scheduled_as_before() {
+    let model = Green::new().workers(1).batch_scheduling(false);
+    let (builder, told) = told_by(model);
+    let mut server = builder.bind("127.0.0.1:0", handler_fn(tell)).unwrap();
+    let controller = server.controller();
+    let serving = thread::spawn(move || server.serve_forever().is_ok());
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(OTHER));
+    controller.drain(PATIENCE);
+    assert!(serving.join().unwrap());
+}

@@ -33,16 +33,17 @@ use crate::server::{ChildSource, Controller, Pause, Task};
 /// Whoever calls `serve_forever` accepts, and hands requests on. Meanwhile that thread is scheduled
 /// as `SCHED_BATCH` (`sched(7)`), unless it is scheduled in a way of its own, or serves others as
 /// well: where it shares a core with coroutines it finds several clients at once, and does not
-/// interrupt a coroutine for each.
-/// Threads and programs that hooks of the server start there are scheduled in that way, too. A filter
-/// of system calls (`seccomp(2)`, `SystemCallFilter` of systemd) should let `sched_getscheduler` and
-/// `sched_setscheduler` pass, or have them fail, but not end the process for them.
+/// interrupt a coroutine for each. Threads and programs that hooks of the server start there are
+/// scheduled in that way, too. A filter of system calls (`seccomp(2)`, `SystemCallFilter` of
+/// systemd) should let `sched_getscheduler` and `sched_setscheduler` pass, or have them fail; if it
+/// ends the process for them, there is [`batch_scheduling`](Self::batch_scheduling).
 pub struct Green {
     max_requests: usize,
     at_limit: AtLimit,
     pub(crate) workers: Option<usize>,
     pub(crate) stack_size: usize,
     pub(crate) stall_threshold: Option<Duration>,
+    batch_scheduling: bool,
     /// Told of stalls.
     server: OnceLock<Controller>,
     /// Started when serving begins.
@@ -57,6 +58,7 @@ impl Default for Green {
             workers: None,
             stack_size: 256 << 10,
             stall_threshold: Some(Duration::from_millis(100)),
+            batch_scheduling: true,
             server: OnceLock::new(),
             engine: OnceLock::new(),
         }
@@ -107,6 +109,14 @@ impl Green {
         self
     }
 
+    /// Whether the thread that serves is scheduled as `SCHED_BATCH` meanwhile. It is, unless this says
+    /// that the system calls for it are not to be made.
+    #[must_use]
+    pub fn batch_scheduling(mut self, on: bool) -> Self {
+        self.batch_scheduling = on;
+        self
+    }
+
     /// Twice the limit: handlers may start coroutines of their own, and a stack is free again only a
     /// moment after its request has ended.
     pub(crate) fn max_coroutines(&self) -> u32 {
@@ -136,10 +146,13 @@ impl Green {
 
 impl Concurrency for Green {
     const NAME: &'static str = "green";
-    const FEEDS_WORKERS: bool = true;
 
     fn limit(&self) -> (usize, AtLimit) {
         (self.max_requests, self.at_limit)
+    }
+
+    fn feeds_workers(&self) -> bool {
+        self.batch_scheduling
     }
 
     fn check(&self) -> Result<(), ServeError> {

@@ -41,10 +41,6 @@ pub trait Concurrency: sealed::Sealed + Default + Send + 'static {
     #[doc(hidden)]
     const FORKS: bool = false;
 
-    /// Requests are handed to few threads, which are not to be interrupted for each of them.
-    #[doc(hidden)]
-    const FEEDS_WORKERS: bool = false;
-
     /// How many requests may be live at once, and what happens to the next one.
     fn limit(&self) -> (usize, AtLimit);
 
@@ -62,6 +58,12 @@ pub trait Concurrency: sealed::Sealed + Default + Send + 'static {
     #[doc(hidden)]
     fn is_waited_for(&self) -> bool {
         true
+    }
+
+    /// Whether requests are handed to few threads, which are not to be interrupted for each of them.
+    #[doc(hidden)]
+    fn feeds_workers(&self) -> bool {
+        false
     }
 
     /// Checked before serving begins.

@@ -136,7 +136,7 @@ where
             name: C::NAME,
             forks: C::FORKS,
             has_threads: !C::FORKS && !C::IS_INLINE,
-            feeds_workers: C::FEEDS_WORKERS,
+            feeds_workers: self.concurrency.feeds_workers(),
         }
     }
 
