@@ -29,8 +29,13 @@ use crate::task::{Body, Fiber, State, Task, suspend};
 use crate::timer::Timers;
 
 /// Socket operations that a coroutine may complete in a row before it gives way to others. A peer
-/// that is always ready must not keep the worker to itself.
-const STREAK: u32 = 64;
+/// that is always ready must not keep the worker to itself, and many such peers no newcomer waiting:
+/// it is shared by all who are ready.
+const STREAK: usize = 64;
+
+/// But so many in a row are everybody's, as giving way costs something, too. Most requests are over
+/// with less.
+const SHORTEST_STREAK: usize = 4;
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
@@ -165,7 +170,7 @@ pub(crate) struct Local {
     on_stacks: Cell<usize>,
     current: Cell<Option<Key>>,
     /// Socket operations of the one that runs since it last gave way to others.
-    streak: Cell<u32>,
+    streak: Cell<usize>,
     cancelled: Cell<bool>,
     stopping: Cell<bool>,
 }
@@ -489,7 +494,7 @@ impl Local {
     pub(crate) fn count_operation(&self) {
         let streak = self.streak.get() + 1;
         self.streak.set(streak);
-        if streak >= STREAK {
+        if streak >= SHORTEST_STREAK && streak * (1 + self.ready.borrow().len()) >= STREAK {
             self.yield_now();
         }
     }

@@ -222,6 +222,51 @@ fn a_peer_that_is_always_ready_does_not_keep_the_worker() {
     flood.join().unwrap();
 }
 
+/// However many there are: all of them together take little more than one of them alone.
+#[test]
+fn many_peers_that_are_always_ready_share_a_turn() {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    const PEERS: usize = 100;
+    let engine = Engine::builder().workers(1).build().unwrap();
+    let (over, operations) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+    );
+    let busy: Vec<_> = (0..PEERS)
+        .map(|_| {
+            let (over, operations) = (over.clone(), operations.clone());
+            engine.spawn(move || {
+                let (mut near, mut far) = UnixStream::pair().unwrap();
+                let mut byte = [0];
+                while !over.load(Ordering::Relaxed) {
+                    near.write_all(&[1]).unwrap();
+                    far.read_exact(&mut byte).unwrap();
+                    operations.fetch_add(2, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let visitor = engine.spawn({
+        let over = over.clone();
+        move || {
+            let longest = (0..50).map(|_| {
+                let before = operations.load(Ordering::Relaxed);
+                greenroom::yield_now();
+                operations.load(Ordering::Relaxed) - before
+            });
+            let longest = longest.max().unwrap();
+            over.store(true, Ordering::Relaxed);
+            longest
+        }
+    });
+    let longest = visitor.unwrap().join().unwrap();
+    for peer in busy {
+        peer.unwrap().join().unwrap();
+    }
+    assert!(longest >= PEERS, "they were busy: {longest}");
+    assert!(longest <= 8 * PEERS, "{longest} operations in a turn");
+}
+
 #[test]
 fn datagrams_and_unix_sockets() {
     let engine = Engine::builder().workers(1).build().unwrap();
