@@ -195,7 +195,11 @@ impl Waiter {
 struct Waiting {
     reader: Option<Waiter>,
     writer: Option<Waiter>,
-    others: Vec<(Interest, Waiter)>,
+    #[expect(
+        clippy::box_collection,
+        reason = "there are many descriptors, and hardly any of them has others"
+    )]
+    others: Option<Box<Vec<(Interest, Waiter)>>>,
 }
 
 impl Waiting {
@@ -211,7 +215,7 @@ impl Waiting {
         if slot.is_none() {
             *slot = Some(waiter);
         } else {
-            self.others.push((interest, waiter));
+            self.others.get_or_insert_default().push((interest, waiter));
         }
     }
 
@@ -222,9 +226,12 @@ impl Waiting {
                 return true;
             }
         }
-        let before = self.others.len();
-        self.others.retain(|(_, waiting)| !waiting.is_same(waiter));
-        self.others.len() < before
+        let Some(others) = &mut self.others else {
+            return false;
+        };
+        let before = others.len();
+        others.retain(|(_, waiting)| !waiting.is_same(waiter));
+        others.len() < before
     }
 
     fn contains(&self, waiter: &Waiter) -> bool {
@@ -236,13 +243,10 @@ impl Waiting {
         let first = self.slot(interest).take();
         let mut woken = first.is_some();
         first.iter().for_each(&mut unpark);
-        if self.others.is_empty() {
+        let Some(others) = &mut self.others else {
             return woken;
-        }
-        for (_, waiter) in self
-            .others
-            .extract_if(.., |(wanted, _)| *wanted == interest)
-        {
+        };
+        for (_, waiter) in others.extract_if(.., |(wanted, _)| *wanted == interest) {
             unpark(&waiter);
             woken = true;
         }
@@ -250,7 +254,8 @@ impl Waiting {
     }
 
     fn iter(&self) -> impl Iterator<Item = &Waiter> {
-        let others = self.others.iter().map(|(_, waiter)| waiter);
+        let others = self.others.iter().flat_map(|others| others.iter());
+        let others = others.map(|(_, waiter)| waiter);
         self.reader.iter().chain(&self.writer).chain(others)
     }
 }
