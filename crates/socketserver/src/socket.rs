@@ -325,8 +325,7 @@ impl Socket {
         self.check_cancelled()?;
         match operation(SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
             Ok(n) => {
-                self.sending.moved(n, Duration::ZERO);
-                self.has_sent(n);
+                self.has_sent(n, Duration::ZERO);
                 Ok(Some(n))
             }
             Err(Errno::AGAIN | Errno::INTR) => Ok(None),
@@ -334,7 +333,8 @@ impl Socket {
         }
     }
 
-    fn has_sent(&self, n: usize) {
+    fn has_sent(&self, n: usize, waited: Duration) {
+        self.sending.moved(n, waited);
         self.sent.fetch_add(n as u64, Ordering::Relaxed);
         if let Some(park) = &self.park {
             park.progressed(false);
@@ -361,8 +361,7 @@ impl Socket {
                 Ok(n) => {
                     let began = began.filter(|_| has_waited && limits.rate.is_some());
                     let waited = began.map_or(Duration::ZERO, |began| began.elapsed());
-                    self.sending.moved(n, waited);
-                    self.has_sent(n);
+                    self.has_sent(n, waited);
                     return Ok(n);
                 }
                 Err(Errno::AGAIN) if briefly.is_some() => self.await_room(&mut wait)?,
@@ -611,6 +610,14 @@ mod tests {
     use crate::MinRate;
     use std::os::unix::net::UnixStream;
 
+    fn no_slower_than(rate: MinRate) -> Limits {
+        Limits {
+            wait: Some(Duration::from_secs(60)),
+            rate: Some(rate),
+            ..Limits::default()
+        }
+    }
+
     /// The time that a thread was kept from running is not its peer's, and a timer of the kernel's
     /// costs a system call: neither is there before somebody has to wait.
     #[test]
@@ -618,11 +625,7 @@ mod tests {
         let (near, far) = UnixStream::pair().unwrap();
         let socket = Socket::new(near.into(), None);
         let rate = MinRate::bytes_per_second(1).grace(Duration::from_millis(20));
-        let limits = Limits {
-            wait: Some(Duration::from_secs(60)),
-            rate: Some(rate),
-            ..Limits::default()
-        };
+        let limits = no_slower_than(rate);
         let timer = || socket.kernel_write.load(Ordering::Relaxed);
         assert_eq!(socket.send(&[IoSlice::new(b"x")], limits).unwrap(), 1);
         assert_eq!(timer(), 0);
@@ -666,11 +669,7 @@ mod tests {
         });
         let socket = Socket::new(near.into(), None);
         let rate = MinRate::bytes_per_second(90_000).grace(Duration::from_millis(300));
-        let limits = Limits {
-            wait: Some(Duration::from_secs(60)),
-            rate: Some(rate),
-            ..Limits::default()
-        };
+        let limits = no_slower_than(rate);
         let message = vec![0; size];
         let end = Instant::now() + Duration::from_secs(3);
         while Instant::now() < end {

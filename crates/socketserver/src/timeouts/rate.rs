@@ -90,7 +90,8 @@ impl Pace {
         left.max(Duration::from_millis(1))
     }
 
-    /// Whether it is fast enough; to be asked when there is no more room. When it was for as long as the grace, that begins anew.
+    /// Whether it is fast enough; to be asked when there is no more room. When it was for as long as
+    /// the grace, that begins anew.
     pub(crate) fn check(&self, rate: MinRate) -> io::Result<()> {
         let waited = Duration::from_micros(self.waited_micros.load(Ordering::Relaxed));
         if waited < rate.granted() {
