@@ -229,7 +229,7 @@ impl Console {
             let _ = writeln!(
                 out,
                 "{}: {}, accepted {}, refused {}, live {live}, ended {} (failed {}, panicked {}, \
-                 timed out {}, peer gone {}, fell behind {}, cut {}, killed {}), \
+                 protocol error {}, timed out {}, peer gone {}, fell behind {}, cut {}, killed {}), \
                  received {received} bytes, sent {sent}",
                 served.name,
                 controller.state(),
@@ -238,6 +238,7 @@ impl Console {
                 n.ended,
                 n.failed,
                 n.panicked,
+                n.protocol_error,
                 n.timed_out,
                 n.peer_gone,
                 n.fell_behind,

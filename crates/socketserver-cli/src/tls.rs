@@ -51,7 +51,15 @@ pub(crate) struct ServerTls {
     /// How many TLS handshakes may be under way at once; who comes then is closed
     #[arg(long = "tls-handshakes", value_name = "N", default_value_t = 1024)]
     handshakes: u32,
+
+    /// The protocols that the program speaks (ALPN), the best first. A client that offers others only
+    /// is refused; with none, no offer is looked at.
+    #[arg(skip)]
+    pub(crate) protocols: &'static [&'static str],
 }
+
+/// What a server of HTTP speaks, by the names that IANA has registered (RFC 7301).
+pub(crate) const HTTP: &[&str] = &["http/1.1", "http/1.0"];
 
 impl ServerTls {
     /// Refuses what does not go together.
@@ -85,6 +93,7 @@ impl ServerTls {
             TlsFiles::new(certificate, key),
             |files, (certificate, key)| files.and(certificate, key),
         );
+        let files = files.protocols(self.protocols.iter().copied());
         Some(match &self.client_ca {
             Some(path) => files.client_ca(path),
             None => files,

@@ -241,6 +241,48 @@ fn no_path_leads_out() {
     assert_eq!(get(&server, "/../secret").0, 400);
 }
 
+/// The links of a list are relative to its own path, and so are those of an index.
+#[test]
+fn a_directory_is_served_by_its_own_path_only() {
+    let (_dir, root) = site();
+    let server = start("threading", &root, &[]);
+    for (path, location) in [
+        ("/sub/deep/..", "/sub/"),
+        ("/sub/deep/../", "/sub/"),
+        ("/sub/deep/%2e%2e/?a=b", "/sub/?a=b"),
+        ("/sub/.", "/sub/"),
+        ("/sub//", "/sub/"),
+        ("//sub/", "/sub/"),
+        ("/sub/..", "/"),
+        ("/./", "/"),
+        ("/sub/../with%20index/", "/with%20index/"),
+    ] {
+        let (status, head, _) = get(&server, path);
+        assert_eq!(
+            (status, field(&head, "location")),
+            (301, Some(location)),
+            "{path}"
+        );
+        assert_eq!(get(&server, location).0, 200, "{location}");
+    }
+    // A file is what it is, however it was reached.
+    assert_eq!(get(&server, "/sub/../hello.txt").0, 200);
+}
+
+#[test]
+fn scripts_have_one_media_type() {
+    let (_dir, root) = site();
+    for name in ["a.js", "a.mjs"] {
+        fs::write(Path::new(&root).join(name), "1").unwrap();
+    }
+    let server = start("threading", &root, &[]);
+    for name in ["/a.js", "/a.mjs"] {
+        let (_, head, _) = get(&server, name);
+        let media_type = field(&head, "content-type");
+        assert_eq!(media_type, Some("text/javascript; charset=utf-8"), "{name}");
+    }
+}
+
 #[test]
 fn no_redirect_leads_to_another_host() {
     let (dir, _) = site();

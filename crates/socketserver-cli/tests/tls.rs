@@ -5,11 +5,18 @@
 mod common;
 
 use std::fs;
+use std::io;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
-use common::{MODELS, Server, connect, run, socketserver, text};
+use ::socketserver::rustls;
+use common::{MODELS, PATIENCE, Server, connect, run, socketserver, text};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 /// An authority, and what it has issued for these names.
 fn certificates(names: &[&str]) -> tempfile::TempDir {
@@ -104,6 +111,59 @@ fn lines_are_answered_under_every_model() {
         server.signal("TERM");
         assert!(server.wait().success(), "{model}");
     }
+}
+
+/// Offers these protocols in a handshake: what the server has chosen, or why it does not go on.
+fn negotiate(files: &Files, server: &Server, offered: &[&str]) -> io::Result<Option<Vec<u8>>> {
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_file(&files.ca).unwrap())
+        .unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = offered.iter().map(|name| name.as_bytes().into()).collect();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = TcpStream::connect(server.address(0)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    while client.is_handshaking() {
+        client.complete_io(&mut stream)?;
+    }
+    Ok(client.alpn_protocol().map(<[u8]>::to_vec))
+}
+
+/// RFC 7301, 3.2: a client that speaks nothing of what is offered is told so by its own alert.
+#[test]
+fn http_is_chosen_and_http_2_alone_is_refused() {
+    let files = files();
+    let dir = tempfile::tempdir().unwrap();
+    let root = path(dir.path(), "");
+    for model in MODELS {
+        let server = files.serve(&["http", &root, "-c", model]);
+        for (offered, chosen) in [
+            (&["http/1.1"][..], Some("http/1.1")),
+            (&["h2", "http/1.1"], Some("http/1.1")),
+            (&["http/1.0", "http/1.1"], Some("http/1.1")),
+            (&["http/1.0"], Some("http/1.0")),
+            (&[], None),
+        ] {
+            let got = negotiate(&files, &server, offered).unwrap();
+            let got = got.as_deref().map(text);
+            assert_eq!(got.as_deref(), chosen, "{model} {offered:?}");
+        }
+        let error = negotiate(&files, &server, &["h2"]).unwrap_err().to_string();
+        assert!(error.contains("NoApplicationProtocol"), "{model}: {error}");
+    }
+    // Beside pages, and not where no HTTP is spoken.
+    let args = ["chat", "-c", "threading", "--web", "https://127.0.0.1:0"];
+    let chat = files.serve(&args);
+    assert!(negotiate(&files, &chat, &["h2"]).is_err());
+    let upper = files.serve(&["upper"]);
+    assert_eq!(negotiate(&files, &upper, &["h2"]).unwrap(), None);
 }
 
 #[test]

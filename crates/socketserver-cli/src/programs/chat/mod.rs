@@ -15,10 +15,12 @@ use socketserver::{
 
 use crate::cli::{Model, Program, ServerOptions, Usage};
 use crate::console::Console;
+use crate::endpoint::Endpoint;
 use crate::messages::{Framing, MessageOptions, Messages, is_quit};
 use crate::serve::{Handlers, Source, Streams, bind, need_connections, need_one_process};
 use crate::size::Size;
 use crate::text::name_of;
+use crate::tls;
 use web::WebOptions;
 
 /// Pass on what each client says to all of them
@@ -51,6 +53,15 @@ pub(crate) struct Options {
 impl Program for Options {
     fn server(&mut self) -> &mut ServerOptions {
         self.server.web.clone_from(&self.web.endpoint);
+        // Clients of tls:// endpoints share the certificates, and offer nothing.
+        if self
+            .web
+            .endpoint
+            .as_ref()
+            .is_some_and(Endpoint::is_encrypted)
+        {
+            self.server.tls.protocols = tls::HTTP;
+        }
         &mut self.server
     }
 

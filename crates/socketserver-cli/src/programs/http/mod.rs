@@ -29,6 +29,7 @@ use socketserver::http::{HeaderValue, Http, Limits};
 
 use crate::cli::{Model, Program, ServerOptions};
 use crate::serve::{Streams, need_connections, serve};
+use crate::tls;
 use root::{Root, Symlinks};
 use site::Site;
 
@@ -86,6 +87,7 @@ const LONGEST: usize = 65_536;
 
 impl Program for Options {
     fn server(&mut self) -> &mut ServerOptions {
+        self.server.tls.protocols = tls::HTTP;
         &mut self.server
     }
 

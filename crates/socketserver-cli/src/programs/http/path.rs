@@ -11,6 +11,8 @@ pub(super) struct Target {
     names: Vec<Vec<u8>>,
     /// It ended in a slash: only a directory can be meant.
     pub is_directory: bool,
+    /// It was written without empty names, `.` and `..`: as [`as_directory`](Self::as_directory) has it.
+    pub is_normal: bool,
 }
 
 /// The path has no meaning, or one that it must not have.
@@ -21,10 +23,17 @@ impl Target {
     /// Takes a path apart before it is decoded, so that an encoded slash separates nothing. Each name
     /// is decoded once.
     pub fn of(path: &str) -> Result<Self, Bad> {
-        let mut target = Self::default();
-        for part in path.split('/') {
+        let mut target = Self {
+            is_normal: true,
+            ..Self::default()
+        };
+        let last = path.split('/').count() - 1;
+        for (n, part) in path.split('/').enumerate() {
             let name = decode(part)?;
             target.is_directory = matches!(&*name, b"" | b"." | b"..");
+            // The slashes at the beginning and at the end have an empty name beside them.
+            let is_slash = name.is_empty() && (n == 0 || n == last);
+            target.is_normal &= !target.is_directory || is_slash;
             match &*name {
                 b"" | b"." => {}
                 // RFC 3986, 5.2.4, but for what would be above the root.
@@ -178,6 +187,30 @@ mod tests {
                 is_directory,
                 "{path}"
             );
+        }
+    }
+
+    #[test]
+    fn paths_with_dots_and_empty_names_are_not_normal() {
+        for (path, is_normal) in [
+            ("/", true),
+            ("/a", true),
+            ("/a/b/", true),
+            ("/a%20b/", true),
+            ("/...", true),
+            ("//", false),
+            ("/a//", false),
+            ("//a", false),
+            ("/.", false),
+            ("/a/./b/", false),
+            ("/a/..", false),
+            ("/a/../b/", false),
+            ("/a/%2e%2e/", false),
+        ] {
+            assert_eq!(Target::of(path).unwrap().is_normal, is_normal, "{path}");
+            // What is redirected to is not redirected again.
+            let target = Target::of(path).unwrap().as_directory();
+            assert!(Target::of(&target).unwrap().is_normal, "{path}");
         }
     }
 

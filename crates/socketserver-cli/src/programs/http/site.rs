@@ -57,8 +57,8 @@ impl Site {
         target: &Target,
         directory: &OwnedFd,
     ) -> Result<Response> {
-        if !target.is_directory {
-            // So that what is relative in it is relative to it.
+        if !target.is_directory || !target.is_normal {
+            // So that what is relative in it is relative to it: the links of a list are.
             let mut location = target.as_directory();
             if let Some(query) = request.query() {
                 location = format!("{location}?{query}");
@@ -96,6 +96,10 @@ fn media_type(name: &std::path::Path) -> String {
         .first_raw()
         .unwrap_or("application/octet-stream");
     match media_type {
+        // RFC 9239: it has replaced the others.
+        "application/javascript" | "application/x-javascript" => {
+            "text/javascript; charset=utf-8".into()
+        }
         "text/html" | "text/xml" => media_type.into(),
         text if text.starts_with("text/") => format!("{text}; charset=utf-8"),
         other => other.into(),
@@ -144,6 +148,8 @@ mod tests {
             ("a.png", "image/png"),
             ("a.json", "application/json"),
             ("a.svg", "image/svg+xml"),
+            ("a.js", "text/javascript; charset=utf-8"),
+            ("a.mjs", "text/javascript; charset=utf-8"),
             ("a.tar.gz", "application/gzip"),
             ("a", "application/octet-stream"),
             ("a.unknown", "application/octet-stream"),
@@ -151,6 +157,5 @@ mod tests {
         ] {
             assert_eq!(media_type(name.as_ref()), expected, "{name}");
         }
-        assert!(media_type("a.js".as_ref()).starts_with("text/javascript"));
     }
 }
