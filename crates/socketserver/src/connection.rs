@@ -13,6 +13,7 @@ use rustix::net::sockopt;
 #[cfg(feature = "proxy")]
 use crate::ProxyHeader;
 use crate::address::{Address, Credentials};
+use crate::event::EndReason;
 use crate::server::{Controller, RequestId};
 use crate::socket::Socket;
 use crate::timeouts::{Limits, Timeouts, earliest, nonzero};
@@ -48,6 +49,8 @@ pub struct Connection {
     ended: bool,
     keep_alive: bool,
     rest: Rest,
+    /// How it ends, if neither the handler fails nor the server cuts it.
+    verdict: Option<EndReason>,
 }
 
 /// What is particular about the next pause.
@@ -98,6 +101,7 @@ impl Connection {
             buffer: None,
             ended: false,
             keep_alive: false,
+            verdict: None,
             rest: Rest::default(),
         }
     }
@@ -409,6 +413,19 @@ impl Connection {
     /// Whether the handler has asked to keep the connection, since this was last looked at.
     pub(crate) fn take_keep_alive(&mut self) -> bool {
         std::mem::take(&mut self.keep_alive) && !self.ended
+    }
+
+    /// Sets how the request ends, if neither the handler fails nor the server cuts it; the first such
+    /// reason counts. It is for protocols whose handler answers a client that breaks them, and returns
+    /// without an error.
+    #[cfg(feature = "http")]
+    pub(crate) fn ends_as(&mut self, reason: EndReason) {
+        self.verdict.get_or_insert(reason);
+    }
+
+    /// That reason, if there is one.
+    pub(crate) fn verdict(&self) -> Option<EndReason> {
+        self.verdict
     }
 
     /// Whether there is something to read that has left the kernel already. If not, the memory for

@@ -44,6 +44,8 @@ pub struct Counters {
     pub failed: u64,
     /// Of those: the handler panicked.
     pub panicked: u64,
+    /// Of those: the peer broke the protocol, and was told so.
+    pub protocol_error: u64,
     /// Of those: a wait reached its limit.
     pub timed_out: u64,
     /// Of those: the peer went away.
@@ -103,6 +105,7 @@ impl Counters {
             ("completed", self.completed),
             ("failed", self.failed),
             ("panicked", self.panicked),
+            ("protocol_error", self.protocol_error),
             ("timed_out", self.timed_out),
             ("peer_gone", self.peer_gone),
             ("cancelled", self.cancelled),
@@ -185,6 +188,7 @@ pub(super) struct Totals {
     completed: AtomicU64,
     failed: AtomicU64,
     panicked: AtomicU64,
+    protocol_error: AtomicU64,
     timed_out: AtomicU64,
     peer_gone: AtomicU64,
     cancelled: AtomicU64,
@@ -274,6 +278,7 @@ impl Totals {
             EndReason::Completed => &self.completed,
             EndReason::Failed => &self.failed,
             EndReason::Panicked => &self.panicked,
+            EndReason::ProtocolError => &self.protocol_error,
             EndReason::TimedOut => &self.timed_out,
             EndReason::PeerGone => &self.peer_gone,
             EndReason::Cancelled => &self.cancelled,
@@ -292,6 +297,7 @@ impl Totals {
             completed: read(&self.completed),
             failed: read(&self.failed),
             panicked: read(&self.panicked),
+            protocol_error: read(&self.protocol_error),
             timed_out: read(&self.timed_out),
             peer_gone: read(&self.peer_gone),
             cancelled: read(&self.cancelled),

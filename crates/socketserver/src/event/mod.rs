@@ -221,6 +221,9 @@ pub enum EndReason {
     Failed,
     /// The handler panicked.
     Panicked,
+    /// The peer broke the protocol or exceeded a limit on its messages, and was told so (HTTP,
+    /// WebSocket).
+    ProtocolError,
     /// A wait reached its limit, and the handler passed the error on.
     TimedOut,
     /// The peer reset the connection or closed it under a write.
@@ -239,6 +242,7 @@ impl fmt::Display for EndReason {
             Self::Completed => f.write_str("completed"),
             Self::Failed => f.write_str("failed"),
             Self::Panicked => f.write_str("panicked"),
+            Self::ProtocolError => f.write_str("protocol error"),
             Self::TimedOut => f.write_str("timed out"),
             Self::PeerGone => f.write_str("peer gone"),
             Self::Cancelled => f.write_str("cancelled"),

@@ -6,6 +6,8 @@ use ::http::header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UN
 use ::http::{HeaderMap, HeaderName};
 use httpdate::parse_http_date;
 
+use super::head::only;
+
 /// What tells one state of a resource from another.
 #[derive(Clone, Debug)]
 pub(super) struct Validators {
@@ -46,11 +48,8 @@ impl Validators {
 
     /// Whether parts of it are wanted still: if they are of the state that the client has begun with.
     pub fn admits_range(&self, headers: &HeaderMap, now: SystemTime) -> bool {
-        let Some(condition) = headers.get(IF_RANGE) else {
-            return true;
-        };
-        let Ok(condition) = condition.to_str() else {
-            return false;
+        let Some(condition) = only(headers, IF_RANGE) else {
+            return !headers.contains_key(IF_RANGE);
         };
         if condition.starts_with(['"', 'W']) && !condition.starts_with("Wed") {
             return self.is_strongly(condition);
@@ -100,11 +99,7 @@ fn tags(list: &str) -> impl Iterator<Item = &str> {
 
 /// A date that is none is as if it was not there, and so are several.
 fn date(headers: &HeaderMap, name: HeaderName) -> Option<SystemTime> {
-    let mut dates = headers.get_all(name).iter();
-    match (dates.next(), dates.next()) {
-        (Some(date), None) => parse_http_date(date.to_str().ok()?).ok(),
-        _ => None,
-    }
+    parse_http_date(only(headers, name)?).ok()
 }
 
 #[cfg(test)]

@@ -25,8 +25,9 @@ impl Response {
     ///
     /// Bytes are sent without being copied where the kernel can
     /// ([`Connection::send_file`](crate::Connection::send_file)). The tag is made of the file's
-    /// length and the time of its last change, in nanoseconds. If it is shortened while it is sent,
-    /// the connection is cut.
+    /// length, its inode, and the times of its last modification and of its last change, in
+    /// nanoseconds: a copy of the file on another server has another tag. If it is shortened while it
+    /// is sent, the connection is cut.
     ///
     /// ```
     /// use socketserver::http::{Request, Response};
@@ -57,7 +58,7 @@ impl Response {
         }
         base.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         // RFC 9110, 14.2: it is defined for GET only.
-        let range = request.header(RANGE).filter(|_| {
+        let range = request.only(RANGE).filter(|_| {
             request.method() == Method::GET && validators.admits_range(request.headers(), now)
         });
         let file = Arc::new(file);
@@ -107,7 +108,15 @@ impl Validators {
             Err(_) => None,
         };
         Self {
-            etag: format!("\"{seconds:x}.{nanos:x}-{:x}\"", metadata.len()),
+            // The length and the modification time can be those of the file that it replaces. The inode
+            // and the change time, which no application can set, tell the two apart.
+            etag: format!(
+                "\"{seconds:x}.{nanos:x}-{:x}-{:x}-{:x}.{:x}\"",
+                metadata.len(),
+                metadata.ino(),
+                metadata.ctime(),
+                metadata.ctime_nsec()
+            ),
             // RFC 9110, 8.8.2.1: none that is later than the answer's.
             modified: modified.unwrap_or(UNIX_EPOCH).min(whole_second(now)),
         }

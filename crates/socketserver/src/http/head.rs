@@ -170,6 +170,11 @@ impl RequestHead {
         self.headers.get(name)?.to_str().ok()
     }
 
+    /// The value of a field that the request has once, if it is text.
+    pub(crate) fn only(&self, name: HeaderName) -> Option<&str> {
+        only(&self.headers, name)
+    }
+
     pub(super) fn framing(&self) -> Framing {
         self.framing
     }
@@ -278,6 +283,16 @@ pub(super) fn fields(bytes: &[u8]) -> Result<HeaderMap, Problem> {
         headers.append(name, value);
     }
     Ok(headers)
+}
+
+/// The value of a field that is there once, if it is text. Of a field that has one value, several
+/// contradict each other.
+pub(super) fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().ok(),
+        _ => None,
+    }
 }
 
 /// RFC 9112, 3.2: 400 if HTTP/1.1 comes without a Host, or with several, or with one that is none.

@@ -27,7 +27,7 @@ pub(super) fn wanted(range: &str, length: u64) -> Wanted {
         return Wanted::Whole;
     }
     let mut parts = Vec::new();
-    let mut count = 0;
+    let (mut count, mut is_satisfied) = (0, false);
     for spec in specs.split(',') {
         let spec = spec.trim_matches([' ', '\t']);
         if spec.is_empty() {
@@ -38,14 +38,14 @@ pub(super) fn wanted(range: &str, length: u64) -> Wanted {
             return Wanted::Whole;
         }
         match part(spec, length) {
-            Some(part) if part.is_empty() => {}
+            Some(part) if part.is_empty() => is_satisfied |= length == 0 && is_suffix(spec),
             Some(part) => parts.push(part),
             None => return Wanted::Whole,
         }
     }
     let total: u128 = parts.iter().map(|p| u128::from(p.end - p.start)).sum();
     match parts[..] {
-        [] if count == 0 => Wanted::Whole,
+        [] if count == 0 || is_satisfied => Wanted::Whole,
         [] => Wanted::Unsatisfiable,
         _ if parts.len() > 1 && total > u128::from(length) => Wanted::Whole,
         _ => Wanted::Parts(parts),
@@ -72,6 +72,13 @@ fn part(spec: &str, length: u64) -> Option<Range<u64>> {
         }
     };
     Some(if first < length { first..end } else { nothing })
+}
+
+/// Whether the last bytes are wanted, and not none of them. That is satisfiable, however short the
+/// resource is: RFC 9110, 14.1.2.
+fn is_suffix(spec: &str) -> bool {
+    let length = spec.strip_prefix('-').and_then(number);
+    length.is_some_and(|length| length > 0)
 }
 
 /// Digits only; what is more than can be counted is beyond every end.
@@ -128,6 +135,8 @@ mod tests {
         let many = format!("bytes={}", "1-1,".repeat(MOST + 1));
         assert_eq!(wanted(&many, 10_000), Wanted::Whole);
         assert_eq!(wanted("bytes=0-", 0), Wanted::Unsatisfiable);
-        assert_eq!(wanted("bytes=-5", 0), Wanted::Unsatisfiable);
+        assert_eq!(wanted("bytes=-0", 0), Wanted::Unsatisfiable);
+        assert_eq!(wanted("bytes=-5", 0), Wanted::Whole);
+        assert_eq!(wanted("bytes=0-,-5", 0), Wanted::Whole);
     }
 }

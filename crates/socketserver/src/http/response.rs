@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::Problem;
 use super::upgrade::Upgrade;
+use crate::failure::Cause;
 
 /// An answer: a status, fields, and a body.
 ///
@@ -169,6 +170,20 @@ impl Response {
             Content::Sized(_, length) => Some(*length),
             Content::Stream(_) => None,
         }
+    }
+
+    /// What is wrong with it, if it is not final: its client would go on waiting for the answer
+    /// (RFC 9110, 15.2). Only 101 ends the exchange, if another protocol follows.
+    pub(super) fn not_final(&self) -> Option<Cause> {
+        let switches = self.status == StatusCode::SWITCHING_PROTOCOLS && self.upgrade.is_some();
+        if switches || !self.status.is_informational() {
+            return None;
+        }
+        let status = self.status.as_u16();
+        Some(Cause::Error(crate::Error::msg(format!(
+            "the handler has answered with status {status}, which is not final (RFC 9110, 15.2): answer \
+             with a final status, or with Response::upgrade"
+        ))))
     }
 
     /// Whether an answer of this status has a body (RFC 9110, 6.4.1).

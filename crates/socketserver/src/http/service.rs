@@ -14,7 +14,7 @@ use super::send::{Progress, Recipient, send};
 use super::{Handler, Limits, Problem, Request, RequestHead, Response};
 use crate::failure::{Cause, contain, resume};
 use crate::timeouts::earliest;
-use crate::{Address, Connection, RequestHandler, RequestId, Result};
+use crate::{Address, Connection, EndReason, RequestHandler, RequestId, Result};
 
 type ErrorPage = dyn Fn(&Problem) -> Response + Send + Sync;
 type OnExchange = dyn Fn(&Exchange<'_>) + Send + Sync;
@@ -255,6 +255,7 @@ impl<H: Handler> HttpHandler<H> {
             Err(error) => error,
         };
         if let Some(problem) = Problem::of(&error) {
+            conn.ends_as(EndReason::ProtocolError);
             self.refuse(conn, None, problem);
             return Ok(None);
         }
@@ -285,7 +286,7 @@ impl<H: Handler> HttpHandler<H> {
                 .respond(&mut Request::new(head, &mut incoming, conn))
         });
         conn.end_message();
-        let (mut response, failure) = match answered {
+        let (response, failure) = match answered {
             Ok(Ok(response)) if is_tunnel(head, &response) => (http.page(&NO_TUNNEL), None),
             Ok(Ok(response)) => (response, None),
             Ok(Err(error)) => match incoming.failure().or(error.downcast_ref()) {
@@ -295,6 +296,16 @@ impl<H: Handler> HttpHandler<H> {
                 None => (http.page(&FAILED).close(), Some(Cause::Error(error))),
             },
             Err(panic) => (http.page(&FAILED).close(), Some(panic)),
+        };
+        if let Some(problem) = incoming.failure() {
+            conn.ends_as(match problem.status() {
+                StatusCode::REQUEST_TIMEOUT => EndReason::TimedOut,
+                _ => EndReason::ProtocolError,
+            });
+        }
+        let (mut response, failure) = match response.not_final() {
+            Some(error) => (http.page(&FAILED).close(), failure.or(Some(error))),
+            None => (response, failure),
         };
         let mut upgrade = response.upgrade.take();
         if let Some(Err(problem)) = upgrade.as_ref().map(|up| up.check(head, &incoming)) {

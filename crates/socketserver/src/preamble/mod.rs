@@ -21,6 +21,8 @@ pub use proxy::{BadProxyHeader, ProxyHeader, ProxyProtocol};
 pub use tls::TlsFault;
 
 use crate::admission::{AdmissionControl, Ticket};
+#[cfg(feature = "tls")]
+use crate::failure::contain;
 use crate::server::{End, Record};
 use crate::{Address, Connection, Refusal};
 
@@ -65,6 +67,15 @@ impl Preamble {
             return admission.admit_proxy(peer).map(|()| None);
         }
         admission.admit(peer)
+    }
+
+    /// Makes ready what a child takes over from this process, and cannot make for the children after it.
+    pub(crate) fn prepare_fork(&self) {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            // A ticketer may be the application's.
+            let _ = contain(|| tls.renew_ticket_key());
+        }
     }
 
     /// What somebody is told who is turned away for this.

@@ -36,6 +36,10 @@ where
         end.map_or(1, |end| end.exit_code())
     }
 
+    fn prepare_fork(&self) {
+        self.record.shared().preamble.prepare_fork();
+    }
+
     fn leave_to_child(self) -> Place {
         drop(self.request);
         Place(self.record)

@@ -12,6 +12,7 @@ use super::controller::{Record, RequestId};
 use super::session::sealed;
 use super::task::End;
 use crate::address::Address;
+use crate::event::EndReason;
 use crate::park::Park;
 use crate::preamble::{Heard, Steps};
 use crate::socket::{Cut, Socket};
@@ -47,6 +48,10 @@ impl sealed::Request for Connection {
 
     fn cut(&self) -> Option<Cut> {
         self.socket().cut()
+    }
+
+    fn verdict(&self) -> Option<EndReason> {
+        self.verdict()
     }
 
     fn take_keep_alive(&mut self) -> bool {
@@ -184,6 +189,10 @@ impl sealed::Request for Datagram {
     }
 
     fn cut(&self) -> Option<Cut> {
+        None
+    }
+
+    fn verdict(&self) -> Option<EndReason> {
         None
     }
 

@@ -27,8 +27,8 @@ impl Request for Datagram {}
 
 pub(crate) mod sealed {
     use super::{
-        Address, BorrowedFd, End, Heard, Instant, OwnedFd, Park, Record, RequestId, Socket, Steps,
-        Weak, io,
+        Address, BorrowedFd, End, EndReason, Heard, Instant, OwnedFd, Park, Record, RequestId,
+        Socket, Steps, Weak, io,
     };
     use crate::socket::Cut;
 
@@ -42,6 +42,8 @@ pub(crate) mod sealed {
         fn is_lost(&self) -> bool;
         /// Why this server cut it, if it did.
         fn cut(&self) -> Option<Cut>;
+        /// How it ends, if the handler does not fail and the server does not cut it.
+        fn verdict(&self) -> Option<EndReason>;
         /// The handler has asked to be called again.
         fn take_keep_alive(&mut self) -> bool;
         /// There is something to read that has left the kernel already.
@@ -295,7 +297,10 @@ fn then(
 
 fn reason<R: Request>(failure: Option<&HandlerFailure>, request: &R) -> EndReason {
     match failure {
-        None => request.cut().map_or(EndReason::Completed, Into::into),
+        None => match request.cut() {
+            Some(cut) => cut.into(),
+            None => request.verdict().unwrap_or(EndReason::Completed),
+        },
         // It looks into the error, whose methods are the application's.
         Some(failure) => contain(|| classify(failure, request)).unwrap_or(EndReason::Failed),
     }

@@ -21,6 +21,8 @@ pub trait Task: Send + 'static {
     /// nothing to do until its peer sends more.
     #[must_use]
     fn run(self: Box<Self>) -> Option<Box<dyn Pause>>;
+    /// The parent's side, before the fork: makes ready what the child takes over.
+    fn prepare_fork(&self);
     /// The child's side of a fork: serves it to its end, and leaves the books to the parent.
     /// Returns the exit code.
     fn run_in_child(self) -> i32;
@@ -120,12 +122,15 @@ pub enum End {
 }
 
 impl End {
+    /// A child tells its parent by this code that its client broke the protocol.
+    const PROTOCOL_ERROR: i32 = 63;
     /// What a child refuses is told to its parent by a code from here on.
     const REFUSED: i32 = 64;
 
     pub(super) fn exit_code(&self) -> i32 {
         match self {
             Self::Ended(EndReason::Completed | EndReason::PeerGone) => 0,
+            Self::Ended(EndReason::ProtocolError) => Self::PROTOCOL_ERROR,
             Self::Ended(_) => 1,
             Self::Refused(refusal) => {
                 let codes = Self::REFUSED..=i32::from(u8::MAX);
@@ -178,6 +183,7 @@ impl Place {
         match refusal.then(|| End::refusal(code)).flatten() {
             Some(refusal) => shared.turned_away(info, &refusal),
             None if code == 0 => self.end(EndReason::Completed),
+            None if code == End::PROTOCOL_ERROR => self.end(EndReason::ProtocolError),
             None => self.end(EndReason::Failed),
         }
     }

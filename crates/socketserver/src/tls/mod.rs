@@ -95,6 +95,17 @@ impl Tls {
         present.clone()
     }
 
+    /// Lets the keys of tickets be replaced where that is due. A process that shakes no hands itself
+    /// has to ask for it: otherwise each forked child gets the first key, and a key that is stolen opens
+    /// every session that was resumed.
+    pub(crate) fn renew_ticket_key(&self) {
+        let config = self.config();
+        if config.ticketer.enabled() {
+            // rustls replaces the key when it is used, and no sooner.
+            let _ = config.ticketer.encrypt(&[]);
+        }
+    }
+
     pub(crate) fn time_for_handshake(&self) -> Duration {
         self.0.handshake_timeout
     }

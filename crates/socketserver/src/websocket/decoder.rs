@@ -6,7 +6,7 @@ use std::io::{self, BufRead, Cursor, Read, Write};
 
 use bytes::Bytes;
 use tungstenite::protocol::frame::FrameHeader;
-use tungstenite::protocol::frame::coding::OpCode;
+use tungstenite::protocol::frame::coding::{Control, OpCode};
 use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tungstenite::{Error, Message as Decoded};
 
@@ -75,6 +75,11 @@ impl Decoder {
             if let OpCode::Data(_) = header.opcode {
                 self.is_within = !header.is_final;
             }
+            if header.opcode == OpCode::Control(Control::Close) {
+                conn.end_message();
+                let payload = self.unmasked(&header);
+                return closing(&payload).map(|close| Some(Arrived::Close(close)));
+            }
             let decoded = self.decode();
             self.bytes = Vec::new();
             if !self.is_within {
@@ -91,15 +96,8 @@ impl Decoder {
                 }
                 Ok(Decoded::Ping(bytes)) => return Ok(Some(Arrived::Ping(bytes))),
                 Ok(Decoded::Pong(_)) => return Ok(Some(Arrived::Pong)),
-                Ok(Decoded::Close(close)) => {
-                    let close = close.map(|close| {
-                        let code = CloseCode::received(close.code.into());
-                        Close::new(code, close.reason.as_str())
-                    });
-                    return Ok(Some(Arrived::Close(close)));
-                }
-                // It is never made by reading.
-                Ok(Decoded::Frame(_)) => {}
+                // It was taken above; and no frame is made by reading.
+                Ok(Decoded::Close(_) | Decoded::Frame(_)) => {}
                 // A part of a message.
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error.into()),
@@ -119,6 +117,14 @@ impl Decoder {
             Box::new(WebSocketContext::new(Role::Server, Some(config)))
         });
         context.read(&mut Feed(&self.bytes))
+    }
+
+    /// The payload of the frame that has arrived.
+    fn unmasked(&self, header: &FrameHeader) -> Vec<u8> {
+        let payload = &self.bytes[header_length(&self.bytes)..];
+        let mask = header.mask.unwrap_or_default();
+        let pairs = payload.iter().zip(mask.iter().cycle());
+        pairs.map(|(byte, key)| byte ^ key).collect()
     }
 
     /// Gathers the next frame; `None` at the end of input.
@@ -183,6 +189,26 @@ impl Decoder {
         conn.consume(n);
         conn.begin_message();
         Ok(n > 0)
+    }
+}
+
+/// What a close frame says (RFC 6455, 5.5.1). tungstenite does not know all codes that IANA has
+/// registered.
+fn closing(payload: &[u8]) -> Result<Option<Close>, Fault> {
+    let bad = |code, why: &str| Err(Fault::Bad(Close::new(code, why)));
+    let Some((number, reason)) = payload.split_first_chunk() else {
+        return match payload {
+            [] => Ok(None),
+            _ => bad(CloseCode::PROTOCOL_ERROR, "the close code is cut off"),
+        };
+    };
+    let Some(code) = CloseCode::new(u16::from_be_bytes(*number)) else {
+        let why = "the close code is none that a frame may have";
+        return bad(CloseCode::PROTOCOL_ERROR, why);
+    };
+    match std::str::from_utf8(reason) {
+        Ok(reason) => Ok(Some(Close::new(code, reason))),
+        Err(_) => bad(CloseCode::INVALID, "the reason is not UTF-8"),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Whether a request opens a WebSocket, and the answer (RFC 6455, 4.2).
 
 use ::http::header::{
-    HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use ::http::{Method, StatusCode};
 use tungstenite::handshake::derive_accept_key;
@@ -30,13 +30,13 @@ pub(super) fn check(request: &Request<'_>, sockets: &WebSockets) -> Result<Hands
         return Err(problem.header(UPGRADE, HeaderValue::from_static(NAME)));
     }
     let headers = request.headers();
-    if only(headers, SEC_WEBSOCKET_VERSION) != Some(VERSION) {
+    if request.only(SEC_WEBSOCKET_VERSION) != Some(VERSION) {
         let why = "only version 13 of WebSocket is spoken here";
         let problem = Problem::new(StatusCode::UPGRADE_REQUIRED, why)
             .header(UPGRADE, HeaderValue::from_static(NAME));
         return Err(problem.header(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(VERSION)));
     }
-    let key = only(headers, SEC_WEBSOCKET_KEY).filter(|key| is_key(key));
+    let key = request.only(SEC_WEBSOCKET_KEY).filter(|key| is_key(key));
     let key = key.ok_or_else(|| {
         let why = "Sec-WebSocket-Key is not sixteen bytes in base64";
         Problem::new(StatusCode::BAD_REQUEST, why)
@@ -64,15 +64,6 @@ impl Handshake {
             response = response.header(SEC_WEBSOCKET_PROTOCOL, protocol)?;
         }
         Ok(response)
-    }
-}
-
-/// The value of a field that is there once.
-pub(super) fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) => value.to_str().ok(),
-        _ => None,
     }
 }
 

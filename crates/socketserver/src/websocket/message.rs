@@ -79,8 +79,9 @@ impl CloseCode {
     /// 1011: the server has failed.
     pub const FAILED: Self = Self(1011);
 
-    /// One that may be sent: 1000 to 1003 and 1007 to 1014, which have a meaning, and 3000 to 4999,
-    /// of which those from 4000 on are for anybody's own use.
+    /// One that a frame may have: 1000 to 1003 and 1007 to 1014, which
+    /// [IANA](https://www.iana.org/assignments/websocket/websocket.xhtml) has registered for that, and
+    /// 3000 to 4999, of which those from 4000 on are for private use.
     #[must_use]
     pub const fn new(code: u16) -> Option<Self> {
         match code {
@@ -93,10 +94,6 @@ impl CloseCode {
     #[must_use]
     pub const fn as_u16(self) -> u16 {
         self.0
-    }
-
-    pub(super) const fn received(code: u16) -> Self {
-        Self(code)
     }
 }
 

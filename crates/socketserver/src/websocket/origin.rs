@@ -6,7 +6,6 @@ use std::fmt;
 use ::http::Uri;
 use ::http::header::{HOST, ORIGIN};
 
-use super::handshake::only;
 use crate::http::Request;
 
 /// The origins of pages that may open WebSockets (RFC 6455, 10.2).
@@ -64,19 +63,18 @@ impl Origins {
     }
 
     pub(super) fn allow(&self, request: &Request<'_>) -> bool {
-        let headers = request.headers();
-        if self.0 == Which::Any || !headers.contains_key(ORIGIN) {
+        if self.0 == Which::Any || !request.headers().contains_key(ORIGIN) {
             return true;
         }
         // "null" is the origin of pages that have none, and of anybody who wants to have none.
-        let Some(origin) = only(headers, ORIGIN).and_then(Origin::parse) else {
+        let Some(origin) = request.only(ORIGIN).and_then(Origin::parse) else {
             return false;
         };
         match &self.0 {
             Which::Any => true,
             Which::Only(origins) => origins.contains(&origin),
             Which::Same => {
-                let host = only(headers, HOST);
+                let host = request.only(HOST);
                 let is_tls = is_encrypted(request);
                 (!is_tls || origin.scheme == "https")
                     && host.and_then(|host| Origin::of(&origin.scheme, host)) == Some(origin)

@@ -10,7 +10,7 @@ use super::sender::Sender;
 use super::{Limits, WebSockets};
 use crate::failure::{Cause, contain, resume};
 use crate::timeouts::earliest;
-use crate::{Connection, RequestHandler, Result};
+use crate::{Connection, EndReason, RequestHandler, Result};
 
 /// How long a client can go on when the server drains: what it has sent before is heard, but one that
 /// never stops does not hold up the end.
@@ -110,6 +110,7 @@ impl<H: Handler> Session<H> {
                 Ok(Some(Arrived::Close(close))) => self.end = Some(End::ByPeer(close)),
                 Ok(None) => self.end = Some(End::Lost),
                 Err(Fault::Bad(close)) => {
+                    conn.ends_as(EndReason::ProtocolError);
                     tracing::debug!(id = %conn.id(), %close, "a client breaks the rules of WebSocket");
                     self.end = Some(End::Failed(close));
                 }

@@ -40,8 +40,23 @@ fn respond(request: &mut Request<'_>) -> Result<Response> {
         "/sized/5" => Response::reader(failing(5), 10),
         "/short" => Response::reader(&b"abc"[..], 10),
         "/stream" => Response::stream(failing(5)),
+        "/informational" => Response::text("early").status(StatusCode::EARLY_HINTS),
+        "/problem" => return Err(Problem::new(StatusCode::CONTINUE, "go on").into()),
+        "/switching" => Response::new(StatusCode::SWITCHING_PROTOCOLS),
         _ => Response::text("fine"),
     })
+}
+
+/// What is told of a handler that answers with such a status. Its client would wait for the answer.
+macro_rules! not_final {
+    ($status:literal) => {
+        concat!(
+            "handle: the handler has answered with status ",
+            $status,
+            ", which is not final (RFC 9110, 15.2): answer with a final status, or with \
+             Response::upgrade"
+        )
+    };
 }
 
 fn serve<C: Concurrency>(model: C) -> (Running, Arc<Mutex<Vec<String>>>) {
@@ -64,6 +79,9 @@ fn a_failure_before_the_answer_is_a_500<C: Concurrency>(model: C) {
         ("/handler?panics", "handle: panicked: the handler panics"),
         ("/sized/0", "handle: the reader fails"),
         ("/sized/0?panics", "handle: panicked: the reader panics"),
+        ("/informational", not_final!(103)),
+        ("/problem", not_final!(100)),
+        ("/switching", not_final!(101)),
     ] {
         let mut wire = Wire::to(&running);
         assert_eq!(wire.get("/").text(), "fine");

@@ -189,6 +189,80 @@ fn conditions<C: Concurrency>(model: C) {
     );
 }
 
+/// A suffix that is not of zero bytes is satisfiable, however short the file is (RFC 9110, 14.1.2).
+fn a_suffix_of_an_empty_file_is_the_whole_file<C: Concurrency>(model: C) {
+    let (_dir, respond) = file(0);
+    let running = serve(model, Http::new(), respond);
+    let mut wire = Wire::to(&running);
+    for (range, status) in [
+        ("-5", 200),
+        ("-1,0-", 200),
+        ("-0", 416),
+        ("0-", 416),
+        ("0-0", 416),
+    ] {
+        let answer = get(&mut wire, &format!("Range: bytes={range}\r\n"));
+        assert_eq!((answer.status, answer.body.len()), (status, 0), "{range}");
+        let place = (status == 416).then_some("bytes */0");
+        assert_eq!(answer.field("content-range"), place, "{range}");
+    }
+}
+
+/// `Range` and `If-Range` have one value each: several of them are ignored.
+fn repeated_range_fields_are_ignored<C: Concurrency>(model: C) {
+    let (_dir, respond) = file(1000);
+    let running = serve(model, Http::new(), respond);
+    let mut wire = Wire::to(&running);
+    let tag = wire.get("/").field("etag").unwrap().to_owned();
+    for fields in [
+        "Range: bytes=0-0\r\nRange: bytes=0-0\r\n".to_owned(),
+        "Range: bytes=0-0\r\nX: y\r\nRange: bytes=5-9\r\n".to_owned(),
+        format!("Range: bytes=0-0\r\nIf-Range: {tag}\r\nIf-Range: \"x\"\r\n"),
+    ] {
+        let answer = get(&mut wire, &fields);
+        assert_eq!((answer.status, answer.body.len()), (200, 1000), "{fields}");
+    }
+}
+
+/// The replacement has the length and the modification time of the file that it replaces.
+fn a_replaced_file_has_another_tag<C: Concurrency>(model: C) {
+    let (dir, respond) = file(1000);
+    let running = serve(model, Http::new(), respond);
+    let mut wire = Wire::to(&running);
+    let path = dir.path().join("f");
+    let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let rename = |content: &str| {
+        let other = dir.path().join("other");
+        std::fs::write(&other, content).unwrap();
+        let file = File::options().write(true).open(&other).unwrap();
+        file.set_modified(modified).unwrap();
+        std::fs::rename(other, &path).unwrap();
+    };
+    let rewrite = |content: &str| {
+        // The kernel's clock for files goes in steps of some milliseconds.
+        std::thread::sleep(Duration::from_millis(20));
+        std::fs::write(&path, content).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_modified(modified).unwrap();
+    };
+    let changes: [(&str, &dyn Fn(&str)); 2] = [("rename", &rename), ("rewrite", &rewrite)];
+    for (what, change) in changes {
+        let tag = wire.get("/").field("etag").unwrap().to_owned();
+        assert_eq!(
+            get(&mut wire, &format!("If-None-Match: {tag}\r\n")).status,
+            304,
+            "{what}"
+        );
+        change(&what[..1].repeat(1000));
+        let whole = get(&mut wire, &format!("If-None-Match: {tag}\r\n"));
+        assert_eq!(whole.status, 200, "{what}");
+        let part = format!("Range: bytes=500-\r\nIf-Range: {tag}\r\n");
+        assert_eq!(get(&mut wire, &part).status, 200, "{what}");
+        let part = format!("Range: bytes=500-\r\nIf-Match: {tag}\r\n");
+        assert_eq!(get(&mut wire, &part).status, 412, "{what}");
+    }
+}
+
 /// Times that HTTP cannot write, or should not.
 #[test]
 fn times_of_all_kinds() {
@@ -331,6 +405,9 @@ crate::common::under_each_model! {
     parts_of_a_file
     several_parts
     conditions
+    a_suffix_of_an_empty_file_is_the_whole_file
+    repeated_range_fields_are_ignored
+    a_replaced_file_has_another_tag
     sixteen_mebibytes_to_a_slow_reader
     who_does_not_read_is_cut
     who_reads_too_slowly_is_cut

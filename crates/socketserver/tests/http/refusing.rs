@@ -139,7 +139,39 @@ fn nonsense_is_answered_and_closed<C: Concurrency>(model: C) {
     wire.send("GET / HT");
     wire.0.half_close().unwrap();
     assert_eq!(wire.answer(true).status, 400);
-    assert_eq!(running.controller.counters().failed, 0);
+    wire.ends();
+    // None of them is a failure of the handler, and none is a request that was served.
+    eventually(PATIENCE, "all ends", || {
+        running.controller.counters().ended == 8
+    });
+    let counters = running.controller.counters();
+    assert_eq!(
+        (counters.failed, counters.completed, counters.protocol_error),
+        (0, 1, 7)
+    );
+}
+
+/// A body that is not valid, or too long, ends the connection with the same reason as a head.
+fn a_bad_body_is_a_protocol_error<C: Concurrency>(model: C) {
+    let http = Http::new().limits(Limits::default().body(10));
+    let running = serve(model, http, echo);
+    for (n, (body, status)) in [
+        ("Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        ("Content-Length: 11\r\n\r\n", 413),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut wire = Wire::to(&running);
+        wire.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{body}"));
+        assert_eq!(wire.answer(true).status, status, "{body}");
+        wire.ends();
+        let ended = n as u64 + 1;
+        eventually(PATIENCE, body, || {
+            running.controller.counters().protocol_error == ended
+        });
+    }
+    assert_eq!(running.controller.counters().completed, 0);
 }
 
 fn a_head_has_its_time<C: Concurrency>(model: C) {
@@ -185,6 +217,7 @@ crate::common::under_each_model! {
     nothing_is_smuggled
     what_is_too_long_is_told_so
     nonsense_is_answered_and_closed
+    a_bad_body_is_a_protocol_error
     a_head_has_its_time
     a_head_that_trickles_is_cut
 }

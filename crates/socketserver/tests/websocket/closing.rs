@@ -105,6 +105,34 @@ fn a_client_ends_it<C: Concurrency>(model: C) {
     assert_eq!(scene.closed(), Closed::ByPeer(None));
 }
 
+/// <https://www.iana.org/assignments/websocket/websocket.xhtml>, but for those that no frame may have
+/// (1004 to 1006, 1015), and the ranges for registered and private use.
+fn every_registered_close_code_is_answered_alike<C: Concurrency>(model: C) {
+    let scene = Scene::new(Stage::new(model));
+    let codes = (1000..=1003).chain(1007..=1014);
+    for code in codes.chain([3000, 3003, 3008, 3999, 4000, 4999]) {
+        let mut peer = scene.peer();
+        peer.send(&close(code, b"why"));
+        assert_eq!(peer.frame().text(), "farewell");
+        assert_eq!(peer.ends_with(code), "why");
+        let Closed::ByPeer(Some(said)) = scene.closed() else {
+            panic!("the client has closed with {code}");
+        };
+        assert_eq!((said.code.as_u16(), &*said.reason), (code, "why"));
+        assert_eq!(scene.ended(), EndReason::Completed, "{code}");
+    }
+    for code in [
+        0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535,
+    ] {
+        let mut peer = scene.peer();
+        peer.send(&close(code, b"why"));
+        assert_eq!(peer.frame().text(), "farewell");
+        peer.ends_with(1002);
+        assert!(matches!(scene.closed(), Closed::ByServer(_)), "{code}");
+        assert_eq!(scene.ended(), EndReason::ProtocolError, "{code}");
+    }
+}
+
 fn a_handler_ends_it_and_hears_the_answer<C: Concurrency>(model: C) {
     let scene = Scene::new(Stage::new(model));
     let mut peer = scene.peer();
@@ -289,6 +317,7 @@ fn one_that_is_cut_is_cut<C: Concurrency>(model: C) {
 
 crate::common::under_each_model! {
     a_client_ends_it
+    every_registered_close_code_is_answered_alike
     a_handler_ends_it_and_hears_the_answer
     nobody_waits_for_an_answer_for_ever
     failures_are_told_without_a_reason

@@ -1,8 +1,9 @@
 //! What breaks the rules, and the code it ends with.
 
-use socketserver::Concurrency;
 use socketserver::websocket::{Limits, WebSockets};
+use socketserver::{Concurrency, EndReason};
 
+use crate::common::PATIENCE;
 use crate::common::random::Dice;
 use crate::peer::{
     BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Peer, Stage, TEXT, close, echo, frame, head,
@@ -18,7 +19,7 @@ fn announced(first: u8, length: u64) -> Vec<u8> {
 }
 
 fn each_fault_has_its_code<C: Concurrency>(model: C) {
-    let running = serve_echo(model);
+    let (running, ends) = Stage::new(model).serve(|| echo);
     let unmasked = [head(FIN | TEXT, 2), b"hi".to_vec()].concat();
     let reserved = |bit: u8| frame(FIN | TEXT | bit, b"hi");
     for (what, bytes, code) in [
@@ -95,9 +96,15 @@ fn each_fault_has_its_code<C: Concurrency>(model: C) {
         peer.send(&bytes);
         let reason = peer.ends_with(code);
         assert!(!reason.is_empty(), "{what}");
+        let ended = ends.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(ended, EndReason::ProtocolError, "{what}");
     }
     // Nobody is told of them: they are no failures of the handler.
-    assert_eq!(running.controller.counters().failed, 0);
+    let counters = running.controller.counters();
+    assert_eq!(
+        (counters.failed, counters.completed, counters.protocol_error),
+        (0, 0, counters.ended)
+    );
 }
 
 fn limits_are_those_that_were_set<C: Concurrency>(model: C) {

@@ -122,6 +122,7 @@ impl Concurrency for Forking {
             Ok(fd) => fd,
             Err(errno) => return Dispatch::NoRoom(task, errno.into()),
         };
+        task.prepare_fork();
         let pid = match fork::fork() {
             Ok(fork::Side::Child) => return Dispatch::InChild(task),
             Ok(fork::Side::Parent(pid)) => pid,
