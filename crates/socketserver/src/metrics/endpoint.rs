@@ -17,7 +17,7 @@ const TIME: Duration = Duration::from_secs(5);
 /// |---|---|
 /// | `/metrics` | all figures, as `text/plain; version=0.0.4` |
 /// | `/livez` | 200, or 503 once all servers have stopped |
-/// | `/readyz` | 200 if all servers are [ready](crate::Controller::is_ready), otherwise 503; a line for each says which is not, and why |
+/// | `/readyz` | 200 if all servers are [ready](crate::Controller::is_ready) and all [conditions](Metrics::ready_if) hold, otherwise 503; a line for each says which is not, and why |
 ///
 /// To `GET` and `HEAD` only (405), anything else is not found (404). A header may be 8 KiB long and
 /// have 64 fields (431). A request has 5 seconds in all, however it trickles, and is cut then. What
@@ -81,7 +81,12 @@ impl MetricsHandler {
             let name = name.escape_debug();
             let _ = writeln!(body, "{name}: {verdict}, {state}");
         }
-        let is_ready = states.iter().all(|(_, state)| state.is_ready());
+        let unmet = self.metrics.unmet();
+        for (name, reason) in &unmet {
+            let (name, reason) = (name.escape_debug(), reason.escape_debug());
+            let _ = writeln!(body, "{name}: not ready, {reason}");
+        }
+        let is_ready = unmet.is_empty() && states.iter().all(|(_, state)| state.is_ready());
         let status = if states.is_empty() {
             body.push_str("not ready: there is no server\n");
             Status::Unavailable

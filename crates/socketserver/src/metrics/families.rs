@@ -1,6 +1,6 @@
 //! What is told, family by family. The table of all names is `names.md`; a test compares the two.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Served;
 use super::process::Process;
@@ -33,13 +33,14 @@ impl<'a> Figures<'a> {
     }
 }
 
-pub(super) fn render(servers: &[Served]) -> String {
+pub(super) fn render(servers: &[Served], certificates: &[(String, SystemTime)]) -> String {
     let figures: Vec<_> = servers.iter().map(Figures::read).collect();
     let mut text = Text::default();
     requests(&mut text, &figures);
     bytes(&mut text, &figures);
     failures(&mut text, &figures);
     life(&mut text, &figures);
+    ends_of(&mut text, certificates);
     // Not this process: under a forking server, this may be a child.
     let owner = servers.first().map(|served| {
         let lifecycle = &served.controller.0.lifecycle;
@@ -163,6 +164,21 @@ fn life(text: &mut Text, all: &[Figures<'_>]) {
 }
 
 /// What cannot be read is left out, as the format has no way to say so.
+fn ends_of(text: &mut Text, certificates: &[(String, SystemTime)]) {
+    if certificates.is_empty() {
+        return;
+    }
+    let mut family = text.family(
+        "socketserver_tls_certificate_end_timestamp_seconds",
+        Kind::Gauge,
+        "When a certificate ends, in seconds since 1970.",
+    );
+    for (name, end) in certificates {
+        let since = end.duration_since(UNIX_EPOCH).unwrap_or_default();
+        family.sample(&[("certificate", name)], since.as_secs());
+    }
+}
+
 fn process(text: &mut Text, process: &Process) {
     let mut tell = |name, kind, help, value: Option<f64>| {
         let mut family = text.family(name, kind, help);

@@ -47,16 +47,35 @@ mod text;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::time::SystemTime;
 
 pub use endpoint::MetricsHandler;
 pub(crate) use histogram::Histogram;
 
+use crate::failure::contain;
 use crate::{Controller, ServerState};
 
 /// The servers whose figures are collected. Cheap to clone; clones are the same.
 #[derive(Clone, Default)]
-pub struct Metrics(Arc<RwLock<Vec<Served>>>);
+pub struct Metrics(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    servers: RwLock<Vec<Served>>,
+    conditions: RwLock<Vec<Condition>>,
+    certificates: OnceLock<Box<Certificates>>,
+}
+
+/// What has to hold for the process to be ready.
+#[derive(Clone)]
+struct Condition {
+    name: String,
+    check: Arc<Check>,
+}
+
+type Check = dyn Fn() -> Result<(), String> + Send + Sync;
+type Certificates = dyn Fn() -> Vec<(String, SystemTime)> + Send + Sync;
 
 /// A server under its name.
 struct Served {
@@ -86,17 +105,78 @@ impl Metrics {
             controller: server.clone(),
             told_bytes: Default::default(),
         };
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let servers = &self.0.servers;
+        let mut all = servers.write().unwrap_or_else(PoisonError::into_inner);
         match all.iter_mut().find(|other| other.name == served.name) {
             Some(other) => *other = served,
             None => all.push(served),
         }
     }
 
+    /// Adds a condition for `/readyz`: it answers 503 while `check` returns an error, and its text has a
+    /// line with the name and the error. One that was added before under the same name is replaced.
+    ///
+    /// `check` is called for each request to `/readyz`, on the worker that serves it, and should not
+    /// wait. One that panics has failed.
+    ///
+    /// ```
+    /// # use socketserver::metrics::Metrics;
+    /// let metrics = Metrics::new();
+    /// metrics.ready_if("the spool directory", || match std::fs::metadata("/var/spool") {
+    ///     Ok(_) => Ok(()),
+    ///     Err(error) => Err(error.to_string()),
+    /// });
+    /// ```
+    pub fn ready_if(
+        &self,
+        name: impl Into<String>,
+        check: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) {
+        let condition = Condition {
+            name: name.into(),
+            check: Arc::new(check),
+        };
+        let conditions = &self.0.conditions;
+        let mut all = conditions.write().unwrap_or_else(PoisonError::into_inner);
+        match all.iter_mut().find(|other| other.name == condition.name) {
+            Some(other) => *other = condition,
+            None => all.push(condition),
+        }
+    }
+
+    /// Sets where `socketserver_tls_certificate_end_timestamp_seconds` comes from: a name for each
+    /// certificate, such as that of its file, and the end of its validity. Only the first call counts.
+    /// `list` is called for each request to `/metrics`.
+    pub fn certificates(
+        &self,
+        list: impl Fn() -> Vec<(String, SystemTime)> + Send + Sync + 'static,
+    ) {
+        let _ = self.0.certificates.set(Box::new(list));
+    }
+
+    /// The conditions that do not hold, each with its name and the reason.
+    fn unmet(&self) -> Vec<(String, String)> {
+        let conditions = &self.0.conditions;
+        let all = conditions.read().unwrap_or_else(PoisonError::into_inner);
+        // None is locked while it is asked.
+        let all = all.clone();
+        let unmet = all.into_iter().filter_map(|condition| {
+            let reason = match contain(|| (condition.check)()) {
+                Ok(Ok(())) => return None,
+                Ok(Err(reason)) => reason,
+                Err(panic) => panic.to_string(),
+            };
+            Some((condition.name, reason))
+        });
+        unmet.collect()
+    }
+
     /// All figures as text, in the format's version 0.0.4.
     #[must_use]
     pub fn render(&self) -> String {
-        families::render(&self.servers())
+        let certificates = self.0.certificates.get();
+        let certificates = certificates.and_then(|list| contain(list).ok());
+        families::render(&self.servers(), &certificates.unwrap_or_default())
     }
 
     /// The state of each server, by name, in the order in which they were added.
@@ -113,7 +193,8 @@ impl Metrics {
     }
 
     fn servers(&self) -> RwLockReadGuard<'_, Vec<Served>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        let servers = &self.0.servers;
+        servers.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

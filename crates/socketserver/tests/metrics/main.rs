@@ -10,6 +10,7 @@ mod exposition;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::client::Client;
@@ -254,6 +255,12 @@ fn the_table_of_names_is_what_is_rendered() {
     let udp = ThreadingUdpServer::bind("127.0.0.1:0", udp).unwrap();
     metrics.add("tcp", &tcp.controller());
     metrics.add("udp", &udp.controller());
+    let end = std::time::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    metrics.certificates(move || vec![("a \"b\".pem".into(), end)]);
+    let name = [("certificate", "a \"b\".pem")];
+    let told = "socketserver_tls_certificate_end_timestamp_seconds";
+    let told = Exposition::parse(&metrics.render()).value(told, &name);
+    assert_eq!(told, 1_800_000_000.0);
     let rendered: BTreeSet<_> = Exposition::parse(&metrics.render())
         .families
         .into_iter()
@@ -316,6 +323,40 @@ fn names_are_escaped_and_a_second_of_a_name_replaces_the_first() {
     assert_eq!(metrics.states().len(), 1);
     let watching = endpoint(&metrics);
     assert_eq!(get(&watching, "/readyz").body.lines().count(), 1);
+}
+
+/// A condition of the application makes the process not ready, and its name is told.
+#[test]
+fn a_condition_that_does_not_hold_makes_it_not_ready() {
+    let metrics = Metrics::new();
+    let server = Running::start(TcpServer::bind("127.0.0.1:0", echo()).unwrap());
+    metrics.add("echo", &server.controller);
+    eventually(PATIENCE, "serving", || server.controller.is_ready());
+    let reason = Arc::new(Mutex::new(None));
+    let told = reason.clone();
+    metrics.ready_if("the\ndisk", move || match told.lock().unwrap().clone() {
+        None => Ok(()),
+        Some("panic") => panic!("as told"),
+        Some(reason) => Err(reason.to_owned()),
+    });
+    let watching = endpoint(&metrics);
+    let readyz = || get(&watching, "/readyz");
+    assert_eq!(readyz().status, 200);
+    for (why, line) in [
+        ("it is full", "the\\ndisk: not ready, it is full\n"),
+        ("panic", "the\\ndisk: not ready, panicked: as told\n"),
+    ] {
+        // A panic poisons it.
+        let mut reason = reason.lock().unwrap_or_else(PoisonError::into_inner);
+        *reason = Some(why);
+        drop(reason);
+        let answer = readyz();
+        assert_eq!(answer.status, 503, "{why}");
+        assert!(answer.body.ends_with(line), "{}", answer.body);
+    }
+    assert_eq!(get(&watching, "/livez").status, 200);
+    metrics.ready_if("the\ndisk", || Ok(()));
+    assert_eq!(readyz().status, 200);
 }
 
 #[test]
