@@ -55,6 +55,9 @@ fn a_client_that_does_not_read_is_cut_and_nobody_waits() {
                 model,
                 "--outbox-bytes",
                 "65536",
+                // Megabytes have to be sent until its buffers are full.
+                "--byte-rate",
+                "none",
                 "-l",
                 "tcp://127.0.0.1:0",
             ],

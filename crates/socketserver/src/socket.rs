@@ -6,8 +6,8 @@
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,6 +17,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
 use crate::EndReason;
 use crate::park::{Interest, Park};
+use crate::signal::Signal;
 use crate::timeouts::{Limits, Pace, Wait, timed_out};
 #[cfg(feature = "tls")]
 use crate::tls;
@@ -36,6 +37,8 @@ pub struct Socket {
     fd: OwnedFd,
     /// Set before the socket is shut down from outside, so that the handler sees an error, no EOF.
     cut: OnceLock<Cut>,
+    /// Raised when it is cut, for a handler that waits for something else.
+    on_cut: Mutex<Vec<Weak<Signal>>>,
     /// The peer reset the connection or closed it under a write: not a fault of the handler.
     lost: AtomicBool,
     received: AtomicU64,
@@ -57,6 +60,7 @@ impl Socket {
             park,
             fd,
             cut: OnceLock::new(),
+            on_cut: Mutex::default(),
             lost: AtomicBool::new(false),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -434,6 +438,27 @@ impl Socket {
     pub(crate) fn cancel(&self, why: Cut) {
         let _ = self.cut.set(why);
         let _ = self.shutdown(Shutdown::Both);
+        let signals = std::mem::take(&mut *self.on_cut());
+        for signal in signals.iter().filter_map(Weak::upgrade) {
+            signal.raise();
+        }
+    }
+
+    /// Has a signal raised once the connection is cut.
+    pub(crate) fn raise_if_cut(&self, signal: &Arc<Signal>) {
+        {
+            let mut signals = self.on_cut();
+            signals.retain(|other| other.strong_count() > 0);
+            signals.push(Arc::downgrade(signal));
+        }
+        // It may have been cut before the signal was there.
+        if self.is_cancelled() {
+            signal.raise();
+        }
+    }
+
+    fn on_cut(&self) -> MutexGuard<'_, Vec<Weak<Signal>>> {
+        self.on_cut.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Before every operation: a peer that is always ready would otherwise never let the end be

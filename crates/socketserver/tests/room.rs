@@ -15,7 +15,7 @@ use common::client::{Client, Endpoint};
 use common::running::Running;
 use socketserver::transport::Tcp;
 use socketserver::{
-    Concurrency, Connection, EndReason, Event, Result, Room, RoomLimits, Server, Timeouts,
+    Concurrency, Connection, EndReason, Event, Rate, Result, Room, RoomLimits, Server, Timeouts,
     handler_fn,
 };
 
@@ -196,6 +196,54 @@ fn who_floods_is_read_as_fast_as_it_reads<C: Concurrency>(model: C) {
     assert_eq!(chat.room.counters().fell_behind, 0);
 }
 
+fn a_member_that_sends_too_fast_is_delayed_alone<C: Concurrency>(model: C) {
+    let rate = Rate::per_second(50_000).burst(10_000);
+    let chat = open(model, RoomLimits::default().byte_rate(rate), PATIENCE);
+    let (mut fast, mut other) = (chat.client(), chat.client());
+    let line = [vec![b'x'; 999], b"\n".to_vec()].concat();
+    let started = Instant::now();
+    fast.write_all(&line.repeat(40)).unwrap();
+    // It is heard at once, between the lines of the delayed member.
+    other.write_all(b"here\n").unwrap();
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"here\n") {
+        heard.extend(read_exactly(&mut other, 1));
+    }
+    assert!(heard.len() < 30_000, "{}", heard.len());
+    read_exactly(&mut other, 40_005 - heard.len());
+    let took = started.elapsed();
+    assert!(took > Duration::from_millis(550), "{took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert_eq!(chat.room.counters().fell_behind, 0);
+}
+
+fn messages_are_limited_as_bytes_are<C: Concurrency>(model: C) {
+    let rate = Rate::per_second(100).burst(5);
+    let chat = open(model, RoomLimits::default().message_rate(rate), PATIENCE);
+    let mut fast = chat.client();
+    let started = Instant::now();
+    fast.write_all(&b"x\n".repeat(40)).unwrap();
+    read_exactly(&mut fast, 80);
+    let took = started.elapsed();
+    assert!(took > Duration::from_millis(330), "{took:?}");
+}
+
+fn a_delayed_member_is_cut_at_once<C: Concurrency>(model: C) {
+    let rate = Rate::per_second(1).burst(10);
+    let chat = open(model, RoomLimits::default().byte_rate(rate), PATIENCE);
+    let mut fast = chat.client();
+    // The second one would wait for two minutes.
+    fast.write_all(&[&[b'x'; 129][..], b"\ny\n"].concat())
+        .unwrap();
+    read_exactly(&mut fast, 130);
+    let started = Instant::now();
+    for request in chat.running.controller.live() {
+        assert!(chat.running.controller.cancel(request.info.id()));
+    }
+    assert_eq!(chat.ended(), EndReason::Cancelled);
+    assert!(started.elapsed() < Duration::from_secs(2));
+}
+
 /// However long it takes in all, as long as it goes on.
 fn who_reads_slowly_is_not_cut<C: Concurrency>(model: C) {
     let limits = RoomLimits::default().messages(1000).bytes(512 << 10);
@@ -283,6 +331,9 @@ common::under_each_model! {
     who_does_not_read_is_cut_and_nobody_waits
     one_blocked_write_is_enough
     who_floods_is_read_as_fast_as_it_reads
+    a_member_that_sends_too_fast_is_delayed_alone
+    messages_are_limited_as_bytes_are
+    a_delayed_member_is_cut_at_once
     who_reads_slowly_is_not_cut
     who_vanishes_or_panics_leaves
     a_closed_room_ends_its_members_and_says_the_last_word

@@ -15,6 +15,7 @@ mod common;
 mod drain;
 mod exhaustion;
 mod packets;
+mod talker;
 mod udp;
 mod victim;
 mod visitor;

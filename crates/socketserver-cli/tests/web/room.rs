@@ -122,7 +122,9 @@ fn a_drain_says_so_after_the_last_words() {
 #[test]
 fn one_that_does_not_read_is_cut_as_a_terminal_is() {
     for model in MODELS {
-        let server = chat(model, &["--outbox-bytes", "65536"]);
+        // Megabytes have to be sent until its buffers are full.
+        let limits = ["--outbox-bytes", "65536", "--byte-rate", "none"];
+        let server = chat(model, &limits);
         let (frozen, _) = enter(&server);
         let mut talking = client(&server, 0);
         let name = talking.local_addr().unwrap().to_string();

@@ -17,7 +17,7 @@ pub use rate::{BadRate, Rate};
 use crate::{Address, Refusal};
 pub(crate) use peers::PeerKey;
 use peers::Peers;
-use rate::Bucket;
+pub(crate) use rate::Bucket;
 
 /// Limits on who may connect or send a datagram; none by default. See
 /// [`Builder::admission`](crate::Builder::admission), and

@@ -11,6 +11,9 @@ pub struct Rate {
     burst: f64,
 }
 
+/// Its numbers were integers, and so are equal to themselves.
+impl Eq for Rate {}
+
 /// A text is no rate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no rate: write 100 for a hundred per second, or 100:500 to allow 500 at once")]
@@ -59,7 +62,7 @@ impl fmt::Display for Rate {
 
 /// What is left of a rate. A new one is full.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     /// Tokens at that time; none before the first look.
     filled: Option<(f64, Instant)>,
 }
@@ -89,6 +92,20 @@ impl Bucket {
             self.filled = Some((tokens - 1.0, now));
         }
         taken
+    }
+
+    /// Takes `amount` tokens, or returns when there will be enough. More than the burst is taken
+    /// from a full bucket, and the debt is paid off before the next call succeeds.
+    pub(crate) fn charge(&mut self, rate: Rate, amount: f64, now: Instant) -> Result<(), Instant> {
+        let tokens = self.fill(rate, now);
+        let missing = amount.min(rate.burst) - tokens;
+        if missing > 0.0 {
+            // Longer than any request lasts, and no more than the clock can hold.
+            let seconds = (missing / rate.per_second).min(1e6);
+            return Err(now + Duration::from_secs_f64(seconds) + Duration::from_micros(1));
+        }
+        self.filled = Some((tokens - amount, now));
+        Ok(())
     }
 
     /// Whether it is as good as new.
@@ -130,6 +147,32 @@ mod tests {
         assert!(bucket.is_full(rate, later));
         assert_eq!(bucket.pace(rate, later), Ok(3), "no more than the burst");
         assert_eq!(bucket.pace(Rate::per_second(1), later), Ok(1), "lowered");
+    }
+
+    #[test]
+    fn more_than_the_burst_is_paid_off_afterwards() {
+        let (rate, start) = (Rate::per_second(10).burst(5), Instant::now());
+        let mut bucket = Bucket::default();
+        assert_eq!(bucket.charge(rate, 2.0, start), Ok(()));
+        let full = bucket.charge(rate, 20.0, start).unwrap_err();
+        assert!(
+            full - start > Duration::from_millis(199),
+            "{:?}",
+            full - start
+        );
+        assert_eq!(bucket.charge(rate, 20.0, full), Ok(()));
+        let next = bucket.charge(rate, 1.0, full).unwrap_err();
+        assert!(
+            next - full > Duration::from_millis(1599),
+            "{:?}",
+            next - full
+        );
+        assert!(
+            next - full < Duration::from_millis(1601),
+            "{:?}",
+            next - full
+        );
+        assert_eq!(bucket.charge(rate, 1.0, next), Ok(()));
     }
 
     #[test]

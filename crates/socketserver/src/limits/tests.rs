@@ -196,6 +196,8 @@ fn applications() -> Vec<(&'static str, String)> {
     let RoomLimits {
         messages,
         bytes: outbox,
+        byte_rate,
+        message_rate,
     } = RoomLimits::default();
     let SessionLimits {
         sessions,
@@ -205,6 +207,14 @@ fn applications() -> Vec<(&'static str, String)> {
     vec![
         ("`RoomLimits::messages`", number(messages)),
         ("`RoomLimits::bytes`", bytes(outbox)),
+        (
+            "`RoomLimits::byte_rate`",
+            or_none(byte_rate, |rate| rate.to_string()),
+        ),
+        (
+            "`RoomLimits::message_rate`",
+            or_none(message_rate, |rate| rate.to_string()),
+        ),
         ("`SessionLimits::sessions`", number(sessions)),
         ("`SessionLimits::per_address`", number(per_address)),
         ("`SessionLimits::idle`", time(idle)),

@@ -1,6 +1,7 @@
 //! A room: what is sent to it reaches all who are in it.
 
 mod outbox;
+mod pace;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,9 +12,10 @@ use std::time::{Duration, Instant};
 
 pub(crate) use outbox::Way;
 use outbox::{Outbox, Put};
+use pace::Pace;
 
 use crate::signal::{Signal, spawn_beside};
-use crate::{Connection, RequestId};
+use crate::{Connection, Rate, RequestId};
 
 /// Connections that all receive what is sent to the room, in one order for everybody.
 ///
@@ -64,7 +66,7 @@ struct Members {
     closed: bool,
 }
 
-/// How far behind a member may fall before it is cut.
+/// How far behind a member may fall before it is cut, and how fast it may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RoomLimits {
@@ -73,6 +75,10 @@ pub struct RoomLimits {
     /// Bytes that wait to be written to one member: 1 MiB by default. A single message may be
     /// longer, if nothing else waits.
     pub bytes: usize,
+    /// Bytes per second that one member may send with [`Member::send`]: any number by default.
+    pub byte_rate: Option<Rate>,
+    /// Messages per second that one member may send with [`Member::send`]: any number by default.
+    pub message_rate: Option<Rate>,
 }
 
 impl Default for RoomLimits {
@@ -80,6 +86,8 @@ impl Default for RoomLimits {
         Self {
             messages: 1024,
             bytes: 1 << 20,
+            byte_rate: None,
+            message_rate: None,
         }
     }
 }
@@ -96,6 +104,34 @@ impl RoomLimits {
     #[must_use]
     pub const fn bytes(mut self, bytes: usize) -> Self {
         self.bytes = bytes;
+        self
+    }
+
+    /// Sets how many bytes one member may send per second.
+    ///
+    /// [`Member::send`] delays a member that sends faster, so that its connection is not read
+    /// meanwhile. Members that read at this rate are then not cut because of one member that sends
+    /// as fast as it can. The burst should be well below [`bytes`](Self::bytes). A message that is
+    /// longer than the burst waits for a full bucket, and delays the next one accordingly.
+    ///
+    /// ```
+    /// use socketserver::{Rate, RoomLimits};
+    ///
+    /// let limits = RoomLimits::default()
+    ///     .byte_rate(Rate::per_second(512 << 10).burst(256 << 10))
+    ///     .message_rate(Rate::per_second(1000).burst(500));
+    /// ```
+    #[must_use]
+    pub fn byte_rate(mut self, rate: impl Into<Option<Rate>>) -> Self {
+        self.byte_rate = rate.into();
+        self
+    }
+
+    /// Sets how many messages one member may send per second, as [`byte_rate`](Self::byte_rate) does
+    /// for bytes. The burst should be well below [`messages`](Self::messages).
+    #[must_use]
+    pub fn message_rate(mut self, rate: impl Into<Option<Rate>>) -> Self {
+        self.message_rate = rate.into();
         self
     }
 }
@@ -206,6 +242,7 @@ impl Room {
             patience: conn.timeouts().write,
             outbox: outbox.clone(),
             slack: Arc::default(),
+            pace: Pace::new(self.0.limits),
         };
         let room = self.clone();
         // If this fails, dropping the member takes it out again.
@@ -316,6 +353,7 @@ pub struct Member {
     patience: Option<Duration>,
     outbox: Arc<Outbox>,
     slack: Arc<Signal>,
+    pace: Pace,
 }
 
 /// How long a message may hold up its sender when outboxes fill up faster than they are written.
@@ -332,7 +370,9 @@ impl Member {
     ///
     /// It waits while the member's own outbox is more than half full, so that a client which sends
     /// without end is read no faster than it reads. One that reads nothing for as long as the write
-    /// timeout is cut. Under [`Pooled`](crate::Pooled) that wait holds a thread of the pool. And it waits for a few milliseconds when messages come in faster than this
+    /// timeout is cut. It waits while the member sends faster than
+    /// [`RoomLimits::byte_rate`] or [`RoomLimits::message_rate`] allows. Under [`Pooled`](crate::Pooled)
+    /// both waits hold a thread of the pool. And it waits for a few milliseconds when messages come in faster than this
     /// machine writes them, but never for another client.
     ///
     /// # Errors
@@ -344,7 +384,11 @@ impl Member {
                 self.room.fell_behind(self.number, &self.outbox);
             }
         }
-        let sent = self.room.put(&message.into());
+        let message = message.into();
+        while let Err(at) = self.pace.charge(message.len(), Instant::now()) {
+            self.outbox.rest_until(at)?;
+        }
+        let sent = self.room.put(&message);
         if !sent.filling.is_empty() {
             let until = Instant::now() + PACE;
             for outbox in &sent.filling {

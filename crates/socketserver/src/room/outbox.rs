@@ -55,6 +55,8 @@ pub(super) struct Outbox {
     filled: Signal,
     /// Something was written, or nothing will be.
     written: Signal,
+    /// The connection was cut, or writing to it has failed.
+    ended: Arc<Signal>,
 }
 
 #[derive(Default)]
@@ -97,6 +99,8 @@ const STUCK: Duration = Duration::from_millis(10);
 
 impl Outbox {
     pub(super) fn new(id: RequestId, way: impl Way, limits: RoomLimits) -> Self {
+        let ended = Arc::<Signal>::default();
+        way.socket().raise_if_cut(&ended);
         Self {
             id,
             limits,
@@ -105,6 +109,7 @@ impl Outbox {
             fell_behind: AtomicBool::new(false),
             filled: Signal::default(),
             written: Signal::default(),
+            ended,
         }
     }
 
@@ -188,6 +193,18 @@ impl Outbox {
         self.written.wait(until)
     }
 
+    /// Waits until then; fails if the connection is cut meanwhile, or is gone.
+    pub(super) fn rest_until(&self, until: Instant) -> io::Result<()> {
+        self.ended.wait(Some(until));
+        if self.way.socket().is_cancelled() {
+            return Err(self.way.socket().cancelled());
+        }
+        match self.state().failed {
+            Some(kind) => Err(self.failure(kind)),
+            None => Ok(()),
+        }
+    }
+
     /// Nothing is put in any more; what is there is written.
     pub(super) fn close(&self) {
         self.state().closed = true;
@@ -217,6 +234,7 @@ impl Outbox {
         };
         self.filled.raise();
         self.written.raise();
+        self.ended.raise();
         waiters.iter().for_each(|waiter| waiter.raise());
     }
 

@@ -10,7 +10,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 use socketserver::{
-    Address, Concurrency, Connection, Member, RequestHandler, Result, Room, RoomLimits, ServerGroup,
+    Address, Concurrency, Connection, Member, Rate, RequestHandler, Result, Room, RoomLimits,
+    ServerGroup,
 };
 
 use crate::cli::{Model, Program, ServerOptions, Usage};
@@ -27,7 +28,8 @@ use web::WebOptions;
 ///
 /// A message MESSAGE reaches everybody, its sender included, as `IP:PORT MESSAGE`, and in the same
 /// order. `quit` or the end of its input ends a connection. Clients that do not read are cut when
-/// too much waits for them; nobody waits for them.
+/// too much waits for them; nobody waits for them. A client that sends faster than --byte-rate or
+/// --message-rate is delayed, so that clients which read at that rate stay.
 ///
 /// With --web, a page for browsers is the same room.
 #[derive(Debug, Args)]
@@ -42,6 +44,15 @@ pub(crate) struct Options {
     /// How many bytes of messages may wait for such a client, before it is cut
     #[arg(long, value_name = "SIZE", default_value = "1MiB")]
     outbox_bytes: Size,
+
+    /// How many bytes per second one client may send to the room, and after a pause at once, with its
+    /// name before each message; one that sends faster is delayed ("none" for any number)
+    #[arg(long, value_name = "SIZE[:BURST]", default_value = "512KiB:256KiB", value_parser = byte_rate)]
+    byte_rate: TalkRate,
+
+    /// The same for messages ("none" for any number)
+    #[arg(long, value_name = "N[:BURST]", default_value = "1000:500", value_parser = message_rate)]
+    message_rate: TalkRate,
 
     #[command(flatten)]
     web: WebOptions,
@@ -78,10 +89,40 @@ impl Program for Options {
     }
 }
 
+/// A rate for one client, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TalkRate(Option<Rate>);
+
+fn message_rate(text: &str) -> Result<TalkRate, String> {
+    match text {
+        "none" => Ok(TalkRate(None)),
+        _ => match text.parse() {
+            Ok(rate) => Ok(TalkRate(Some(rate))),
+            Err(error) => Err(format!("{error}, or none")),
+        },
+    }
+}
+
+fn byte_rate(text: &str) -> Result<TalkRate, String> {
+    if text == "none" {
+        return Ok(TalkRate(None));
+    }
+    let size = |text: &str| match text.parse::<Size>() {
+        Ok(size) => u32::try_from(size.0).map_err(|_| "a rate is below 4GiB".to_owned()),
+        Err(error) => Err(format!("{error}, 512KiB:256KiB with a burst, or none")),
+    };
+    Ok(TalkRate(Some(match text.split_once(':') {
+        None => Rate::per_second(size(text)?),
+        Some((rate, burst)) => Rate::per_second(size(rate)?).burst(size(burst)?),
+    })))
+}
+
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let limits = RoomLimits::default()
         .messages(options.outbox_messages as usize)
-        .bytes(usize::try_from(options.outbox_bytes.0).unwrap_or(usize::MAX));
+        .bytes(usize::try_from(options.outbox_bytes.0).unwrap_or(usize::MAX))
+        .byte_rate(options.byte_rate.0)
+        .message_rate(options.message_rate.0);
     let room = Room::with_limits(limits);
     let framing = options.messages.framing;
     let (closing, counted) = (room.clone(), room.clone());
@@ -168,6 +209,25 @@ impl RequestHandler<Connection> for Chat {
         match self.member.take() {
             Some(member) => Ok(member.leave()?),
             None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_sizes_with_or_without_a_burst() {
+        let rate = Rate::per_second(512 << 10);
+        assert_eq!(byte_rate("512KiB"), Ok(TalkRate(Some(rate))));
+        let bursty = rate.burst(256 << 10);
+        assert_eq!(byte_rate("512KiB:256KiB"), Ok(TalkRate(Some(bursty))));
+        assert_eq!(byte_rate("none"), Ok(TalkRate(None)));
+        assert_eq!(message_rate("none"), Ok(TalkRate(None)));
+        for bad in ["", "0", "1KiB:", "5GiB", "x"] {
+            assert!(byte_rate(bad).is_err(), "{bad}");
+            assert!(message_rate(bad).unwrap_err().contains("none"), "{bad}");
         }
     }
 }
