@@ -25,6 +25,8 @@ struct State<T> {
     result: Option<thread::Result<T>>,
     waiting: Option<Unparker>,
     ended: bool,
+    /// The handle is gone: no caller will take the result.
+    unwanted: bool,
 }
 
 impl<T> JoinHandle<T> {
@@ -58,6 +60,19 @@ impl<T> JoinHandle<T> {
     }
 }
 
+/// Drops a result that has come already; a later one is dropped by the coroutine. The lock decides
+/// which of the two it is, so that a result is never dropped along with the last reference to it:
+/// that may be the worker's.
+impl<T> Drop for JoinHandle<T> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.packet.state);
+        state.unwanted = true;
+        let result = state.result.take();
+        drop(state);
+        drop(result);
+    }
+}
+
 impl<T> fmt::Debug for JoinHandle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JoinHandle")
@@ -73,9 +88,10 @@ pub(crate) fn packet<T>(run: impl FnOnce() -> T) -> (impl FnOnce(), JoinHandle<T
             result: None,
             waiting: None,
             ended: false,
+            unwanted: false,
         }),
     });
-    let completion = Completion(packet.clone());
+    let completion = Completion(Some(packet.clone()));
     let body = move || {
         // Unwinding may leave what `run` has borrowed in any state; that is visible to whoever
         // joins, as a panic.
@@ -92,47 +108,60 @@ pub(crate) fn detached(run: impl FnOnce()) -> impl FnOnce() {
 }
 
 /// Tells that a coroutine ended even if it never began.
-struct Completion<T>(Arc<Packet<T>>);
+struct Completion<T>(Option<Arc<Packet<T>>>);
 
 impl<T> Completion<T> {
-    fn complete(self, result: thread::Result<T>) {
-        self.end(result);
-    }
-
-    fn end(&self, result: thread::Result<T>) {
-        let mut state = lock(&self.0.state);
-        if std::mem::replace(&mut state.ended, true) {
-            return;
-        }
-        state.result = Some(result);
-        let waiting = state.waiting.take();
-        drop(state);
-        if let Some(waiting) = waiting {
-            waiting.unpark();
-        }
-        // A result that nobody will fetch is dropped here, and not while a lock is held.
-        if Arc::strong_count(&self.0) == 1 {
-            let unwanted = lock(&self.0.state).result.take();
-            drop_quietly(unwanted);
+    fn complete(mut self, result: thread::Result<T>) {
+        if let Some(packet) = self.0.take() {
+            packet.complete(result);
         }
     }
 }
 
 impl<T> Drop for Completion<T> {
     fn drop(&mut self) {
-        self.end(Err(Box::new(
-            "the engine ended before it could run this coroutine",
-        )));
+        if let Some(packet) = self.0.take() {
+            packet.complete(Err(Box::new(
+                "the engine ended before it could run this coroutine",
+            )));
+        }
     }
+}
+
+impl<T> Packet<T> {
+    fn complete(&self, result: thread::Result<T>) {
+        let mut state = lock(&self.state);
+        state.ended = true;
+        let unwanted = if state.unwanted {
+            Some(result)
+        } else {
+            state.result = Some(result);
+            None
+        };
+        let waiting = state.waiting.take();
+        drop(state);
+        if let Some(waiting) = waiting {
+            waiting.unpark();
+        }
+        drop_quietly(unwanted);
+    }
+}
+
+/// Runs code of the user's where a panic must not get any further; `None` if it panicked.
+pub(crate) fn quietly<T>(run: impl FnOnce() -> T) -> Option<T> {
+    // Unwinding may leave what `run` has borrowed in any state; no caller looks at it afterwards.
+    catch_unwind(AssertUnwindSafe(run)).map_err(forget).ok()
 }
 
 /// Drops what may panic when it is dropped.
 pub(crate) fn drop_quietly<T>(value: T) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
-        forget(payload);
-    }
+    quietly(|| drop(value));
 }
 
+/// Drops the payload of a panic. If that panics in turn, the second payload is leaked, which ends
+/// the chain.
 fn forget(payload: Box<dyn Any + Send>) {
-    std::mem::forget(payload);
+    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(second);
+    }
 }

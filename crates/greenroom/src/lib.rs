@@ -35,6 +35,10 @@
 //!   to hold across a wait; but what is thread-local is shared with the worker's other coroutines.
 //! * A suspended coroutine is never destroyed by force. Shutting down makes its waits fail.
 //! * A coroutine that is panicking cannot wait: I/O in a destructor fails, sleeping returns at once.
+//!   The same holds for a `tracing` subscriber that is told that a coroutine enters or leaves a span
+//!   because it waits. A panic there is caught.
+//! * The destructor of a coroutine's name, result or panic runs in that coroutine, and may wait. A
+//!   panic there is caught.
 //! * What blocks the thread blocks every coroutine of the worker: take the [`sync`] types of this
 //!   crate, put blocking calls into [`unblock()`], and let long computations [`yield_now`].
 //!   [`Builder::on_stall`] finds what was overlooked.

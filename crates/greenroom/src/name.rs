@@ -8,7 +8,9 @@ use std::sync::{Arc, LazyLock};
 /// shares that, and costs no text.
 ///
 /// An overflow is reported from a signal handler: what is shared should neither allocate nor lock
-/// when it is displayed.
+/// when it is displayed. It cannot suspend there, and a panic there ends the process with the rest
+/// of the report. In a report of a stall, a panic is caught. A coroutine drops its name as the last
+/// thing that it does.
 ///
 /// ```
 /// use greenroom::{Engine, Name};

@@ -341,6 +341,8 @@ impl Readiness {
         let Some(local) = Local::in_coroutine() else {
             panic!("Readiness::when_ready needs a coroutine to be called by");
         };
+        // The user's code comes before the lock.
+        let name = name.into();
         let (readiness, fd) = watch(&value);
         let source = readiness.source.clone();
         // Under this lock from the look at what is ready to the place in the list.
@@ -364,7 +366,7 @@ impl Readiness {
             drop((local, theirs));
             run(value, result);
         };
-        let key = local.start_later(name.into(), Box::new(detached(body)), deadline);
+        let key = local.start_later(name, Box::new(detached(body)), deadline);
         if start_now {
             drop(state);
             local.unpark(key);

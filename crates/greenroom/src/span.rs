@@ -4,22 +4,31 @@
 use tracing::dispatcher;
 use tracing::span::Id;
 
+use crate::join::quietly;
+use crate::task::Hold;
+
 /// Spans nested deeper than this stay with the thread. A subscriber that does not keep track of
 /// spans would otherwise be asked for ever.
 const DEPTH: usize = 64;
 
 /// Leaves the spans that the caller has entered; the innermost comes first.
+///
+/// The subscriber is the user's. It cannot wait here, as this is what comes before each wait; and
+/// if it panics, the span stays as the subscriber has left it.
 pub(crate) fn leave() -> Vec<Id> {
     let mut left = Vec::new();
     if dispatcher::has_been_set() {
-        dispatcher::get_default(|subscriber| {
-            while left.len() < DEPTH {
-                let Some(id) = subscriber.current_span().id().cloned() else {
-                    return;
-                };
-                subscriber.exit(&id);
-                left.push(id);
-            }
+        let _hold = Hold::begin();
+        quietly(|| {
+            dispatcher::get_default(|subscriber| {
+                while left.len() < DEPTH {
+                    let Some(id) = subscriber.current_span().id().cloned() else {
+                        return;
+                    };
+                    subscriber.exit(&id);
+                    left.push(id);
+                }
+            });
         });
     }
     left
@@ -28,10 +37,13 @@ pub(crate) fn leave() -> Vec<Id> {
 /// Enters them again.
 pub(crate) fn enter(left: &[Id]) {
     if !left.is_empty() {
-        dispatcher::get_default(|subscriber| {
-            for id in left.iter().rev() {
-                subscriber.enter(id);
-            }
+        let _hold = Hold::begin();
+        quietly(|| {
+            dispatcher::get_default(|subscriber| {
+                for id in left.iter().rev() {
+                    subscriber.enter(id);
+                }
+            });
         });
     }
 }

@@ -10,6 +10,8 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
+use crate::join::{drop_quietly, quietly};
+use crate::name::Name;
 use crate::worker::Remote;
 
 /// A coroutine that has not given way for too long; see
@@ -54,6 +56,7 @@ impl Monitor {
                         &report,
                     );
                 }
+                drop_quietly(report);
             })?;
         let monitor = Arc::new(Self {
             asleep: AtomicBool::new(false),
@@ -140,13 +143,24 @@ fn look(worker: usize, remote: &Remote, seen: &mut Seen, threshold: Duration, re
         Some((same, since, told)) if *same == switch => {
             let lasting = since.elapsed();
             if lasting >= threshold && !std::mem::replace(told, true) {
-                report(&Stall {
-                    name: name.put().into(),
+                let stall = Stall {
+                    name: put(name.as_ref()),
                     worker,
                     lasting,
-                });
+                };
+                quietly(|| report(&stall));
             }
         }
         _ => *seen = Some((switch, Instant::now(), false)),
+    }
+    // The coroutine may have ended meanwhile: then this is the last one.
+    drop_quietly(name);
+}
+
+/// In words, whatever the user's code does with them.
+fn put(name: Option<&Name>) -> Arc<str> {
+    match name {
+        Some(name) => quietly(|| name.put()).map_or("(a name that panics)".into(), Arc::from),
+        None => "(a coroutine that is about to end)".into(),
     }
 }

@@ -30,13 +30,45 @@ pub(crate) struct Fiber {
 thread_local! {
     /// The suspender of the coroutine that runs on this thread; null while none does.
     static SUSPENDER: Cell<*const Suspender> = const { Cell::new(ptr::null()) };
+    /// Code of the user's runs on this thread at a point where a switch would go wrong. Without a
+    /// destructor and with a constant initialiser, as a signal handler sets it.
+    static HELD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the coroutine that runs on this thread may give way to others. It may not while it
+/// panics: the coroutines that run meanwhile would be taken for panicking, too. And it may not
+/// while it is [held](Hold).
+pub(crate) fn may_suspend() -> bool {
+    !HELD.get() && !std::thread::panicking()
+}
+
+/// Keeps the coroutine that runs on this thread from suspending, for as long as this lives: its
+/// waits are refused, as if it were panicking.
+pub(crate) struct Hold {
+    before: bool,
+}
+
+impl Hold {
+    pub(crate) fn begin() -> Self {
+        Self {
+            before: HELD.replace(true),
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        HELD.set(self.before);
+    }
 }
 
 impl Fiber {
-    pub(crate) fn new(stack: SlabStack, body: Body) -> Self {
+    /// `last` is what the coroutine runs after its body.
+    pub(crate) fn new(stack: SlabStack, body: Body, last: fn()) -> Self {
         let coroutine = Coroutine::with_stack(stack, move |suspender: &Suspender, ()| {
             SUSPENDER.set(suspender);
             body();
+            last();
         });
         Self {
             coroutine: ManuallyDrop::new(coroutine),
@@ -78,7 +110,9 @@ pub(crate) struct Task {
     pub(crate) state: State,
     /// One of the worker's stacks is promised to it, or in use by it.
     pub(crate) reserved: bool,
-    pub(crate) name: Name,
+    /// Present until the coroutine drops it, as the last thing that it does: dropping it may run
+    /// code of the user's.
+    pub(crate) name: Option<Name>,
     /// It waits, and nobody has put it into the run queue.
     pub(crate) parked: bool,
     /// Unparked since it last looked.
@@ -105,7 +139,7 @@ impl Task {
         Self {
             state: State::Dormant(body),
             reserved,
-            name,
+            name: Some(name),
             parked: false,
             unparked: false,
             deadline: None,

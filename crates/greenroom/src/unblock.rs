@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::join::packet;
+use crate::join::{drop_quietly, packet};
 use crate::worker::lock;
 
 /// How many calls of [`unblock()`] run at once, in the whole process; others wait for their turn.
@@ -63,6 +63,7 @@ struct State {
 
 impl Pool {
     fn push(&'static self, task: Box<dyn FnOnce() + Send>) {
+        let mut refused = None;
         let mut state = lock(&self.state);
         state.queue.push_back(task);
         if state.idle < state.queue.len() && state.threads < UNBLOCK_THREADS {
@@ -73,10 +74,12 @@ impl Pool {
                 Ok(_) => state.threads += 1,
                 // The others get to it, if there are any; else it fails, and whoever waits is told.
                 Err(_) if state.threads > 0 => {}
-                Err(_) => drop(state.queue.pop_back()),
+                Err(_) => refused = state.queue.pop_back(),
             }
         }
         drop(state);
+        // What it has captured is the user's, and may want to wait.
+        drop_quietly(refused);
         self.changed.notify_one();
     }
 

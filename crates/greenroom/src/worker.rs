@@ -25,7 +25,7 @@ use crate::reactor::{Sources, WAKER};
 use crate::stack::{Stacks, overflow};
 use crate::stall::Monitor;
 use crate::table::{Key, Table};
-use crate::task::{Body, Fiber, State, Task, suspend};
+use crate::task::{Body, Fiber, State, Task, may_suspend, suspend};
 use crate::timer::Timers;
 
 /// Socket operations that a coroutine may complete in a row before it gives way to others. A peer
@@ -105,12 +105,18 @@ impl Remote {
         )
     }
 
-    /// What runs now: the number of switches so far, and the name.
-    pub(crate) fn running(&self) -> Option<(u64, Name)> {
+    /// What runs now: the number of switches so far, and the name, which one that is about to end
+    /// has dropped. The caller drops it where a panic does no harm.
+    pub(crate) fn running(&self) -> Option<(u64, Option<Name>)> {
         let switches = self.switches.load(Ordering::Acquire);
         let index = self.running.load(Ordering::Acquire).checked_sub(1)?;
-        let name = lock(&self.names).get(index as usize)?.clone()?;
+        let name = lock(&self.names).get(index as usize)?.clone();
         Some((switches, name))
+    }
+
+    /// Takes a name out of the list. It is dropped by the caller, when the list is unlocked again.
+    fn take_name(&self, index: u32) -> Option<Name> {
+        lock(&self.names).get_mut(index as usize)?.take()
     }
 
     pub(crate) fn is_asleep(&self) -> bool {
@@ -212,7 +218,9 @@ impl Local {
         });
         overflow::guard(local.stacks.borrow().layout());
         LOCAL.set(Some(local.clone()));
+        let guard = AbortOnUnwind;
         local.work(monitor);
+        std::mem::forget(guard);
         local.sources.borrow_mut().abandon();
         LOCAL.set(None);
     }
@@ -347,14 +355,14 @@ impl Local {
         if names.len() <= index {
             names.resize(index + 1, None);
         }
-        names[index] = Some(name);
+        names[index] = name;
         key
     }
 
     fn resume(&self, key: Key) {
         let taken = self.tasks.borrow_mut().get_mut(key).map(|task| {
             let state = std::mem::replace(&mut task.state, State::Running);
-            (state, task.name.as_ptr())
+            (state, task.name.as_ref().map(Name::as_ptr))
         });
         let (mut fiber, name) = match taken {
             Some((State::Suspended(fiber), name)) => (fiber, name),
@@ -364,7 +372,7 @@ impl Local {
             },
             Some((State::Running, _)) | None => return,
         };
-        overflow::set_running(Some(name));
+        overflow::set_running(name);
         self.current.set(Some(key));
         self.streak.set(0);
         let switches = &self.remote.switches;
@@ -398,7 +406,7 @@ impl Local {
                 }
             }
             self.on_stacks.set(self.on_stacks.get() + 1);
-            return Some(Fiber::new(stack, body));
+            return Some(Fiber::new(stack, body, drop_name));
         }
         // Either all are in use, or the system has no room for further guard pages: then what there
         // is has to do.
@@ -422,14 +430,18 @@ impl Local {
     /// Forgets a coroutine.
     fn bury(&self, key: Key) {
         let task = self.tasks.borrow_mut().remove(key);
-        let Some(task) = task else { return };
+        let Some(mut task) = task else { return };
         if let Some(at) = task.timer {
             self.timers.borrow_mut().remove(at, key.index);
         }
         if task.reserved {
             self.remote.release();
         }
-        lock(&self.remote.names)[key.index as usize] = None;
+        // One that has begun has dropped its name.
+        if let Some(name) = task.name.take() {
+            drop_quietly(self.remote.take_name(key.index));
+            drop_quietly(name);
+        }
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
@@ -454,8 +466,7 @@ impl Local {
             if std::mem::take(&mut task.unparked) {
                 return Parked::Unparked;
             }
-            if std::thread::panicking() {
-                // Whoever runs meanwhile would be taken for panicking, too.
+            if !may_suspend() {
                 return Parked::Refused;
             }
             task.parked = true;
@@ -483,7 +494,7 @@ impl Local {
 
     /// Lets all others that are ready go first.
     pub(crate) fn yield_now(&self) {
-        if std::thread::panicking() {
+        if !may_suspend() {
             return;
         }
         self.ready.borrow_mut().push_back(self.key());
@@ -503,8 +514,7 @@ impl Local {
     pub(crate) fn may_send_later(&self, bytes: &[u8]) -> bool {
         let outbox = self.outbox.borrow();
         let company = !outbox.is_empty() || !self.ready.borrow().is_empty();
-        // Whoever panics cannot wait.
-        company && outbox.has_room_for(bytes) && !std::thread::panicking()
+        company && outbox.has_room_for(bytes) && may_suspend()
     }
 
     /// Leaves a datagram of the coroutine that is running to the end of this turn, and waits for it.
@@ -574,6 +584,39 @@ impl Local {
     }
 }
 
+/// What a coroutine runs last, while it can still wait: its name is the user's, and so is what
+/// dropping it does.
+fn drop_name() {
+    let Some(local) = Local::in_coroutine() else {
+        return;
+    };
+    let key = local.key();
+    let own = (local.tasks.borrow_mut().get_mut(key)).and_then(|task| task.name.take());
+    let listed = local.remote.take_name(key.index);
+    // An overflow from here on is one without a name.
+    overflow::set_running(None);
+    drop(local);
+    drop_quietly(listed);
+    drop_quietly(own);
+}
+
+/// Ends the process if a worker unwinds. Its coroutines would stay suspended for good, while their
+/// thread-locals and what they have borrowed from each other are freed: safe code would read freed
+/// memory. Code of the user's that may panic runs in a coroutine, or is caught where it is called,
+/// so that this is never needed.
+struct AbortOnUnwind;
+
+impl Drop for AbortOnUnwind {
+    fn drop(&mut self) {
+        let _ = rustix::io::write(
+            rustix::stdio::stderr(),
+            b"greenroom: a worker has panicked outside of a coroutine; the process ends, as its \
+              suspended coroutines cannot be resumed. This is a bug in greenroom: please report it\n",
+        );
+        std::process::abort();
+    }
+}
+
 /// Leaves the coroutine that is running; returns when it is resumed.
 fn switch_out() {
     #[cfg(feature = "tracing")]
@@ -586,4 +629,90 @@ fn switch_out() {
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing in this crate panics while it holds one of these.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stack::GuardPages;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+    use std::sync::atomic::AtomicBool;
+    use std::sync::mpsc;
+
+    /// A worker on a thread of its own, whose only stack is in use for good.
+    fn without_stacks(run: impl FnOnce(&Arc<Remote>)) {
+        let mut stacks = Stacks::reserve(1, 64 << 10, GuardPages::Auto).unwrap();
+        let in_use = stacks.take().unwrap();
+        let remote = Arc::new(Remote::new(1).unwrap());
+        let (theirs, stacks) = (remote.clone(), SendStacks(stacks));
+        let (tell, told) = mpsc::channel();
+        let worker = std::thread::spawn(move || {
+            let SendStacks(stacks) = { stacks };
+            Local::run_to_end(theirs, stacks, None);
+            tell.send(()).unwrap();
+        });
+        run(&remote);
+        assert!(remote.send(Message::Stop).is_ok());
+        let ended = told.recv_timeout(Duration::from_secs(20));
+        ended.expect("the worker goes on to its end");
+        worker.join().unwrap();
+        drop(in_use);
+    }
+
+    struct SendStacks(Stacks);
+
+    /// There is no stack to run its destructors on.
+    #[test]
+    fn a_closure_that_never_runs_is_dropped_without_harm() {
+        struct OnDrop(bool, Arc<AtomicBool>);
+        impl Drop for OnDrop {
+            fn drop(&mut self) {
+                self.1.store(true, Ordering::SeqCst);
+                assert!(!self.0, "from the user's code");
+                crate::yield_now();
+                crate::sleep(Duration::from_millis(1));
+            }
+        }
+        impl std::fmt::Display for OnDrop {
+            fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                Ok(())
+            }
+        }
+        for panics in [true, false] {
+            let dropped = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+            let [captured, named] = dropped.each_ref().map(|it| OnDrop(panics, it.clone()));
+            without_stacks(|remote| {
+                assert!(remote.reserve());
+                let named: Arc<crate::name::Shared> = Arc::new(named);
+                let spawn = Spawn {
+                    name: named.into(),
+                    body: Box::new(move || drop(captured)),
+                };
+                assert!(remote.send(Message::Spawn(spawn)).is_ok());
+            });
+            assert!(dropped.iter().all(|it| it.load(Ordering::SeqCst)));
+        }
+    }
+
+    #[test]
+    fn a_worker_that_unwinds_ends_the_process() {
+        const ROLE: &str = "GREENROOM_TEST_ROLE";
+        if std::env::var_os(ROLE).is_some() {
+            let _guard = AbortOnUnwind;
+            panic!("outside of a coroutine");
+        }
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "worker::tests::a_worker_that_unwinds_ends_the_process",
+            ])
+            .arg("--nocapture")
+            .env(ROLE, "1")
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(6), "{told}");
+        assert!(told.contains("a worker has panicked"), "{told}");
+    }
 }

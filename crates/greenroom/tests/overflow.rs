@@ -3,8 +3,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::fmt::{self, Display};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::Duration;
 
 use greenroom::{Engine, GuardPages};
 
@@ -70,6 +73,78 @@ fn an_overflow_is_caught_by_mprotect_as_well() {
         return overflow(GuardPages::Mprotect);
     }
     check(&rerun("an_overflow_is_caught_by_mprotect_as_well"));
+}
+
+/// A name that does what a signal handler must not do.
+struct Hostile(fn());
+
+impl Display for Hostile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (self.0)();
+        f.write_str("hostile")
+    }
+}
+
+fn overflow_of(hostile: fn()) {
+    let engine = Engine::builder().workers(1).build().unwrap();
+    let name: Arc<dyn Display + Send + Sync> = Arc::new(Hostile(hostile));
+    let reservation = engine.reserve().unwrap();
+    let _ = reservation.spawn(name, || descend(0)).join();
+}
+
+#[test]
+fn a_name_that_panics_does_not_hide_an_overflow() {
+    if plays_role() {
+        return overflow_of(|| panic!("while it is displayed"));
+    }
+    let output = rerun("a_name_that_panics_does_not_hide_an_overflow");
+    let told = String::from_utf8_lossy(&output.stderr);
+    // By SIGABRT, or by SIGSEGV: to unwind may take more room than the stack of a signal handler has.
+    assert!(output.status.signal().is_some(), "{told}");
+    assert!(told.contains("its stack of 256 KiB"), "{told}");
+}
+
+/// The report is made on the stack of the signal handler: a switch would leave that suspended.
+#[test]
+fn a_name_cannot_suspend_while_an_overflow_is_reported() {
+    if plays_role() {
+        return overflow_of(|| {
+            greenroom::yield_now();
+            greenroom::sleep(Duration::from_secs(1));
+        });
+    }
+    let output = rerun("a_name_cannot_suspend_while_an_overflow_is_reported");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.signal(), Some(6), "{told}");
+    assert!(told.contains("its stack of 256 KiB"), "{told}");
+    assert!(told.contains("'hostile'"), "{told}");
+}
+
+/// As the last thing that a coroutine does, it drops its name.
+#[test]
+fn an_overflow_while_a_name_is_dropped_is_reported() {
+    struct Deep;
+    impl Drop for Deep {
+        fn drop(&mut self) {
+            descend(0);
+        }
+    }
+    impl Display for Deep {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("deep")
+        }
+    }
+    if plays_role() {
+        let engine = Engine::builder().workers(1).build().unwrap();
+        let name: Arc<dyn Display + Send + Sync> = Arc::new(Deep);
+        engine.reserve().unwrap().spawn_detached(name, || ());
+        std::thread::sleep(Duration::from_secs(20));
+        return;
+    }
+    let output = rerun("an_overflow_while_a_name_is_dropped_is_reported");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.signal(), Some(6), "{told}");
+    assert!(told.contains("its stack of 256 KiB"), "{told}");
 }
 
 #[test]

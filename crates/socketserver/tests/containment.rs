@@ -143,3 +143,73 @@ fn hooks_that_return_errors_that_panic() {
     running.ends().unwrap();
     assert_eq!(controller.counters().refused, 5);
 }
+
+/// Hooks and observers run in the coroutine of their request: they may panic, and they may wait.
+#[cfg(feature = "green")]
+mod on_one_worker {
+    use super::*;
+    use socketserver::{Event, Green};
+
+    fn serves_on(act: fn()) {
+        struct Handler(fn());
+        impl Drop for Handler {
+            fn drop(&mut self) {
+                if !std::thread::panicking() {
+                    self.0();
+                }
+            }
+        }
+        impl socketserver::RequestHandler<Connection> for Handler {
+            fn handle(&mut self, conn: &mut Connection) -> socketserver::Result {
+                let mut byte = [0];
+                conn.read_exact(&mut byte)?;
+                if byte == *b"?" {
+                    return Ok(conn.write_all(b"!")?);
+                }
+                Err(std::io::Error::other("not a question").into())
+            }
+        }
+        let server = Server::<Tcp, Green, ()>::builder()
+            .concurrency(Green::new().workers(1))
+            .on_event(move |event| {
+                if matches!(
+                    event,
+                    Event::Started(_) | Event::Failed(..) | Event::Closing(_) | Event::Ended(..)
+                ) {
+                    act();
+                }
+            })
+            .handle_error(move |_, _| {
+                act();
+                Ok(())
+            })
+            .bind("127.0.0.1:0", move || Handler(act))
+            .unwrap();
+        let running = Running::start(server);
+        let mut between = running.client();
+        for _ in 0..5 {
+            let mut client = running.client();
+            client.send(b"x").unwrap();
+            assert!(client.was_cut());
+        }
+        between.send(b"?").unwrap();
+        assert_eq!(between.rest().unwrap(), b"!");
+        let controller = running.controller.clone();
+        controller.drain(PATIENCE);
+        running.ends().unwrap();
+        assert_eq!(controller.live_count(), 0);
+    }
+
+    #[test]
+    fn what_panics_ends_no_worker() {
+        serves_on(|| panic!("from the user's code"));
+    }
+
+    #[test]
+    fn what_waits_keeps_no_worker() {
+        serves_on(|| {
+            greenroom::yield_now();
+            greenroom::sleep(Duration::from_millis(1));
+        });
+    }
+}

@@ -10,7 +10,9 @@ use std::ptr;
 use std::sync::OnceLock;
 
 use super::slab::Layout;
+use crate::join::quietly;
 use crate::name::Shared;
+use crate::task::Hold;
 
 thread_local! {
     // Without destructors and with constant initialisers: access is a plain load, as a signal
@@ -57,26 +59,36 @@ extern "C" fn on_segv(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
     let info_ref = unsafe { &*info };
     // SAFETY: for SIGSEGV it carries an address.
     let address = unsafe { info_ref.si_addr() }.addr();
-    if let (Some(layout), Some(name)) = (LAYOUT.get(), RUNNING.get())
+    if let Some(layout) = LAYOUT.get()
         && layout.is_guard(address)
     {
         // SAFETY: the name belongs to the coroutine that runs on this thread right now, which this
-        // handler interrupts; it is freed only after the coroutine has ended.
-        report(unsafe { &*name }, layout.stack_size());
+        // handler interrupts. The coroutine takes it away from here before it drops it.
+        let name = RUNNING.get().map(|name| unsafe { &*name });
+        report(name, layout.stack_size());
         // SAFETY: abort is async-signal-safe.
         unsafe { libc::abort() };
     }
     chain(signal, info, context);
 }
 
-/// Neither allocates nor locks, if the name does not.
-fn report(name: &Shared, size: usize) {
+/// Neither allocates nor locks, if the name does not. What the name does comes last, so that all
+/// else has been said by then.
+fn report(name: Option<&Shared>, size: usize) {
     let kib = size / 1024;
     let _ = write!(
         Stderr,
-        "\ncoroutine '{name}' has overflowed its stack of {kib} KiB\n\
+        "\na coroutine has overflowed its stack of {kib} KiB\n\
          raise the engine's stack_size, or keep large buffers in a Vec\n"
     );
+    if let Some(name) = name {
+        // This is another stack than the coroutine's: a switch would mix up the two.
+        let _hold = Hold::begin();
+        let named = quietly(|| writeln!(Stderr, "it was coroutine '{name}'"));
+        if named.is_none() {
+            let _ = writeln!(Stderr, "its name panics when it is displayed");
+        }
+    }
 }
 
 /// write(2), and nothing between it and who writes.
