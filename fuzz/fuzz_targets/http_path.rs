@@ -1,6 +1,6 @@
 #![no_main]
 
-#[allow(dead_code, reason = "a part of what the program uses")]
+#[allow(dead_code, reason = "the target uses a part of the module")]
 #[path = "../../crates/socketserver-cli/src/programs/http/path.rs"]
 mod path;
 #[path = "../src/http_path.rs"]

@@ -1,6 +1,6 @@
 #![no_main]
 
-#[allow(dead_code, reason = "it has tests of its own")]
+#[allow(dead_code, reason = "the target uses a part of the module")]
 #[path = "../../crates/socketserver/src/http/range.rs"]
 mod range;
 #[path = "../src/http_range.rs"]

@@ -1,12 +1,12 @@
-//! What is tried with requests of HTTP, whoever makes up the input: libFuzzer, or the random tests of
+//! Properties of the HTTP decoders. The input comes from libFuzzer, or from the random tests in
 //! `crates/socketserver/tests/http`, which include this file.
 //!
-//! Whatever a peer sends:
+//! For any input:
 //!
-//! * nothing panics, and reading comes to its end;
-//! * what is understood, and why something is refused, does not depend on how the input is cut;
-//! * what is understood is understood alike when it is written anew;
-//! * nothing behind a request, or behind a body, is taken.
+//! * nothing panics, and reading ends;
+//! * the result, or the reason for a rejection, does not depend on how the input is split;
+//! * a parsed request that is written out again parses to the same request;
+//! * nothing behind a request, or behind a body, is consumed.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -14,7 +14,7 @@ use socketserver::http::{
     ChunkedReader, Limits, Problem, RequestHead, StatusCode, Version, header,
 };
 
-/// Short, so that what is near them is found.
+/// Short limits, so that inputs near them are found.
 fn limits() -> Limits {
     Limits::default()
         .request_line(40)
@@ -24,59 +24,62 @@ fn limits() -> Limits {
         .body(60)
 }
 
-/// What a client would be told.
-type Refused = Option<StatusCode>;
+/// The status that a client would receive.
+type ErrorStatus = Option<StatusCode>;
 
-fn refused(error: &io::Error) -> Refused {
+fn error_status(error: &io::Error) -> ErrorStatus {
     Problem::of(error).map(Problem::status)
 }
 
 pub fn http_head(input: &[u8]) {
     let whole = head(input, input.len().max(1));
-    // Every length of pieces up to nine, as inputs have every length.
-    let pieces = head(input, 1 + input.len() % 9);
-    assert_eq!(shown(&whole), shown(&pieces));
+    // Inputs have every length, so reads have every length from one to nine.
+    let split = head(input, 1 + input.len() % 9);
+    assert_eq!(debug_text(&whole), debug_text(&split));
     if let Ok(Some((head, length))) = &whole {
         let head_bytes = &input[..*length];
         assert!(head_bytes.ends_with(b"\r\n\r\n"));
-        let crs = head_bytes.iter().filter(|byte| **byte == b'\r').count();
-        let lfs = head_bytes.iter().filter(|byte| **byte == b'\n').count();
-        let both = head_bytes.windows(2).filter(|two| two == b"\r\n").count();
-        assert!(crs == both && lfs == both, "a line with another end");
-        has_one_framing(head);
-        comes_back(head);
+        let cr_count = head_bytes.iter().filter(|byte| **byte == b'\r').count();
+        let lf_count = head_bytes.iter().filter(|byte| **byte == b'\n').count();
+        let crlf_count = head_bytes.windows(2).filter(|two| two == b"\r\n").count();
+        assert!(
+            cr_count == crlf_count && lf_count == crlf_count,
+            "a line does not end with CRLF"
+        );
+        assert_single_framing(head);
+        assert_round_trip(head);
     }
-    // What is not refused before its end is not because of that.
+    // An input that is only rejected at its end is incomplete for `parse`.
     let parsed = RequestHead::parse(input, &limits());
     match (parsed, whole) {
         (Ok(Some((_, parsed))), Ok(Some((_, read)))) => assert_eq!(parsed, read),
         (Ok(None), Ok(None) | Err(Some(StatusCode::BAD_REQUEST))) => {}
         (Err(problem), Err(Some(status))) => assert_eq!(problem.status(), status),
-        (parsed, read) => panic!("{parsed:?}, but {:?}", shown(&read)),
+        (parsed, read) => panic!("{parsed:?}, but {:?}", debug_text(&read)),
     }
 }
 
-/// The head that the input begins with, and how long it is.
-fn head(input: &[u8], step: usize) -> Result<Option<(RequestHead, usize)>, Refused> {
-    let mut from = BufReader::with_capacity(step, input);
-    match RequestHead::read(&mut from, &limits()) {
+/// Reads the head at the start of the input; returns it with its length.
+fn head(input: &[u8], step: usize) -> Result<Option<(RequestHead, usize)>, ErrorStatus> {
+    let mut reader = BufReader::with_capacity(step, input);
+    match RequestHead::read(&mut reader, &limits()) {
         Ok(None) => Ok(None),
         Ok(Some(head)) => {
             let mut rest = Vec::new();
-            from.read_to_end(&mut rest).expect("memory");
+            reader.read_to_end(&mut rest).expect("memory");
             assert!(input.ends_with(&rest));
             Ok(Some((head, input.len() - rest.len())))
         }
-        Err(error) => Err(refused(&error)),
+        Err(error) => Err(error_status(&error)),
     }
 }
 
-fn shown(head: &Result<Option<(RequestHead, usize)>, Refused>) -> String {
+fn debug_text(head: &Result<Option<(RequestHead, usize)>, ErrorStatus>) -> String {
     format!("{head:?}")
 }
 
-/// Where two parties could differ, there is nothing to differ about.
-fn has_one_framing(head: &RequestHead) {
+/// Checks that the length of the body and the host are unambiguous.
+fn assert_single_framing(head: &RequestHead) {
     let fields = head.headers();
     let lengths = fields.get_all(header::CONTENT_LENGTH).iter().count();
     let codings = fields.get_all(header::TRANSFER_ENCODING).iter().count();
@@ -95,7 +98,7 @@ fn has_one_framing(head: &RequestHead) {
     );
 }
 
-fn comes_back(head: &RequestHead) {
+fn assert_round_trip(head: &RequestHead) {
     let mut wire =
         format!("{} {} {:?}\r\n", head.method(), head.uri(), head.version()).into_bytes();
     for (name, value) in head.headers() {
@@ -105,13 +108,13 @@ fn comes_back(head: &RequestHead) {
         wire.extend_from_slice(b"\r\n");
     }
     wire.extend_from_slice(b"\r\n");
-    // The target may have become longer by a slash.
+    // The target may have gained a slash.
     let roomy = limits().request_line(100).header(200);
-    let (again, length) = RequestHead::parse(&wire, &roomy)
+    let (reparsed, length) = RequestHead::parse(&wire, &roomy)
         .unwrap_or_else(|problem| panic!("{problem}: {}", wire.escape_ascii()))
-        .expect("it is whole");
+        .expect("the head is complete");
     assert_eq!(length, wire.len());
-    assert_eq!(format!("{again:?}"), format!("{head:?}"));
+    assert_eq!(format!("{reparsed:?}"), format!("{head:?}"));
 }
 
 pub fn http_chunked(input: &[u8]) {
@@ -130,22 +133,22 @@ pub fn http_chunked(input: &[u8]) {
     assert_eq!(chunked(&wire, 5), Ok((data, wire.len())));
 }
 
-/// The data, and how long its encoding is.
-fn chunked(input: &[u8], step: usize) -> Result<(Vec<u8>, usize), Refused> {
-    let mut from = BufReader::with_capacity(step, input);
-    let mut body = ChunkedReader::new(&mut from, &limits());
+/// Returns the data, and the length of its encoding.
+fn chunked(input: &[u8], step: usize) -> Result<(Vec<u8>, usize), ErrorStatus> {
+    let mut reader = BufReader::with_capacity(step, input);
+    let mut body = ChunkedReader::new(&mut reader, &limits());
     let mut data = Vec::new();
     match body.read_to_end(&mut data) {
         Ok(_) => {
             assert!(body.trailers().is_some());
             let mut rest = Vec::new();
-            from.read_to_end(&mut rest).expect("memory");
-            assert!(from.fill_buf().expect("memory").is_empty());
+            reader.read_to_end(&mut rest).expect("memory");
+            assert!(reader.fill_buf().expect("memory").is_empty());
             Ok((data, input.len() - rest.len()))
         }
         Err(error) => {
-            assert!(refused(&error).is_some(), "{error}");
-            Err(refused(&error))
+            assert!(error_status(&error).is_some(), "{error}");
+            Err(error_status(&error))
         }
     }
 }

@@ -1,11 +1,11 @@
-//! What is tried with the path of a request, whoever makes it up: libFuzzer, or the random tests of
-//! the program `http`, which include this file. Beside it has to be `path.rs`.
+//! Properties of the path of a request. The input comes from libFuzzer, or from the random tests of
+//! the program `http`, which include this file. The including module needs `path.rs` beside it.
 //!
-//! Whatever is asked for:
+//! For any input:
 //!
-//! * nothing panics, and there is no more memory for it than it has itself;
-//! * a file's name is relative, and has nothing in it that leads up or that the kernel reads otherwise;
-//! * a reference names no other host, and leads back to the same place.
+//! * nothing panics, and the parsed path needs no more memory than the input;
+//! * a file's name is relative, and contains no `..`, empty name or NUL byte;
+//! * a reference names no other host, and leads back to the same file.
 
 use super::path::Target;
 
@@ -37,7 +37,7 @@ pub fn http_path(input: &[u8]) {
     assert!(!matches!(reference.as_bytes().get(1), Some(b'/' | b'\\')));
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~%/".contains(c);
     assert!(reference.chars().all(is_plain), "{reference}");
-    let again = Target::of(&reference).expect("it was written by us");
-    assert_eq!(again.file(), file);
-    assert!(again.is_directory);
+    let reparsed = Target::of(&reference).expect("the reference is a valid path");
+    assert_eq!(reparsed.file(), file);
+    assert!(reparsed.is_directory);
 }

@@ -1,21 +1,23 @@
-//! What is tried with the value of `Range`, whoever makes it up: libFuzzer, or the random tests of
-//! `crates/socketserver/tests/http`, which include this file. Beside it has to be `range.rs`.
+//! Properties of the value of `Range`. The input comes from libFuzzer, or from the random tests in
+//! `crates/socketserver/tests/http`, which include this file. The including module needs `range.rs`
+//! beside it.
 //!
-//! Whatever is asked for, and however long the file is:
+//! For any input and any length of the file:
 //!
 //! * nothing panics;
-//! * what is sent is in the file, in no more than a few parts, and no more than all of it;
-//! * what was understood is understood alike when it is written anew.
+//! * the ranges lie within the file, are at most 16, and have at most the length of the file in
+//!   all;
+//! * ranges that are written out again parse to the same ranges.
 
 use std::fmt::Write;
 
 use super::range::{Wanted, wanted};
 
-/// Lengths of files: none, short, and as long as a number can tell.
+/// Lengths of files: zero, short, and up to the maximum of the type.
 const LENGTHS: [u64; 6] = [0, 1, 10, 10_000, i64::MAX.unsigned_abs(), u64::MAX];
 
 pub fn http_range(input: &[u8]) {
-    // A field that is no text does not get so far.
+    // A field that is not text is rejected earlier.
     let Ok(range) = std::str::from_utf8(input) else {
         return;
     };
@@ -30,10 +32,10 @@ pub fn http_range(input: &[u8]) {
         );
         let total: u128 = parts.iter().map(|it| u128::from(it.end - it.start)).sum();
         assert!(total <= u128::from(length), "{parts:?} of {length}");
-        let mut anew = String::from("bytes=");
+        let mut rewritten = String::from("bytes=");
         for part in &parts {
-            let _ = write!(anew, "{}-{},", part.start, part.end - 1);
+            let _ = write!(rewritten, "{}-{},", part.start, part.end - 1);
         }
-        assert_eq!(wanted(&anew, length), Wanted::Parts(parts));
+        assert_eq!(wanted(&rewritten, length), Wanted::Parts(parts));
     }
 }

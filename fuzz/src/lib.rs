@@ -1,12 +1,12 @@
-//! What is tried with each decoder, whoever makes up the input: libFuzzer, or the random tests of
+//! Properties of the framing decoders. The input comes from libFuzzer, or from the random tests in
 //! `crates/socketserver/tests/framing`, which include this file and run on a stable compiler.
 //!
-//! A peer sends the input, and ends. Whatever it is:
+//! A peer sends the input and closes. For any input:
 //!
-//! * nothing panics, and reading comes to its end;
+//! * nothing panics, and reading ends;
 //! * the buffers never have more memory than the longest frame and a chunk;
-//! * the messages are the same, however the input is cut into pieces;
-//! * a message that was received can be sent, and comes back as it was.
+//! * the messages do not depend on how the input is split;
+//! * a received message can be sent, and decodes to the same message.
 
 use std::fmt::Debug;
 use std::io::{self, Read};
@@ -16,10 +16,10 @@ use socketserver::framing::{
     BytesMut, Decoder, Encoder, FrameError, Framed, JsonHeader, LengthPrefix, Lines, Netstring,
 };
 
-/// Short, so that frames near it are found.
+/// A short limit, so that frames near it are found.
 const LIMIT: usize = 40;
 
-/// What a reader adds to the longest frame.
+/// The memory of a reader beyond the longest frame.
 const CHUNK: usize = 8 * 1024;
 
 pub fn lines(input: &[u8]) {
@@ -30,7 +30,7 @@ pub fn utf8_lines(input: &[u8]) {
     check(&Lines::default().max_len(LIMIT).utf8(), input);
 }
 
-/// All seven prefixes have the same input: it is short.
+/// Tries all seven prefixes on the same input, which is short.
 pub fn length_prefix(input: &[u8]) {
     for codec in [
         LengthPrefix::u8(),
@@ -54,10 +54,10 @@ pub fn json_header(input: &[u8]) {
         .max_header(2 * LIMIT)
         .max_body(LIMIT as u64);
     let whole = check(&codec, input);
-    assert_eq!(in_pieces(codec, input), whole);
+    assert_eq!(read_bodies(codec, input), whole);
 }
 
-/// The messages, and of which kind the errors between and after them are.
+/// The messages, and the kinds of the errors between and after them.
 type Outcome = Vec<Result<Vec<u8>, Discriminant<FrameError>>>;
 
 fn check<C>(codec: &C, input: &[u8]) -> Outcome
@@ -67,9 +67,9 @@ where
     C::Item: AsRef<[u8]> + Debug + PartialEq,
 {
     let whole = receive(codec.clone(), input, usize::MAX);
-    // Every length of pieces up to nine, as inputs have every length.
-    let pieces = receive(codec.clone(), input, 1 + input.len() % 9);
-    assert_eq!(pieces, whole);
+    // Inputs have every length, so reads have every length from one to nine.
+    let split = receive(codec.clone(), input, 1 + input.len() % 9);
+    assert_eq!(split, whole);
     whole
 }
 
@@ -81,38 +81,45 @@ where
 {
     let limit = codec.buffer_limit() + CHUNK;
     let mut other = codec.clone();
-    let mut framed = Framed::new(Pieces { input, step }, codec);
+    let mut framed = Framed::new(SmallReads { input, step }, codec);
     let mut outcome = Outcome::new();
     while let Some(result) = framed.read().transpose() {
         assert!(framed.memory() <= limit, "{} bytes", framed.memory());
         if let Ok(item) = &result {
-            comes_back(&mut other, item);
+            assert_round_trip(&mut other, item);
         }
         outcome.push(match result {
             Ok(item) => Ok(item.as_ref().to_vec()),
             Err(error) => Err(discriminant(&error)),
         });
-        assert!(outcome.len() <= input.len() + 1, "no end: {outcome:?}");
+        assert!(
+            outcome.len() <= input.len() + 1,
+            "reading does not end: {outcome:?}"
+        );
     }
     assert!(framed.memory() <= limit, "{} bytes", framed.memory());
     outcome
 }
 
-fn comes_back<C>(codec: &mut C, item: &C::Item)
+fn assert_round_trip<C>(codec: &mut C, item: &C::Item)
 where
     C: Decoder<Error = FrameError> + for<'a> Encoder<&'a C::Item, Error = FrameError>,
     C::Item: Debug + PartialEq,
 {
     let mut wire = BytesMut::new();
-    codec.encode(item, &mut wire).expect("it was received");
-    let back = codec.decode(&mut wire).expect("a frame");
+    codec
+        .encode(item, &mut wire)
+        .expect("a received message can be encoded");
+    let back = codec
+        .decode(&mut wire)
+        .expect("an encoded message can be decoded");
     assert_eq!(back.as_ref(), Some(item));
     assert!(wire.is_empty());
 }
 
-/// The same by `read_body`. A body that its peer cuts short is no message.
-fn in_pieces(codec: JsonHeader, input: &[u8]) -> Outcome {
-    let mut framed = Framed::new(Pieces { input, step: 3 }, codec);
+/// Receives the messages by `read_body`. A body that the peer cuts short is not a message.
+fn read_bodies(codec: JsonHeader, input: &[u8]) -> Outcome {
+    let mut framed = Framed::new(SmallReads { input, step: 3 }, codec);
     let mut outcome = Outcome::new();
     loop {
         let mut message = Vec::new();
@@ -132,13 +139,13 @@ fn in_pieces(codec: JsonHeader, input: &[u8]) -> Outcome {
     }
 }
 
-/// Gives no more than `step` bytes at a time.
-struct Pieces<'a> {
+/// A reader that returns at most `step` bytes at a time.
+struct SmallReads<'a> {
     input: &'a [u8],
     step: usize,
 }
 
-impl Read for Pieces<'_> {
+impl Read for SmallReads<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = buf.len().min(self.step);
         self.input.read(&mut buf[..n])
