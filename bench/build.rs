@@ -1,16 +1,16 @@
-//! Lets the header of each table name the compiler.
+//! Passes the compiler's version to the program, which prints it above each table.
 
-#![allow(clippy::print_stdout, reason = "it is how cargo is spoken to")]
+#![allow(clippy::print_stdout, reason = "cargo reads directives from stdout")]
 
 use std::env;
 use std::process::Command;
 
 fn main() {
     let rustc = env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
-    let told = Command::new(rustc).arg("--version").output();
-    let version = told.map_or_else(
+    let output = Command::new(rustc).arg("--version").output();
+    let version = output.map_or_else(
         |_| "rustc of an unknown version".into(),
-        |told| String::from_utf8_lossy(&told.stdout).into_owned(),
+        |output| String::from_utf8_lossy(&output.stdout).into_owned(),
     );
     println!("cargo::rustc-env=COMPILER={}", version.trim());
     println!("cargo::rerun-if-changed=build.rs");

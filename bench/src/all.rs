@@ -1,5 +1,5 @@
-//! Every question, one after the other: a table and a picture for each, and one file with all of the
-//! tables that a README can include whole.
+//! Runs every benchmark in turn. Writes a table and a chart for each, and one file with all tables
+//! that a README can include.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,52 +9,55 @@ use std::{fs, io};
 use anyhow::{Context, ensure};
 use clap::Args;
 
-use crate::contenders::Wire;
-use crate::machine::{self, Cores};
-use crate::progress::{Progress, clock};
-use crate::questions::{
-    Cost, Growth, Http, Idle, Latency, Method, Question, Stop, answer, expected,
+use crate::benchmarks::{
+    Benchmark, Cost, Growth, Http, Idle, Latency, Sampling, Stop, expected_duration, run_rounds,
 };
+use crate::contenders::Transport;
+use crate::environment::{self, Cores};
+use crate::progress::{Progress, clock};
 use crate::report::Report;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Write `results.md` into this directory, and a table and a picture for each question into
-    /// `results` within it
+    /// Write `results.md` into this directory, and the table and the chart of each benchmark into
+    /// its subdirectory `results`
     #[arg(long, value_name = "DIRECTORY")]
     out: PathBuf,
-    /// Only show that everybody can be built and answers rightly: one short round with few
-    /// connections, whose figures say nothing
+    /// Check that every contender builds and answers correctly: one short round with few
+    /// connections; the figures are meaningless
     #[arg(long)]
     quick: bool,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let questions = if options.quick { quick() } else { whole() };
-    machine::ensure_descriptors(if options.quick { 256 } else { 16_000 })?;
-    let cores = Cores::look()?;
-    let header = machine::describe(cores)?;
-    let begun = Instant::now();
-    let total: Duration = questions.iter().map(|one| expected(one.as_ref())).sum();
+    let benchmarks = if options.quick { quick() } else { full() };
+    environment::ensure_descriptors(if options.quick { 256 } else { 16_000 })?;
+    let cores = Cores::detect()?;
+    let header = environment::describe(cores)?;
+    let started = Instant::now();
+    let total: Duration = benchmarks
+        .iter()
+        .map(|benchmark| expected_duration(benchmark.as_ref()))
+        .sum();
     let tables = options.out.join("results");
-    fs::create_dir_all(&tables).with_context(|| format!("cannot make {}", tables.display()))?;
-    let mut progress = Progress::begin(total, io::stderr())?;
+    fs::create_dir_all(&tables).with_context(|| format!("cannot create {}", tables.display()))?;
+    let mut progress = Progress::start(total, io::stderr())?;
     let mut reports = Vec::new();
-    for question in &questions {
-        let report = answer(question.as_ref(), cores, header.clone(), &mut progress)?;
-        let name = &report.subject.name;
-        // One by one, so that nothing is lost if this is interrupted.
+    for benchmark in &benchmarks {
+        let report = run_rounds(benchmark.as_ref(), cores, header.clone(), &mut progress)?;
+        let name = &report.description.name;
+        // Write each report at once, so that an interrupt loses only the running benchmark.
         write(&tables.join(format!("{name}.md")), &report.markdown())?;
         report.draw(&tables.join(format!("{name}.svg")))?;
         reports.push(report);
     }
-    let section = section(&header, begun.elapsed(), &reports);
+    let section = section(&header, started.elapsed(), &reports);
     write(&options.out.join("results.md"), &section)?;
-    progress.tell("done")?;
+    progress.report("done")?;
     let failures: Vec<_> = reports
         .iter()
         .flat_map(|report| {
-            let name = &report.subject.name;
+            let name = &report.description.name;
             let failures = report.failures().into_iter();
             failures.map(move |failure| format!("{name}: {failure}"))
         })
@@ -63,30 +66,30 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn whole() -> Vec<Box<dyn Question>> {
-    let method = Method {
+fn full() -> Vec<Box<dyn Benchmark>> {
+    let sampling = Sampling {
         rounds: 5,
         time: 1000,
         warm_up: 250,
     };
-    // What one in a thousand is like shows in many thousands only.
-    let longer = Method {
+    // A p99.9 needs many thousands of samples.
+    let longer = Sampling {
         time: 2000,
-        ..method
+        ..sampling
     };
-    let shorter = Method {
+    let shorter = Sampling {
         time: 600,
         warm_up: 100,
-        ..method
+        ..sampling
     };
     vec![
-        Box::new(Cost::echo(method, Wire::Tcp, 64, &[1, 50, 1000])),
-        Box::new(Cost::echo(method, Wire::Tcp, 64, &[50, 1000]).spinning()),
-        Box::new(Cost::echo(method, Wire::Tcp, 16 << 10, &[50])),
-        Box::new(Cost::echo(method, Wire::Unix, 64, &[50])),
-        Box::new(Cost::udp(method, 3, &[1, 16])),
-        Box::new(Cost::churn(method, &[1, 50])),
-        Box::new(Http::of(method, &[(1 << 10, 50), (1 << 20, 10)])),
+        Box::new(Cost::echo(sampling, Transport::Tcp, 64, &[1, 50, 1000])),
+        Box::new(Cost::echo(sampling, Transport::Tcp, 64, &[50, 1000]).with_spinning_load()),
+        Box::new(Cost::echo(sampling, Transport::Tcp, 16 << 10, &[50])),
+        Box::new(Cost::echo(sampling, Transport::Unix, 64, &[50])),
+        Box::new(Cost::udp(sampling, 3, &[1, 16])),
+        Box::new(Cost::churn(sampling, &[1, 50])),
+        Box::new(Http::of(sampling, &[(1 << 10, 50), (1 << 20, 10)])),
         Box::new(Latency::of(longer, 5_000, 50)),
         Box::new(Latency::of(longer, 20_000, 50)),
         Box::new(Idle::of(15_000, 1000)),
@@ -99,35 +102,35 @@ fn whole() -> Vec<Box<dyn Question>> {
     ]
 }
 
-fn quick() -> Vec<Box<dyn Question>> {
-    let method = Method {
+fn quick() -> Vec<Box<dyn Benchmark>> {
+    let sampling = Sampling {
         rounds: 1,
         time: 100,
         warm_up: 20,
     };
     vec![
-        Box::new(Cost::echo(method, Wire::Tcp, 64, &[1, 20])),
-        Box::new(Cost::echo(method, Wire::Tcp, 16 << 10, &[20])),
-        Box::new(Cost::echo(method, Wire::Unix, 64, &[20])),
-        Box::new(Cost::udp(method, 3, &[2])),
-        Box::new(Cost::churn(method, &[2])),
-        Box::new(Http::of(method, &[(1 << 10, 5), (1 << 20, 2)])),
-        Box::new(Latency::of(method, 1000, 20)),
+        Box::new(Cost::echo(sampling, Transport::Tcp, 64, &[1, 20])),
+        Box::new(Cost::echo(sampling, Transport::Tcp, 16 << 10, &[20])),
+        Box::new(Cost::echo(sampling, Transport::Unix, 64, &[20])),
+        Box::new(Cost::udp(sampling, 3, &[2])),
+        Box::new(Cost::churn(sampling, &[2])),
+        Box::new(Http::of(sampling, &[(1 << 10, 5), (1 << 20, 2)])),
+        Box::new(Latency::of(sampling, 1000, 20)),
         Box::new(Idle::of(100, 100)),
-        Box::new(Growth::of(method, &[20, 100], &[10])),
+        Box::new(Growth::of(sampling, &[20, 100], &[10])),
         Box::new(Stop::of(1, &[0, 30])),
     ]
 }
 
-/// From its heading on, with pictures that are found from the directory it is in.
+/// Formats the results section. Chart paths are relative to the directory of `results.md`.
 fn section(header: &[String], took: Duration, reports: &[Report]) -> String {
     let mut out = "## Results\n\n".to_owned();
     for fact in header {
         let _ = writeln!(out, "* {fact}");
     }
-    let _ = writeln!(out, "* it took {}", clock(took));
+    let _ = writeln!(out, "* elapsed time: {}", clock(took));
     for report in reports {
-        let (name, title) = (&report.subject.name, &report.subject.title);
+        let (name, title) = (&report.description.name, &report.description.title);
         let _ = write!(
             out,
             "\n### {title}\n\n{}\n![{title}](results/{name}.svg)\n",
@@ -147,14 +150,23 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn questions_have_names_of_their_own_and_a_run_ends_in_time() {
-        for questions in [whole(), quick()] {
-            let names: BTreeSet<_> = questions.iter().map(|one| one.subject().name).collect();
-            assert_eq!(names.len(), questions.len());
+    fn benchmark_names_are_unique_and_durations_are_bounded() {
+        for benchmarks in [full(), quick()] {
+            let names: BTreeSet<_> = benchmarks
+                .iter()
+                .map(|benchmark| benchmark.describe().name)
+                .collect();
+            assert_eq!(names.len(), benchmarks.len());
         }
-        let total: Duration = whole().iter().map(|one| expected(one.as_ref())).sum();
+        let total: Duration = full()
+            .iter()
+            .map(|benchmark| expected_duration(benchmark.as_ref()))
+            .sum();
         assert!(total < Duration::from_secs(40 * 60), "{}", clock(total));
-        let quick: Duration = quick().iter().map(|one| expected(one.as_ref())).sum();
+        let quick: Duration = quick()
+            .iter()
+            .map(|benchmark| expected_duration(benchmark.as_ref()))
+            .sum();
         assert!(quick < Duration::from_secs(60), "{}", clock(quick));
     }
 }

@@ -1,5 +1,6 @@
-//! A chat room full of clients, one of which is stopped: how long words take to the others, whether
-//! all hear the same, and what becomes of the one.
+//! A chat room with many clients, one of which is stopped. Measures how long messages take to reach
+//! the other clients, checks that all receive the same order, and reports how the server ended the
+//! stopped client.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -22,19 +23,19 @@ use socketserver::{
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// How many clients there are, the stopped one among them
+    /// Number of clients, including the stopped one
     #[arg(long, default_value_t = 1000)]
     clients: usize,
-    /// How many messages are sent in a second, by each client in turn
+    /// Messages per second, sent by the clients in turn
     #[arg(long, default_value_t = 20)]
     rate: u32,
-    /// How many messages are sent
+    /// Total number of messages
     #[arg(long, default_value_t = 400)]
     messages: u32,
-    /// The size of a message in bytes
+    /// Size of a message in bytes
     #[arg(long, default_value_t = 1024)]
     size: usize,
-    /// How many messages may wait for one client
+    /// Outbox capacity of one client, in messages
     #[arg(long, default_value_t = 64)]
     outbox: usize,
     #[arg(long, value_enum, default_value_t)]
@@ -48,13 +49,13 @@ enum Model {
     Green,
 }
 
-/// Stays in a room and reads, until it is stopped.
+/// The stopped client: joins a room and reads until it is stopped.
 #[derive(Debug, Args)]
 pub(crate) struct FrozenOptions {
     address: SocketAddr,
 }
 
-/// What the kernel keeps for a client, in bytes.
+/// Kernel socket buffer of a client, in bytes.
 const BUFFER: usize = 32 << 10;
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
@@ -67,28 +68,28 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 pub(crate) fn frozen(options: &FrozenOptions) -> anyhow::Result<()> {
     let mut stream = TcpStream::connect(options.address)?;
     sockopt::set_socket_recv_buffer_size(&stream, BUFFER)?;
-    writeln!(io::stdout(), "in")?;
+    writeln!(io::stdout(), "joined")?;
     io::copy(&mut stream, &mut io::sink())?;
     Ok(())
 }
 
 fn chat<C: Concurrency>(model: C, options: &Options) -> anyhow::Result<()> {
     let room = Room::with_limits(RoomLimits::default().messages(options.outbox));
-    let (own, size) = (room.clone(), options.size);
-    let (told, ends) = std::sync::mpsc::channel();
+    let (member_room, size) = (room.clone(), options.size);
+    let (reasons, ends) = std::sync::mpsc::channel();
     let mut server = Server::<Tcp, C, ()>::builder()
         .concurrency(model)
         .on_event(move |event| {
             if let Event::Ended(_, end) = event {
-                let _ = told.send(end.reason);
+                let _ = reasons.send(end.reason);
             }
         })
         .bind(
             "127.0.0.1:0",
             handler_fn(move |conn: &mut Connection| {
-                // Otherwise the kernel keeps megabytes for who does not read.
+                // Without this limit, the kernel buffers megabytes for a client that does not read.
                 sockopt::set_socket_send_buffer_size(&*conn, BUFFER)?;
-                let member = own.join(conn)?;
+                let member = member_room.join(conn)?;
                 let mut message = vec![0; size];
                 while conn.read_exact(&mut message).is_ok() {
                     member.send(&message[..])?;
@@ -96,24 +97,27 @@ fn chat<C: Concurrency>(model: C, options: &Options) -> anyhow::Result<()> {
                 Ok(member.leave()?)
             }),
         )?;
-    let address = server.local_addr().as_inet().context("it is TCP")?;
+    let address = server
+        .local_addr()
+        .as_inet()
+        .context("the address is not TCP")?;
     let controller = server.controller();
     let serving = thread::spawn(move || server.serve_forever());
 
-    let mut stopped = Stopped::enter(address)?;
-    let mut crowd = Crowd::enter(address, options.clients - 1, options.size)?;
+    let mut stopped = StoppedClient::connect(address)?;
+    let mut group = ClientGroup::connect(address, options.clients - 1, options.size)?;
     while room.counters().members < options.clients {
         thread::sleep(Duration::from_millis(1));
     }
     stopped.stop()?;
-    let delays = crowd.talk(options.messages, Duration::from_secs(1) / options.rate)?;
+    let delays = group.exchange(options.messages, Duration::from_secs(1) / options.rate)?;
     let counters = room.counters();
     let ended: Vec<EndReason> = ends.try_iter().collect();
     controller.drain(Duration::ZERO);
     serving
         .join()
         .ok()
-        .context("serving has panicked")?
+        .context("the server thread panicked")?
         .map_err(|e| anyhow::anyhow!("{e}"))?;
 
     let at = |share: f64| {
@@ -128,9 +132,11 @@ fn chat<C: Concurrency>(model: C, options: &Options) -> anyhow::Result<()> {
     };
     writeln!(
         io::stdout(),
-        "{} clients under {}, {} messages of {} bytes at {} a second: {} deliveries, all in one order\n\
-         from the first byte sent to the last one heard: median {:.1?}, p99 {:.1?}, longest {:.1?}\n\
-         the stopped client: {} fell behind, ended as {:?}",
+        "{} clients, model {}: {} messages of {} bytes at {} per second\n\
+         {} deliveries, all in one order\n\
+         delay from the first byte sent to the last byte received: \
+         median {:.1?}, p99 {:.1?}, maximum {:.1?}\n\
+         the stopped client: {} slow consumers, ended as {:?}",
         options.clients,
         C::NAME,
         options.messages,
@@ -146,21 +152,24 @@ fn chat<C: Concurrency>(model: C, options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A client in a process of its own.
-struct Stopped(Child);
+/// A client in its own process, which is stopped by SIGSTOP.
+struct StoppedClient(Child);
 
-impl Stopped {
-    fn enter(address: SocketAddr) -> anyhow::Result<Self> {
+impl StoppedClient {
+    fn connect(address: SocketAddr) -> anyhow::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["frozen", &address.to_string()])
             .stdout(Stdio::piped())
             .spawn()?;
-        let stdout = child.stdout.take().context("no stdout")?;
-        let own = Self(child);
+        let stdout = child.stdout.take().context("the client has no stdout")?;
+        let client = Self(child);
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        ensure!(line == "in\n", "it did not connect");
-        Ok(own)
+        ensure!(
+            line == "joined\n",
+            "the client that is stopped did not connect"
+        );
+        Ok(client)
     }
 
     fn stop(&mut self) -> anyhow::Result<()> {
@@ -170,15 +179,15 @@ impl Stopped {
     }
 }
 
-impl Drop for Stopped {
+impl Drop for StoppedClient {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Clients that all listen, and speak in turn.
-struct Crowd {
+/// Clients that all receive, and send in turn.
+struct ClientGroup {
     clients: Vec<Client>,
     epoll: OwnedFd,
     size: usize,
@@ -186,14 +195,14 @@ struct Crowd {
 
 struct Client {
     socket: OwnedFd,
-    /// Of a message that has not arrived whole.
+    /// Bytes of an incomplete message.
     partial: Vec<u8>,
-    /// How many messages it has heard.
-    heard: usize,
+    /// Number of messages that this client has received.
+    received: usize,
 }
 
-impl Crowd {
-    fn enter(address: SocketAddr, count: usize, size: usize) -> anyhow::Result<Self> {
+impl ClientGroup {
+    fn connect(address: SocketAddr, count: usize, size: usize) -> anyhow::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let clients = (0..count)
             .map(|index| {
@@ -204,7 +213,7 @@ impl Crowd {
                 Ok(Client {
                     socket: stream.into(),
                     partial: Vec::new(),
-                    heard: 0,
+                    received: 0,
                 })
             })
             .collect::<anyhow::Result<_>>()?;
@@ -215,9 +224,9 @@ impl Crowd {
         })
     }
 
-    /// Sends messages, and waits until everybody has heard all of them; how long each took to each,
-    /// from the shortest to the longest.
-    fn talk(&mut self, messages: u32, pause: Duration) -> anyhow::Result<Vec<Duration>> {
+    /// Sends messages, and waits until every client has received all of them. Returns the delay of
+    /// each delivery, in ascending order.
+    fn exchange(&mut self, messages: u32, pause: Duration) -> anyhow::Result<Vec<Duration>> {
         let started = Instant::now();
         let mut sent = Vec::new();
         let mut order = Vec::new();
@@ -236,8 +245,8 @@ impl Crowd {
                 let mut message = vec![b'.'; self.size];
                 message[..4].copy_from_slice(&number.to_ne_bytes());
                 sent.push(Instant::now());
-                let speaker = &self.clients[number as usize % self.clients.len()];
-                let n = rustix::io::write(&speaker.socket, &message)?;
+                let sender = &self.clients[number as usize % self.clients.len()];
+                let n = rustix::io::write(&sender.socket, &message)?;
                 ensure!(n == message.len(), "the server does not read");
                 continue;
             }
@@ -248,13 +257,13 @@ impl Crowd {
                 rustix::buffer::spare_capacity(&mut events),
                 Some(&timeout),
             ) {
-                Ok(0) if sent.len() == messages as usize => anyhow::bail!("words were lost"),
+                Ok(0) if sent.len() == messages as usize => anyhow::bail!("messages were lost"),
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
             for event in &events {
                 let client = usize::try_from(event.data.u64())?;
-                self.clients[client].listen(self.size, &sent, &mut order, &mut delays)?;
+                self.clients[client].receive(self.size, &sent, &mut order, &mut delays)?;
             }
         }
         delays.sort_unstable();
@@ -263,7 +272,7 @@ impl Crowd {
 }
 
 impl Client {
-    fn listen(
+    fn receive(
         &mut self,
         size: usize,
         sent: &[Instant],
@@ -272,16 +281,19 @@ impl Client {
     ) -> anyhow::Result<()> {
         let mut bytes = [0; 65_536];
         let (n, _) = rustix::net::recv(&self.socket, &mut bytes, RecvFlags::DONTWAIT)?;
-        ensure!(n > 0, "a client that reads was cut");
+        ensure!(n > 0, "the server closed a client that reads");
         self.partial.extend_from_slice(&bytes[..n]);
         let whole = self.partial.len() / size;
         for message in self.partial.chunks_exact(size) {
             let number = u32::from_ne_bytes(message[..4].try_into()?);
-            // Whoever hears one first says what the order is.
-            let expected = *order.get(self.heard).unwrap_or(&number);
-            order.extend((self.heard == order.len()).then_some(number));
-            ensure!(number == expected, "{number} came instead of {expected}");
-            self.heard += 1;
+            // The first client that receives a message sets the expected order.
+            let expected = *order.get(self.received).unwrap_or(&number);
+            order.extend((self.received == order.len()).then_some(number));
+            ensure!(
+                number == expected,
+                "a client received message {number} instead of {expected}"
+            );
+            self.received += 1;
             delays.push(sent[number as usize].elapsed());
         }
         self.partial.drain(..whole * size);

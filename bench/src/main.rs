@@ -1,23 +1,21 @@
-//! Measures servers side by side: the CPU time that a server process needs for one request, its
-//! memory, how late its answers are, how long it takes to stop.
+//! Compares servers: CPU time per request, memory per connection, latency, time to stop.
 //!
-//! `cargo run --release -p bench -- all --out bench` asks every question, and `echo`, `churn`, `udp`,
-//! `http`, `latency`, `growth`, `idle` and `stop` ask one each. Each contender is started in turn, in a
-//! process of its own, pinned to one core, and the load on another; rounds are interleaved, so that
-//! whatever disturbs the machine disturbs all. What is compared is a ratio within one run; absolute
-//! figures mean little elsewhere. The README has the method.
-
+//! `cargo run --release -p bench -- all --out bench` runs every benchmark. `echo`, `churn`, `udp`,
+//! `http`, `latency`, `growth`, `idle` and `stop` run one each. Each contender runs in a process of
+//! its own on one core, and the load runs on another core. Rounds are interleaved, so that a
+//! disturbance of the machine affects all contenders alike. Compare ratios within one run; absolute
+//! figures hold only for the machine that is named above the table. README.md has the method.
 #![deny(unsafe_code)]
 
 mod all;
+mod benchmarks;
 mod chart;
 mod chat;
 mod contenders;
+mod environment;
 mod load;
-mod machine;
 mod process;
 mod progress;
-mod questions;
 mod report;
 mod soak;
 mod usage;
@@ -32,50 +30,50 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Ask every question, and write tables and pictures
+    /// Run every benchmark, and write tables and charts
     All(all::Options),
     /// Compare the CPU time of an echo over TCP or Unix streams
-    Echo(questions::EchoOptions),
-    /// Compare the CPU time of a connection over TCP: connect, one echo, close
-    Churn(questions::ChurnOptions),
-    /// Compare the CPU time of an echo over UDP, and count what is lost
-    Udp(questions::UdpOptions),
-    /// Compare the CPU time of a file over HTTP, and how many go out in a second
-    Http(questions::Http),
-    /// Compare how late answers are when messages come at a fixed rate
-    Latency(questions::Latency),
-    /// Compare the CPU time of an echo as open connections grow
-    Growth(questions::Growth),
-    /// Compare the memory of connections that are silent
-    Idle(questions::Idle),
-    /// Compare how long it takes to stop
-    Stop(questions::Stop),
-    /// Fill a chat room, stop one client, and see how long words take to the others
+    Echo(benchmarks::EchoOptions),
+    /// Compare the CPU time of a TCP connection: connect, one echo, close
+    Churn(benchmarks::ChurnOptions),
+    /// Compare the CPU time of an echo over UDP, and count lost datagrams
+    Udp(benchmarks::UdpOptions),
+    /// Compare the CPU time of a file over HTTP, and the requests per second
+    Http(benchmarks::Http),
+    /// Compare latencies at a fixed message rate
+    Latency(benchmarks::Latency),
+    /// Compare the CPU time of an echo as the number of open connections grows
+    Growth(benchmarks::Growth),
+    /// Compare the memory of idle connections
+    Idle(benchmarks::Idle),
+    /// Compare the time to stop
+    Stop(benchmarks::Stop),
+    /// Fill a chat room, stop one client, and measure how long messages take to reach the others
     Chat(chat::Options),
-    /// Be the client that is stopped
+    /// Be the client that `chat` stops (started by `chat`)
     Frozen(chat::FrozenOptions),
-    /// Let clients of all kinds loose on a server, for long, and look for what is left
+    /// Run clients of all kinds against one server for a long time, and look for leaks
     Soak(soak::Options),
-    /// Be one of the servers
+    /// Be one of the servers (started by the benchmarks)
     Serve(contenders::Options),
-    /// Be the load
+    /// Be the load (started by the benchmarks)
     Load(load::Options),
 }
 
 fn main() -> anyhow::Result<()> {
-    use questions::{Cost, ask};
+    use benchmarks::{Cost, run_and_print};
     let command = Cli::parse().command;
-    machine::raise_descriptor_limit()?;
+    environment::raise_descriptor_limit()?;
     match command {
         Command::All(options) => all::run(&options),
-        Command::Echo(options) => ask(&Cost::from(&options), &options.picture),
-        Command::Churn(options) => ask(&Cost::from(&options), &options.picture),
-        Command::Udp(options) => ask(&Cost::from(&options), &options.picture),
-        Command::Http(question) => ask(&question, &question.picture),
-        Command::Latency(question) => ask(&question, &question.picture),
-        Command::Growth(question) => ask(&question, &question.picture),
-        Command::Idle(question) => ask(&question, &question.picture),
-        Command::Stop(question) => ask(&question, &question.picture),
+        Command::Echo(options) => run_and_print(&Cost::from(&options), &options.chart),
+        Command::Churn(options) => run_and_print(&Cost::from(&options), &options.chart),
+        Command::Udp(options) => run_and_print(&Cost::from(&options), &options.chart),
+        Command::Http(benchmark) => run_and_print(&benchmark, &benchmark.chart),
+        Command::Latency(benchmark) => run_and_print(&benchmark, &benchmark.chart),
+        Command::Growth(benchmark) => run_and_print(&benchmark, &benchmark.chart),
+        Command::Idle(benchmark) => run_and_print(&benchmark, &benchmark.chart),
+        Command::Stop(benchmark) => run_and_print(&benchmark, &benchmark.chart),
         Command::Chat(options) => chat::run(&options),
         Command::Frozen(options) => chat::frozen(&options),
         Command::Soak(options) => soak::run(&options),

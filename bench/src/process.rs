@@ -1,4 +1,4 @@
-//! This program in another role: started, pinned to a core, spoken with, and ended.
+//! Runs this program in another role, in a child process pinned to one core.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -16,28 +16,28 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::usage::{Usage, children};
 
-/// How long a process may take to say something: fifteen thousand connections are made in less.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Time limit for a line of the child. Fifteen thousand connections take less.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A line that begins so is the last one, and says why.
-pub(crate) const ERROR: &str = "error: ";
+/// Prefix of a child's last line when it fails; the reason follows.
+pub(crate) const ERROR_PREFIX: &str = "error: ";
 
-/// Killed when it is dropped.
+/// A child process. Dropping it kills the process.
 pub(crate) struct Process {
     child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
 }
 
-/// From now on the kernel kills this process when the one that has started it ends, however it
-/// does. One that has ended before does not read what this one is about to say, which ends it, too.
+/// Asks the kernel to kill this process when its parent ends, however it ends. If the parent has
+/// ended before this call, the next write to the pipe fails, which ends this process too.
 pub(crate) fn die_with_parent() -> io::Result<()> {
     Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
 impl Process {
     pub(crate) fn start(core: usize, args: &[impl AsRef<OsStr>]) -> anyhow::Result<Self> {
-        // What a child inherits from this thread.
+        // The child inherits the affinity of this thread.
         let mut cores = CpuSet::new();
         cores.set(core);
         sched_setaffinity(None, &cores)?;
@@ -55,34 +55,34 @@ impl Process {
         })
     }
 
-    /// The next line that it says.
-    pub(crate) fn line(&mut self) -> anyhow::Result<String> {
+    /// Returns the next line of the child's output.
+    pub(crate) fn read_line(&mut self) -> anyhow::Result<String> {
         if self.stdout.buffer().is_empty() {
-            let spoke = wait_for(self.stdout.get_ref(), PATIENCE)?;
-            ensure!(spoke, "it has said nothing for a minute");
+            let readable = wait_readable(self.stdout.get_ref(), REPLY_TIMEOUT)?;
+            ensure!(readable, "the process printed nothing for a minute");
         }
         let mut line = String::new();
         self.stdout.read_line(&mut line)?;
         if line.is_empty() {
-            bail!("it has ended: {}", self.child.wait()?);
+            bail!("the process ended: {}", self.child.wait()?);
         }
-        if let Some(why) = line.strip_prefix(ERROR) {
-            bail!("{}", why.trim());
+        if let Some(reason) = line.strip_prefix(ERROR_PREFIX) {
+            bail!("{}", reason.trim());
         }
         Ok(line.trim().into())
     }
 
-    pub(crate) fn ask(&mut self, question: &str) -> anyhow::Result<String> {
-        writeln!(self.stdin, "{question}").context("it does not listen any more")?;
-        self.line()
+    pub(crate) fn request(&mut self, line: &str) -> anyhow::Result<String> {
+        writeln!(self.stdin, "{line}").context("the process no longer reads its input")?;
+        self.read_line()
     }
 
-    /// Of this process and those that it has made.
+    /// Returns the resource usage of this process and its children.
     pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
         Usage::of(self.child.id())
     }
 
-    /// In KiB: what belongs to this process, and to those that it has made, and is not shared.
+    /// Returns the private (unshared) memory of this process and its children, in KiB.
     pub(crate) fn private_memory(&self) -> anyhow::Result<u64> {
         let mut all = private_memory(self.child.id())?;
         for child in children(self.child.id())? {
@@ -91,34 +91,37 @@ impl Process {
         Ok(all)
     }
 
-    /// Asks it to end, and waits for that, but not for longer.
-    fn end_in_order(&self, patience: Duration) {
+    /// Sends SIGTERM and waits up to `timeout` for the process to end.
+    fn terminate(&self, timeout: Duration) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let end = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         if let (Some(pid), Some(end)) = (pid, end) {
             let _ = kill_process(pid, Signal::TERM);
-            let _ = wait_for(&end, patience);
+            let _ = wait_readable(&end, timeout);
         }
     }
 
-    /// Asks it to end; how long that took.
+    /// Sends SIGTERM and returns how long the process took to end.
     pub(crate) fn stop(mut self) -> anyhow::Result<Duration> {
         let pid = Pid::from_raw(i32::try_from(self.child.id())?).context("no process")?;
         let end = pidfd_open(pid, PidfdFlags::empty())?;
         let begin = Instant::now();
         kill_process(pid, Signal::TERM)?;
-        let ended = wait_for(&end, Duration::from_secs(10))?;
+        let ended = wait_readable(&end, Duration::from_secs(10))?;
         let elapsed = begin.elapsed();
-        ensure!(ended, "it has not stopped for ten seconds");
+        ensure!(ended, "the process did not stop within ten seconds");
         let status = self.child.wait()?;
-        ensure!(status.success(), "it has not stopped in order: {status}");
+        ensure!(
+            status.success(),
+            "the process did not stop cleanly: {status}"
+        );
         Ok(elapsed)
     }
 }
 
-/// Whether something came in time.
-fn wait_for(fd: &impl AsFd, patience: Duration) -> anyhow::Result<bool> {
-    let timeout = Timespec::try_from(patience)?;
+/// Returns true if `fd` becomes readable in time.
+fn wait_readable(fd: &impl AsFd, timeout: Duration) -> anyhow::Result<bool> {
+    let timeout = Timespec::try_from(timeout)?;
     let mut fds = [PollFd::new(fd, PollFlags::IN)];
     Ok(rustix::io::retry_on_intr(|| poll(&mut fds, Some(&timeout)))? > 0)
 }
@@ -132,17 +135,20 @@ fn private_memory(pid: u32) -> anyhow::Result<u64> {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let mut left = Vec::new();
+        let mut children_left = Vec::new();
         if matches!(self.child.try_wait(), Ok(None)) {
-            left = children(self.child.id()).unwrap_or_default();
+            children_left = children(self.child.id()).unwrap_or_default();
         }
-        if !left.is_empty() {
-            // Who is killed cannot end what it has made: nginx's worker would serve on for ever.
-            self.end_in_order(Duration::from_secs(1));
+        if !children_left.is_empty() {
+            // A process that is killed cannot end its children: nginx's worker would keep running.
+            self.terminate(Duration::from_secs(1));
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for pid in left.into_iter().filter_map(|pid| i32::try_from(pid).ok()) {
+        for pid in children_left
+            .into_iter()
+            .filter_map(|pid| i32::try_from(pid).ok())
+        {
             if let Some(pid) = Pid::from_raw(pid) {
                 let _ = kill_process(pid, Signal::KILL);
             }
@@ -154,7 +160,7 @@ impl Drop for Process {
 mod tests {
     use super::*;
 
-    /// Something else in the place of this program.
+    /// Runs a shell script in place of this program.
     fn shell(script: &str) -> Process {
         let mut child = Command::new("sh")
             .args(["-c", script])
@@ -170,24 +176,27 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_one_by_one_and_the_end_is_an_error() {
+    fn lines_are_read_in_order_and_the_end_is_an_error() {
         let mut process = shell("echo one; echo two; exit 3");
-        assert_eq!(process.line().unwrap(), "one");
-        assert_eq!(process.line().unwrap(), "two");
-        let error = process.line().unwrap_err().to_string();
+        assert_eq!(process.read_line().unwrap(), "one");
+        assert_eq!(process.read_line().unwrap(), "two");
+        let error = process.read_line().unwrap_err().to_string();
         assert!(error.contains("exit status: 3"), "{error}");
-        let error = shell("echo error: why").line().unwrap_err().to_string();
-        assert_eq!(error, "why");
+        let error = shell("echo error: reason")
+            .read_line()
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "reason");
     }
 
     #[test]
-    fn what_it_has_made_ends_with_it() {
-        // One that ends its child, and one that leaves it behind.
+    fn children_end_with_the_process() {
+        // The first script ends its child, the second one leaves it behind.
         for trap in ["trap 'kill $!; exit' TERM", "trap '' TERM"] {
             let mut shell = shell(&format!("{trap}; sleep 60 & echo $!; wait; wait"));
-            let child = shell.line().unwrap();
+            let child = shell.read_line().unwrap();
             drop(shell);
-            // Who ends last takes a while to be gone, and then there is nobody but init to see it off.
+            // After the kill, init needs a moment to reap the orphaned child.
             let end = Instant::now() + Duration::from_secs(20);
             while fs::read_to_string(format!("/proc/{child}/stat"))
                 .is_ok_and(|stat| !stat.contains(") Z "))
@@ -199,12 +208,12 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_in_order_is_timed_and_any_other_is_an_error() {
+    fn clean_stop_is_timed_and_any_other_end_is_an_error() {
         let mut orderly = shell("trap 'exit 0' TERM; echo ready; read line");
-        orderly.line().unwrap();
+        orderly.read_line().unwrap();
         assert!(orderly.stop().unwrap() < Duration::from_secs(10));
         let mut other = shell("echo ready; read line");
-        other.line().unwrap();
+        other.read_line().unwrap();
         let error = other.stop().unwrap_err().to_string();
         assert!(error.contains("signal: 15"), "{error}");
     }

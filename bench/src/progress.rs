@@ -1,50 +1,50 @@
-//! Tells whoever waits how far it is, and how long it will take.
+//! Reports the progress and the expected duration on stderr.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 pub(crate) struct Progress {
-    begun: Instant,
-    /// What was expected of all of it, and of what is done.
+    started: Instant,
+    /// Expected duration of all work, and of the completed work.
     total: Duration,
-    done: Duration,
+    completed: Duration,
     out: Box<dyn Write>,
 }
 
 impl Progress {
-    pub(crate) fn begin(total: Duration, out: impl Write + 'static) -> io::Result<Self> {
+    pub(crate) fn start(total: Duration, out: impl Write + 'static) -> io::Result<Self> {
         let mut out = Box::new(out);
         writeln!(out, "this takes about {}", clock(total))?;
         Ok(Self {
-            begun: Instant::now(),
+            started: Instant::now(),
             total,
-            done: Duration::ZERO,
+            completed: Duration::ZERO,
             out,
         })
     }
 
-    /// Something that was expected to take so long is done.
-    pub(crate) fn done(&mut self, expected: Duration) {
-        self.done += expected;
+    /// Records that work with this expected duration is complete.
+    pub(crate) fn complete(&mut self, expected: Duration) {
+        self.completed += expected;
     }
 
-    pub(crate) fn tell(&mut self, what: &str) -> io::Result<()> {
-        let elapsed = self.begun.elapsed();
-        let total = clock(elapsed + self.left());
-        writeln!(self.out, "[{} of about {total}] {what}", clock(elapsed))
+    pub(crate) fn report(&mut self, message: &str) -> io::Result<()> {
+        let elapsed = self.started.elapsed();
+        let total = clock(elapsed + self.remaining());
+        writeln!(self.out, "[{} of about {total}] {message}", clock(elapsed))
     }
 
-    /// As slow, or quick, as it was up to now.
-    fn left(&self) -> Duration {
-        let left = self.total.saturating_sub(self.done);
-        if self.done < Duration::from_secs(5) {
-            return left;
+    /// Estimates the remaining time from the speed so far.
+    fn remaining(&self) -> Duration {
+        let remaining = self.total.saturating_sub(self.completed);
+        if self.completed < Duration::from_secs(5) {
+            return remaining;
         }
-        left.mul_f64(self.begun.elapsed().as_secs_f64() / self.done.as_secs_f64())
+        remaining.mul_f64(self.started.elapsed().as_secs_f64() / self.completed.as_secs_f64())
     }
 }
 
-/// In minutes and seconds.
+/// Formats a duration as minutes and seconds.
 pub(crate) fn clock(time: Duration) -> String {
     let seconds = (time + Duration::from_millis(500)).as_secs();
     format!("{}:{:02}", seconds / 60, seconds % 60)
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clocks() {
+    fn clock_rounds_to_seconds() {
         assert_eq!(clock(Duration::from_millis(59_400)), "0:59");
         assert_eq!(clock(Duration::from_millis(61_500)), "1:02");
     }

@@ -1,7 +1,7 @@
-//! A soak: clients that behave in every way that clients do, against a server that is drained and
-//! started again under load, over and over. What must hold at the end of each round is checked:
-//! every message that was sent before the drain was answered, every request that was accepted has
-//! ended with a reason, no descriptor is left, and memory does not grow from round to round.
+//! A soak test: clients of all kinds against a server that is drained and started again under load,
+//! round after round. Each round checks that every message sent before the drain was answered, that
+//! every accepted request ended with a reason, and that no descriptor is left. The run checks that
+//! memory does not grow from round to round.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -22,15 +22,15 @@ use socketserver::{
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// How long, in seconds
+    /// Duration in seconds
     #[arg(long, default_value_t = 600)]
     seconds: u64,
-    /// How long each round takes, in seconds
+    /// Duration of a round in seconds
     #[arg(long, default_value_t = 10)]
     round: u64,
     #[arg(long, value_enum, default_value_t)]
     model: Model,
-    /// How many clients there are at once
+    /// Number of concurrent clients
     #[arg(long, default_value_t = 64)]
     clients: u64,
 }
@@ -45,30 +45,30 @@ enum Model {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    // Panics are part of the plan here; what matters is what they do to others.
+    // Handlers panic on purpose here; their messages would hide the output.
     std::panic::set_hook(Box::new(|_| {}));
     let end = Instant::now() + Duration::from_secs(options.seconds);
     let mut out = io::stdout();
     let mut memory = Vec::new();
-    let mut totals = Tally::default();
+    let mut totals = Totals::default();
     let mut rounds = 0;
     while Instant::now() < end {
         rounds += 1;
         let seed = rounds * 0x9E37_79B9;
-        let tally = match options.model {
-            Model::Sequential => round(Sequential, options, seed),
-            Model::Threading => round(Threading::new(), options, seed),
-            Model::Pooled => round(Pooled::new().workers(16), options, seed),
-            Model::Green => round(Green::new().workers(2), options, seed),
+        let counts = match options.model {
+            Model::Sequential => run_round(Sequential, options, seed),
+            Model::Threading => run_round(Threading::new(), options, seed),
+            Model::Pooled => run_round(Pooled::new().workers(16), options, seed),
+            Model::Green => run_round(Green::new().workers(2), options, seed),
         }
         .with_context(|| format!("round {rounds}"))?;
-        totals.add(&tally);
+        totals.add(&counts);
         memory.push(resident()?);
         writeln!(
             out,
-            "round {rounds}: {} requests, {} answers, resident {} KiB, {} descriptors, {} threads",
-            tally.accepted,
-            tally.answers,
+            "round {rounds}: {} requests, {} answers, {} KiB resident, {} descriptors, {} threads",
+            counts.accepted,
+            counts.answers,
             memory[memory.len() - 1],
             descriptors()?,
             threads()?
@@ -78,15 +78,15 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     writeln!(out, "{totals:#?}")?;
     writeln!(
         out,
-        "resident after a quarter: {first} KiB, at the end: {last} KiB"
+        "resident memory after a quarter: {first} KiB, at the end: {last} KiB"
     )?;
-    ensure!(last < first + first / 5 + 4096, "memory grows");
+    ensure!(last < first + first / 5 + 4096, "resident memory grows");
     writeln!(out, "no leak, no lost request")?;
     Ok(())
 }
 
 #[derive(Debug, Default)]
-struct Tally {
+struct Totals {
     accepted: u64,
     completed: u64,
     failed: u64,
@@ -98,7 +98,7 @@ struct Tally {
     answers: u64,
 }
 
-impl Tally {
+impl Totals {
     fn add(&mut self, other: &Self) {
         self.accepted += other.accepted;
         self.completed += other.completed;
@@ -112,9 +112,9 @@ impl Tally {
     }
 }
 
-/// One server, from its bind to the end of its drain, under load.
-fn round<C: Concurrency>(model: C, options: &Options, seed: u64) -> anyhow::Result<Tally> {
-    // And one for the controller that outlives the server.
+/// Runs one server under load, from its bind to the end of its drain.
+fn run_round<C: Concurrency>(model: C, options: &Options, seed: u64) -> anyhow::Result<Totals> {
+    // The controller, which outlives the server, has one descriptor.
     let before = descriptors()? + 1;
     let timeouts = Timeouts::default()
         .idle(Some(Duration::from_secs(1)))
@@ -123,22 +123,25 @@ fn round<C: Concurrency>(model: C, options: &Options, seed: u64) -> anyhow::Resu
         .concurrency(model)
         .timeouts(timeouts)
         .handle_error(|_, _| Ok(()))
-        .bind("127.0.0.1:0", || Mixed)?;
-    let address = server.local_addr().as_inet().context("no port")?;
+        .bind("127.0.0.1:0", || ScriptedEcho)?;
+    let address = server
+        .local_addr()
+        .as_inet()
+        .context("the address is not TCP")?;
     let controller = server.controller();
     let serving = thread::spawn(move || server.serve_forever().map_err(|e| e.to_string()));
-    let over = Arc::new(AtomicBool::new(false));
+    let finished = Arc::new(AtomicBool::new(false));
     let draining = Arc::new(AtomicBool::new(false));
     let answers = Arc::new(AtomicU64::new(0));
     let unanswered = Arc::new(AtomicU64::new(0));
     let clients: Vec<_> = (0..options.clients)
         .map(|n| {
-            let (over, draining) = (over.clone(), draining.clone());
+            let (finished, draining) = (finished.clone(), draining.clone());
             let (answers, unanswered) = (answers.clone(), unanswered.clone());
             let mut random = Random(seed.wrapping_add(n.wrapping_mul(0x2545_F491_4F6C_DD1D)) | 1);
             thread::spawn(move || {
-                while !over.load(Ordering::Relaxed) {
-                    match behave(address, &mut random, &answers) {
+                while !finished.load(Ordering::Relaxed) {
+                    match run_client(address, &mut random, &answers) {
                         Err(_) if !draining.load(Ordering::SeqCst) => {
                             unanswered.fetch_add(1, Ordering::Relaxed);
                         }
@@ -149,25 +152,27 @@ fn round<C: Concurrency>(model: C, options: &Options, seed: u64) -> anyhow::Resu
         })
         .collect();
     thread::sleep(Duration::from_secs(options.round));
-    // In the middle of it all: some requests come to their end, others are cut.
+    // Drain under load: some requests finish, others are cancelled.
     draining.store(true, Ordering::SeqCst);
     controller.drain(Duration::from_millis(seed % 400));
     let served = serving
         .join()
-        .map_err(|_| anyhow::anyhow!("serving panicked"))?;
+        .map_err(|_| anyhow::anyhow!("the server thread panicked"))?;
     served.map_err(anyhow::Error::msg)?;
-    over.store(true, Ordering::Relaxed);
+    finished.store(true, Ordering::Relaxed);
     for client in clients {
         client
             .join()
-            .map_err(|_| anyhow::anyhow!("a client panicked"))?;
+            .map_err(|_| anyhow::anyhow!("a client thread panicked"))?;
     }
-    let report = controller.drain_report().context("no report")?;
+    let report = controller
+        .drain_report()
+        .context("the server has no drain report")?;
     let end = Instant::now() + Duration::from_secs(10);
     while controller.live_count() > 0 || descriptors()? > before {
         ensure!(
             Instant::now() < end,
-            "{} requests never ended, descriptors are left: {:?}, {before} were there; {report:?}",
+            "{} requests did not end; open descriptors: {:?}, expected {before}; {report:?}",
             controller.live_count(),
             open_files()?
         );
@@ -185,7 +190,7 @@ fn round<C: Concurrency>(model: C, options: &Options, seed: u64) -> anyhow::Resu
         + counters.timed_out
         + counters.peer_gone
         + counters.cancelled;
-    Ok(Tally {
+    Ok(Totals {
         accepted: counters.accepted,
         completed: counters.ended - unusual,
         failed: counters.failed,
@@ -198,18 +203,18 @@ fn round<C: Concurrency>(model: C, options: &Options, seed: u64) -> anyhow::Resu
     })
 }
 
-/// Does what the first byte of a message asks for.
-struct Mixed;
+/// A handler that does what the first byte of a message selects.
+struct ScriptedEcho;
 
-impl RequestHandler<Connection> for Mixed {
+impl RequestHandler<Connection> for ScriptedEcho {
     fn handle(&mut self, conn: &mut Connection) -> Result {
         let mut message = [0; 64];
         loop {
             let n = conn.read(&mut message)?;
             match message[0] {
                 _ if n == 0 => return Ok(()),
-                b'p' => panic!("as asked"),
-                b'e' => return Err(socketserver::Error::msg("as asked")),
+                b'p' => panic!("panic on request"),
+                b'e' => return Err(socketserver::Error::msg("error on request")),
                 b's' => greenroom::sleep(Duration::from_millis(3)),
                 b'y' => greenroom::yield_now(),
                 b'l' => conn.write_all(&[0; 100_000])?,
@@ -224,8 +229,8 @@ impl RequestHandler<Connection> for Mixed {
     }
 }
 
-/// One connection.
-fn behave(address: SocketAddr, random: &mut Random, answers: &AtomicU64) -> io::Result<()> {
+/// Runs one client connection.
+fn run_client(address: SocketAddr, random: &mut Random, answers: &AtomicU64) -> io::Result<()> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     for _ in 0..random.below(20) {
@@ -233,19 +238,19 @@ fn behave(address: SocketAddr, random: &mut Random, answers: &AtomicU64) -> io::
         stream.write_all(&[kind; 16])?;
         let length = if kind == b'l' { 100_016 } else { 16 };
         if kind == b'l' && random.below(4) == 0 {
-            // Does not read, and goes.
+            // Disconnect without reading the answer.
             return Ok(());
         }
         let mut answer = vec![0; length];
         stream.read_exact(&mut answer)?;
         answers.fetch_add(1, Ordering::Relaxed);
     }
-    // How it ends is no longer a matter of answers.
-    let _ = leave(&mut stream, random);
+    // All answers have been received; errors while disconnecting are expected.
+    let _ = disconnect(&mut stream, random);
     Ok(())
 }
 
-fn leave(stream: &mut TcpStream, random: &mut Random) -> io::Result<()> {
+fn disconnect(stream: &mut TcpStream, random: &mut Random) -> io::Result<()> {
     match random.below(8) {
         0 => stream.write_all(b"p")?,
         1 => stream.write_all(b"e")?,
@@ -254,16 +259,16 @@ fn leave(stream: &mut TcpStream, random: &mut Random) -> io::Result<()> {
             stream.shutdown(Shutdown::Write)?;
             stream.read_to_end(&mut Vec::new())?;
         }
-        // Silent until it is cut.
+        // Stay silent until the server's idle timeout.
         4 if random.below(10) == 0 => drop(stream.read(&mut [0])?),
-        // In mid-message.
+        // Disconnect while the server is sending.
         5 => stream.write_all(b"l")?,
         _ => {}
     }
     Ok(())
 }
 
-/// xorshift64.
+/// The xorshift64 generator.
 struct Random(u64);
 
 impl Random {
@@ -286,7 +291,7 @@ fn descriptors() -> anyhow::Result<usize> {
 fn open_files() -> anyhow::Result<Vec<String>> {
     let mut files = Vec::new();
     for entry in fs::read_dir("/proc/self/fd")? {
-        // The directory itself is among them, and closed by the time it is looked at.
+        // The list includes the descriptor of the directory itself, which is closed by now.
         if let Ok(file) = fs::read_link(entry?.path()) {
             files.push(file.display().to_string());
         }
@@ -302,5 +307,5 @@ fn resident() -> anyhow::Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
     let size = line.and_then(|line| line.split_whitespace().nth(1));
-    Ok(size.context("no VmRSS")?.parse()?)
+    Ok(size.context("/proc/self/status has no VmRSS")?.parse()?)
 }

@@ -1,8 +1,8 @@
-//! What the kernel has counted for a process and for those that it has made.
+//! Resource usage of a process and its children, from the kernel's counters.
 //!
-//! The time on a core, of user and of system together, comes from the process's CPU-time clock
-//! (`clock_getcpuclockid(3)`): the one that `utime` and `stime` in proc(5) are made of, which are
-//! rounded to hundredths of a second. Threads that have ended are in it.
+//! CPU time is user and system time together, from the process's CPU-time clock
+//! (`clock_getcpuclockid(3)`). It is the unrounded source of `utime` and `stime` in `proc(5)`,
+//! which have hundredths of a second. It includes threads that have ended.
 
 use std::fs;
 use std::path::Path;
@@ -14,11 +14,11 @@ use rustix::param::clock_ticks_per_second;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
-    /// Nanoseconds on a core, of the process and of its children that are there.
+    /// CPU time of the process and of its living children, in nanoseconds.
     running: f64,
-    /// The same of children that have ended and were waited for, in ticks: there is nothing finer.
+    /// CPU time of children that were waited for, in clock ticks: the kernel has nothing finer.
     reaped: f64,
-    /// How often a thread that is there went to sleep because it had nothing to do.
+    /// Voluntary context switches of the living threads: how often one went to sleep.
     sleeps: f64,
 }
 
@@ -31,7 +31,7 @@ impl Usage {
         };
         let mut usage = Self {
             running: time(pid)?,
-            // Of user and of system.
+            // User and system time.
             reaped: [16, 17].into_iter().filter_map(ticks).sum(),
             sleeps: 0.0,
         };
@@ -39,18 +39,18 @@ impl Usage {
             usage.sleeps += sleeps(&task?.path());
         }
         for child in children(pid)? {
-            // It may have ended meanwhile.
+            // The child may have ended since the directory was read.
             usage.running += time(child).unwrap_or(0.0);
             usage.sleeps += sleeps(Path::new(&format!("/proc/{child}")));
         }
         Ok(usage)
     }
 
-    /// Nanoseconds on a core since then.
+    /// Returns the CPU time since `before`, in nanoseconds.
     pub(crate) fn cpu_since(&self, before: &Self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a hundred or so")]
         let tick = 1e9 / clock_ticks_per_second() as f64;
-        // A child that has ended meanwhile takes all of its time from the one to the other.
+        // The time of a child that has ended since then moves from `running` to `reaped`.
         self.running - before.running + (self.reaped - before.reaped) * tick
     }
 
@@ -59,14 +59,14 @@ impl Usage {
     }
 }
 
-/// Nanoseconds on a core of all threads, since the process began.
+/// Returns the CPU time of all threads since the process began, in nanoseconds.
 fn time(pid: u32) -> anyhow::Result<f64> {
     let time = ClockId::pid_cpu_clock_id(Pid::from_raw(i32::try_from(pid)?))?.now()?;
     #[expect(clippy::cast_precision_loss, reason = "exact for a hundred days")]
     Ok(time.tv_sec() as f64 * 1e9 + time.tv_nsec() as f64)
 }
 
-/// One that ends meanwhile has no files any more.
+/// Returns the voluntary context switches of a task; 0 if the task has ended.
 fn sleeps(directory: &Path) -> f64 {
     let status = fs::read_to_string(directory.join("status")).unwrap_or_default();
     let count = status
@@ -77,7 +77,7 @@ fn sleeps(directory: &Path) -> f64 {
         .unwrap_or(0.0)
 }
 
-/// The processes that this one has made, and not those that these have made.
+/// Returns the direct children of a process.
 pub(crate) fn children(pid: u32) -> anyhow::Result<Vec<u32>> {
     let parent = pid.to_string();
     let mut children = Vec::new();
@@ -93,18 +93,18 @@ pub(crate) fn children(pid: u32) -> anyhow::Result<Vec<u32>> {
     Ok(children)
 }
 
-/// `/proc/PID/stat`.
+/// The contents of `/proc/PID/stat`.
 struct Stat(String);
 
 impl Stat {
     fn of(pid: u32) -> anyhow::Result<Self> {
         let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The name may have anything in it.
+        // The name may contain any byte, including `)`.
         let (_, after_name) = text.rsplit_once(") ").context("no name")?;
         Ok(Self(after_name.into()))
     }
 
-    /// By its number in proc(5): the state, after the name, is the third.
+    /// Returns a field by its number in `proc(5)`; the state, after the name, has number 3.
     fn field(&self, number: usize) -> Option<&str> {
         self.0.split_whitespace().nth(number.checked_sub(3)?)
     }
@@ -118,7 +118,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     #[test]
-    fn threads_that_have_ended_are_counted() {
+    fn ended_threads_are_counted() {
         let own = || Usage::of(std::process::id()).unwrap();
         let before = own();
         let busy = Duration::from_millis(50);
@@ -131,9 +131,9 @@ mod tests {
     }
 
     #[test]
-    fn what_a_process_and_its_children_use_is_read() {
+    fn usage_of_process_and_children_is_read() {
         let busy = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo done";
-        // One for itself; one in a child that it waits for; one in a child that stays.
+        // CPU time of the process itself; of a child that is waited for; of a child that stays.
         for script in [
             busy.into(),
             format!("({busy})"),
@@ -156,7 +156,7 @@ mod tests {
                 assert!(Instant::now() < end, "{script}");
                 std::thread::sleep(Duration::from_millis(1));
             }
-            // Whoever has gone to sleep for want of a line was switched away from of its own will.
+            // A process that waits for input has made a voluntary context switch.
             while of_shell().sleeps_since(&before) < 1.0 {
                 assert!(Instant::now() < end, "{script}");
                 std::thread::sleep(Duration::from_millis(1));

@@ -1,44 +1,41 @@
-//! Each command that compares, with rounds that are too short to say anything: whether it comes to
-//! its table and its picture.
+//! Runs each benchmark with rounds too short for meaningful figures. Checks that each one prints
+//! its table and draws its chart.
 
 #![allow(clippy::unwrap_used)]
 
 use std::process::Command;
 
-/// What it prints, and what it draws.
+/// Returns the printed table and the chart.
 fn bench(args: &[&str]) -> (String, String) {
     let directory = tempfile::tempdir().unwrap();
-    let picture = directory.path().join("picture.svg");
+    let chart = directory.path().join("chart.svg");
     let done = Command::new(env!("CARGO_BIN_EXE_bench"))
         .args(args)
         .arg("--svg")
-        .arg(&picture)
+        .arg(&chart)
         .output()
         .unwrap();
     let (out, err) = (done.stdout, String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success(), "{args:?}: {err}");
-    let picture = std::fs::read_to_string(&picture).unwrap();
-    (String::from_utf8(out).unwrap(), picture)
+    let chart = std::fs::read_to_string(&chart).unwrap();
+    (String::from_utf8(out).unwrap(), chart)
 }
 
 #[track_caller]
 fn compares(command: &str, contenders: &str, options: &[&str]) -> String {
     let mut args = vec![command, "--contenders", contenders];
     args.extend(options);
-    let (table, picture) = bench(&args);
+    let (table, chart) = bench(&args);
     assert!(table.contains("* Linux "), "{table}");
     assert!(table.contains(&format!("* bench {command} ")), "{table}");
     for contender in contenders.split(',') {
-        if table.contains(&format!("Skipped: {contender}, ")) {
+        if table.contains(&format!("Skipped: {contender}: ")) {
             continue;
         }
         assert!(table.contains(&format!("\n| {contender} | ")), "{table}");
-        assert!(picture.contains(&format!(">{contender}")), "{contender}");
+        assert!(chart.contains(&format!(">{contender}")), "{contender}");
     }
-    assert!(
-        !table.contains("NaN") && !picture.contains("NaN"),
-        "{table}"
-    );
+    assert!(!table.contains("NaN") && !chart.contains("NaN"), "{table}");
     table
 }
 
@@ -110,11 +107,11 @@ fn stop() {
     let all = "green,threading,forking,pooled,tokio-multi,actix,python-asyncio";
     let few = ["--rounds", "1", "--connections", "0,3"];
     let table = compares("stop", all, &few);
-    assert!(table.contains("3 silent connections"), "{table}");
+    assert!(table.contains("3 idle connections"), "{table}");
 }
 
 #[test]
-fn who_has_no_such_server_is_an_error() {
+fn contender_without_a_server_for_the_transport_is_an_error() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
     let done = command
         .args(["udp", "--contenders", "actix"])
@@ -122,17 +119,17 @@ fn who_has_no_such_server_is_an_error() {
         .unwrap();
     assert!(!done.status.success());
     let err = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert!(err.contains("actix has no server over UDP"), "{err}");
+    assert!(err.contains("actix has no UDP server here"), "{err}");
     let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
     let done = command
         .args(["echo", "--contenders", "hyper"])
         .output()
         .unwrap();
     let err = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert!(err.contains("hyper has no server over TCP here"), "{err}");
+    assert!(err.contains("hyper has no TCP server here"), "{err}");
 }
 
-/// Skipped are those of this project if its program is not built, and nginx if there is none.
+/// Servers of this project are skipped if its program is not built, nginx if it is not installed.
 #[test]
 fn http() {
     let all = "green,threading,pooled,nginx,hyper";

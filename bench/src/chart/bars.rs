@@ -1,10 +1,10 @@
-//! A bar to each median, and a whisker from the lowest to the highest.
+//! Bar charts: a bar for each median, and a whisker from the lowest to the highest value.
 
 use super::{Drawing, LINE, MARGIN, Scale, colour};
 use crate::contenders::Contender;
 use crate::report::{Figures, Report};
 
-// In pixels. Where bars begin and end. Names are before them, and values after.
+// In pixels: the left and right end of the bars. Names are to the left, values to the right.
 const BARS: (f64, f64) = (160.0, 640.0);
 const ROW: f64 = 24.0;
 const BAR: f64 = 14.0;
@@ -23,14 +23,14 @@ pub(super) fn draw(drawing: &mut Drawing, report: &Report) {
 impl Drawing {
     fn group(&mut self, name: &str, rows: &[(Contender, Figures)]) {
         let highest = rows.iter().map(|(_, figures)| figures.range().1);
-        let scale = Scale::up_to(highest.fold(0.0, f64::max));
+        let scale = Scale::new(highest.fold(0.0, f64::max));
         self.y += LINE;
         self.text(MARGIN, "case", name);
         self.y += 10.0;
         #[expect(clippy::cast_precision_loss, reason = "a dozen rows")]
         let bottom = self.y + ROW * rows.len() as f64;
         for tick in scale.ticks() {
-            let x = scale.between(BARS, tick);
+            let x = scale.position(BARS, tick);
             self.line((x, self.y), (x, bottom + 4.0), "#dddddd");
         }
         for (contender, figures) in rows {
@@ -38,16 +38,16 @@ impl Drawing {
         }
         self.y = bottom + LINE;
         for tick in scale.ticks() {
-            self.text(scale.between(BARS, tick), "tick", &scale.label(tick));
+            self.text(scale.position(BARS, tick), "tick", &scale.label(tick));
         }
     }
 
     fn bar(&mut self, contender: Contender, figures: &Figures, scale: &Scale) {
         let middle = self.y + ROW / 2.0;
-        let ((low, high), x) = (figures.range(), |value| scale.between(BARS, value));
+        let ((low, high), x) = (figures.range(), |value| scale.position(BARS, value));
         let length = x(figures.median()) - BARS.0;
         let corner = (BARS.0, middle - BAR / 2.0);
-        self.rect(corner, (length, BAR), colour(contender.kin()));
+        self.rect(corner, (length, BAR), colour(contender.group()));
         if low < high {
             self.line((x(low), middle), (x(high), middle), "#222222");
             for end in [x(low), x(high)] {

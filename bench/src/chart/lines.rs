@@ -1,5 +1,5 @@
-//! A line through the medians of each contender, on a logarithmic scale of what grows, and its name
-//! at the end.
+//! Line charts: a line through the medians of each contender, over a logarithmic x axis, with the
+//! contender's name at its end.
 
 use super::{Drawing, LINE, MARGIN, Scale, colour};
 use crate::contenders::Contender;
@@ -8,7 +8,7 @@ use crate::report::{Point, Report};
 // In pixels.
 const PLOT: (f64, f64) = (70.0, 700.0);
 const HEIGHT: f64 = 320.0;
-/// Between two names.
+/// Minimum distance between two names.
 const NAME: f64 = 13.0;
 
 pub(super) fn draw(drawing: &mut Drawing, report: &Report) {
@@ -28,7 +28,7 @@ pub(super) fn draw(drawing: &mut Drawing, report: &Report) {
     }
 }
 
-/// A contender's medians, from left to right.
+/// The medians of one contender, from left to right.
 struct Line {
     contender: Contender,
     points: Vec<(f64, f64)>,
@@ -47,28 +47,31 @@ impl Drawing {
         });
         let lines: Vec<_> = medians.filter(|line| !line.points.is_empty()).collect();
         let values = lines.iter().flat_map(|line| &line.points);
-        let scale = Scale::up_to(values.map(|(_, y)| *y).fold(0.0, f64::max));
-        let grows = points.iter().map(|(_, _, point)| point.x);
-        let low = grows.clone().fold(f64::INFINITY, f64::min).ln();
-        let high = grows.clone().fold(0.0, f64::max).ln().max(low + 1e-9);
+        let scale = Scale::new(values.map(|(_, y)| *y).fold(0.0, f64::max));
+        let xs = points.iter().map(|(_, _, point)| point.x);
+        let low = xs.clone().fold(f64::INFINITY, f64::min).ln();
+        let high = xs.clone().fold(0.0, f64::max).ln().max(low + 1e-9);
         let x = |value: f64| PLOT.0 + (value.ln() - low) / (high - low) * (PLOT.1 - PLOT.0);
         self.y += LINE;
         self.text(MARGIN, "case", name);
         let (top, bottom) = (self.y + 12.0, self.y + 12.0 + HEIGHT);
-        let y = |value: f64| scale.between((bottom, top), value);
+        let y = |value: f64| scale.position((bottom, top), value);
         for tick in scale.ticks() {
             self.line((PLOT.0, y(tick)), (PLOT.1, y(tick)), "#dddddd");
             self.y = y(tick) + 4.0;
             self.text(PLOT.0 - 8.0, "name", &scale.label(tick));
         }
         self.y = bottom + LINE;
-        for value in grows {
+        for value in xs {
             self.text(x(value), "tick", &value.to_string());
         }
         let mut names = Vec::new();
         for Line { contender, points } in &lines {
-            let at: Vec<_> = points.iter().map(|(left, up)| (x(*left), y(*up))).collect();
-            let stroke = colour(contender.kin());
+            let at: Vec<_> = points
+                .iter()
+                .map(|(value, median)| (x(*value), y(*median)))
+                .collect();
+            let stroke = colour(contender.group());
             for (x, y) in &at {
                 self.add(format_args!(
                     "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\" fill=\"{stroke}\"/>"
@@ -89,15 +92,15 @@ impl Drawing {
         self.y = bottom + LINE + 4.0;
     }
 
-    /// Beside the ends of lines, and moved up or down where they would overlap.
+    /// Draws names beside the ends of lines, moved up or down where they would overlap.
     fn names(&mut self, mut names: Vec<((f64, f64), String)>, bottom: f64) {
-        // Those that end at the same place, from the top down.
+        // Sort names of the same x position from the top down.
         names.sort_by(|(left, _), (right, _)| {
             left.0.total_cmp(&right.0).then(left.1.total_cmp(&right.1))
         });
         for column in names.chunk_by(|((left, _), _), ((right, _), _)| (left - right).abs() < 1.0) {
-            let wanted: Vec<_> = column.iter().map(|((_, y), _)| *y).collect();
-            for (((x, _), name), y) in column.iter().zip(apart(&wanted, bottom)) {
+            let positions: Vec<_> = column.iter().map(|((_, y), _)| *y).collect();
+            for (((x, _), name), y) in column.iter().zip(spread(&positions, bottom)) {
                 self.y = y + 4.0;
                 self.text(x + 8.0, "value", name);
             }
@@ -105,19 +108,19 @@ impl Drawing {
     }
 }
 
-/// Places for names that are wanted at places from the top down: at least a line apart, none below
-/// the bottom, and none moved without need.
-fn apart(wanted: &[f64], bottom: f64) -> Vec<f64> {
-    let mut places = wanted.to_vec();
-    for index in 1..places.len() {
-        places[index] = places[index].max(places[index - 1] + NAME);
+/// Spreads label positions, given from the top down: at least one line apart, none below the
+/// bottom, and moved only where necessary.
+fn spread(positions: &[f64], bottom: f64) -> Vec<f64> {
+    let mut positions = positions.to_vec();
+    for index in 1..positions.len() {
+        positions[index] = positions[index].max(positions[index - 1] + NAME);
     }
     let mut limit = bottom;
-    for place in places.iter_mut().rev() {
-        *place = place.min(limit);
-        limit = *place - NAME;
+    for position in positions.iter_mut().rev() {
+        *position = position.min(limit);
+        limit = *position - NAME;
     }
-    places
+    positions
 }
 
 #[cfg(test)]
@@ -126,12 +129,12 @@ mod tests {
 
     #[test]
     fn names_do_not_overlap() {
-        let same = |places: Vec<f64>, expected: &[f64]| {
+        let same = |positions: Vec<f64>, expected: &[f64]| {
             let close = |(left, right): (&f64, &f64)| (left - right).abs() < 1e-9;
-            assert!(places.iter().zip(expected).all(close), "{places:?}");
+            assert!(positions.iter().zip(expected).all(close), "{positions:?}");
         };
-        same(apart(&[10.0, 50.0], 100.0), &[10.0, 50.0]);
-        same(apart(&[10.0, 11.0, 12.0], 100.0), &[10.0, 23.0, 36.0]);
-        same(apart(&[98.0, 99.0], 100.0), &[87.0, 100.0]);
+        same(spread(&[10.0, 50.0], 100.0), &[10.0, 50.0]);
+        same(spread(&[10.0, 11.0, 12.0], 100.0), &[10.0, 23.0, 36.0]);
+        same(spread(&[98.0, 99.0], 100.0), &[87.0, 100.0]);
     }
 }

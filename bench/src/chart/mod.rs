@@ -1,11 +1,11 @@
-//! A report as a picture: bars for what is compared, lines for what grows.
+//! Charts of a report, as SVG: bars for comparisons, lines for growth.
 
 mod bars;
 mod lines;
 
 use std::fmt::Write as _;
 
-use crate::contenders::Kin;
+use crate::contenders::Group;
 use crate::report::Report;
 
 // In pixels.
@@ -13,13 +13,13 @@ const WIDTH: f64 = 860.0;
 const MARGIN: f64 = 20.0;
 const LINE: f64 = 16.0;
 
-/// The picture, as SVG 1.1.
+/// Draws the chart, as SVG 1.1.
 pub(crate) fn draw(report: &Report) -> String {
     let mut drawing = Drawing {
         elements: String::new(),
         y: MARGIN + 4.0,
     };
-    drawing.text(MARGIN, "title", &report.subject.title);
+    drawing.text(MARGIN, "title", &report.description.title);
     drawing.y += LINE + 4.0;
     for fact in &report.header {
         drawing.text(MARGIN, "fact", fact);
@@ -35,7 +35,7 @@ pub(crate) fn draw(report: &Report) -> String {
         bars::draw(&mut drawing, report);
     }
     drawing.y += MARGIN;
-    drawing.text(WIDTH / 2.0, "unit", &report.subject.unit);
+    drawing.text(WIDTH / 2.0, "unit", &report.description.unit);
     let height = drawing.y + MARGIN;
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
@@ -52,7 +52,7 @@ const STYLE: &str = "text{font:12px system-ui,sans-serif;fill:#222222}\
 
 struct Drawing {
     elements: String,
-    /// The baseline of what comes next.
+    /// The baseline of the next element.
     y: f64,
 }
 
@@ -60,10 +60,10 @@ impl Drawing {
     fn legend(&mut self, report: &Report) {
         self.y += 6.0;
         let mut x = MARGIN;
-        for kin in Kin::ALL {
-            if report.rows.iter().any(|row| row.contender.kin() == kin) {
-                self.rect((x, self.y - 10.0), (12.0, 12.0), colour(kin));
-                self.text(x + 17.0, "fact", kin.name());
+        for group in Group::ALL {
+            if report.rows.iter().any(|row| row.contender.group() == group) {
+                self.rect((x, self.y - 10.0), (12.0, 12.0), colour(group));
+                self.text(x + 17.0, "fact", group.name());
                 x += 150.0;
             }
         }
@@ -91,16 +91,16 @@ impl Drawing {
     }
 
     fn add(&mut self, element: std::fmt::Arguments<'_>) {
-        // A string takes whatever is written to it.
+        // Writing to a `String` cannot fail.
         let _ = writeln!(self.elements, "{element}");
     }
 }
 
-fn colour(kin: Kin) -> &'static str {
-    match kin {
-        Kin::Floor => "#9aa0a6",
-        Kin::Ours => "#2a78d6",
-        Kin::Others => "#e08a2e",
+fn colour(group: Group) -> &'static str {
+    match group {
+        Group::BareLoop => "#9aa0a6",
+        Group::ThisProject => "#2a78d6",
+        Group::Others => "#e08a2e",
     }
 }
 
@@ -110,15 +110,15 @@ fn escaped(text: &str) -> String {
         .replace('>', "&gt;")
 }
 
-/// From zero to a round number.
+/// An axis from zero to a round number.
 struct Scale {
     step: f64,
     end: f64,
 }
 
 impl Scale {
-    /// With four to ten steps of 1, 2 or 5 times a power of ten.
-    fn up_to(highest: f64) -> Self {
+    /// Creates an axis with four to ten steps of 1, 2 or 5 times a power of ten.
+    fn new(highest: f64) -> Self {
         let highest = if highest > 0.0 { highest } else { 1.0 };
         let rough = highest / 4.0;
         let power = 10_f64.powf(rough.log10().floor());
@@ -131,8 +131,8 @@ impl Scale {
         Self { step, end }
     }
 
-    /// Where a value lies between two coordinates.
-    fn between(&self, (begin, end): (f64, f64), value: f64) -> f64 {
+    /// Returns the position of a value between two coordinates.
+    fn position(&self, (begin, end): (f64, f64), value: f64) -> f64 {
         begin + value / self.end * (end - begin)
     }
 
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
     use crate::report::tests::example;
 
-    /// Whether each element that begins also ends, in the right order.
+    /// Returns true if each element that begins also ends, in the right order.
     fn is_well_formed(text: &str) -> bool {
         let mut open = Vec::new();
         for tag in text.split('<').skip(1) {
@@ -175,55 +175,55 @@ mod tests {
 
     fn without_points() -> Report {
         let mut report = example();
-        for part in &mut report.subject.parts {
+        for part in &mut report.description.parts {
             part.columns[0].point = None;
         }
         report
     }
 
     #[test]
-    fn pictures_are_well_formed_and_have_everybody_in_them() {
+    fn charts_are_well_formed_and_name_every_contender() {
         for report in [example(), without_points()] {
-            let picture = draw(&report);
-            assert!(is_well_formed(&picture), "{picture}");
+            let chart = draw(&report);
+            assert!(is_well_formed(&chart), "{chart}");
             for part in ["epoll", "green", "threading", "may"] {
-                assert!(picture.contains(&format!(">{part}")), "{part}");
+                assert!(chart.contains(&format!(">{part}")), "{part}");
             }
-            assert!(picture.contains("bench &lt;echo&gt; &amp; more"));
-            assert!(!picture.contains("NaN") && !picture.contains("inf"));
+            assert!(chart.contains("bench &lt;echo&gt; &amp; more"));
+            assert!(!chart.contains("NaN") && !chart.contains("inf"));
         }
         assert!(!is_well_formed("<svg><text></svg>"));
     }
 
     #[test]
-    fn bars_are_there_for_what_was_measured() {
-        let picture = draw(&without_points());
+    fn bar_chart_has_a_bar_for_each_measurement() {
+        let chart = draw(&without_points());
         for part in ["4.20 (4.10 to 4.30)", "C = 1", "C = 50"] {
-            assert!(picture.contains(&format!(">{part}</text>")), "{part}");
+            assert!(chart.contains(&format!(">{part}</text>")), "{part}");
         }
-        // Background, a legend of three kinds, three bars and three.
-        assert_eq!(picture.matches("<rect").count(), 1 + 3 + 3 + 3);
+        // The background, three groups in the legend, two times three bars.
+        assert_eq!(chart.matches("<rect").count(), 1 + 3 + 3 + 3);
     }
 
     #[test]
-    fn lines_have_a_point_for_each_measurement() {
-        let picture = draw(&example());
-        assert_eq!(picture.matches("<circle").count(), 6);
-        // Whoever has one point has no line.
-        assert_eq!(picture.matches("<polyline").count(), 2);
-        assert!(picture.contains(">all active</text>"), "{picture}");
+    fn line_chart_has_a_point_for_each_measurement() {
+        let chart = draw(&example());
+        assert_eq!(chart.matches("<circle").count(), 6);
+        // A contender with one point has no line.
+        assert_eq!(chart.matches("<polyline").count(), 2);
+        assert!(chart.contains(">all active</text>"), "{chart}");
     }
 
     #[test]
-    fn lengths_are_in_proportion() {
-        let scale = Scale::up_to(8.0);
-        let length = |value| scale.between((100.0, 200.0), value) - 100.0;
+    fn lengths_are_proportional_to_values() {
+        let scale = Scale::new(8.0);
+        let length = |value| scale.position((100.0, 200.0), value) - 100.0;
         assert!((length(6.0) - 2.0 * length(3.0)).abs() < 1e-9);
         assert!(length(8.0) <= 100.0);
     }
 
     #[test]
-    fn scales_are_round() {
+    fn axes_have_round_steps() {
         for (highest, expected) in [
             (8.0, "0 2 4 6 8"),
             (0.7, "0.0 0.1 0.2 0.3 0.4 0.5 0.6 0.7"),
@@ -231,7 +231,7 @@ mod tests {
             (0.0, "0.0 0.2 0.4 0.6 0.8 1.0"),
             (0.09, "0.00 0.02 0.04 0.06 0.08 0.10"),
         ] {
-            let scale = Scale::up_to(highest);
+            let scale = Scale::new(highest);
             let labels: Vec<_> = scale.ticks().map(|tick| scale.label(tick)).collect();
             assert_eq!(labels.join(" "), expected, "{highest}");
         }

@@ -1,4 +1,4 @@
-//! The servers on actix-server: one thread accepts, and another one serves.
+//! The servers on actix-server: one thread accepts, another thread serves.
 
 use std::convert::Infallible;
 
@@ -34,7 +34,7 @@ pub(super) fn serve<const N: usize>(listener: Listener, stop: bool) -> anyhow::R
             let mut stopped = signal(SignalKind::terminate())?;
             ::tokio::spawn(async move {
                 stopped.recv().await;
-                // Without grace: clients are cut.
+                // Without a grace period: open connections are closed.
                 handle.stop(false).await;
             });
         }

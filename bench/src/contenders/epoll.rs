@@ -1,4 +1,5 @@
-//! The floor: one thread, one epoll set, one buffer for all; one read and one write for each report.
+//! The bare loop on epoll: one thread, one epoll set, one buffer for all connections, and one read
+//! and one write per event.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -41,17 +42,17 @@ pub(super) fn serve(listener: &Listener) -> io::Result<()> {
     }
 }
 
-/// Whether the client is still there.
+/// Echoes the available input. Returns false if the connection has ended.
 fn echo(stream: &OwnedFd, buf: &mut [u8]) -> bool {
     loop {
         match rustix::net::recv(stream, &mut *buf, RecvFlags::empty()) {
             Ok((0, _)) => return false,
             Ok((n, _)) => {
-                // Replies are small here: a client that does not read is given up.
+                // Replies are small: close a client that does not read.
                 if rustix::net::send(stream, &buf[..n], SendFlags::NOSIGNAL) != Ok(n) {
                     return false;
                 }
-                // Less than there is room for was all there is: epoll(7), question 9.
+                // A short read has emptied the socket: epoll(7), question 9.
                 if n < buf.len() {
                     return true;
                 }

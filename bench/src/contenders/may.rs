@@ -1,4 +1,4 @@
-//! The servers on may, which makes its own sockets.
+//! The servers on may, which creates its own sockets.
 
 use std::path::Path;
 
@@ -7,12 +7,12 @@ use ::may::os::unix::net::UnixListener;
 
 use super::announce;
 use super::threads::echo;
-use crate::machine::set_congestion_control;
+use crate::environment::set_congestion_control;
 
 pub(super) fn streams<const N: usize>(path: Option<&Path>) -> anyhow::Result<()> {
     ::may::config().set_workers(1);
     if N > 1024 {
-        // Its stacks have 32 KiB by default; this is in words.
+        // The default stack has 32 KiB; the size is given in words.
         ::may::config().set_stack_size((N + (32 << 10)) / size_of::<usize>());
     }
     if let Some(path) = path {

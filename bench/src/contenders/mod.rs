@@ -1,18 +1,18 @@
-//! The servers: each echoes what it reads, with a buffer of 1 KiB (or 16) for each connection, or
-//! serves the files of a directory over HTTP.
+//! The servers that take part. Each echoes its input, with a buffer of 1 or 16 KiB per connection,
+//! or serves the files of a directory over HTTP.
 
 mod actix;
 mod epoll;
 mod http;
 #[allow(
     unsafe_code,
-    reason = "the kernel is told addresses; each block argues that they stay valid"
+    reason = "the kernel gets addresses of buffers; each block argues that they stay valid"
 )]
 mod io_uring;
 mod may;
 mod monoio;
-mod ours;
 mod python;
+mod socketserver;
 mod stream;
 mod threads;
 mod tokio;
@@ -30,58 +30,59 @@ use crate::process::die_with_parent;
 pub(crate) struct Options {
     #[arg(value_enum)]
     contender: Contender,
-    /// Over UDP
+    /// Serve UDP
     #[arg(long, conflicts_with = "unix")]
     udp: bool,
-    /// Over a Unix stream socket with this name
+    /// Serve Unix streams on a socket with this path
     #[arg(long, value_name = "PATH")]
     unix: Option<PathBuf>,
-    /// Serve what is in `files` in this directory over HTTP; beside it is room for what the server
-    /// writes itself
+    /// Serve the subdirectory `files` of this directory over HTTP; the server may write other
+    /// files into the directory
     #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["udp", "unix", "large", "stop"])]
     http: Option<PathBuf>,
-    /// With a buffer of 16 KiB for each connection, instead of 1 KiB
+    /// Use a buffer of 16 KiB for each connection, instead of 1 KiB
     #[arg(long)]
     large: bool,
-    /// Stop at SIGTERM in an orderly way, without waiting for clients
+    /// Stop cleanly at SIGTERM, without waiting for clients
     #[arg(long)]
     stop: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Contender {
-    /// A bare loop around epoll: what all event-driven servers are built on
+    /// A bare epoll loop, the core of every event-driven server
     Epoll,
-    /// A bare loop around io_uring
+    /// A bare io_uring loop
     IoUring,
     /// The green model
     Green,
-    /// The green model, with connections kept alive between messages
+    /// The green model, with connections suspended between messages (`Connection::keep_alive`)
     GreenKeepAlive,
-    /// The green model, with an observer of its events, and metrics
+    /// The green model, with an event observer and metrics
     GreenWatched,
-    /// Its engine alone
+    /// greenroom alone, the runtime of the green model
     Greenroom,
     /// The threading model
     Threading,
-    /// The threading model, with an observer of its events, and metrics
+    /// The threading model, with an event observer and metrics
     ThreadingWatched,
     /// The forking model
     Forking,
     /// The pooled model
     Pooled,
-    /// The pooled model, with connections kept alive between messages
+    /// The pooled model, with connections suspended between messages (`Connection::keep_alive`)
     PooledKeepAlive,
-    /// One request at a time
+    /// The sequential model: one request at a time
     Sequential,
     /// tokio on one thread
     TokioCurrent,
-    /// tokio on two
+    /// tokio on two threads
     TokioMulti,
     /// actix-server with one worker
     Actix,
     /// monoio on io_uring
     Monoio,
+    /// may with one worker
     May,
     /// A bare thread for each connection
     StdThread,
@@ -93,21 +94,21 @@ pub(crate) enum Contender {
     PythonGevent,
     /// nginx, with one worker process
     Nginx,
-    /// hyper, on tokio on one thread
+    /// hyper on tokio, on one thread
     Hyper,
 }
 
-/// Whose a contender is.
+/// The group that a contender belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kin {
-    Floor,
-    Ours,
+pub(crate) enum Group {
+    BareLoop,
+    ThisProject,
     Others,
 }
 
-/// What clients and servers speak over.
+/// The transport between clients and servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wire {
+pub(crate) enum Transport {
     Tcp,
     Unix,
     Udp,
@@ -115,13 +116,13 @@ pub(crate) enum Wire {
     Http,
 }
 
-impl Kin {
-    pub(crate) const ALL: [Self; 3] = [Self::Floor, Self::Ours, Self::Others];
+impl Group {
+    pub(crate) const ALL: [Self; 3] = [Self::BareLoop, Self::ThisProject, Self::Others];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Floor => "a bare loop",
-            Self::Ours => "this project",
+            Self::BareLoop => "a bare loop",
+            Self::ThisProject => "this project",
             Self::Others => "others",
         }
     }
@@ -133,9 +134,9 @@ impl Contender {
             .map_or_else(String::new, |value| value.get_name().into())
     }
 
-    pub(crate) fn kin(self) -> Kin {
+    pub(crate) fn group(self) -> Group {
         match self {
-            Self::Epoll | Self::IoUring => Kin::Floor,
+            Self::Epoll | Self::IoUring => Group::BareLoop,
             Self::Green
             | Self::GreenKeepAlive
             | Self::GreenWatched
@@ -145,7 +146,7 @@ impl Contender {
             | Self::Forking
             | Self::Pooled
             | Self::PooledKeepAlive
-            | Self::Sequential => Kin::Ours,
+            | Self::Sequential => Group::ThisProject,
             Self::TokioCurrent
             | Self::TokioMulti
             | Self::Actix
@@ -156,15 +157,15 @@ impl Contender {
             | Self::PythonAsyncio
             | Self::PythonGevent
             | Self::Nginx
-            | Self::Hyper => Kin::Others,
+            | Self::Hyper => Group::Others,
         }
     }
 
-    /// Whether there is such a server here.
-    pub(crate) fn serves(self, wire: Wire) -> bool {
-        match wire {
-            Wire::Tcp | Wire::Unix => !matches!(self, Self::Nginx | Self::Hyper),
-            Wire::Udp => !matches!(
+    /// Returns true if this program has such a server.
+    pub(crate) fn supports(self, transport: Transport) -> bool {
+        match transport {
+            Transport::Tcp | Transport::Unix => !matches!(self, Self::Nginx | Self::Hyper),
+            Transport::Udp => !matches!(
                 self,
                 Self::IoUring
                     | Self::GreenKeepAlive
@@ -176,31 +177,31 @@ impl Contender {
                     | Self::Nginx
                     | Self::Hyper
             ),
-            Wire::Http => matches!(
+            Transport::Http => matches!(
                 self,
                 Self::Green | Self::Threading | Self::Pooled | Self::Nginx | Self::Hyper
             ),
         }
     }
 
-    /// Whether it can be stopped in an orderly way that it brings along or that its documentation shows.
-    pub(crate) fn stops(self) -> bool {
-        match self.kin() {
-            Kin::Floor => false,
-            Kin::Ours => self != Self::Greenroom,
-            Kin::Others => !matches!(
+    /// Returns true if the server can be stopped cleanly, by itself or as its documentation shows.
+    pub(crate) fn has_clean_stop(self) -> bool {
+        match self.group() {
+            Group::BareLoop => false,
+            Group::ThisProject => self != Self::Greenroom,
+            Group::Others => !matches!(
                 self,
                 Self::Monoio | Self::May | Self::StdThread | Self::Nginx | Self::Hyper
             ),
         }
     }
 
-    /// How many connections that stay open are asked of it, at most. Where each has a thread or a
-    /// process, that is what a system of ordinary size has room for.
-    pub(crate) fn capacity(self) -> usize {
+    /// Returns the maximum number of open connections to measure. Where each connection has a
+    /// thread or a process, the limit is what a system of ordinary size has room for.
+    pub(crate) fn max_connections(self) -> usize {
         match self {
             Self::Sequential => 1,
-            // As many threads as it has by default.
+            // The default number of threads.
             Self::Pooled => 32,
             Self::Forking | Self::PythonThreading => 1_000,
             Self::Threading | Self::ThreadingWatched | Self::StdThread => 5_000,
@@ -208,22 +209,22 @@ impl Contender {
         }
     }
 
-    /// Why it cannot run on this system, if so.
-    pub(crate) fn missing(self, wire: Wire) -> Option<String> {
-        if wire == Wire::Http {
-            return http::missing(self);
+    /// Returns the reason why the server cannot run on this system, if there is one.
+    pub(crate) fn unavailable_reason(self, transport: Transport) -> Option<String> {
+        if transport == Transport::Http {
+            return http::unavailable_reason(self);
         }
         match self {
-            Self::IoUring | Self::Monoio => io_uring::missing(),
+            Self::IoUring | Self::Monoio => io_uring::unavailable_reason(),
             Self::PythonThreading | Self::PythonAsyncio | Self::PythonGevent => {
-                python::missing(self)
+                python::unavailable_reason(self)
             }
             _ => None,
         }
     }
 }
 
-impl fmt::Display for Wire {
+impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Tcp => "TCP",
@@ -240,8 +241,8 @@ impl fmt::Display for Contender {
     }
 }
 
-/// What is not built with this program, and in which versions: Python, gevent, nginx.
-pub(crate) fn others() -> Vec<String> {
+/// Returns the versions of the servers that are not built with this program: Python, gevent, nginx.
+pub(crate) fn external_versions() -> Vec<String> {
     let mut versions = python::versions();
     versions.extend(http::nginx_version());
     versions
@@ -259,7 +260,7 @@ pub(crate) fn serve(options: &Options) -> anyhow::Result<()> {
     }
 }
 
-/// Tells whoever measures where to find it.
+/// Prints the address of the server, for the benchmark that has started it.
 fn announce(address: impl fmt::Display) -> io::Result<()> {
     let mut out = io::stdout();
     writeln!(out, "{address}")?;

@@ -1,5 +1,5 @@
-//! The servers on monoio, with its driver for io_uring. It hands buffers to the kernel, so that they
-//! are on the heap.
+//! The servers on monoio, with its io_uring driver. The driver passes buffers to the kernel, so
+//! they are on the heap.
 
 use std::net::UdpSocket;
 

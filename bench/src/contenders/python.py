@@ -1,4 +1,4 @@
-"""Echoes what comes in at an inherited socket, as the documentation of each of these shows it."""
+"""Echo servers on an inherited socket, each written as its documentation shows."""
 
 import signal
 import socket
@@ -40,12 +40,12 @@ def serve_with_threads():
         def handle_error(self, request, client_address):
             pass
 
-    # With a socket that is there already.
+    # Uses the inherited socket in place of the one that the constructor creates.
     server = Server(("127.0.0.1", 0), Stream if is_stream else Packet, bind_and_activate=False)
     server.socket.close()
     server.socket = sock
     if may_stop:
-        # It waits until serve_forever, in the main thread, has ended.
+        # shutdown() blocks until serve_forever, in the main thread, has returned.
         stop = threading.Thread(target=server.shutdown)
         signal.signal(signal.SIGTERM, lambda *_: stop.start())
     ready()
@@ -111,7 +111,7 @@ def serve_with_gevent():
         def handle(self, data, addr):
             self.socket.sendto(data, addr)
 
-    # As many at once as there are: its default pool has no limit.
+    # The default pool has no limit.
     serving = server.StreamServer(own, echo) if is_stream else Packets(own)
     if may_stop:
         gevent.signal_handler(signal.SIGTERM, serving.stop, timeout=0)

@@ -1,5 +1,5 @@
-//! The servers in Python, on a socket that they inherit. The interpreter is the `python3` of the
-//! search path, or what the environment's `PYTHON` says.
+//! The servers in Python, on an inherited socket. The interpreter is `python3` in the search path,
+//! or the program that the environment variable `PYTHON` names.
 
 use std::env;
 use std::fmt::Display;
@@ -14,7 +14,7 @@ use super::Contender;
 
 const SCRIPT: &str = include_str!("python.py");
 
-/// Becomes the interpreter, and stays the same process.
+/// Replaces this process with the interpreter.
 pub(super) fn serve(
     contender: Contender,
     socket: &impl AsFd,
@@ -26,7 +26,7 @@ pub(super) fn serve(
         Contender::PythonThreading => "threading",
         Contender::PythonAsyncio => "asyncio",
         Contender::PythonGevent => "gevent",
-        other => bail!("{other} is not in Python"),
+        other => bail!("{other} is not a Python server"),
     };
     rustix::io::fcntl_setfd(socket, FdFlags::empty())?;
     let error = interpreter()
@@ -43,7 +43,7 @@ fn interpreter() -> Command {
     Command::new(env::var_os("PYTHON").unwrap_or_else(|| "python3".into()))
 }
 
-pub(super) fn missing(contender: Contender) -> Option<String> {
+pub(super) fn unavailable_reason(contender: Contender) -> Option<String> {
     let needed = match contender {
         Contender::PythonGevent => ["python", "gevent"].as_slice(),
         _ => &["python"],
@@ -51,7 +51,7 @@ pub(super) fn missing(contender: Contender) -> Option<String> {
     let lacks = needed.iter().find(|part| version(part).is_none())?;
     Some(match *lacks {
         "gevent" => "this Python has no gevent".into(),
-        _ => "there is no python3".into(),
+        _ => "python3 is not installed".into(),
     })
 }
 
@@ -65,12 +65,12 @@ fn version(part: &str) -> Option<String> {
         "gevent" => "import gevent; print(gevent.__version__)",
         _ => "import platform; print(platform.python_version())",
     };
-    let told = interpreter()
+    let output = interpreter()
         .args(["-c", program])
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output()
         .ok()?;
-    let version = String::from_utf8(told.stdout).ok()?;
-    told.status.success().then(|| version.trim().into())
+    let version = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| version.trim().into())
 }

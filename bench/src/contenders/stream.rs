@@ -1,4 +1,4 @@
-//! The servers over TCP and Unix streams, with sockets that are alike.
+//! The servers over TCP and Unix streams, all with the same kind of socket.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -6,13 +6,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use ::socketserver::transport::{Tcp, UnixStream};
 use rustix::net::{AddressFamily, SocketType, sockopt};
-use socketserver::transport::{Tcp, UnixStream};
 
-use crate::machine::set_congestion_control;
+use crate::environment::set_congestion_control;
 
 use super::{
-    Contender, Options, actix, announce, epoll, io_uring, may, monoio, ours, python, threads, tokio,
+    Contender, Options, actix, announce, epoll, io_uring, may, monoio, python, socketserver,
+    threads, tokio,
 };
 
 pub(super) enum Listener {
@@ -20,7 +21,7 @@ pub(super) enum Listener {
     Unix(UnixListener),
 }
 
-/// Buffers have `N` bytes.
+/// Serves with buffers of `N` bytes.
 pub(super) fn serve<const N: usize>(options: &Options) -> anyhow::Result<()> {
     let Options {
         contender, stop, ..
@@ -34,7 +35,7 @@ pub(super) fn serve<const N: usize>(options: &Options) -> anyhow::Result<()> {
         contender,
         Contender::PythonThreading | Contender::PythonAsyncio | Contender::PythonGevent
     ) {
-        // Which takes a while to start, and announces itself.
+        // The interpreter starts slowly; the script itself announces the address.
         return python::serve(contender, &listener, &address, N, stop);
     }
     announce(address)?;
@@ -46,15 +47,18 @@ pub(super) fn serve<const N: usize>(options: &Options) -> anyhow::Result<()> {
         Contender::Actix => actix::serve::<N>(listener, stop),
         Contender::Monoio => monoio::streams::<N>(listener),
         Contender::StdThread => threads::streams::<N>(&listener),
-        Contender::Greenroom => ours::engine::<N>(listener),
+        Contender::Greenroom => socketserver::runtime::<N>(listener),
         _ => match listener {
-            Listener::Tcp(tcp) => ours::streams::<Tcp, N>(contender, tcp.into(), stop),
-            Listener::Unix(unix) => ours::streams::<UnixStream, N>(contender, unix.into(), stop),
+            Listener::Tcp(tcp) => socketserver::streams::<Tcp, N>(contender, tcp.into(), stop),
+            Listener::Unix(unix) => {
+                socketserver::streams::<UnixStream, N>(contender, unix.into(), stop)
+            }
         },
     }
 }
 
-/// As long a backlog as the system allows, for all alike but one, which makes its own socket.
+/// Listens with the longest backlog that the system allows. All contenders use this socket except
+/// may, which creates its own.
 pub(super) fn listen(path: Option<&Path>) -> anyhow::Result<(Listener, String)> {
     if let Some(path) = path {
         let fd = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;

@@ -1,4 +1,4 @@
-//! Threads, and nothing else: one for each connection; over UDP one for all.
+//! Bare threads: one per connection; one for all datagrams.
 
 use std::io::{self, Read, Write};
 use std::net::UdpSocket;
@@ -22,7 +22,7 @@ pub(super) fn streams<const N: usize>(listener: &Listener) -> anyhow::Result<()>
     }
 }
 
-/// Until the client closes, or cannot be written to.
+/// Echoes until the client closes or a write fails.
 pub(super) fn echo<const N: usize>(mut stream: impl Read + Write) {
     let mut buf = [0; N];
     while let Ok(n @ 1..) = stream.read(&mut buf) {
@@ -35,7 +35,7 @@ pub(super) fn echo<const N: usize>(mut stream: impl Read + Write) {
 pub(super) fn datagrams(socket: &UdpSocket) -> io::Result<()> {
     let mut buf = [0; 1024];
     loop {
-        // What a reply has met is reported here, too.
+        // An error of an earlier reply (ICMP) is also returned here.
         if let Ok((n, from)) = socket.recv_from(&mut buf) {
             let _ = socket.send_to(&buf[..n], from);
         }

@@ -53,7 +53,7 @@ pub(super) fn streams<const N: usize>(
     Ok(builder.build()?.block_on(until_stopped(serve, stop))?)
 }
 
-/// Until the client closes, or cannot be written to.
+/// Echoes until the client closes or a write fails.
 pub(super) async fn echo<S, const N: usize>(mut stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -66,7 +66,7 @@ where
     }
 }
 
-/// Until SIGTERM, if `stop` is set; what it has spawned goes with the runtime.
+/// Serves until SIGTERM, if `stop` is set. Dropping the runtime ends the spawned tasks.
 async fn until_stopped(serve: impl Future<Output = io::Result<()>>, stop: bool) -> io::Result<()> {
     if !stop {
         return serve.await;

@@ -9,12 +9,12 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use super::{Contender, Wire, announce, may, monoio, ours, python, threads, tokio};
+use super::{Contender, Transport, announce, may, monoio, python, socketserver, threads, tokio};
 
 pub(super) fn serve(contender: Contender, stop: bool) -> anyhow::Result<()> {
     ensure!(
-        contender.serves(Wire::Udp),
-        "{contender} has no server over UDP here"
+        contender.supports(Transport::Udp),
+        "{contender} has no UDP server here"
     );
     if contender == Contender::May {
         return may::datagrams();
@@ -29,17 +29,17 @@ pub(super) fn serve(contender: Contender, stop: bool) -> anyhow::Result<()> {
     }
     announce(address)?;
     match contender {
-        Contender::Epoll => Ok(bare(&socket)?),
+        Contender::Epoll => Ok(epoll_loop(&socket)?),
         Contender::TokioCurrent => tokio::datagrams(&mut tokio::current(), socket, stop),
         Contender::TokioMulti => tokio::datagrams(&mut tokio::multi(), socket, stop),
         Contender::Monoio => monoio::datagrams(socket),
         Contender::StdThread => Ok(threads::datagrams(&socket)?),
-        _ => ours::datagrams(contender, socket.into(), stop),
+        _ => socketserver::datagrams(contender, socket.into(), stop),
     }
 }
 
-/// The floor: one thread, one epoll set, one receive and one send for each datagram.
-fn bare(socket: &UdpSocket) -> io::Result<()> {
+/// The bare loop: one thread, one epoll set, one receive and one send per datagram.
+fn epoll_loop(socket: &UdpSocket) -> io::Result<()> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let data = epoll::EventData::new_u64(0);
     epoll::add(&epoll, socket, data, epoll::EventFlags::IN)?;
@@ -53,12 +53,12 @@ fn bare(socket: &UdpSocket) -> io::Result<()> {
         loop {
             match rustix::net::recvfrom(socket, &mut buf, RecvFlags::DONTWAIT) {
                 Ok((n, _, Some(from))) => {
-                    // A reply that finds no room is lost.
+                    // A reply that does not fit the send buffer is lost.
                     let flags = SendFlags::DONTWAIT;
                     let _ = rustix::net::sendto(socket, &buf[..n], flags, &from);
                 }
                 Err(Errno::AGAIN) => break,
-                // What a reply has met, or a sender without an address.
+                // An error of an earlier reply (ICMP), or a sender without an address.
                 _ => {}
             }
         }

@@ -1,10 +1,10 @@
-//! Clients that each connect, send one message, wait for it to come back, and close.
+//! Clients that each connect, send one message, wait for the echo, and close.
 //!
-//! A client ends its output once it has the answer, and waits for the server to close: a connection
-//! that is counted is one that the server has seen the end of. As the client is the first to close,
-//! `TIME_WAIT` stays with it, as with most clients; and so that this does not use up its ports,
-//! connections come from 250 loopback addresses in turn. (A client that resets its connection would
-//! leave none, but would take every server the way of an error.)
+//! A client shuts down its output once it has the answer, and waits for the server to close. Only a
+//! connection that both sides have closed is counted. The client closes first, so `TIME_WAIT` stays
+//! with the client, as with most clients. Connections come from 250 loopback addresses in turn, so
+//! that `TIME_WAIT` does not use up the ports. (A reset would leave no `TIME_WAIT`, but would take
+//! every server into its error path.)
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::OwnedFd;
@@ -14,8 +14,8 @@ use rustix::event::epoll;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 
 use super::message::{Messages, send};
-use super::{BUFFER, ClosedLoop, Load, Order, Outcome, receive, watch};
-use crate::machine::set_congestion_control;
+use super::{BUFFER, ClosedLoop, Load, Outcome, RunSpec, receive, register};
+use crate::environment::set_congestion_control;
 
 pub(super) struct Churn {
     epoll: OwnedFd,
@@ -24,16 +24,17 @@ pub(super) struct Churn {
     messages: Messages,
     /// The last byte of the next source address.
     source: u8,
-    /// How many connections there were.
-    begun: u32,
+    /// Number of connections so far.
+    started: u32,
     buf: Vec<u8>,
 }
 
 struct Client {
     stream: OwnedFd,
-    /// Which message it has sent.
+    /// Number of the message that was sent.
     message: u32,
-    /// So many bytes of it have come back; after all of them, the end comes.
+    /// Received bytes of the answer; after the last one, the client waits for the end of the
+    /// stream.
     received: usize,
 }
 
@@ -44,7 +45,7 @@ impl Churn {
             server,
             clients: (0..clients).map(|_| None).collect(),
             messages: Messages::new(size)?,
-            begun: 0,
+            started: 0,
             buf: vec![0; BUFFER],
             source: 1,
         })
@@ -56,28 +57,28 @@ impl ClosedLoop for Churn {
         &self.epoll
     }
 
-    /// The client connects anew. On a loopback that does not take long: it blocks.
-    fn begin(&mut self, number: usize) -> anyhow::Result<()> {
+    /// Connects the client. The call blocks, which is short on a loopback.
+    fn start_request(&mut self, number: usize) -> anyhow::Result<()> {
         let kind = SocketType::STREAM;
         let stream =
             rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
         let source = SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, self.source), 0);
         self.source = self.source % 250 + 1;
         set_congestion_control(&stream);
-        rustix::net::bind(&stream, &source).context("no port is left")?;
-        rustix::net::connect(&stream, &self.server).context("cannot connect")?;
-        self.begun = self.begun.wrapping_add(1);
-        send(&stream, self.messages.of(number, self.begun))?;
-        watch(&self.epoll, &stream, number)?;
+        rustix::net::bind(&stream, &source).context("cannot bind a source address")?;
+        rustix::net::connect(&stream, &self.server).context("cannot connect to the server")?;
+        self.started = self.started.wrapping_add(1);
+        send(&stream, self.messages.of(number, self.started))?;
+        register(&self.epoll, &stream, number)?;
         self.clients[number] = Some(Client {
             stream,
-            message: self.begun,
+            message: self.started,
             received: 0,
         });
         Ok(())
     }
 
-    fn hear(&mut self, number: usize) -> anyhow::Result<bool> {
+    fn on_readable(&mut self, number: usize) -> anyhow::Result<bool> {
         let Some(client) = &mut self.clients[number] else {
             return Ok(false);
         };
@@ -86,7 +87,7 @@ impl ClosedLoop for Churn {
         };
         if bytes.is_empty() {
             let has_all = client.received == self.messages.size();
-            ensure!(has_all, "the server closed too early");
+            ensure!(has_all, "the server closed before the answer was complete");
             self.clients[number] = None;
             return Ok(true);
         }
@@ -103,8 +104,8 @@ impl ClosedLoop for Churn {
 }
 
 impl Load for Churn {
-    fn run(&mut self, order: Order) -> anyhow::Result<Outcome> {
-        self.go_round(0..self.clients.len(), order.time)
+    fn run(&mut self, spec: RunSpec) -> anyhow::Result<Outcome> {
+        self.run_clients(0..self.clients.len(), spec.time)
     }
 }
 
@@ -115,7 +116,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::time::Duration;
 
-    /// Serves one connection after the other, until one is an error; says how many there were.
+    /// Serves one connection after the other until one fails; returns the number served.
     fn serve(
         mut each: impl FnMut(TcpStream) -> std::io::Result<()> + Send + 'static,
     ) -> (SocketAddr, std::thread::JoinHandle<u32>) {
@@ -141,19 +142,19 @@ mod tests {
             Ok(())
         });
         let mut load = Churn::new(address, 3, 16).unwrap();
-        let count = load.run(Order::of(Duration::from_millis(30))).unwrap();
+        let count = load.run(RunSpec::of(Duration::from_millis(30))).unwrap();
         assert_eq!(count.lost, 0);
-        // One that says nothing ends the server.
+        // A connection without a message ends the server.
         drop(TcpStream::connect(address).unwrap());
         assert_eq!(serving.join().unwrap(), count.answered);
         assert!(count.answered >= 3);
     }
 
     #[test]
-    fn a_server_that_does_not_answer_is_an_error() {
+    fn server_that_does_not_answer_is_an_error() {
         let (address, serving) = serve(|mut stream| stream.read_exact(&mut [0; 16]));
         let mut load = Churn::new(address, 1, 16).unwrap();
-        assert!(load.run(Order::of(Duration::from_millis(20))).is_err());
+        assert!(load.run(RunSpec::of(Duration::from_millis(20))).is_err());
         drop(TcpStream::connect(address).unwrap());
         serving.join().unwrap();
     }

@@ -1,5 +1,5 @@
-//! Connections that each send a message, wait for it to come back, and send the next. There may be
-//! others that are open, and silent.
+//! Connections that each send a message, wait for the echo, and send the next message. Further
+//! connections may be open and idle.
 
 use std::os::fd::OwnedFd;
 
@@ -8,7 +8,7 @@ use rustix::event::epoll;
 
 use super::message::{Messages, send};
 use super::target::Target;
-use super::{BUFFER, ClosedLoop, Load, Order, Outcome, receive, watch};
+use super::{BUFFER, ClosedLoop, Load, Outcome, RunSpec, receive, register};
 
 pub(super) struct Echo {
     epoll: OwnedFd,
@@ -20,14 +20,14 @@ pub(super) struct Echo {
 
 struct Stream {
     socket: OwnedFd,
-    /// Which message is under way, or was the last.
+    /// Number of the message in flight, or of the last one.
     message: u32,
-    /// So many bytes of it have come back.
+    /// Received bytes of its echo.
     received: usize,
 }
 
 impl Echo {
-    /// Each of the connections has had an answer already.
+    /// Opens connections; each one has had an answer when this returns.
     pub(super) fn connect(target: Target, clients: usize, size: usize) -> anyhow::Result<Self> {
         let mut own = Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
@@ -43,7 +43,7 @@ impl Echo {
     fn open(&mut self, clients: usize) -> anyhow::Result<()> {
         for number in self.streams.len()..clients {
             let socket = self.target.connect(number, &mut self.messages)?;
-            watch(&self.epoll, &socket, number)?;
+            register(&self.epoll, &socket, number)?;
             self.streams.push(Stream {
                 socket,
                 message: 0,
@@ -59,19 +59,19 @@ impl ClosedLoop for Echo {
         &self.epoll
     }
 
-    fn begin(&mut self, number: usize) -> anyhow::Result<()> {
+    fn start_request(&mut self, number: usize) -> anyhow::Result<()> {
         let stream = &mut self.streams[number];
         stream.message = stream.message.wrapping_add(1);
         stream.received = 0;
         send(&stream.socket, self.messages.of(number, stream.message))
     }
 
-    fn hear(&mut self, number: usize) -> anyhow::Result<bool> {
+    fn on_readable(&mut self, number: usize) -> anyhow::Result<bool> {
         let stream = &mut self.streams[number];
         let Some(bytes) = receive(&stream.socket, &mut self.buf)? else {
             return Ok(false);
         };
-        ensure!(!bytes.is_empty(), "the server closed");
+        ensure!(!bytes.is_empty(), "the server closed the connection");
         let Stream {
             message, received, ..
         } = *stream;
@@ -82,17 +82,17 @@ impl ClosedLoop for Echo {
 }
 
 impl Load for Echo {
-    fn run(&mut self, order: Order) -> anyhow::Result<Outcome> {
-        self.open(order.open)?;
+    fn run(&mut self, spec: RunSpec) -> anyhow::Result<Outcome> {
+        self.open(spec.open)?;
         let all = self.streams.len();
-        let active = if order.active == 0 {
+        let active = if spec.active == 0 {
             all
         } else {
-            order.active.min(all)
+            spec.active.min(all)
         };
-        // Those that are active lie evenly among the silent ones.
+        // The active connections are spread evenly among the idle ones.
         let numbers = (0..active).map(|number| number * all / active);
-        self.go_round(numbers, order.time)
+        self.run_clients(numbers, spec.time)
     }
 }
 
@@ -104,7 +104,7 @@ mod tests {
     use std::thread::JoinHandle;
     use std::time::Duration;
 
-    /// Serves one connection, and says how many messages were as `each` wants them.
+    /// Serves one connection while `each` accepts the messages; returns their number.
     fn server(
         mut each: impl FnMut(&mut [u8], u32) -> bool + Send + 'static,
     ) -> (Target, JoinHandle<u32>) {
@@ -123,8 +123,8 @@ mod tests {
         (target, serving)
     }
 
-    fn short() -> Order {
-        Order::of(Duration::from_millis(20))
+    fn short() -> RunSpec {
+        RunSpec::of(Duration::from_millis(20))
     }
 
     #[test]
@@ -133,12 +133,12 @@ mod tests {
         let mut load = Echo::connect(target, 1, 16).unwrap();
         let count = load.run(short()).unwrap().answered + load.run(short()).unwrap().answered;
         drop(load);
-        // And the one of the beginning.
+        // One more: the message that each new connection sends.
         assert_eq!(serving.join().unwrap(), count + 1);
     }
 
     #[test]
-    fn a_server_that_leaves_is_an_error() {
+    fn server_that_closes_is_an_error() {
         let (target, serving) = server(|_, served| served < 1);
         let mut load = Echo::connect(target, 1, 16).unwrap();
         assert!(load.run(short()).is_err());
@@ -146,17 +146,17 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_answer_is_an_error_and_not_only_a_short_one() {
+    fn wrong_answer_is_an_error() {
         let (target, serving) = server(|message, served| {
             message[15] ^= u8::from(served == 3);
             true
         });
         let mut load = Echo::connect(target, 1, 16).unwrap();
         let error = load.run(short()).unwrap_err().to_string();
-        assert!(error.starts_with("a wrong answer"), "{error}");
+        assert!(error.starts_with("wrong answer"), "{error}");
         drop(load);
         assert_eq!(serving.join().unwrap(), 4);
-        // Even if it is another message's.
+        // The answer to an earlier message is wrong, too.
         let (target, serving) = server(|message, served| {
             message[4] = 0;
             served < 9

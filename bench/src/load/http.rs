@@ -1,5 +1,5 @@
-//! Connections that each ask for a file over HTTP, and ask again when they have it. Each answer's
-//! status and length are looked at, and every byte of its body.
+//! Connections that each request a file over HTTP, and request it again once it is complete. The
+//! status, the length and every byte of each response are checked.
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -9,13 +9,13 @@ use anyhow::{Context, bail, ensure};
 use rustix::event::epoll;
 
 use super::message::send;
-use super::{ClosedLoop, Load, Order, Outcome, receive, watch};
-use crate::machine::set_congestion_control;
+use super::{ClosedLoop, Load, Outcome, RunSpec, receive, register};
+use crate::environment::set_congestion_control;
 
-/// What is asked for: a file that the server has and the load knows.
-pub(crate) struct Page(usize);
+/// A file whose contents the server and the load both know.
+pub(crate) struct TestFile(usize);
 
-impl Page {
+impl TestFile {
     pub(crate) fn of(size: usize) -> Self {
         Self(size)
     }
@@ -24,16 +24,16 @@ impl Page {
         format!("{}.bin", self.0)
     }
 
-    /// With a period that no buffer's size is a multiple of.
+    /// Returns the contents. Their period divides no buffer size, so a shift is noticed.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         (0..251_u8).cycle().take(self.0).collect()
     }
 }
 
-/// No server here has as long a head.
-const LONGEST_HEAD: usize = 8192;
+/// Limit of a response head. The servers here send less.
+const MAX_HEAD: usize = 8192;
 
-/// In one call comes as much as a socket holds, mostly.
+/// One receive takes nearly everything that a socket buffer holds.
 const LARGE_BUFFER: usize = 256 << 10;
 
 pub(super) struct Http {
@@ -46,38 +46,38 @@ pub(super) struct Http {
 
 struct Stream {
     socket: OwnedFd,
-    /// As much of the head as has come.
+    /// The received part of the head.
     head: Vec<u8>,
-    /// So much of the body has come, once the head is there as a whole.
+    /// Received bytes of the body, once the head is complete.
     received: Option<usize>,
 }
 
 impl Http {
-    /// Each of the connections has had an answer already.
+    /// Opens connections; each one has had a response when this returns.
     pub(super) fn connect(server: SocketAddr, clients: usize, size: usize) -> anyhow::Result<Self> {
-        let page = Page::of(size);
-        let request = format!("GET /{} HTTP/1.1\r\nHost: {server}\r\n\r\n", page.name());
+        let file = TestFile::of(size);
+        let request = format!("GET /{} HTTP/1.1\r\nHost: {server}\r\n\r\n", file.name());
         let mut own = Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             streams: Vec::new(),
             request: request.into(),
-            expected: page.bytes(),
+            expected: file.bytes(),
             buf: vec![0; LARGE_BUFFER],
         };
         for number in 0..clients {
-            let stream = TcpStream::connect(server).context("cannot connect")?;
+            let stream = TcpStream::connect(server).context("cannot connect to the server")?;
             stream.set_nodelay(true)?;
             set_congestion_control(&stream);
             stream.set_nonblocking(true)?;
             let socket = OwnedFd::from(stream);
-            watch(&own.epoll, &socket, number)?;
+            register(&own.epoll, &socket, number)?;
             own.streams.push(Stream {
                 socket,
                 head: Vec::new(),
                 received: None,
             });
         }
-        own.run(Order::of(Duration::ZERO))?;
+        own.run(RunSpec::of(Duration::ZERO))?;
         Ok(own)
     }
 }
@@ -87,26 +87,26 @@ impl ClosedLoop for Http {
         &self.epoll
     }
 
-    fn begin(&mut self, number: usize) -> anyhow::Result<()> {
+    fn start_request(&mut self, number: usize) -> anyhow::Result<()> {
         let stream = &mut self.streams[number];
         stream.head.clear();
         stream.received = None;
         send(&stream.socket, &self.request)
     }
 
-    fn hear(&mut self, number: usize) -> anyhow::Result<bool> {
+    fn on_readable(&mut self, number: usize) -> anyhow::Result<bool> {
         let stream = &mut self.streams[number];
         let Some(bytes) = receive(&stream.socket, &mut self.buf)? else {
             return Ok(false);
         };
-        ensure!(!bytes.is_empty(), "the server closed");
+        ensure!(!bytes.is_empty(), "the server closed the connection");
         stream.take(bytes, &self.expected)
     }
 }
 
 impl Load for Http {
-    fn run(&mut self, order: Order) -> anyhow::Result<Outcome> {
-        self.go_round(0..self.streams.len(), order.time)
+    fn run(&mut self, spec: RunSpec) -> anyhow::Result<Outcome> {
+        self.run_clients(0..self.streams.len(), spec.time)
     }
 }
 
@@ -116,10 +116,10 @@ impl Stream {
             Some(received) => (received, bytes),
             None => {
                 let before = self.head.len();
-                self.head.extend(&bytes[..bytes.len().min(LONGEST_HEAD)]);
+                self.head.extend(&bytes[..bytes.len().min(MAX_HEAD)]);
                 let end = self.head.windows(4).position(|end| end == b"\r\n\r\n");
                 let Some(end) = end.map(|end| end + 4) else {
-                    ensure!(self.head.len() < LONGEST_HEAD, "the head has no end");
+                    ensure!(self.head.len() < MAX_HEAD, "the response head is too long");
                     return Ok(false);
                 };
                 self.head.truncate(end);
@@ -128,10 +128,10 @@ impl Stream {
             }
         };
         let rest = &expected[received..];
-        ensure!(body.len() <= rest.len(), "the server sent too much");
+        ensure!(body.len() <= rest.len(), "the server sent too many bytes");
         ensure!(
             body == &rest[..body.len()],
-            "a wrong answer: not what is in the file came"
+            "wrong answer: the body differs from the file"
         );
         let received = received + body.len();
         self.received = Some(received);
@@ -139,31 +139,35 @@ impl Stream {
     }
 }
 
-/// Whether a head says that all of the file follows, and that the connection stays.
+/// Checks that a head announces the whole file and keeps the connection open.
 fn check(head: &[u8], size: usize) -> anyhow::Result<()> {
-    let head = str::from_utf8(head).context("the head is not text")?;
+    let head = str::from_utf8(head).context("the response head is not UTF-8")?;
     let mut lines = head.split("\r\n");
     let status = lines.next().unwrap_or_default();
     ensure!(
         status.starts_with("HTTP/1.1 200 "),
-        "a wrong answer: {status:?}"
+        "wrong answer: {status:?}"
     );
     let mut length = None;
     for line in lines.filter(|line| !line.is_empty()) {
-        let (name, value) = line.split_once(':').context("a field without a name")?;
+        let (name, value) = line.split_once(':').context("a header field has no name")?;
         let value = value.trim();
         if name.eq_ignore_ascii_case("content-length") {
-            ensure!(length.is_none(), "two lengths");
-            length = Some(value.parse::<usize>().context("a length that is none")?);
+            ensure!(length.is_none(), "the response has two lengths");
+            length = Some(
+                value
+                    .parse::<usize>()
+                    .context("the length is not a number")?,
+            );
         } else if name.eq_ignore_ascii_case("transfer-encoding")
             || (name.eq_ignore_ascii_case("connection") && value.eq_ignore_ascii_case("close"))
         {
-            bail!("a wrong answer: {line:?}");
+            bail!("wrong answer: {line:?}");
         }
     }
     ensure!(
         length == Some(size),
-        "a wrong answer: the length is {length:?} and not {size}"
+        "wrong answer: the length is {length:?} instead of {size}"
     );
     Ok(())
 }
@@ -183,12 +187,12 @@ mod tests {
 
     fn answer(fields: &str, size: usize) -> Vec<u8> {
         let head = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n");
-        [head.into_bytes(), Page::of(size).bytes()].concat()
+        [head.into_bytes(), TestFile::of(size).bytes()].concat()
     }
 
     #[test]
-    fn a_right_answer_is_right_in_any_pieces() {
-        let expected = Page::of(600).bytes();
+    fn right_answer_is_accepted_in_any_pieces() {
+        let expected = TestFile::of(600).bytes();
         let right = answer("Server: x\r\ncontent-length: 600", 600);
         for cut in 1..right.len() {
             let mut stream = stream();
@@ -199,8 +203,8 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_answer_is_an_error() {
-        let expected = Page::of(600).bytes();
+    fn wrong_answer_is_an_error() {
+        let expected = TestFile::of(600).bytes();
         let right = answer("Content-Length: 600", 600);
         let mut wrong_body = right.clone();
         *wrong_body.last_mut().unwrap() ^= 1;
@@ -214,7 +218,7 @@ mod tests {
             answer("Content-Length: 600\r\nConnection: close", 600),
             answer("Transfer-Encoding: chunked", 600),
             answer("Server: x", 600),
-            vec![b'x'; LONGEST_HEAD],
+            vec![b'x'; MAX_HEAD],
         ] {
             assert!(
                 stream().take(&wrong, &expected).is_err(),

@@ -1,23 +1,26 @@
-//! What clients send: each message says whose it is and which one, so that an answer which is not
-//! the right one is noticed at its first wrong byte.
+//! The messages of clients. Each contains its client and its number, so that a wrong answer is
+//! noticed at its first wrong byte.
 
 use std::os::fd::OwnedFd;
 
 use anyhow::ensure;
 use rustix::net::SendFlags;
 
-/// In bytes: the client, and the number.
+/// Size of the header: the client and the message number, 4 bytes each.
 const HEAD: usize = 8;
 
 pub(super) struct Messages {
-    /// The one that was last sent or checked.
+    /// The message that was last sent or checked.
     bytes: Vec<u8>,
 }
 
 impl Messages {
     pub(super) fn new(size: usize) -> anyhow::Result<Self> {
-        ensure!(size >= HEAD, "a message has at least {HEAD} bytes");
-        // With a period that no buffer's size is a multiple of.
+        ensure!(
+            size >= HEAD,
+            "the message size must be at least {HEAD} bytes"
+        );
+        // The period of the pattern divides no buffer size, so a shift is noticed.
         let pattern = (0..251_u8).cycle();
         let bytes = [0; HEAD].into_iter().chain(pattern).take(size).collect();
         Ok(Self { bytes })
@@ -35,7 +38,7 @@ impl Messages {
         &self.bytes
     }
 
-    /// Whether `answer` is what stands in that message from `offset` on.
+    /// Checks that `answer` equals the message from `offset` on.
     pub(super) fn check(
         &mut self,
         client: usize,
@@ -44,10 +47,13 @@ impl Messages {
         answer: &[u8],
     ) -> anyhow::Result<()> {
         let expected = &self.of(client, number)[offset..];
-        ensure!(answer.len() <= expected.len(), "the server sent too much");
+        ensure!(
+            answer.len() <= expected.len(),
+            "the server sent too many bytes"
+        );
         ensure!(
             answer == &expected[..answer.len()],
-            "a wrong answer: not what was sent came back"
+            "wrong answer: the echo differs from the message"
         );
         Ok(())
     }
@@ -64,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_right_answer_is_right_in_any_pieces_and_no_other_one_is() {
+    fn only_the_right_answer_is_accepted_in_any_pieces() {
         let mut messages = Messages::new(600).unwrap();
         let right = messages.of(3, 7).to_vec();
         for cut in [1, 8, 300, 600] {
@@ -78,7 +84,7 @@ mod tests {
         }
         assert!(messages.check(4, 7, 0, &right).is_err());
         assert!(messages.check(3, 8, 0, &right).is_err());
-        // Bytes that are right elsewhere.
+        // Bytes of the right message at a wrong offset.
         assert!(messages.check(3, 7, 100, &right[356..456]).is_err());
         assert!(messages.check(3, 7, 599, &right[598..]).is_err());
         assert!(Messages::new(7).is_err());

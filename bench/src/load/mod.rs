@@ -1,11 +1,11 @@
-//! The load: clients that keep a server busy, all on one thread, check what comes back, and count it.
+//! The load: clients on one thread that keep a server busy, check its answers, and count them.
 
 mod churn;
 mod echo;
 mod http;
 mod message;
-mod outcome;
-mod paced;
+mod open_loop;
+mod protocol;
 mod target;
 mod udp;
 
@@ -21,52 +21,52 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
-use crate::process::{ERROR, die_with_parent};
-pub(crate) use http::Page;
-pub(crate) use outcome::{Delays, Order, Outcome};
+use crate::process::{ERROR_PREFIX, die_with_parent};
+pub(crate) use http::TestFile;
+pub(crate) use protocol::{Delays, Outcome, RunSpec};
 use target::Target;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     #[arg(value_enum)]
     kind: Kind,
-    /// An address with a port, or the path of a Unix socket
+    /// Address and port, or path of a Unix socket
     #[arg(value_name = "ADDRESS")]
     target: Target,
-    /// How many there are at once
+    /// Number of concurrent clients
     #[arg(long, default_value_t = 50)]
     clients: usize,
-    /// The size of a message or of a file in bytes
+    /// Size of a message or a file in bytes
     #[arg(long, default_value_t = 64)]
     size: usize,
-    /// How many datagrams of each client are under way at once
+    /// Datagrams in flight per client
     #[arg(long, default_value_t = 1)]
     window: usize,
-    /// How many messages are sent in a second
+    /// Messages per second
     #[arg(long, default_value_t = 1000)]
     rate: u32,
-    /// How long it runs before it is ready, in milliseconds
+    /// Warm-up before the load is ready, in milliseconds
     #[arg(long, default_value_t = 300)]
     warm_up: u64,
-    /// Look for answers all the time, so that no server pays for waking it up
+    /// Poll for answers without sleeping, so that the server does not pay for waking the load
     #[arg(long)]
     spin: bool,
 }
 
-/// Set once, before the load begins.
+/// True if the load polls. Set once, before the load starts.
 static SPIN: AtomicBool = AtomicBool::new(false);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
-    /// Connections that each send a message, wait for it to come back, and send the next
+    /// Connections that each send a message, wait for the echo, and send the next message
     Echo,
-    /// Clients that each connect, send one message, wait for it to come back, and close
+    /// Clients that each connect, send one message, wait for the echo, and close
     Churn,
-    /// Datagrams, as many under way as the windows allow
+    /// Datagrams, as many in flight as the windows allow
     Udp,
     /// Connections on which messages are sent at a fixed rate
-    Paced,
-    /// Connections that each ask for a file over HTTP, and ask again when they have it
+    OpenLoop,
+    /// Connections that each request a file over HTTP, and request it again once it is complete
     Http,
 }
 
@@ -77,12 +77,12 @@ impl Kind {
     }
 }
 
-/// Speaks with whoever measures, over stdin and stdout: `ready` once it has connected and warmed
-/// up; then for each line with an [`Order`] the [`Outcome`]. What goes wrong is told there, too, as it
-/// belongs into the table.
+/// Runs the load, controlled over stdin and stdout. Prints `ready` after the warm-up, then an
+/// [`Outcome`] for each line with a [`RunSpec`]. Errors also go to stdout, because they belong
+/// into the table.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if let Err(error) = work(options) {
-        writeln!(io::stdout(), "{ERROR}{error:#}")?;
+        writeln!(io::stdout(), "{ERROR_PREFIX}{error:#}")?;
         std::process::exit(1);
     }
     Ok(())
@@ -102,12 +102,18 @@ fn work(options: &Options) -> anyhow::Result<()> {
     let mut load: Box<dyn Load> = match options.kind {
         Kind::Echo => Box::new(echo::Echo::connect(target.clone(), clients, size)?),
         Kind::Churn => Box::new(churn::Churn::new(target.inet()?, clients, size)?),
-        Kind::Udp => Box::new(udp::Udp::new(target.inet()?, clients, size, window, LOST)?),
+        Kind::Udp => Box::new(udp::Udp::new(
+            target.inet()?,
+            clients,
+            size,
+            window,
+            LOSS_TIMEOUT,
+        )?),
         Kind::Http => Box::new(http::Http::connect(target.inet()?, clients, size)?),
-        Kind::Paced => Box::new(paced::Paced::connect(target, clients, size, rate)?),
+        Kind::OpenLoop => Box::new(open_loop::OpenLoop::connect(target, clients, size, rate)?),
     };
     if options.warm_up > 0 {
-        load.run(Order::of(Duration::from_millis(options.warm_up)))?;
+        load.run(RunSpec::of(Duration::from_millis(options.warm_up)))?;
     }
     let mut out = io::stdout();
     writeln!(out, "ready")?;
@@ -118,20 +124,21 @@ fn work(options: &Options) -> anyhow::Result<()> {
 }
 
 trait Load {
-    /// Keeps the server busy for so long, and then lets what is under way come to its end.
-    fn run(&mut self, order: Order) -> anyhow::Result<Outcome>;
+    /// Keeps the server busy for a time, and then waits for the outstanding answers.
+    fn run(&mut self, spec: RunSpec) -> anyhow::Result<Outcome>;
 }
 
-/// Clients of which each begins anew as soon as it has its answer.
+/// Clients that each start the next request as soon as they have the answer to the last one.
 trait ClosedLoop {
-    /// Where all of them are watched.
+    /// The epoll set with all clients.
     fn epoll(&self) -> &OwnedFd;
-    fn begin(&mut self, client: usize) -> anyhow::Result<()>;
-    /// Takes what has come for one of them; whether that was the end of its answer.
-    fn hear(&mut self, client: usize) -> anyhow::Result<bool>;
+    /// Starts a request of a client.
+    fn start_request(&mut self, client: usize) -> anyhow::Result<()>;
+    /// Reads the input of a client. Returns true if its answer is complete.
+    fn on_readable(&mut self, client: usize) -> anyhow::Result<bool>;
 
-    /// Has these clients begin, and begin anew for so long; and waits for the last answers.
-    fn go_round(
+    /// Runs these clients for a time, and waits for the last answers.
+    fn run_clients(
         &mut self,
         clients: impl ExactSizeIterator<Item = usize>,
         time: Duration,
@@ -141,21 +148,21 @@ trait ClosedLoop {
         let mut outstanding = clients.len();
         let mut events = NO_EVENTS;
         for client in clients {
-            self.begin(client)?;
+            self.start_request(client)?;
         }
         while outstanding > 0 {
-            let ready = next(self.epoll(), &mut events)?;
-            let over = Instant::now() >= end;
+            let ready = wait_ready_or_fail(self.epoll(), &mut events)?;
+            let time_is_up = Instant::now() >= end;
             for event in ready {
-                let client = client(event)?;
-                if !self.hear(client)? {
+                let client = client_index(event)?;
+                if !self.on_readable(client)? {
                     continue;
                 }
                 count.answered += 1;
-                if over {
+                if time_is_up {
                     outstanding -= 1;
                 } else {
-                    self.begin(client)?;
+                    self.start_request(client)?;
                 }
             }
         }
@@ -167,46 +174,50 @@ type Events = [MaybeUninit<epoll::Event>; 1024];
 
 const NO_EVENTS: Events = [const { MaybeUninit::uninit() }; 1024];
 
-/// What is received at once is no longer than this.
+/// Maximum length of one receive.
 const BUFFER: usize = 64 << 10;
 
-/// After that, a datagram is lost, and not only late: a busy machine keeps a server waiting, too.
-const LOST: Duration = Duration::from_secs(1);
+/// A datagram without an echo in this time counts as lost. A busy machine delays servers, too.
+const LOSS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a connection may be silent before that is an error.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit for an answer on a connection.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Which clients have something to read; none of them, if nothing comes for `patience`.
-fn ready<'a>(
+/// Waits for clients with input. Returns an empty slice after `timeout`.
+fn wait_ready<'a>(
     epoll: &OwnedFd,
     events: &'a mut Events,
-    patience: Duration,
+    timeout: Duration,
 ) -> anyhow::Result<&'a [epoll::Event]> {
     if SPIN.load(Ordering::Relaxed) {
-        let end = Instant::now() + patience;
+        let end = Instant::now() + timeout;
         let at_once = Some(&Timespec::default());
         let mut one = [MaybeUninit::uninit()];
         while epoll::wait(epoll, &mut one, at_once)?.0.is_empty() && Instant::now() < end {}
     }
-    match epoll::wait(epoll, events, Some(&Timespec::try_from(patience)?)) {
+    match epoll::wait(epoll, events, Some(&Timespec::try_from(timeout)?)) {
         Err(Errno::INTR) => Ok(&[]),
         ready => Ok(ready?.0),
     }
 }
 
-/// The same where silence is an error.
-fn next<'a>(epoll: &OwnedFd, events: &'a mut Events) -> anyhow::Result<&'a [epoll::Event]> {
-    let ready = ready(epoll, events, PATIENCE)?;
-    ensure!(!ready.is_empty(), "no answer for ten seconds");
+/// Waits for clients with input. Returns an error after [`ANSWER_TIMEOUT`].
+fn wait_ready_or_fail<'a>(
+    epoll: &OwnedFd,
+    events: &'a mut Events,
+) -> anyhow::Result<&'a [epoll::Event]> {
+    let ready = wait_ready(epoll, events, ANSWER_TIMEOUT)?;
+    ensure!(!ready.is_empty(), "no answer within ten seconds");
     Ok(ready)
 }
 
-fn watch(epoll: &OwnedFd, socket: &OwnedFd, client: usize) -> rustix::io::Result<()> {
+fn register(epoll: &OwnedFd, socket: &OwnedFd, client: usize) -> rustix::io::Result<()> {
     let data = epoll::EventData::new_u64(client as u64);
     epoll::add(epoll, socket, data, epoll::EventFlags::IN)
 }
 
-/// What has come for a client; nothing, if it was called in vain. An empty slice is the end.
+/// Receives for a client. Returns `None` if there is no input, an empty slice at the end of the
+/// stream.
 fn receive<'a>(socket: &OwnedFd, buf: &'a mut [u8]) -> anyhow::Result<Option<&'a [u8]>> {
     match rustix::net::recv(socket, &mut *buf, RecvFlags::DONTWAIT) {
         Ok((n, _)) => Ok(Some(&buf[..n])),
@@ -215,6 +226,6 @@ fn receive<'a>(socket: &OwnedFd, buf: &'a mut [u8]) -> anyhow::Result<Option<&'a
     }
 }
 
-fn client(event: &epoll::Event) -> anyhow::Result<usize> {
+fn client_index(event: &epoll::Event) -> anyhow::Result<usize> {
     Ok(usize::try_from(event.data.u64())?)
 }

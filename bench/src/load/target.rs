@@ -1,4 +1,4 @@
-//! Where a server is: an address with a port, or the path of a Unix socket.
+//! The address of a server: an IP address with a port, or the path of a Unix socket.
 
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
@@ -10,9 +10,9 @@ use std::str::FromStr;
 
 use anyhow::{Context, ensure};
 
-use super::PATIENCE;
+use super::ANSWER_TIMEOUT;
 use super::message::Messages;
-use crate::machine::set_congestion_control;
+use crate::environment::set_congestion_control;
 
 #[derive(Clone, Debug)]
 pub(super) enum Target {
@@ -33,11 +33,11 @@ impl Target {
     pub(super) fn inet(&self) -> anyhow::Result<SocketAddr> {
         match self {
             Self::Inet(address) => Ok(*address),
-            Self::Unix(path) => anyhow::bail!("{} is not IP", path.display()),
+            Self::Unix(path) => anyhow::bail!("{} is not an IP address", path.display()),
         }
     }
 
-    /// A connection that has had the answer to its message with the number 0, and does not block.
+    /// Connects, and exchanges the message with number 0. The returned socket does not block.
     pub(super) fn connect(
         &self,
         client: usize,
@@ -45,17 +45,17 @@ impl Target {
     ) -> anyhow::Result<OwnedFd> {
         match self {
             Self::Inet(address) => {
-                let stream = TcpStream::connect(address).context("cannot connect")?;
+                let stream = TcpStream::connect(address).context("cannot connect to the server")?;
                 stream.set_nodelay(true)?;
                 set_congestion_control(&stream);
-                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
                 exchange(&stream, client, messages)?;
                 stream.set_nonblocking(true)?;
                 Ok(stream.into())
             }
             Self::Unix(path) => {
-                let stream = UnixStream::connect(path).context("cannot connect")?;
-                stream.set_read_timeout(Some(PATIENCE))?;
+                let stream = UnixStream::connect(path).context("cannot connect to the server")?;
+                stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
                 exchange(&stream, client, messages)?;
                 stream.set_nonblocking(true)?;
                 Ok(stream.into())
@@ -72,9 +72,9 @@ where
     let mut answer = vec![0; messages.size()];
     match stream.read_exact(&mut answer) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            ensure!(false, "no answer for ten seconds");
+            ensure!(false, "no answer within ten seconds");
         }
-        read => read.context("no answer")?,
+        read => read.context("cannot read the answer")?,
     }
     messages.check(client, 0, 0, &answer)
 }

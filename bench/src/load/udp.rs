@@ -1,5 +1,5 @@
-//! Datagrams: each client has a socket of its own, and as many datagrams under way as its window
-//! allows. One that does not come back in time is lost, and another takes its place.
+//! Datagrams: each client has its own socket and as many datagrams in flight as its window allows.
+//! A datagram without an echo in time counts as lost, and another one is sent in its place.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -10,31 +10,31 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use super::{Load, NO_EVENTS, Order, Outcome, client, ready, watch};
+use super::{Load, NO_EVENTS, Outcome, RunSpec, client_index, register, wait_ready};
 
 pub(super) struct Udp {
     epoll: OwnedFd,
     clients: Vec<Client>,
-    /// How long a datagram may take.
-    patience: Duration,
+    /// Time limit for an echo.
+    timeout: Duration,
 }
 
 struct Client {
     socket: OwnedFd,
-    window: Vec<Place>,
+    window: Vec<Slot>,
     message: Vec<u8>,
-    /// With room for one byte too many.
+    /// One byte longer than a message, so that an echo that is too long is noticed.
     answer: Vec<u8>,
 }
 
-/// A datagram that is under way, or may be.
+/// A slot of the window, with or without a datagram in flight.
 #[derive(Clone, Copy)]
-struct Place {
-    /// How many were sent from this place. It is in the message, so that one that comes when it
-    /// was given up is not taken for another.
+struct Slot {
+    /// Number of datagrams sent from this slot. The message contains it, so that an echo that
+    /// arrives after its time limit is not taken for a later one.
     generation: u32,
-    since: Instant,
-    is_under_way: bool,
+    sent_at: Instant,
+    in_flight: bool,
 }
 
 impl Udp {
@@ -43,25 +43,25 @@ impl Udp {
         clients: usize,
         size: usize,
         window: usize,
-        patience: Duration,
+        timeout: Duration,
     ) -> anyhow::Result<Self> {
-        ensure!(size >= 8, "a datagram has at least 8 bytes");
-        ensure!(window > 0, "a window of nothing sends nothing");
+        ensure!(size >= 8, "the datagram size must be at least 8 bytes");
+        ensure!(window > 0, "the window must be at least 1 datagram");
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let place = Place {
+        let slot = Slot {
             generation: 0,
-            since: Instant::now(),
-            is_under_way: false,
+            sent_at: Instant::now(),
+            in_flight: false,
         };
         let mut all = Vec::new();
         for number in 0..clients {
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
             socket.connect(server)?;
             let socket = OwnedFd::from(socket);
-            watch(&epoll, &socket, number)?;
+            register(&epoll, &socket, number)?;
             all.push(Client {
                 socket,
-                window: vec![place; window],
+                window: vec![slot; window],
                 message: vec![b'x'; size],
                 answer: vec![0; size + 1],
             });
@@ -69,48 +69,48 @@ impl Udp {
         Ok(Self {
             epoll,
             clients: all,
-            patience,
+            timeout,
         })
     }
 }
 
 impl Load for Udp {
-    fn run(&mut self, order: Order) -> anyhow::Result<Outcome> {
+    fn run(&mut self, spec: RunSpec) -> anyhow::Result<Outcome> {
         let begin = Instant::now();
-        let end = begin + order.time;
+        let end = begin + spec.time;
         let mut count = Outcome::default();
         let mut events = NO_EVENTS;
         for client in &mut self.clients {
-            for place in 0..client.window.len() {
-                client.send(place, begin)?;
+            for slot in 0..client.window.len() {
+                client.send(slot, begin)?;
             }
         }
         let windows = self.clients.iter().map(|client| client.window.len());
         let mut outstanding: usize = windows.sum();
-        let mut looked = begin;
+        let mut last_check = begin;
         while outstanding > 0 {
-            let ready = ready(&self.epoll, &mut events, self.patience / 4)?;
+            let ready = wait_ready(&self.epoll, &mut events, self.timeout / 4)?;
             let now = Instant::now();
-            let mut settled = |client: &mut Client, place| {
+            let mut complete = |client: &mut Client, slot| {
                 if now >= end {
                     outstanding -= 1;
                     return Ok(());
                 }
-                client.send(place, now)
+                client.send(slot, now)
             };
             for event in ready {
-                let client = &mut self.clients[client(event)?];
-                while let Some(place) = client.receive()? {
+                let client = &mut self.clients[client_index(event)?];
+                while let Some(slot) = client.receive()? {
                     count.answered += 1;
-                    settled(client, place)?;
+                    complete(client, slot)?;
                 }
             }
-            if now - looked > self.patience / 4 {
-                looked = now;
+            if now - last_check > self.timeout / 4 {
+                last_check = now;
                 for client in &mut self.clients {
-                    while let Some(place) = client.give_up(now, self.patience) {
+                    while let Some(slot) = client.expire(now, self.timeout) {
                         count.lost += 1;
-                        settled(client, place)?;
+                        complete(client, slot)?;
                     }
                 }
             }
@@ -121,48 +121,51 @@ impl Load for Udp {
 
 impl Client {
     fn send(&mut self, index: usize, now: Instant) -> anyhow::Result<()> {
-        let place = &mut self.window[index];
-        place.generation += 1;
-        (place.since, place.is_under_way) = (now, true);
+        let slot = &mut self.window[index];
+        slot.generation += 1;
+        (slot.sent_at, slot.in_flight) = (now, true);
         self.message[..4].copy_from_slice(&u32::try_from(index)?.to_ne_bytes());
-        self.message[4..8].copy_from_slice(&place.generation.to_ne_bytes());
+        self.message[4..8].copy_from_slice(&slot.generation.to_ne_bytes());
         match rustix::net::send(&self.socket, &self.message, SendFlags::DONTWAIT) {
-            // As good as lost on the way.
+            // The datagram is lost, as it could be on the network.
             Ok(_) | Err(Errno::AGAIN | Errno::NOBUFS) => Ok(()),
             Err(errno) => Err(errno).context("cannot send"),
         }
     }
 
-    /// The place of a datagram that has come back.
+    /// Returns the slot of the next echo.
     fn receive(&mut self) -> anyhow::Result<Option<usize>> {
-        // Without another look into a socket that has nothing more to be expected.
-        while self.window.iter().any(|place| place.is_under_way) {
+        // Skip the receive if no echo is expected.
+        while self.window.iter().any(|slot| slot.in_flight) {
             let buf = self.answer.as_mut_slice();
             let n = match rustix::net::recv(&self.socket, &mut *buf, RecvFlags::DONTWAIT) {
                 Ok((n, _)) => n,
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(errno) => return Err(errno).context("cannot receive"),
             };
-            ensure!(n == self.message.len(), "{n} bytes came back");
+            ensure!(n == self.message.len(), "the echo has {n} bytes");
             ensure!(
                 buf[8..n] == self.message[8..],
-                "not what was sent came back"
+                "wrong answer: the echo differs from the datagram"
             );
             let index = usize::try_from(number(&buf[..4]))?;
-            let place = self.window.get_mut(index).context("not what was sent")?;
-            if place.is_under_way && place.generation == number(&buf[4..8]) {
-                place.is_under_way = false;
+            let slot = self
+                .window
+                .get_mut(index)
+                .context("wrong answer: no such slot")?;
+            if slot.in_flight && slot.generation == number(&buf[4..8]) {
+                slot.in_flight = false;
                 return Ok(Some(index));
             }
         }
         Ok(None)
     }
 
-    /// The place of a datagram that will not come back any more.
-    fn give_up(&mut self, now: Instant, patience: Duration) -> Option<usize> {
-        let is_lost = |place: &Place| place.is_under_way && now - place.since > patience;
+    /// Expires one datagram past its time limit, and returns its slot.
+    fn expire(&mut self, now: Instant, timeout: Duration) -> Option<usize> {
+        let is_lost = |slot: &Slot| slot.in_flight && now - slot.sent_at > timeout;
         let index = self.window.iter().position(is_lost)?;
-        self.window[index].is_under_way = false;
+        self.window[index].in_flight = false;
         Some(index)
     }
 }
@@ -175,10 +178,10 @@ fn number(bytes: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_millis(200);
+    const TIMEOUT: Duration = Duration::from_millis(200);
 
-    /// Echoes all but each `nth`, and that late or not at all; says how many have come, and how many
-    /// of them it kept.
+    /// Echoes all datagrams but each `nth`, which is echoed late or not at all. Returns how many
+    /// arrived, and how many of these were kept back.
     fn echo(nth: u32, late: bool) -> (SocketAddr, std::thread::JoinHandle<(u32, u32)>) {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
@@ -195,8 +198,8 @@ mod tests {
                 } else {
                     socket.send_to(&buf[..n], from).unwrap();
                 }
-                for (since, bytes, from) in &kept {
-                    if late && since.elapsed() > 2 * PATIENCE {
+                for (sent_at, bytes, from) in &kept {
+                    if late && sent_at.elapsed() > 2 * TIMEOUT {
                         socket.send_to(bytes, from).unwrap();
                     }
                 }
@@ -209,23 +212,23 @@ mod tests {
     #[test]
     fn every_datagram_is_counted_once() {
         let (address, serving) = echo(u32::MAX, false);
-        let mut load = Udp::new(address, 5, 64, 3, PATIENCE).unwrap();
-        let count = load.run(Order::of(Duration::from_millis(50))).unwrap();
+        let mut load = Udp::new(address, 5, 64, 3, TIMEOUT).unwrap();
+        let count = load.run(RunSpec::of(Duration::from_millis(50))).unwrap();
         assert!(count.answered >= 15, "{count}");
         let (received, _) = serving.join().unwrap();
         assert_eq!(received, count.answered + count.lost);
     }
 
     #[test]
-    fn what_does_not_come_back_is_counted_as_lost() {
+    fn missing_and_late_echoes_are_counted_as_lost() {
         for late in [false, true] {
-            // So many that the load is kept up only if others take their places.
+            // The load only continues after this many losses if each lost datagram is replaced.
             let (address, serving) = echo(100, late);
-            let mut load = Udp::new(address, 2, 64, 8, PATIENCE).unwrap();
+            let mut load = Udp::new(address, 2, 64, 8, TIMEOUT).unwrap();
             let (mut count, mut most) = (Outcome::default(), 0);
-            // A machine that is busy with others leaves no time for that now and then.
+            // Other work on the machine can leave too little time in a single run.
             for _ in 0..10 {
-                let run = load.run(Order::of(Duration::from_millis(500))).unwrap();
+                let run = load.run(RunSpec::of(Duration::from_millis(500))).unwrap();
                 count.answered += run.answered;
                 count.lost += run.lost;
                 most = most.max(run.lost);
@@ -236,7 +239,8 @@ mod tests {
             assert!(most > 16, "{count}");
             let (received, kept) = serving.join().unwrap();
             assert_eq!(received, count.answered + count.lost);
-            // More only if this machine was busy with others for a fifth of a second.
+            // `lost` exceeds `kept` only if other work delayed this machine for a fifth of a
+            // second.
             assert!(count.lost >= kept, "{count}, {kept} kept");
         }
     }

@@ -1,4 +1,4 @@
-//! The table, and below it what the load did meanwhile.
+//! The report as Markdown: the table of values, and below it the table of notes.
 
 use std::fmt::Write as _;
 
@@ -6,9 +6,9 @@ use super::{Cell, Report, Row};
 use crate::contenders::Contender;
 
 impl Report {
-    /// Whole, with its header.
+    /// Returns the whole report, with its title and header.
     pub(crate) fn markdown(&self) -> String {
-        let mut out = format!("# {}\n\n", self.subject.title);
+        let mut out = format!("# {}\n\n", self.description.title);
         for fact in &self.header {
             let _ = writeln!(out, "* {fact}");
         }
@@ -16,33 +16,46 @@ impl Report {
         out
     }
 
-    /// Without title and header.
+    /// Returns the report without title and header.
     pub(crate) fn body(&self) -> String {
-        let subject = &self.subject;
-        let unit = capitalized(&subject.unit);
-        let mut out = format!("{unit}. {}\n\n{}", subject.method, self.values());
-        if !subject.asides.is_empty() {
-            let names: Vec<_> = subject.asides.iter().map(|aside| aside.name).collect();
-            let _ = write!(out, "\nBesides: {}.\n\n{}", names.join("; "), self.asides());
+        let description = &self.description;
+        let unit = capitalized(&description.unit);
+        let mut out = format!("{unit}. {}\n\n{}", description.method, self.values());
+        if !description.notes.is_empty() {
+            let names: Vec<_> = description.notes.iter().map(|note| note.name).collect();
+            let _ = write!(
+                out,
+                "\nAlso measured: {}.\n\n{}",
+                names.join("; "),
+                self.notes()
+            );
         }
-        let mut notes = self.failures();
-        notes
+        let mut remarks = self.failures();
+        remarks
             .iter_mut()
-            .for_each(|note| note.insert_str(0, "Failed: "));
+            .for_each(|remark| remark.insert_str(0, "Failed: "));
         let skipped = self.skipped.iter();
-        notes.extend(skipped.map(|(contender, why)| format!("Skipped: {contender}, as {why}")));
-        if !notes.is_empty() {
-            let _ = writeln!(out, "\n* {}", notes.join("\n* "));
+        remarks.extend(skipped.map(|(contender, why)| format!("Skipped: {contender}: {why}")));
+        if !remarks.is_empty() {
+            let _ = writeln!(out, "\n* {}", remarks.join("\n* "));
         }
         out
     }
 
     fn values(&self) -> String {
-        let bases: Vec<_> = self.rows.iter().filter(|row| self.is_base(row)).collect();
-        let mut heads = vec!["server".to_owned()];
+        let baselines: Vec<_> = self
+            .rows
+            .iter()
+            .filter(|row| self.is_baseline(row))
+            .collect();
+        let mut headings = vec!["server".to_owned()];
         for (_, _, column) in self.columns() {
-            heads.push(column.name.clone());
-            heads.extend(bases.iter().map(|base| format!("of {}", base.contender)));
+            headings.push(column.name.clone());
+            headings.extend(
+                baselines
+                    .iter()
+                    .map(|baseline| format!("of {}", baseline.contender)),
+            );
         }
         let rows = self.rows.iter().map(|row| {
             let mut cells = vec![row.contender.name()];
@@ -53,56 +66,59 @@ impl Report {
                     (None, Cell::Failed(_)) => "failed".into(),
                     (None, _) => "".into(),
                 });
-                for base in &bases {
-                    let of_base = base.figures(part, column);
-                    cells.push(match (&figures, &of_base) {
-                        _ if base.contender == row.contender => "".into(),
-                        (Some(own), Some(base)) => own.compared_with(base),
+                for baseline in &baselines {
+                    let baseline_figures = baseline.figures(part, column);
+                    cells.push(match (&figures, &baseline_figures) {
+                        _ if baseline.contender == row.contender => "".into(),
+                        // A ratio to zero has no meaning.
+                        (Some(own), Some(baseline)) if baseline.median() > 0.0 => {
+                            own.compared_with(baseline)
+                        }
                         _ => "".into(),
                     });
                 }
             }
             cells
         });
-        table(&heads, rows)
+        table(&headings, rows)
     }
 
-    fn is_base(&self, row: &Row) -> bool {
-        let bases: &[Contender] = &self.subject.bases;
-        bases.contains(&row.contender)
+    fn is_baseline(&self, row: &Row) -> bool {
+        let baselines: &[Contender] = &self.description.baselines;
+        baselines.contains(&row.contender)
     }
 
-    fn asides(&self) -> String {
-        let parts = self.subject.parts.iter();
-        let mut heads = vec!["server".to_owned()];
-        heads.extend(parts.map(|part| part.name.clone()));
+    fn notes(&self) -> String {
+        let parts = self.description.parts.iter();
+        let mut headings = vec!["server".to_owned()];
+        headings.extend(parts.map(|part| part.name.clone()));
         let rows = self.rows.iter().map(|row| {
             let cells = row.cells.iter().map(|cell| {
                 let Cell::Measured(samples) = cell else {
                     return String::new();
                 };
-                let asides = self
-                    .subject
-                    .asides
+                let notes = self
+                    .description
+                    .notes
                     .iter()
                     .enumerate()
-                    .map(|(index, aside)| {
-                        let told = samples.iter().filter_map(|sample| sample.asides.get(index));
-                        (aside.show)((aside.fold)(&told.copied().collect::<Vec<_>>()))
+                    .map(|(index, note)| {
+                        let figures = samples.iter().filter_map(|sample| sample.notes.get(index));
+                        (note.format)((note.aggregate)(&figures.copied().collect::<Vec<_>>()))
                     });
-                asides.collect::<Vec<_>>().join("; ")
+                notes.collect::<Vec<_>>().join("; ")
             });
             std::iter::once(row.contender.name()).chain(cells).collect()
         });
-        table(&heads, rows)
+        table(&headings, rows)
     }
 }
 
-fn table(heads: &[String], rows: impl Iterator<Item = Vec<String>>) -> String {
+fn table(headings: &[String], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut out = format!(
         "{}\n|---|{}\n",
-        line(heads),
-        "---:|".repeat(heads.len() - 1)
+        line(headings),
+        "---:|".repeat(headings.len() - 1)
     );
     for row in rows {
         let _ = writeln!(out, "{}", line(&row));
@@ -122,10 +138,11 @@ fn capitalized(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crate::report::Cell;
     use crate::report::tests::example;
 
     #[test]
-    fn a_table_has_the_medians_the_ranges_the_ties_and_the_gaps() {
+    fn table_shows_medians_ranges_ties_and_gaps() {
         let text = example().markdown();
         for part in [
             "# An example\n\n* Linux\n* bench <echo> & more\n\nMicroseconds. How.\n\n",
@@ -134,19 +151,35 @@ mod tests {
             "| green | 4.20 (4.10 to 4.30) | 1.05, a tie | 3.00 (3.00 to 3.00) | 1.50 |\n",
             "| threading | 7.00 (6.50 to 8.00) | 1.75 |  |  |\n",
             "| may | failed |  | 2.50 | 1.25 |\n",
-            "\nBesides: load's core.\n\n| server | C = 1 | C = 50 |\n|---|---:|---:|\n",
+            "\nAlso measured: load's core.\n\n| server | C = 1 | C = 50 |\n|---|---:|---:|\n",
             "| green | 94 % | 93 % |\n| threading | 97 % |  |\n| may |  | 92 % |\n",
-            "\n* Failed: may, C = 1: it has ended\n* Skipped: python-gevent, as no gevent\n",
+            "\n* Failed: may, C = 1: the process ended\n* Skipped: python-gevent: no gevent\n",
         ] {
             assert!(text.contains(part), "{part:?} in\n{text}");
         }
     }
 
     #[test]
-    fn a_base_that_is_not_there_is_no_column() {
+    fn missing_baseline_has_no_column() {
         let mut report = example();
         report.rows.remove(0);
         let text = report.markdown();
         assert!(text.contains("| server | C = 1 | C = 50 |\n"), "{text}");
+    }
+
+    #[test]
+    fn baseline_of_zero_has_no_ratios() {
+        let mut report = example();
+        for cell in &mut report.rows[0].cells {
+            if let Cell::Measured(samples) = cell {
+                samples.iter_mut().for_each(|sample| sample.values[0] = 0.0);
+            }
+        }
+        let text = report.markdown();
+        assert!(!text.contains("inf") && !text.contains("NaN"), "{text}");
+        assert!(
+            text.contains("| green | 4.20 (4.10 to 4.30) |  | 3.00"),
+            "{text}"
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! A server on hyper and tokio. A file of up to 64 KiB is read whole, at once, as it is in memory
-//! already; a larger one is streamed as hyper's own example `send_file` does it, but in chunks of as much.
+//! A file server on hyper and tokio. A file of up to 64 KiB is read at once, because it is in the
+//! page cache. A larger file is streamed as in hyper's example `send_file`, but in 64 KiB
+//! chunks.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -43,7 +44,7 @@ async fn accept(listener: TcpListener, root: Arc<PathBuf>) -> io::Result<()> {
                 let answer = answer(&root, &request);
                 async { answer }
             });
-            // What goes wrong is the client's loss, and the load says so.
+            // An error affects only this client, and the load reports it.
             let _ = http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
@@ -64,7 +65,7 @@ fn answer(root: &Path, request: &Request<Incoming>) -> io::Result<Response<Body>
     let length = file.metadata()?.len();
     let body = if length <= CHUNK as u64 {
         let mut all = vec![0; usize::try_from(length).unwrap_or(CHUNK)];
-        // Two system calls fewer than to read until its end.
+        // `read_exact` needs two system calls fewer than reading to the end.
         file.read_exact(&mut all)?;
         Either::Left(Full::new(all.into()))
     } else {
@@ -73,7 +74,7 @@ fn answer(root: &Path, request: &Request<Incoming>) -> io::Result<Response<Body>
         Either::Right(StreamBody::new(chunks.map_ok(frame)))
     };
     let mut response = Response::new(body);
-    // Without it a stream would go out in HTTP's chunks.
+    // Without a length, hyper would send the stream with chunked coding.
     let length = HeaderValue::from(length);
     response.headers_mut().insert(CONTENT_LENGTH, length);
     Ok(response)

@@ -1,5 +1,5 @@
-//! The servers of files over HTTP/1.1, all on a socket that this program has made: it becomes the
-//! server, but for hyper, which is a library.
+//! The file servers over HTTP/1.1. This program creates the socket and then becomes the server,
+//! except for hyper, which is a library.
 
 mod hyper;
 mod nginx;
@@ -14,13 +14,13 @@ use super::{Contender, announce};
 
 pub(super) use nginx::version as nginx_version;
 
-/// Clients that come before the server is there wait in the backlog.
+/// Clients that connect before the server is ready wait in the backlog.
 pub(super) fn serve(contender: Contender, directory: &Path) -> anyhow::Result<()> {
-    if let Some(why) = missing(contender) {
+    if let Some(why) = unavailable_reason(contender) {
         bail!("{why}");
     }
     let (Listener::Tcp(listener), address) = listen(None)? else {
-        bail!("HTTP is served over TCP here");
+        bail!("HTTP needs a TCP listener");
     };
     announce(&address)?;
     match contender {
@@ -30,15 +30,17 @@ pub(super) fn serve(contender: Contender, directory: &Path) -> anyhow::Result<()
     }
 }
 
-pub(super) fn missing(contender: Contender) -> Option<String> {
+pub(super) fn unavailable_reason(contender: Contender) -> Option<String> {
     match contender {
-        Contender::Nginx => nginx::missing(),
-        Contender::Green | Contender::Threading | Contender::Pooled => program::missing(),
+        Contender::Nginx => nginx::unavailable_reason(),
+        Contender::Green | Contender::Threading | Contender::Pooled => {
+            program::unavailable_reason()
+        }
         _ => None,
     }
 }
 
-/// The files that are served.
+/// Returns the directory of the files that are served.
 fn files(directory: &Path) -> std::path::PathBuf {
     directory.join("files")
 }

@@ -1,5 +1,5 @@
-//! nginx, if the system has one: a master that does nothing, and one worker. Nothing of the system's
-//! configuration is read, and nothing is written outside of the directory.
+//! nginx, if it is installed: an idle master and one worker. It reads nothing of the system's
+//! configuration, and writes nothing outside of the given directory.
 
 use std::env;
 use std::fmt::Write as _;
@@ -16,34 +16,37 @@ use rustix::process::{Signal, geteuid, set_parent_process_death_signal};
 
 use super::files;
 
-/// Becomes nginx, and stays the same process.
+/// Replaces this process with nginx.
 pub(super) fn serve(listener: &TcpListener, address: &str, directory: &Path) -> anyhow::Result<()> {
-    let program = find().context("there is no nginx")?;
+    let program = find_program().context("nginx is not installed")?;
     let config = directory.join("nginx.conf");
-    fs::write(&config, configuration(address, directory, &about(&program)))?;
-    // A master that is killed leaves its worker behind; at SIGTERM it ends both at once.
+    fs::write(
+        &config,
+        configuration(address, directory, &build_info(&program)),
+    )?;
+    // A killed master would leave its worker running; at SIGTERM it ends the worker too.
     set_parent_process_death_signal(Some(Signal::TERM))?;
     rustix::io::fcntl_setfd(listener, FdFlags::empty())?;
     let error = Command::new(program)
         .arg("-c")
         .arg(config)
-        // Where it complains before it has read that.
+        // The log for errors before the configuration is read.
         .arg("-e")
         .arg(directory.join("error.log"))
-        // This is how it hands sockets to the one that takes over when it is upgraded.
+        // nginx passes its sockets like this to its successor in an upgrade.
         .env("NGINX", format!("{};", listener.as_fd().as_raw_fd()))
         .exec();
     Err(error.into())
 }
 
-/// What Debian's package sets for files (`sendfile`, `tcp_nopush`), and no log.
-fn configuration(address: &str, directory: &Path, about: &str) -> String {
+/// Sets what Debian's package sets for files (`sendfile`, `tcp_nopush`), and turns logs off.
+fn configuration(address: &str, directory: &Path, info: &str) -> String {
     let own = directory.display();
     let files = files(directory);
     let files = files.display();
     let mut out = format!("worker_processes 1;\ndaemon off;\npid \"{own}/nginx.pid\";\n");
     if geteuid().is_root() {
-        // A worker that is nobody could not read the directory.
+        // A worker of the user `nobody` could not read the directory.
         out.push_str("user root;\n");
     }
     let _ = write!(
@@ -57,10 +60,10 @@ fn configuration(address: &str, directory: &Path, about: &str) -> String {
          tcp_nopush on;\n\
          keepalive_requests 1000000;\n"
     );
-    // It makes them at the start, and gives them to its user.
+    // nginx creates these directories at its start, and gives them to its user.
     out.push_str(&format!("client_body_temp_path \"{own}/body\";\n"));
     for module in ["proxy", "fastcgi", "uwsgi", "scgi"] {
-        if !about.contains(&format!("--without-http_{module}_module")) {
+        if !info.contains(&format!("--without-http_{module}_module")) {
             let _ = writeln!(out, "{module}_temp_path \"{own}/{module}\";");
         }
     }
@@ -71,8 +74,8 @@ fn configuration(address: &str, directory: &Path, about: &str) -> String {
     out
 }
 
-/// In the search path, or where systems put what only administrators start.
-fn find() -> Option<PathBuf> {
+/// Searches the search path, and the directories for programs of administrators.
+fn find_program() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let own = env::split_paths(&path);
     let more = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
@@ -81,24 +84,26 @@ fn find() -> Option<PathBuf> {
         .find(|program| program.is_file())
 }
 
-pub(super) fn missing() -> Option<String> {
-    find().is_none().then(|| "there is no nginx".into())
+pub(super) fn unavailable_reason() -> Option<String> {
+    find_program()
+        .is_none()
+        .then(|| "nginx is not installed".into())
 }
 
 pub(in super::super) fn version() -> Option<String> {
-    let about = about(&find()?);
-    let (_, version) = about.lines().next()?.rsplit_once('/')?;
+    let info = build_info(&find_program()?);
+    let (_, version) = info.lines().next()?.rsplit_once('/')?;
     Some(format!("nginx {version}"))
 }
 
-/// Its version, and what it was built with.
-fn about(program: &Path) -> String {
-    let told = Command::new(program)
+/// Returns the output of `nginx -V`: the version and the build options.
+fn build_info(program: &Path) -> String {
+    let output = Command::new(program)
         .arg("-V")
         .stdin(Stdio::null())
         .output();
-    let told = told.map(|told| told.stderr).unwrap_or_default();
-    String::from_utf8_lossy(&told).into_owned()
+    let output = output.map(|output| output.stderr).unwrap_or_default();
+    String::from_utf8_lossy(&output).into_owned()
 }
 
 #[cfg(test)]
@@ -106,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_module_that_is_not_there_is_not_configured() {
+    fn missing_module_is_not_configured() {
         let text = configuration(
             "127.0.0.1:8080",
             Path::new("/there"),

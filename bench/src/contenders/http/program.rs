@@ -1,5 +1,5 @@
-//! The program of this project, as users run it: `socketserver http`. It is the one that lies beside
-//! this program, or what the environment's `SOCKETSERVER` names.
+//! The program `socketserver http` of this project, as users run it. It is the one beside this
+//! program, or the one that the environment variable `SOCKETSERVER` names.
 
 use std::env;
 use std::net::TcpListener;
@@ -11,19 +11,19 @@ use std::process::{Command, Stdio};
 use super::super::Contender;
 use super::files;
 
-/// It takes its socket as a service of systemd does: the first one that is passed on is the
-/// descriptor 3, and the process is named (`sd_listen_fds(3)`). Its standard input is that socket
-/// until then, as nothing else than a shell puts a descriptor in a certain place in safe code.
-const BECOME: &str = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
+/// Passes the socket as systemd does: the first passed socket is descriptor 3, and `LISTEN_PID`
+/// names the process (`sd_listen_fds(3)`). The socket arrives as standard input, because safe code
+/// cannot choose a descriptor's number, but a shell can.
+const LAUNCH: &str = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
 
-/// Becomes the program, and stays the same process.
+/// Replaces this process with the program.
 pub(super) fn serve(
     contender: Contender,
     listener: TcpListener,
     directory: &Path,
 ) -> anyhow::Result<()> {
     let mut command = Command::new("sh");
-    command.args(["-c", BECOME, "sh"]).arg(path()?);
+    command.args(["-c", LAUNCH, "sh"]).arg(path()?);
     command.arg("http").arg(files(directory));
     command.args(["--listen", "systemd", "--concurrency", &contender.name()]);
     command.args(["--access-log", "off", "--log-level", "warn"]);
@@ -38,11 +38,11 @@ fn path() -> std::io::Result<PathBuf> {
     }
 }
 
-pub(super) fn missing() -> Option<String> {
+pub(super) fn unavailable_reason() -> Option<String> {
     match path() {
         Ok(path) if path.is_file() => None,
         Ok(path) => Some(format!(
-            "there is no {}: build it with `cargo build --release -p socketserver-cli`",
+            "{} does not exist: build it with `cargo build --release -p socketserver-cli`",
             path.display()
         )),
         Err(error) => Some(error.to_string()),

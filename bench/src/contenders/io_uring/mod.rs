@@ -1,5 +1,5 @@
-//! The floor on io_uring: one thread, one ring; accepting and receiving are asked for once and
-//! report many times, into buffers that the kernel picks.
+//! The bare loop on io_uring: one thread, one ring, multishot accept and receive into buffers that
+//! the kernel picks.
 
 mod buffers;
 
@@ -14,10 +14,13 @@ use rustix::net::{Shutdown, sockopt};
 use super::stream::Listener;
 use buffers::Buffers;
 
-/// Why it cannot be used here, if so: containers often forbid it.
-pub(super) fn missing() -> Option<String> {
-    let error = ring().and_then(|ring| Buffers::offer(&ring, 1, 1024)).err();
-    error.map(|error| format!("io_uring is not to be had here: {error}"))
+/// Returns the reason why io_uring cannot be used here, if there is one. Containers often forbid
+/// it.
+pub(super) fn unavailable_reason() -> Option<String> {
+    let error = ring()
+        .and_then(|ring| Buffers::register(&ring, 1, 1024))
+        .err();
+    error.map(|error| format!("io_uring is not available: {error}"))
 }
 
 pub(super) fn serve(listener: &Listener, buffer: usize) -> io::Result<()> {
@@ -27,7 +30,7 @@ pub(super) fn serve(listener: &Listener, buffer: usize) -> io::Result<()> {
     let mut server = Server {
         listener: listener.as_fd().as_raw_fd(),
         is_tcp: listener.is_tcp(),
-        buffers: Buffers::offer(&ring, count, size)?,
+        buffers: Buffers::register(&ring, count, size)?,
         ring,
         streams: Vec::new(),
     };
@@ -40,7 +43,7 @@ pub(super) fn serve(listener: &Listener, buffer: usize) -> io::Result<()> {
         };
         completions.extend(server.ring.completion());
         for completion in completions.drain(..) {
-            server.completed(&completion)?;
+            server.on_completion(&completion)?;
         }
     }
 }
@@ -58,25 +61,25 @@ struct Server {
     buffers: Buffers,
     listener: RawFd,
     is_tcp: bool,
-    /// By descriptor.
+    /// Indexed by descriptor.
     streams: Vec<Option<Stream>>,
 }
 
 struct Stream {
     fd: OwnedFd,
-    /// Whether the kernel still reports what comes.
+    /// True while the multishot receive is active.
     receives: bool,
-    /// Buffers and how full they are; the first one is being sent.
+    /// Filled buffers and their lengths; the first one is being sent.
     replies: VecDeque<(u16, u32)>,
 }
 
-/// What was completed; with the descriptor, it is the tag of an operation.
+/// The kind of an operation. Together with the descriptor it is the operation's tag.
 const ACCEPT: u64 = 1 << 32;
 const RECEIVE: u64 = 2 << 32;
 const SEND: u64 = 3 << 32;
 
 impl Server {
-    fn completed(&mut self, completion: &cqueue::Entry) -> io::Result<()> {
+    fn on_completion(&mut self, completion: &cqueue::Entry) -> io::Result<()> {
         let (tag, result) = (completion.user_data(), completion.result());
         let more = cqueue::more(completion.flags());
         let fd = usize::try_from(tag & u64::from(u32::MAX)).map_err(io::Error::other)?;
@@ -85,13 +88,13 @@ impl Server {
                 if !more {
                     self.accept()?;
                 }
-                self.accepted(result)
+                self.on_accept(result)
             }
             RECEIVE => {
                 let buffer = cqueue::buffer_select(completion.flags());
-                self.received(fd, result, buffer, more)
+                self.on_receive(fd, result, buffer, more)
             }
-            _ => self.sent(fd, result),
+            _ => self.on_send(fd, result),
         }
     }
 
@@ -100,11 +103,12 @@ impl Server {
         self.submit(&entry.user_data(ACCEPT))
     }
 
-    fn accepted(&mut self, result: i32) -> io::Result<()> {
+    fn on_accept(&mut self, result: i32) -> io::Result<()> {
         if result < 0 {
             return Err(io::Error::from_raw_os_error(-result));
         }
-        // SAFETY: the kernel has just made it for this process, and nobody else knows it.
+        // SAFETY: the kernel has just created this descriptor for this process, and nothing else
+        // owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(result) };
         if self.is_tcp {
             sockopt::set_tcp_nodelay(&fd, true)?;
@@ -131,7 +135,7 @@ impl Server {
         self.submit(&entry.user_data(RECEIVE | index as u64))
     }
 
-    fn received(
+    fn on_receive(
         &mut self,
         index: usize,
         result: i32,
@@ -154,7 +158,7 @@ impl Server {
             }
             (buffer, _) => {
                 if let Some(buffer) = buffer {
-                    self.buffers.give_back(buffer);
+                    self.buffers.recycle(buffer);
                 }
                 if result == -Errno::NOBUFS.raw_os_error() {
                     self.receive(index)?;
@@ -166,7 +170,7 @@ impl Server {
         Ok(())
     }
 
-    /// Sends the first of the replies: one after the other, so that they stay in order.
+    /// Sends the first reply. One send at a time keeps the replies in order.
     fn send(&mut self, index: usize) -> io::Result<()> {
         let Some(stream) = &self.streams[index] else {
             return Ok(());
@@ -175,25 +179,25 @@ impl Server {
             return Ok(());
         };
         let fd = types::Fd(stream.fd.as_raw_fd());
-        // A reply that goes in parts is the kernel's to finish.
+        // The kernel completes partial sends.
         const FLAGS: i32 = 0x100 /* MSG_WAITALL */ | 0x4000 /* MSG_NOSIGNAL */;
         let entry = opcode::Send::new(fd, self.buffers.address(buffer), len).flags(FLAGS);
         self.submit(&entry.build().user_data(SEND | index as u64))
     }
 
-    fn sent(&mut self, index: usize, result: i32) -> io::Result<()> {
+    fn on_send(&mut self, index: usize, result: i32) -> io::Result<()> {
         let Some(stream) = &mut self.streams[index] else {
             return Ok(());
         };
         let Some((buffer, len)) = stream.replies.pop_front() else {
             return Ok(());
         };
-        self.buffers.give_back(buffer);
+        self.buffers.recycle(buffer);
         if u32::try_from(result) != Ok(len) {
             for (buffer, _) in stream.replies.drain(..) {
-                self.buffers.give_back(buffer);
+                self.buffers.recycle(buffer);
             }
-            // Which ends the receiving, and that closes it.
+            // The shutdown ends the multishot receive, whose completion closes the connection.
             let _ = rustix::net::shutdown(&stream.fd, Shutdown::Both);
         }
         self.send(index)?;
@@ -201,7 +205,8 @@ impl Server {
         Ok(())
     }
 
-    /// Not before the kernel is done with it: its number could be another connection's by then.
+    /// Closes the connection once the kernel has no operation on it. Before that, a new connection
+    /// could get its descriptor.
     fn close_if_done(&mut self, index: usize) {
         let done = |stream: &Stream| !stream.receives && stream.replies.is_empty();
         if self.streams[index].as_ref().is_some_and(done) {
@@ -211,13 +216,12 @@ impl Server {
 
     fn submit(&mut self, entry: &squeue::Entry) -> io::Result<()> {
         loop {
-            // SAFETY: no operation here has memory of its own but sends, and their buffers are never
-            // freed.
+            // SAFETY: only sends refer to memory, and their buffers are never freed.
             let pushed = unsafe { self.ring.submission().push(entry) };
             if pushed.is_ok() {
                 return Ok(());
             }
-            // It is full.
+            // The submission queue is full.
             self.ring.submit()?;
         }
     }

@@ -1,7 +1,7 @@
-//! Messages at times that are fixed beforehand, whatever became of those before: how late each
-//! answer is, counted from when its message was due, and not from when it could be sent. So a server
-//! that stands still for a moment is late for all that was due meanwhile, and no message waits
-//! unseen for another's answer ("coordinated omission").
+//! An open-loop load: messages are due at fixed times, whether or not earlier answers have arrived.
+//! The delay of an answer is counted from when its message was due, not from when it was sent. A
+//! server that pauses is late for every message that was due during the pause. This avoids
+//! "coordinated omission", in which a message waits unnoticed for an earlier answer.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -13,38 +13,41 @@ use rustix::net::SendFlags;
 
 use super::message::Messages;
 use super::target::Target;
-use super::{BUFFER, Delays, Load, NO_EVENTS, Order, Outcome, PATIENCE, client, receive, watch};
+use super::{
+    ANSWER_TIMEOUT, BUFFER, Delays, Load, NO_EVENTS, Outcome, RunSpec, client_index, receive,
+    register,
+};
 
-pub(super) struct Paced {
+pub(super) struct OpenLoop {
     epoll: OwnedFd,
     streams: Vec<Stream>,
     messages: Messages,
-    /// Between one message and the next, of all connections together.
+    /// Time between two messages, over all connections.
     interval: Duration,
     buf: Vec<u8>,
 }
 
 struct Stream {
     socket: OwnedFd,
-    /// The bytes that were sent, and those that came back, since this run began.
+    /// Bytes that were sent and received since this run began.
     sent: usize,
     received: usize,
 }
 
-impl Paced {
+impl OpenLoop {
     pub(super) fn connect(
         target: &Target,
         clients: usize,
         size: usize,
         rate: u32,
     ) -> anyhow::Result<Self> {
-        ensure!(rate > 0, "at a rate of 0 nothing is sent");
+        ensure!(rate > 0, "the rate must be at least 1 message per second");
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut messages = Messages::new(size)?;
         let mut streams = Vec::new();
         for number in 0..clients {
             let socket = target.connect(number, &mut messages)?;
-            watch(&epoll, &socket, number)?;
+            register(&epoll, &socket, number)?;
             streams.push(Stream {
                 socket,
                 sent: 0,
@@ -61,23 +64,23 @@ impl Paced {
     }
 }
 
-/// Messages go to the connections in turn; the first one has the number 0.
+/// The due times. Messages go to the connections in turn; the first message has number 0.
 struct Schedule {
     begin: Instant,
     interval: Duration,
     clients: usize,
-    /// How many there are in all.
+    /// Number of messages in this run.
     count: u32,
 }
 
 impl Schedule {
-    /// When a connection's message is due, by its number among those of this connection.
+    /// Returns when a connection's message is due. `number` counts the messages of this connection.
     fn due(&self, client: usize, number: usize) -> Instant {
-        let place = u32::try_from(number * self.clients + client).unwrap_or(u32::MAX);
-        self.begin + self.interval * place
+        let index = u32::try_from(number * self.clients + client).unwrap_or(u32::MAX);
+        self.begin + self.interval * index
     }
 
-    /// How many were due before `now`, of all connections together.
+    /// Returns the number of messages of all connections that were due before `now`.
     fn due_before(&self, now: Instant) -> u32 {
         let elapsed = now.saturating_duration_since(self.begin).as_nanos();
         let due = u32::try_from(elapsed / self.interval.as_nanos() + 1).unwrap_or(u32::MAX);
@@ -85,10 +88,10 @@ impl Schedule {
     }
 }
 
-impl Load for Paced {
-    fn run(&mut self, order: Order) -> anyhow::Result<Outcome> {
+impl Load for OpenLoop {
+    fn run(&mut self, spec: RunSpec) -> anyhow::Result<Outcome> {
         let interval = self.interval;
-        let count = u32::try_from(order.time.as_nanos() / interval.as_nanos())?.max(1);
+        let count = u32::try_from(spec.time.as_nanos() / interval.as_nanos())?.max(1);
         let schedule = Schedule {
             begin: Instant::now(),
             interval,
@@ -100,41 +103,41 @@ impl Load for Paced {
         }
         let mut delays = Vec::with_capacity(count as usize);
         let mut lateness = Vec::with_capacity(count as usize);
-        let (mut begun, mut events) = (0, NO_EVENTS);
-        let mut heard = Instant::now();
-        // Connections whose socket had no room for all that was due.
-        let mut behind: Vec<usize> = Vec::new();
+        let (mut sent_count, mut events) = (0, NO_EVENTS);
+        let mut last_answer = Instant::now();
+        // Connections whose socket buffer had no room for all due messages.
+        let mut blocked: Vec<usize> = Vec::new();
         while delays.len() < count as usize {
             let now = Instant::now();
-            for place in begun..schedule.due_before(now) {
-                let number = place as usize % self.streams.len();
-                lateness.push(now - (schedule.begin + interval * place));
-                if !behind.contains(&number) && !self.send_due(number, &schedule, now)? {
-                    behind.push(number);
+            for index in sent_count..schedule.due_before(now) {
+                let number = index as usize % self.streams.len();
+                lateness.push(now - (schedule.begin + interval * index));
+                if !blocked.contains(&number) && !self.send_due(number, &schedule, now)? {
+                    blocked.push(number);
                 }
             }
-            begun = schedule.due_before(now);
-            let mut still_behind = Vec::new();
-            for number in behind.drain(..) {
+            sent_count = schedule.due_before(now);
+            let mut still_blocked = Vec::new();
+            for number in blocked.drain(..) {
                 if !self.send_due(number, &schedule, now)? {
-                    still_behind.push(number);
+                    still_blocked.push(number);
                 }
             }
-            behind = still_behind;
-            // It never sleeps, so that neither its own waking up is measured nor the server's cost
-            // of waking it.
+            blocked = still_blocked;
+            // Poll without sleeping, so that neither the load's own wake-up is measured nor the
+            // server's cost of waking the load.
             let at_once = Some(&Timespec::default());
             let ready = match epoll::wait(&self.epoll, &mut events, at_once) {
                 Err(Errno::INTR) => continue,
                 ready => ready?.0,
             };
             for event in ready {
-                heard = now;
-                self.receive(client(event)?, &schedule, &mut delays)?;
+                last_answer = now;
+                self.receive(client_index(event)?, &schedule, &mut delays)?;
             }
             ensure!(
-                begun < count || now - heard < PATIENCE,
-                "no answer for ten seconds"
+                sent_count < count || now - last_answer < ANSWER_TIMEOUT,
+                "no answer within ten seconds"
             );
         }
         Ok(Outcome {
@@ -145,8 +148,8 @@ impl Load for Paced {
     }
 }
 
-impl Paced {
-    /// Sends what is due on a connection; whether that was all.
+impl OpenLoop {
+    /// Sends the due messages of a connection. Returns true if all were sent.
     fn send_due(
         &mut self,
         client: usize,
@@ -155,7 +158,7 @@ impl Paced {
     ) -> anyhow::Result<bool> {
         let size = self.messages.size();
         let due = schedule.due_before(now) as usize;
-        // Of which every one whose place leaves this connection's number is its own.
+        // Every n-th of the due messages belongs to this connection, with n connections.
         let own = (due + self.streams.len() - 1 - client) / self.streams.len();
         let stream = &mut self.streams[client];
         while stream.sent < own * size {
@@ -184,10 +187,10 @@ impl Paced {
             return Ok(());
         };
         let now = Instant::now();
-        ensure!(!answer.is_empty(), "the server closed");
+        ensure!(!answer.is_empty(), "the server closed the connection");
         ensure!(
             stream.received + answer.len() <= stream.sent,
-            "the server sent too much"
+            "the server sent too many bytes"
         );
         let size = self.messages.size();
         while !answer.is_empty() {
@@ -214,7 +217,7 @@ mod tests {
 
     const SIZE: usize = 64;
 
-    /// Echoes on one connection, and stands still once, for as long.
+    /// Echoes on one connection, and pauses once.
     fn server(pause: Duration) -> (Target, JoinHandle<usize>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let target = Target::Inet(listener.local_addr().unwrap());
@@ -235,14 +238,14 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_stands_still_is_late_for_all_that_was_due() {
+    fn server_that_pauses_is_late_for_all_due_messages() {
         let pause = Duration::from_millis(200);
         let (target, serving) = server(pause);
-        let mut load = Paced::connect(&target, 1, SIZE, 1000).unwrap();
-        let outcome = load.run(Order::of(Duration::from_millis(500))).unwrap();
+        let mut load = OpenLoop::connect(&target, 1, SIZE, 1000).unwrap();
+        let outcome = load.run(RunSpec::of(Duration::from_millis(500))).unwrap();
         drop(load);
         assert_eq!(outcome.answered, 500);
-        // And the one of the beginning.
+        // One more: the message that each new connection sends.
         assert_eq!(serving.join().unwrap(), 501 * SIZE);
         // A load that waits for its answers would have seen one late answer, and not 200 of 500.
         let Delays { p50, p99, p999, .. } = outcome.delays;

@@ -1,47 +1,47 @@
-//! What an answer costs as more and more connections are open, and only some of them talk.
+//! CPU time per answer as the number of open connections grows, with only some of them active.
 
 use std::time::Duration;
 
 use clap::Args;
 
-use super::bout::{Bout, Setup, overhead};
 use super::cost::LOAD_SHARE;
-use super::field::MANY;
-use super::{Method, Picture, Question};
-use crate::contenders::{Contender, Wire};
-use crate::load::{Kind, Order};
-use crate::machine::Cores;
-use crate::report::{Column, Part, Point, Sample, Subject, highest};
+use super::lineup::MANY;
+use super::run::{Run, Setup, startup_time};
+use super::{Benchmark, ChartOptions, Sampling};
+use crate::contenders::{Contender, Transport};
+use crate::environment::Cores;
+use crate::load::{Kind, RunSpec};
+use crate::report::{Column, Description, Part, Point, Sample, highest};
 
 #[derive(Debug, Args)]
 pub(crate) struct Growth {
     #[command(flatten)]
-    method: Method,
-    /// How many connections are open, ever more
+    sampling: Sampling,
+    /// Numbers of open connections; connections are added step by step
     #[arg(long, value_delimiter = ',', default_values_t = [100, 1000, 5000, 15_000])]
     open: Vec<usize>,
-    /// How many of them talk; where as many are open
+    /// Numbers of active connections, at each step that has as many open
     #[arg(long, value_delimiter = ',', default_values_t = [100, 1000])]
     active: Vec<usize>,
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = MANY.iter().copied())]
     contenders: Vec<Contender>,
     #[command(flatten)]
-    pub(crate) picture: Picture,
+    pub(crate) chart: ChartOptions,
 }
 
 impl Growth {
-    pub(crate) fn of(method: Method, open: &[usize], active: &[usize]) -> Self {
+    pub(crate) fn of(sampling: Sampling, open: &[usize], active: &[usize]) -> Self {
         Self {
-            method,
+            sampling,
             open: open.to_vec(),
             active: active.to_vec(),
             contenders: MANY.to_vec(),
-            picture: Picture { svg: None },
+            chart: ChartOptions { svg: None },
         }
     }
 
-    /// How many are open, and how many of these active: as connections are only added, in the order
-    /// of the former.
+    /// Returns the pairs of open and active connections, in ascending order of the open ones,
+    /// because connections are only added.
     fn steps(&self) -> Vec<(usize, usize)> {
         let mut open = self.open.clone();
         open.sort_unstable();
@@ -52,15 +52,15 @@ impl Growth {
         steps.collect()
     }
 
-    /// The steps that a contender has room for.
+    /// Returns the steps within a contender's maximum number of connections.
     fn steps_of(&self, contender: Contender) -> impl Iterator<Item = (usize, usize)> {
-        let has_room = move |step: &(usize, usize)| step.0 <= contender.capacity();
+        let has_room = move |step: &(usize, usize)| step.0 <= contender.max_connections();
         self.steps().into_iter().take_while(has_room)
     }
 }
 
-impl Question for Growth {
-    fn subject(&self) -> Subject {
+impl Benchmark for Growth {
+    fn describe(&self) -> Description {
         let column = |(open, active): (usize, usize)| Column {
             name: format!("{open} open, {active} active"),
             point: Some(Point {
@@ -69,20 +69,20 @@ impl Question for Growth {
                 x: open as f64,
             }),
         };
-        Subject {
+        Description {
             name: "growth".into(),
             title: "Cost of an echo as open connections grow".into(),
             unit: "microseconds of the server's CPU time per echo".into(),
             method: format!(
-                "Of 64 bytes, over TCP. Connections are added to one and the same server; the \
-                 active ones lie evenly among the others, which are silent, and each sends when \
-                 its last answer has come. {}",
-                self.method.describe()
+                "Messages of 64 bytes over TCP. Connections are added to the same server. The \
+                 active ones are spread evenly among the idle ones, and each sends as soon as it \
+                 has the answer to its last message. {}",
+                self.sampling.summary()
             ),
-            bases: vec![Contender::Green],
-            asides: vec![crate::report::Aside {
-                name: "the load's share of its core, at its highest",
-                fold: highest,
+            baselines: vec![Contender::Green],
+            notes: vec![crate::report::Note {
+                name: "highest share of the load's core",
+                aggregate: highest,
                 ..LOAD_SHARE
             }],
             parts: vec![Part {
@@ -97,41 +97,41 @@ impl Question for Growth {
     }
 
     fn rounds(&self) -> usize {
-        self.method.rounds
+        self.sampling.rounds
     }
 
-    fn admits(&self, contender: Contender, _: usize) -> bool {
+    fn includes(&self, contender: Contender, _: usize) -> bool {
         self.steps_of(contender).next().is_some()
     }
 
     fn duration(&self, contender: Contender, _: usize) -> Duration {
         let steps: Vec<_> = self.steps_of(contender).collect();
         let open = steps.last().map_or(0, |(open, _)| *open);
-        let each = self.method.time() + self.method.warm_up();
-        each * u32::try_from(steps.len()).unwrap_or(1) + overhead(contender, open)
+        let each = self.sampling.time() + self.sampling.warm_up();
+        each * u32::try_from(steps.len()).unwrap_or(1) + startup_time(contender, open)
     }
 
     fn measure(&self, contender: Contender, _: usize, cores: Cores) -> anyhow::Result<Sample> {
         let setup = Setup {
-            wire: Wire::Tcp,
+            transport: Transport::Tcp,
             kind: Kind::Echo,
             clients: 1,
             size: 64,
-            serve: Vec::new(),
-            load: vec!["--warm-up=0".into()],
+            server_args: Vec::new(),
+            load_args: vec!["--warm-up=0".into()],
         };
-        let mut bout = Bout::start(contender, cores, setup)?;
+        let mut run = Run::start(contender, cores, setup)?;
         let (mut values, mut busiest) = (Vec::new(), 0.0_f64);
         for (open, active) in self.steps_of(contender) {
-            let order = |time| Order { time, open, active };
-            bout.run(order(self.method.warm_up()))?;
-            let run = bout.run(order(self.method.time()))?;
-            values.push(run.server / 1e3 / f64::from(run.outcome.answered));
-            busiest = busiest.max(run.load_share);
+            let spec = |time| RunSpec { time, open, active };
+            run.measure(spec(self.sampling.warm_up()))?;
+            let result = run.measure(spec(self.sampling.time()))?;
+            values.push(result.server / 1e3 / f64::from(result.outcome.answered));
+            busiest = busiest.max(result.load_share);
         }
         Ok(Sample {
             values,
-            asides: vec![busiest],
+            notes: vec![busiest],
         })
     }
 }
@@ -141,13 +141,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_only_add_connections_and_end_where_there_is_no_room() {
-        let method = Method {
+    fn steps_only_add_connections_up_to_the_maximum() {
+        let sampling = Sampling {
             rounds: 1,
             time: 1,
             warm_up: 1,
         };
-        let growth = Growth::of(method, &[15_000, 100, 1000], &[100, 1000]);
+        let growth = Growth::of(sampling, &[15_000, 100, 1000], &[100, 1000]);
         let steps = [
             (100, 100),
             (1000, 100),

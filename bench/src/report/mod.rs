@@ -1,4 +1,4 @@
-//! What was measured, as a table in Markdown. It measures nothing.
+//! The results of a benchmark, as a table in Markdown. This module measures nothing.
 
 mod markdown;
 
@@ -10,22 +10,21 @@ use anyhow::{Context, ensure};
 use crate::chart;
 use crate::contenders::Contender;
 
-/// What is asked, and how it is measured.
-pub(crate) struct Subject {
-    /// Of the command, and of the files.
+/// The description of a benchmark.
+pub(crate) struct Description {
+    /// Name of the command and of the files.
     pub(crate) name: String,
     pub(crate) title: String,
-    /// What a value is.
+    /// Unit of the values.
     pub(crate) unit: String,
     pub(crate) method: String,
-    /// Whom the others are compared with.
-    pub(crate) bases: Vec<Contender>,
-    /// What is told of each part beside its values.
-    pub(crate) asides: Vec<Aside>,
+    /// The contenders that the others are compared with.
+    pub(crate) baselines: Vec<Contender>,
+    pub(crate) notes: Vec<Note>,
     pub(crate) parts: Vec<Part>,
 }
 
-/// What is measured at a time.
+/// A case of a benchmark: the columns that one measurement fills.
 pub(crate) struct Part {
     pub(crate) name: String,
     pub(crate) columns: Vec<Column>,
@@ -33,7 +32,7 @@ pub(crate) struct Part {
 
 pub(crate) struct Column {
     pub(crate) name: String,
-    /// Where it stands on a line, if the picture has lines.
+    /// Position on a line, if the chart has lines.
     pub(crate) point: Option<Point>,
 }
 
@@ -42,45 +41,46 @@ pub(crate) struct Point {
     pub(crate) x: f64,
 }
 
-pub(crate) struct Aside {
+/// A figure that is shown below the table of values.
+pub(crate) struct Note {
     pub(crate) name: &'static str,
-    /// Of the rounds, which one is shown.
-    pub(crate) fold: fn(&[f64]) -> f64,
-    pub(crate) show: fn(f64) -> String,
+    /// Reduces the figures of the rounds to the one that is shown.
+    pub(crate) aggregate: fn(&[f64]) -> f64,
+    pub(crate) format: fn(f64) -> String,
 }
 
-/// What one measurement came to.
+/// The result of one measurement.
 pub(crate) struct Sample {
-    /// One for each column of the part; fewer if there is no room for so many connections.
+    /// One value for each column; fewer if the contender has a lower maximum of connections.
     pub(crate) values: Vec<f64>,
-    pub(crate) asides: Vec<f64>,
+    pub(crate) notes: Vec<f64>,
 }
 
 pub(crate) enum Cell {
-    /// It does not take part in this.
-    Absent,
+    /// The contender does not take part.
+    NotApplicable,
     Failed(String),
-    /// One for each round.
+    /// One sample for each round.
     Measured(Vec<Sample>),
 }
 
 pub(crate) struct Row {
     pub(crate) contender: Contender,
-    /// One for each part.
+    /// One cell for each part.
     pub(crate) cells: Vec<Cell>,
 }
 
 pub(crate) struct Report {
-    /// Where, and by which command: one fact to a line.
+    /// The machine, the versions and the command: one fact per item.
     pub(crate) header: Vec<String>,
-    pub(crate) subject: Subject,
+    pub(crate) description: Description,
     pub(crate) rows: Vec<Row>,
-    /// Who cannot run on this system, and why.
+    /// Contenders that cannot run on this system, and the reasons.
     pub(crate) skipped: Vec<(Contender, String)>,
 }
 
 impl Report {
-    /// Prints the table, and draws it if that is wanted.
+    /// Prints the table, and draws the chart if a path is given.
     pub(crate) fn publish(&self, svg: Option<&Path>) -> anyhow::Result<()> {
         io::Write::write_all(&mut io::stdout(), self.markdown().as_bytes())?;
         if let Some(path) = svg {
@@ -96,11 +96,11 @@ impl Report {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// All that did not go well.
+    /// Returns every failure, with its contender and part.
     pub(crate) fn failures(&self) -> Vec<String> {
         let mut failures = Vec::new();
         for row in &self.rows {
-            for (part, cell) in self.subject.parts.iter().zip(&row.cells) {
+            for (part, cell) in self.description.parts.iter().zip(&row.cells) {
                 if let Cell::Failed(why) = cell {
                     failures.push(format!("{}, {}: {why}", row.contender, part.name));
                 }
@@ -109,18 +109,18 @@ impl Report {
         failures
     }
 
-    /// One for each column, from left to right, with the part that it belongs to.
+    /// Returns the columns from left to right, each with its part and its index in the part.
     pub(crate) fn columns(&self) -> impl Iterator<Item = (usize, usize, &Column)> {
-        let parts = self.subject.parts.iter().enumerate();
-        parts.flat_map(|(part, of)| {
-            let columns = of.columns.iter().enumerate();
+        let parts = self.description.parts.iter().enumerate();
+        parts.flat_map(|(part, case)| {
+            let columns = case.columns.iter().enumerate();
             columns.map(move |(index, column)| (part, index, column))
         })
     }
 }
 
 impl Row {
-    /// Nothing, if it did not take part or has failed.
+    /// Returns the figures of a column, or `None` if the contender did not take part or failed.
     pub(crate) fn figures(&self, part: usize, column: usize) -> Option<Figures> {
         let Some(Cell::Measured(samples)) = self.cells.get(part) else {
             return None;
@@ -131,18 +131,18 @@ impl Row {
     }
 }
 
-/// The values of one contender in one column: one for each round.
+/// The values of one contender in one column, one for each round.
 pub(crate) struct Figures(Vec<f64>);
 
-/// Figures that differ by less than this, and whose ranges overlap, are equal.
-const TIE: f64 = 0.1;
+/// Relative difference of medians below which overlapping ranges are a tie.
+const TIE_THRESHOLD: f64 = 0.1;
 
 impl Figures {
     pub(crate) fn median(&self) -> f64 {
         median(&self.0)
     }
 
-    /// The lowest and the highest.
+    /// Returns the lowest and the highest value.
     pub(crate) fn range(&self) -> (f64, f64) {
         let low = self.0.iter().copied().fold(f64::INFINITY, f64::min);
         (low, highest(&self.0))
@@ -155,11 +155,11 @@ impl Figures {
         }
     }
 
-    fn compared_with(&self, base: &Self) -> String {
-        let ratio = self.median() / base.median();
-        let ((low, high), (base_low, base_high)) = (self.range(), base.range());
-        let overlap = low <= base_high && base_low <= high;
-        if overlap && (ratio - 1.0).abs() < TIE {
+    fn compared_with(&self, baseline: &Self) -> String {
+        let ratio = self.median() / baseline.median();
+        let ((low, high), (baseline_low, baseline_high)) = (self.range(), baseline.range());
+        let overlap = low <= baseline_high && baseline_low <= high;
+        if overlap && (ratio - 1.0).abs() < TIE_THRESHOLD {
             format!("{ratio:.2}, a tie")
         } else {
             format!("{ratio:.2}")
@@ -167,7 +167,7 @@ impl Figures {
     }
 }
 
-/// The middle, or what lies between the two that are next to it; NaN of nothing.
+/// Returns the median; NaN if there are no values.
 pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -189,7 +189,7 @@ pub(crate) mod tests {
     fn samples(values: &[f64]) -> Cell {
         let sample = |value: &f64| Sample {
             values: vec![*value],
-            asides: vec![0.9 + value / 100.0],
+            notes: vec![0.9 + value / 100.0],
         };
         Cell::Measured(values.iter().map(sample).collect())
     }
@@ -211,16 +211,16 @@ pub(crate) mod tests {
         };
         Report {
             header: vec!["Linux".into(), "bench <echo> & more".into()],
-            subject: Subject {
+            description: Description {
                 name: "example".into(),
                 title: "An example".into(),
                 unit: "microseconds".into(),
                 method: "How.".into(),
-                bases: vec![Contender::Epoll],
-                asides: vec![Aside {
+                baselines: vec![Contender::Epoll],
+                notes: vec![Note {
                     name: "load's core",
-                    fold: median,
-                    show: |share| format!("{:.0} %", 100.0 * share),
+                    aggregate: median,
+                    format: |share| format!("{:.0} %", 100.0 * share),
                 }],
                 parts: vec![part("C = 1", 1.0), part("C = 50", 50.0)],
             },
@@ -238,11 +238,11 @@ pub(crate) mod tests {
                 row(
                     Contender::Threading,
                     samples(&[8.0, 6.5, 7.0]),
-                    Cell::Absent,
+                    Cell::NotApplicable,
                 ),
                 row(
                     Contender::May,
-                    Cell::Failed("it has ended".into()),
+                    Cell::Failed("the process ended".into()),
                     samples(&[2.5]),
                 ),
             ],
@@ -251,12 +251,12 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn failures_are_told_with_their_place() {
-        assert_eq!(example().failures(), ["may, C = 1: it has ended"]);
+    fn failures_name_contender_and_part() {
+        assert_eq!(example().failures(), ["may, C = 1: the process ended"]);
     }
 
     #[test]
-    fn medians() {
+    fn median_of_even_and_odd_counts() {
         assert!(median(&[]).is_nan());
         assert_eq!(median(&[3.0]).to_bits(), 3.0_f64.to_bits());
         assert_eq!(median(&[3.0, 1.0, 2.0]).to_bits(), 2.0_f64.to_bits());

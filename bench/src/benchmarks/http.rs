@@ -1,4 +1,4 @@
-//! What a file costs over HTTP, and how many go out in a second.
+//! CPU time of a file over HTTP, and requests per second.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,20 +7,20 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::Args;
 
-use super::bout::{Bout, Setup, overhead};
 use super::cost::LOAD_SHARE;
-use super::field::HTTP;
-use super::{Method, Picture, Question};
-use crate::contenders::{Contender, Wire};
-use crate::load::{Kind, Order};
-use crate::machine::Cores;
-use crate::report::{Aside, Column, Part, Sample, Subject, median};
+use super::lineup::HTTP;
+use super::run::{Run, Setup, startup_time};
+use super::{Benchmark, ChartOptions, Sampling};
+use crate::contenders::{Contender, Transport};
+use crate::environment::Cores;
+use crate::load::{Kind, RunSpec};
+use crate::report::{Column, Description, Note, Part, Sample, median};
 
 #[derive(Debug, Args)]
 pub(crate) struct Http {
     #[command(flatten)]
-    method: Method,
-    /// The size of a file in bytes, and on how many connections it is asked for
+    sampling: Sampling,
+    /// Sizes of files in bytes, each with a number of connections
     #[arg(
         long,
         value_name = "SIZE:CONNECTIONS",
@@ -31,7 +31,7 @@ pub(crate) struct Http {
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = HTTP.iter().copied())]
     contenders: Vec<Contender>,
     #[command(flatten)]
-    pub(crate) picture: Picture,
+    pub(crate) chart: ChartOptions,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,14 +41,14 @@ struct Case {
 }
 
 impl Http {
-    /// Sizes of files, and on how many connections each is asked for.
-    pub(crate) fn of(method: Method, cases: &[(usize, usize)]) -> Self {
+    /// Creates the benchmark from pairs of a file size and a number of connections.
+    pub(crate) fn of(sampling: Sampling, cases: &[(usize, usize)]) -> Self {
         let case = |&(size, clients): &(usize, usize)| Case { size, clients };
         Self {
-            method,
+            sampling,
             cases: cases.iter().map(case).collect(),
             contenders: HTTP.to_vec(),
-            picture: Picture { svg: None },
+            chart: ChartOptions { svg: None },
         }
     }
 }
@@ -77,15 +77,15 @@ impl FromStr for Case {
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let (size, clients) = text
             .split_once(':')
-            .context("a size and connections are written as 1024:50")?;
+            .context("expected SIZE:CONNECTIONS, for example 1024:50")?;
         let (size, clients) = (size.parse()?, clients.parse()?);
-        ensure!(clients > 0, "there is at least one connection");
+        ensure!(clients > 0, "the number of connections must be at least 1");
         Ok(Self { size, clients })
     }
 }
 
-impl Question for Http {
-    fn subject(&self) -> Subject {
+impl Benchmark for Http {
+    fn describe(&self) -> Description {
         let part = |case: &Case| {
             let column = |what| Column {
                 name: format!("{}: {what}", case.name()),
@@ -96,36 +96,36 @@ impl Question for Http {
                 columns: ["CPU time", "requests/s"].map(column).into(),
             }
         };
-        Subject {
+        Description {
             name: "http".into(),
             title: "Files over HTTP/1.1".into(),
             unit: "microseconds of the server's CPU time per request, and requests per second"
                 .into(),
             method: format!(
-                "Each connection is kept, and asks for the same file again when it has all of it. \
+                "Each connection stays open, and requests the same file again once it is complete. \
                  No server writes an access log. {}",
-                self.method.describe()
+                self.sampling.summary()
             ),
-            bases: vec![Contender::Green, Contender::Nginx],
-            asides: vec![
+            baselines: vec![Contender::Green, Contender::Nginx],
+            notes: vec![
                 LOAD_SHARE,
-                Aside {
-                    name: "the server's share of its core",
-                    fold: median,
-                    show: |share| format!("{:.0} %", 100.0 * share),
+                Note {
+                    name: "server's share of its core",
+                    aggregate: median,
+                    format: |share| format!("{:.0} %", 100.0 * share),
                 },
-                Aside {
+                Note {
                     name: "MiB of files per second",
-                    fold: median,
-                    show: |rate| format!("{rate:.0} MiB/s"),
+                    aggregate: median,
+                    format: |rate| format!("{rate:.0} MiB/s"),
                 },
             ],
             parts: self.cases.iter().map(part).collect(),
         }
     }
 
-    fn wire(&self) -> Wire {
-        Wire::Http
+    fn transport(&self) -> Transport {
+        Transport::Http
     }
 
     fn contenders(&self) -> &[Contender] {
@@ -133,32 +133,33 @@ impl Question for Http {
     }
 
     fn rounds(&self) -> usize {
-        self.method.rounds
+        self.sampling.rounds
     }
 
     fn duration(&self, contender: Contender, part: usize) -> Duration {
         let clients = self.cases[part].clients;
-        self.method.time() + self.method.warm_up() + overhead(contender, clients)
+        self.sampling.time() + self.sampling.warm_up() + startup_time(contender, clients)
     }
 
     fn measure(&self, contender: Contender, part: usize, cores: Cores) -> anyhow::Result<Sample> {
         let Case { size, clients } = self.cases[part];
         let setup = Setup {
-            wire: Wire::Http,
+            transport: Transport::Http,
             kind: Kind::Http,
             clients,
             size,
-            serve: Vec::new(),
-            load: vec![format!("--warm-up={}", self.method.warm_up)],
+            server_args: Vec::new(),
+            load_args: vec![format!("--warm-up={}", self.sampling.warm_up)],
         };
-        let run = Bout::start(contender, cores, setup)?.run(Order::of(self.method.time()))?;
+        let run =
+            Run::start(contender, cores, setup)?.measure(RunSpec::of(self.sampling.time()))?;
         let answered = f64::from(run.outcome.answered);
         let rate = answered / run.elapsed.as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "exact up to eight million GiB")]
         let mebibytes = size as f64 / f64::from(1 << 20);
         Ok(Sample {
             values: vec![run.server / 1e3 / answered, rate],
-            asides: vec![run.load_share, run.server_share, rate * mebibytes],
+            notes: vec![run.load_share, run.server_share, rate * mebibytes],
         })
     }
 }
@@ -168,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cases_are_read_as_they_are_written() {
+    fn cases_round_trip() {
         let case = Case {
             size: 1 << 20,
             clients: 10,

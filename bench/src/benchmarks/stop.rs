@@ -1,29 +1,29 @@
-//! How long a server takes to stop.
+//! Time that a server takes to stop.
 
 use std::time::Duration;
 
 use clap::Args;
 
-use super::bout::{Bout, Setup, overhead};
-use super::field::STOP;
-use super::{Picture, Question};
-use crate::contenders::{Contender, Wire};
+use super::lineup::STOP;
+use super::run::{Run, Setup, startup_time};
+use super::{Benchmark, ChartOptions};
+use crate::contenders::{Contender, Transport};
+use crate::environment::Cores;
 use crate::load::Kind;
-use crate::machine::Cores;
-use crate::report::{Column, Part, Sample, Subject};
+use crate::report::{Column, Description, Part, Sample};
 
 #[derive(Debug, Args)]
 pub(crate) struct Stop {
-    /// How many rounds; the median is shown, with the lowest and the highest
+    /// Number of rounds; the table shows the median, the lowest and the highest value
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// How many connections are open, and silent
+    /// Numbers of open, idle connections
     #[arg(long, value_delimiter = ',', default_values_t = [0, 30])]
     connections: Vec<usize>,
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = STOP.iter().copied())]
     contenders: Vec<Contender>,
     #[command(flatten)]
-    pub(crate) picture: Picture,
+    pub(crate) chart: ChartOptions,
 }
 
 impl Stop {
@@ -32,17 +32,17 @@ impl Stop {
             rounds,
             connections: connections.to_vec(),
             contenders: STOP.to_vec(),
-            picture: Picture { svg: None },
+            chart: ChartOptions { svg: None },
         }
     }
 }
 
-impl Question for Stop {
-    fn subject(&self) -> Subject {
+impl Benchmark for Stop {
+    fn describe(&self) -> Description {
         let part = |connections: &usize| {
             let name = match connections {
                 0 => "no connection".to_owned(),
-                _ => format!("{connections} silent connections"),
+                _ => format!("{connections} idle connections"),
             };
             Part {
                 name: name.clone(),
@@ -50,17 +50,17 @@ impl Question for Stop {
             }
         };
         let rounds = self.rounds;
-        Subject {
+        Description {
             name: "stop".into(),
             title: "Time to stop".into(),
             unit: "milliseconds from SIGTERM to the end of the process".into(),
             method: format!(
-                "Each stops in its own orderly way, as its documentation shows it, without waiting \
-                 for clients; who has no such way is not in the table. Median (lowest to highest) \
-                 of interleaved rounds: {rounds}."
+                "Each server stops cleanly, as its documentation shows, without waiting for \
+                 clients. Servers without such a way are left out. Median (lowest to highest) of \
+                 {rounds} interleaved rounds."
             ),
-            bases: vec![Contender::Green],
-            asides: Vec::new(),
+            baselines: vec![Contender::Green],
+            notes: Vec::new(),
             parts: self.connections.iter().map(part).collect(),
         }
     }
@@ -73,44 +73,44 @@ impl Question for Stop {
         self.rounds
     }
 
-    fn admits(&self, contender: Contender, part: usize) -> bool {
-        // A sequential server is stopped by a handler's end, or not from its own loop.
+    fn includes(&self, contender: Contender, part: usize) -> bool {
+        // A sequential server runs its handler in the loop that would stop it.
         let room = match contender {
             Contender::Sequential => 0,
-            other => other.capacity(),
+            other => other.max_connections(),
         };
-        contender.stops() && self.connections[part] <= room
+        contender.has_clean_stop() && self.connections[part] <= room
     }
 
     fn duration(&self, contender: Contender, _: usize) -> Duration {
         let stop = match contender {
-            // It looks every half a second.
+            // `serve_forever` checks for the stop every half a second.
             Contender::PythonThreading => 350,
             _ => 50,
         };
-        Duration::from_millis(stop + 50) + overhead(contender, 0)
+        Duration::from_millis(stop + 50) + startup_time(contender, 0)
     }
 
     fn measure(&self, contender: Contender, part: usize, cores: Cores) -> anyhow::Result<Sample> {
         let connections = self.connections[part];
-        // One at least, so that it serves by the time it is stopped.
+        // One connection at least, so that the server is serving when it is stopped.
         let setup = Setup {
-            wire: Wire::Tcp,
+            transport: Transport::Tcp,
             kind: Kind::Echo,
             clients: connections.max(1),
             size: 64,
-            serve: vec!["--stop"],
-            load: vec!["--warm-up=0".into()],
+            server_args: vec!["--stop"],
+            load_args: vec!["--warm-up=0".into()],
         };
-        let mut bout = Bout::start(contender, cores, setup)?;
+        let mut run = Run::start(contender, cores, setup)?;
         if connections == 0 {
-            bout.end_load();
+            run.stop_load();
         }
-        bout.settle()?;
-        let took = bout.stop_server()?;
+        run.wait_until_idle()?;
+        let took = run.stop_server()?;
         Ok(Sample {
             values: vec![took.as_secs_f64() * 1e3],
-            asides: Vec::new(),
+            notes: Vec::new(),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Who takes part in which question, if nobody says otherwise: the floor, this project, and others.
+//! The default contenders of each benchmark: bare loops, this project, others.
 
 use crate::contenders::Contender::{
     self, Actix, Epoll, Forking, Green, GreenKeepAlive, Hyper, IoUring, May, Monoio, Nginx, Pooled,
@@ -6,8 +6,8 @@ use crate::contenders::Contender::{
     Threading, TokioCurrent, TokioMulti,
 };
 
-/// Connections that stay open. A sequential server has one at a time, and a pooled one as many as
-/// it has threads, unless they are kept alive between messages.
+/// For connections that stay open. A sequential server has one connection at a time. A pooled
+/// server has one per thread, unless connections are suspended between messages.
 pub(super) const STREAMS: &[Contender] = &[
     Epoll,
     IoUring,
@@ -28,7 +28,7 @@ pub(super) const STREAMS: &[Contender] = &[
     PythonGevent,
 ];
 
-/// Of those, the ones that serve many connections with few threads.
+/// Those of `STREAMS` that serve many connections with few threads.
 pub(super) const EVENT_DRIVEN: &[Contender] = &[
     Epoll,
     IoUring,
@@ -41,7 +41,7 @@ pub(super) const EVENT_DRIVEN: &[Contender] = &[
     May,
 ];
 
-/// Connections that come and go.
+/// For short connections.
 pub(super) const CHURN: &[Contender] = &[
     Epoll,
     IoUring,
@@ -61,6 +61,7 @@ pub(super) const CHURN: &[Contender] = &[
     PythonGevent,
 ];
 
+/// For datagrams.
 pub(super) const DATAGRAMS: &[Contender] = &[
     Epoll,
     Green,
@@ -78,7 +79,7 @@ pub(super) const DATAGRAMS: &[Contender] = &[
     PythonGevent,
 ];
 
-/// Connections that are many.
+/// For many open connections.
 pub(super) const MANY: &[Contender] = &[
     Epoll,
     IoUring,
@@ -98,10 +99,10 @@ pub(super) const MANY: &[Contender] = &[
     PythonGevent,
 ];
 
-/// Those that serve files over HTTP.
+/// Servers of files over HTTP.
 pub(super) const HTTP: &[Contender] = &[Green, Threading, Pooled, Nginx, Hyper];
 
-/// Those that can be stopped.
+/// Servers that can be stopped cleanly.
 pub(super) const STOP: &[Contender] = &[
     Green,
     GreenKeepAlive,

@@ -1,4 +1,4 @@
-//! What every table begins with: on what it was measured, what was, and by which command.
+//! The facts above each table: the machine, the versions, the command.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -11,15 +11,15 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 /// The cores that this process may use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cores {
-    /// The one that servers are pinned to.
+    /// The core that servers are pinned to.
     pub(crate) server: usize,
-    /// The one that the load is pinned to: another one, if there is any.
+    /// The core that the load is pinned to: a different one, if the process may use two.
     pub(crate) load: usize,
     count: u32,
 }
 
 impl Cores {
-    pub(crate) fn look() -> anyhow::Result<Self> {
+    pub(crate) fn detect() -> anyhow::Result<Self> {
         let allowed = sched_getaffinity(None)?;
         let mut each = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
         let server = each.next().context("no core")?;
@@ -31,48 +31,50 @@ impl Cores {
     }
 }
 
-/// As many descriptors as there may be, for this process and those that it starts: often the limit
-/// is 1,024 unless it is raised.
+/// Raises the descriptor limit of this process and its children to the hard limit. The soft limit
+/// is often 1,024.
 pub(crate) fn raise_descriptor_limit() -> anyhow::Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let raised = Rlimit {
         current: maximum,
         maximum,
     };
-    setrlimit(Resource::Nofile, raised).context("cannot raise the limit of descriptors")
+    setrlimit(Resource::Nofile, raised).context("cannot raise the descriptor limit (RLIMIT_NOFILE)")
 }
 
-/// An error that says what to do, if a process may not have as many.
+/// Returns an error that says what to do if the descriptor limit is below `needed`.
 pub(crate) fn ensure_descriptors(needed: u64) -> anyhow::Result<()> {
     let limit = getrlimit(Resource::Nofile).current;
     ensure!(
         limit.is_none_or(|limit| limit >= needed),
-        "a process may have {} descriptors here, and {needed} are needed: raise the hard limit, \
-         as with `prlimit --nofile={needed}`",
+        "the descriptor limit is {}, but {needed} are needed: raise the hard limit, for example \
+         with `prlimit --nofile={needed}`",
         limit.unwrap_or(0)
     );
     Ok(())
 }
 
-/// What decides how fast TCP sends: Linux's default, whatever this machine's is. One that paces what
-/// it sends, such as BBR, measures its own timers on a loopback.
+/// The TCP congestion control of both sides: Linux's default, whatever the default of this machine
+/// is. BBR and others that pace their output would measure their own timers on a loopback.
 const CONGESTION_CONTROL: &str = "cubic";
 
-/// Has a socket use it, or the sockets that are accepted on it; where there is none, all have the
-/// system's.
+/// Sets the congestion control of a socket, or of the sockets accepted from a listener. Where the
+/// kernel lacks it, all sockets keep the system's default.
 pub(crate) fn set_congestion_control(socket: impl AsFd) {
     let _ = sockopt::set_tcp_congestion(socket, CONGESTION_CONTROL);
 }
 
 fn congestion_control() -> anyhow::Result<String> {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
-    let usual = sockopt::tcp_congestion(&socket)?;
+    let default = sockopt::tcp_congestion(&socket)?;
     set_congestion_control(&socket);
-    let ours = sockopt::tcp_congestion(&socket)?;
-    Ok(format!("TCP with {ours} (the system's own is {usual})"))
+    let chosen = sockopt::tcp_congestion(&socket)?;
+    Ok(format!(
+        "TCP with {chosen} (the system's default is {default})"
+    ))
 }
 
-/// Kernel, processor, cores, versions, command line: one to a line.
+/// Returns kernel, processor, cores, versions and command line, one fact per item.
 pub(crate) fn describe(cores: Cores) -> anyhow::Result<Vec<String>> {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
@@ -80,9 +82,9 @@ pub(crate) fn describe(cores: Cores) -> anyhow::Result<Vec<String>> {
         .lines()
         .find(|line| line.starts_with("model name"))
         .and_then(|line| line.split(": ").nth(1))
-        .unwrap_or("a processor without a name");
+        .unwrap_or("an unnamed processor");
     let build = if cfg!(debug_assertions) {
-        "a debug build, whose figures say nothing"
+        "a debug build: the figures are meaningless"
     } else {
         "a release build"
     };
@@ -99,8 +101,10 @@ pub(crate) fn describe(cores: Cores) -> anyhow::Result<Vec<String>> {
         let version = version_in(include_str!("../../Cargo.lock"), name).unwrap_or("?");
         format!("{name} {version}")
     });
-    let packages = packages.into_iter().chain(crate::contenders::others());
-    // What else was going on: figures are worth little if that was much.
+    let packages = packages
+        .into_iter()
+        .chain(crate::contenders::external_versions());
+    // Figures are worth little if the machine was busy with other work.
     let load_average = fs::read_to_string("/proc/loadavg")?;
     let load_average = load_average.split_whitespace().next().unwrap_or("?");
     let words: Vec<_> = std::env::args().skip(1).collect();
@@ -130,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_those_of_the_lock_file() {
+    fn versions_are_read_from_the_lock_file() {
         let lock = "[[package]]\nname = \"ab\"\nversion = \"1.2.3\"\n\n[[package]]\nname = \"b\"\n\
                     version = \"4.5.6\"\n";
         assert_eq!(version_in(lock, "b"), Some("4.5.6"));
@@ -140,8 +144,8 @@ mod tests {
     }
 
     #[test]
-    fn a_description_names_the_kernel_and_the_peers() {
-        let text = describe(Cores::look().unwrap()).unwrap().join("\n");
+    fn description_names_the_kernel_and_the_peers() {
+        let text = describe(Cores::detect().unwrap()).unwrap().join("\n");
         for part in ["Linux ", "rustc ", "tokio 1.", "TCP with "] {
             assert!(text.contains(part), "{part:?} in {text}");
         }

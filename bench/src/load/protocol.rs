@@ -1,4 +1,4 @@
-//! What whoever measures asks of the load, and what it is told: a line of text each.
+//! The protocol between a benchmark and its load: one line of text per request and per answer.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-/// What the load shall do next.
+/// One run of the load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Order {
-    /// For how long; if it is zero, each client sends one message.
+pub(crate) struct RunSpec {
+    /// Duration; if it is zero, each client sends one message.
     pub(crate) time: Duration,
-    /// As many connections shall be open, at least. Only those of the echo can be added to.
+    /// Minimum number of open connections. Only the echo load can add connections.
     pub(crate) open: usize,
-    /// How many of them take part, the others being silent; all of them if it is 0.
+    /// Number of active connections, the others being idle; 0 for all.
     pub(crate) active: usize,
 }
 
-impl Order {
-    /// With all of the connections that there are.
+impl RunSpec {
+    /// Creates a run with all existing connections.
     pub(crate) fn of(time: Duration) -> Self {
         Self {
             time,
@@ -28,14 +28,14 @@ impl Order {
     }
 }
 
-impl fmt::Display for Order {
+impl fmt::Display for RunSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { time, open, active } = self;
         write!(f, "{} {open} {active}", time.as_millis())
     }
 }
 
-impl FromStr for Order {
+impl FromStr for RunSpec {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
@@ -48,22 +48,22 @@ impl FromStr for Order {
     }
 }
 
-/// What became of the requests.
+/// Counts and delays of the requests of one run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) answered: u32,
     pub(crate) lost: u32,
-    /// Zero, unless the load is paced.
+    /// Zero, unless the load has a fixed rate.
     pub(crate) delays: Delays,
 }
 
-/// How late answers were, and how late the load itself was with its messages.
+/// Percentiles of the answers' delays, and of the load's own lateness in sending.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Delays {
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
     pub(crate) p999: Duration,
-    /// 999 of 1,000 messages were sent sooner than that after they were due.
+    /// 999 of 1,000 messages were sent no later than this after they were due.
     pub(crate) load_p999: Duration,
 }
 
@@ -80,7 +80,7 @@ impl Delays {
     }
 }
 
-/// The smallest one that so many of a thousand are not above; zero of nothing.
+/// Returns the smallest element that is not below `per_mille` thousandths of all; zero if empty.
 fn percentile(sorted: &[Duration], per_mille: usize) -> Duration {
     let rank = (sorted.len() * per_mille).div_ceil(1000);
     sorted
@@ -127,7 +127,7 @@ impl FromStr for Outcome {
 fn numbers<const N: usize>(text: &str) -> anyhow::Result<[u64; N]> {
     let parsed: Result<Vec<u64>, _> = text.split_whitespace().map(str::parse).collect();
     let Ok(numbers) = parsed.with_context(|| format!("{text:?}"))?.try_into() else {
-        bail!("{text:?} has not {N} figures");
+        bail!("{text:?} must have {N} numbers");
     };
     Ok(numbers)
 }
@@ -137,13 +137,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
-        let order = Order {
+    fn specs_and_outcomes_round_trip() {
+        let spec = RunSpec {
             time: Duration::from_millis(1500),
             open: 15_000,
             active: 100,
         };
-        assert_eq!(order.to_string().parse::<Order>().unwrap(), order);
+        assert_eq!(spec.to_string().parse::<RunSpec>().unwrap(), spec);
         let [p50, p99, p999, load_p999] = [1, 2, 3, 4].map(Duration::from_nanos);
         let outcome = Outcome {
             answered: 7,
@@ -156,12 +156,12 @@ mod tests {
             },
         };
         assert_eq!(outcome.to_string().parse::<Outcome>().unwrap(), outcome);
-        assert!("1 2".parse::<Order>().is_err());
-        assert!("1 2 x".parse::<Order>().is_err());
+        assert!("1 2".parse::<RunSpec>().is_err());
+        assert!("1 2 x".parse::<RunSpec>().is_err());
     }
 
     #[test]
-    fn percentiles() {
+    fn percentiles_use_the_nearest_rank() {
         let sorted: Vec<_> = (1..=1000).map(Duration::from_nanos).collect();
         assert_eq!(percentile(&sorted, 500), sorted[499]);
         assert_eq!(percentile(&sorted, 999), sorted[998]);

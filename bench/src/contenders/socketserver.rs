@@ -1,4 +1,4 @@
-//! The servers of this project, and their engine.
+//! The servers of this project, and its runtime greenroom.
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -27,57 +27,63 @@ pub(super) fn streams<T, const N: usize>(
 where
     T: Transport<Request = Connection>,
 {
-    let (all, once) = (handler_fn(echo::<N>), handler_fn(echo_once::<N>));
-    let plain = Extras {
+    let (echo, echo_once) = (handler_fn(echo::<N>), handler_fn(echo_once::<N>));
+    let plain = ServerOptions {
         stop,
         watched: false,
     };
-    let watched = Extras {
+    let watched = ServerOptions {
         stop,
         watched: true,
     };
     match contender {
-        Contender::Green => serve::<T, _, _, _>(green(), socket, all, plain),
-        Contender::GreenKeepAlive => serve::<T, _, _, _>(green(), socket, once, plain),
-        Contender::GreenWatched => serve::<T, _, _, _>(green(), socket, all, watched),
-        Contender::Threading => serve::<T, _, _, _>(threading(), socket, all, plain),
-        Contender::ThreadingWatched => serve::<T, _, _, _>(threading(), socket, all, watched),
-        Contender::Forking => serve::<T, _, _, _>(forking(), socket, all, plain),
-        Contender::Pooled => serve::<T, _, _, _>(pooled(), socket, all, plain),
-        Contender::PooledKeepAlive => serve::<T, _, _, _>(pooled().workers(4), socket, once, plain),
-        Contender::Sequential => serve::<T, _, _, _>(Sequential, socket, all, plain),
-        other => bail!("{other} is not one of this project"),
+        Contender::Green => serve::<T, _, _, _>(green(), socket, echo, plain),
+        Contender::GreenKeepAlive => serve::<T, _, _, _>(green(), socket, echo_once, plain),
+        Contender::GreenWatched => serve::<T, _, _, _>(green(), socket, echo, watched),
+        Contender::Threading => serve::<T, _, _, _>(threading(), socket, echo, plain),
+        Contender::ThreadingWatched => serve::<T, _, _, _>(threading(), socket, echo, watched),
+        Contender::Forking => serve::<T, _, _, _>(forking(), socket, echo, plain),
+        Contender::Pooled => serve::<T, _, _, _>(pooled(), socket, echo, plain),
+        Contender::PooledKeepAlive => {
+            serve::<T, _, _, _>(pooled().workers(4), socket, echo_once, plain)
+        }
+        Contender::Sequential => serve::<T, _, _, _>(Sequential, socket, echo, plain),
+        other => bail!("{other} is not a socketserver model"),
     }
 }
 
 pub(super) fn datagrams(contender: Contender, socket: OwnedFd, stop: bool) -> anyhow::Result<()> {
     let echo = handler_fn(|packet: &mut Datagram| Ok(packet.reply(packet.bytes())?));
-    let extras = Extras {
+    let options = ServerOptions {
         stop,
         watched: false,
     };
     match contender {
-        Contender::Green => serve::<Udp, _, _, _>(green(), socket, echo, extras),
-        Contender::Threading => serve::<Udp, _, _, _>(threading(), socket, echo, extras),
-        Contender::Forking => serve::<Udp, _, _, _>(forking(), socket, echo, extras),
-        Contender::Pooled => serve::<Udp, _, _, _>(pooled(), socket, echo, extras),
-        Contender::Sequential => serve::<Udp, _, _, _>(Sequential, socket, echo, extras),
-        other => bail!("{other} has no server over UDP here"),
+        Contender::Green => serve::<Udp, _, _, _>(green(), socket, echo, options),
+        Contender::Threading => serve::<Udp, _, _, _>(threading(), socket, echo, options),
+        Contender::Forking => serve::<Udp, _, _, _>(forking(), socket, echo, options),
+        Contender::Pooled => serve::<Udp, _, _, _>(pooled(), socket, echo, options),
+        Contender::Sequential => serve::<Udp, _, _, _>(Sequential, socket, echo, options),
+        other => bail!("{other} has no UDP server here"),
     }
 }
 
-/// What is not always there, as it costs something.
+/// Optional features, off by default because they cost something.
 #[derive(Clone, Copy)]
-struct Extras {
-    /// SIGTERM stops it, and cuts whoever is connected.
+struct ServerOptions {
+    /// SIGTERM stops the server and cancels open connections.
     stop: bool,
-    /// Somebody hears of every event and does next to nothing about it, and durations are kept for
-    /// metrics: what that costs is the difference.
+    /// An observer counts every event, and metrics keep durations, to measure their cost.
     watched: bool,
 }
 
-/// Serves with the timeouts that a server has by default: the others have none.
-fn serve<T, C, F, H>(model: C, socket: OwnedFd, factory: F, extras: Extras) -> anyhow::Result<()>
+/// Serves with the default timeouts of this project; the other contenders have none.
+fn serve<T, C, F, H>(
+    model: C,
+    socket: OwnedFd,
+    factory: F,
+    options: ServerOptions,
+) -> anyhow::Result<()>
 where
     T: Transport,
     C: Concurrency,
@@ -85,21 +91,21 @@ where
     H: RequestHandler<T::Request>,
 {
     let mut builder = Server::<T, C, ()>::builder().concurrency(model);
-    if extras.watched {
-        let heard = AtomicU64::new(0);
+    if options.watched {
+        let events = AtomicU64::new(0);
         builder = builder.on_event(move |_| {
-            heard.fetch_add(1, Ordering::Relaxed);
+            events.fetch_add(1, Ordering::Relaxed);
         });
     }
     let mut server = builder.adopt(socket, factory)?;
     let controller = server.controller();
-    if extras.watched {
+    if options.watched {
         Metrics::new().add("watched", &controller);
     }
-    if extras.stop {
-        let (arrivals, handler) = UnixStream::pair()?;
-        pipe::register(SIGTERM, handler)?;
-        server.watch(arrivals, move || {
+    if options.stop {
+        let (signals, writer) = UnixStream::pair()?;
+        pipe::register(SIGTERM, writer)?;
+        server.watch(signals, move || {
             controller.drain(Duration::ZERO);
             Ok(Watched::Done)
         });
@@ -127,7 +133,7 @@ fn echo_once<const N: usize>(conn: &mut Connection) -> socketserver::Result {
     Ok(())
 }
 
-// Each with room for all that any question here has.
+// Each model has room for the connections of every benchmark.
 
 fn green() -> Green {
     Green::new().workers(1).max_requests(20_000)
@@ -141,18 +147,18 @@ fn forking() -> Forking {
     Forking::new().max_children(2_000)
 }
 
-/// With as many threads and as long a queue as it has by default.
+/// With the default number of threads and the default queue length.
 fn pooled() -> Pooled {
     Pooled::new().max_idle(20_000)
 }
 
-pub(super) fn engine<const N: usize>(listener: Listener) -> anyhow::Result<()> {
+pub(super) fn runtime<const N: usize>(listener: Listener) -> anyhow::Result<()> {
     use greenroom::net::{TcpListener, UnixListener};
-    let engine = greenroom::Engine::builder().workers(1).build()?;
+    let runtime = greenroom::Engine::builder().workers(1).build()?;
     let accepting = match listener {
         Listener::Tcp(listener) => {
             let listener = TcpListener::try_from(listener)?;
-            engine.spawn(move || -> io::Result<()> {
+            runtime.spawn(move || -> io::Result<()> {
                 loop {
                     let (stream, _) = listener.accept()?;
                     stream.set_nodelay(true)?;
@@ -162,7 +168,7 @@ pub(super) fn engine<const N: usize>(listener: Listener) -> anyhow::Result<()> {
         }
         Listener::Unix(listener) => {
             let listener = UnixListener::try_from(listener)?;
-            engine.spawn(move || -> io::Result<()> {
+            runtime.spawn(move || -> io::Result<()> {
                 loop {
                     let (stream, _) = listener.accept()?;
                     let _ = greenroom::spawn(move || super::threads::echo::<N>(stream));
