@@ -66,7 +66,7 @@ mod receive;
 mod send;
 
 pub use control::Local;
-pub use option::{tell_drops, tell_local};
+pub use option::{tell_drops, tell_local, unconfirmed};
 pub use receive::{Batch, Packet};
 pub use rustix::net::SendFlags;
 pub use send::{Outgoing, send};

@@ -1,4 +1,5 @@
-//! The socket options that rustix does not have: what the kernel shall tell beside each datagram.
+//! What rustix does not have of sockets: what the kernel shall tell beside each datagram, and how much
+//! of a stream is under way.
 
 #![allow(unsafe_code)]
 
@@ -30,6 +31,23 @@ pub fn tell_local(socket: impl AsFd) -> rustix::io::Result<()> {
         // It tells of IPv4 datagrams, too, in the form of IPv6.
         AddressFamily::INET6 => switch_on(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
         _ => Err(Errno::AFNOSUPPORT),
+    }
+}
+
+/// Returns how many bytes that were sent over a stream socket its peer has not confirmed: `SIOCOUTQ`,
+/// `tcp(7)`; over a Unix socket, how much memory holds what the peer has not read.
+///
+/// # Errors
+/// Those of `ioctl(2)`: `EINVAL` for a socket that listens.
+pub fn unconfirmed(socket: impl AsFd) -> rustix::io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: this request writes one `int` to where its argument points, which is `count`, and
+    // touches nothing else: tcp(7), unix(7).
+    let done = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    if done == 0 {
+        Ok(usize::try_from(count).unwrap_or_default())
+    } else {
+        Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use socketserver::{MinRate, Network, Rate};
+use socketserver::{Displacement, MinRate, Network, Rate};
 
 use crate::endpoint::Endpoint;
 use crate::{
@@ -163,6 +163,11 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub(crate) queue_places: u32,
 
+    /// Cut no connection for another one: by default, when a client waits that there is no place for,
+    /// connections that use nothing (silent, idle or slow ones) are cut
+    #[arg(long)]
+    pub(crate) no_displacement: bool,
+
     /// A line that is sent to clients that are turned away, but not to those that --deny has or
     /// --allow has not
     #[arg(long, value_name = "TEXT", value_parser = notice)]
@@ -281,6 +286,10 @@ pub(crate) struct ServerOptions {
     /// Names are looked up and files that are needed are looked at. Nothing is bound.
     #[arg(long, help_heading = "Configuration")]
     pub(crate) check_config: bool,
+
+    /// Which connections make room for others, unless none shall.
+    #[arg(skip)]
+    pub(crate) displacement: Displacement,
 
     /// Where browsers are served, by the one program that does.
     #[arg(skip)]

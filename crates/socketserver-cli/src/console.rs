@@ -229,7 +229,7 @@ impl Console {
             let _ = writeln!(
                 out,
                 "{}: {}, accepted {}, refused {}, live {live}, ended {} (failed {}, panicked {}, \
-                 protocol error {}, timed out {}, peer gone {}, fell behind {}, cut {}, killed {}), \
+                 protocol error {}, timed out {}, peer gone {}, fell behind {}, displaced {}, cut {}, killed {}), \
                  received {received} bytes, sent {sent}",
                 served.name,
                 controller.state(),
@@ -242,6 +242,7 @@ impl Console {
                 n.timed_out,
                 n.peer_gone,
                 n.fell_behind,
+                n.displaced,
                 n.cancelled,
                 n.killed,
             );

@@ -25,6 +25,10 @@ const CONSTANTS: &[Constant] = &[
         "metrics: last answers after a drain",
         "metrics.rs LAST_ANSWERS",
     ),
+    (
+        "`chat`: silence of a member before it makes room",
+        "programs/chat/mod.rs LISTENING",
+    ),
     ("messages after a drain has begun", "messages.rs LAST_WORDS"),
     ("a forced end", "signals/mod.rs FORCED"),
     ("signals that count as one", "signals/stop.rs TOGETHER"),
@@ -154,6 +158,7 @@ const NO_LIMITING_OPTIONS: &[&str] = &[
     "log-level",
     "message",
     "metrics",
+    "no-displacement",
     "no-listing",
     "output",
     "proxy-from",

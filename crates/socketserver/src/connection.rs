@@ -19,6 +19,7 @@ use crate::socket::Socket;
 use crate::timeouts::{Limits, Timeouts, earliest, nonzero};
 #[cfg(feature = "tls")]
 use crate::tls;
+use crate::waiting::Awaited;
 
 /// A connection to one peer, read and written in plain blocking style.
 ///
@@ -45,6 +46,10 @@ pub struct Connection {
     timeouts: Arc<Timeouts>,
     deadline: Option<Instant>,
     reading: Reading,
+    /// A message of the peer was complete.
+    has_spoken: bool,
+    /// Between two messages the peer loses nothing by an end of the connection.
+    is_disposable: bool,
     buffer: Option<Box<Buffer>>,
     ended: bool,
     keep_alive: bool,
@@ -98,6 +103,8 @@ impl Connection {
             timeouts,
             deadline,
             reading: Reading::Nothing(now),
+            has_spoken: false,
+            is_disposable: false,
             buffer: None,
             ended: false,
             keep_alive: false,
@@ -295,6 +302,7 @@ impl Connection {
     pub fn end_message(&mut self) {
         if matches!(self.reading, Reading::Message { .. }) {
             self.reading = Reading::BetweenMessages;
+            self.has_spoken = true;
         }
     }
 
@@ -486,6 +494,26 @@ impl Connection {
             && received + sent != moved_before
     }
 
+    /// What a wait for the next bytes is for.
+    pub(crate) fn awaited(&self) -> Awaited {
+        match self.reading {
+            // Where clients may be silent for any time, they are members that only listen.
+            Reading::Nothing(_) if self.timeouts.first_byte.is_none() => Awaited::Message,
+            Reading::Nothing(_) => Awaited::Opening,
+            Reading::Message { .. } if !self.has_spoken => Awaited::Opening,
+            Reading::Message { .. } => Awaited::Rest,
+            Reading::BetweenMessages if self.is_disposable => Awaited::Request,
+            Reading::BetweenMessages => Awaited::Message,
+        }
+    }
+
+    /// Says that the peer expects an end of the connection at any time between two messages, as
+    /// clients of HTTP do.
+    #[cfg(feature = "http")]
+    pub(crate) fn set_disposable(&mut self, disposable: bool) {
+        self.is_disposable = disposable;
+    }
+
     /// What a wait for the next bytes is bounded by.
     pub(crate) fn read_limits(&self) -> Limits {
         let (mut wait, mut deadline) = (self.timeouts.read, self.deadline);
@@ -541,6 +569,7 @@ impl Connection {
             return Ok(0);
         }
         let limits = self.read_limits();
+        self.socket.input().begin(self.awaited());
         let received = match &mut self.reading {
             Reading::Nothing(_) | Reading::BetweenMessages => self.socket.recv(buf, limits),
             Reading::Message { waited, .. } => {
@@ -550,6 +579,7 @@ impl Connection {
                 received
             }
         };
+        self.socket.input().end();
         let n = received?;
         self.ended = n == 0;
         if let Reading::Nothing(_) = self.reading {

@@ -113,6 +113,7 @@ mod tls;
 pub mod transport;
 #[cfg(any(feature = "tls", feature = "websocket"))]
 mod turn;
+mod waiting;
 #[cfg(feature = "websocket")]
 pub mod websocket;
 
@@ -135,8 +136,8 @@ pub use room::{Member, Room, RoomCounters, RoomLimits};
 #[cfg(feature = "tls")]
 pub use rustls;
 pub use server::{
-    Builder, Controller, DrainReport, GroupController, Handled, LiveRequest, Request, RequestId,
-    RequestInfo, RequestState, Server, ServerGroup, ServerState, Watched,
+    Builder, Controller, Displacement, DrainReport, GroupController, Handled, LiveRequest, Request,
+    RequestId, RequestInfo, RequestState, Server, ServerGroup, ServerState, Watched,
 };
 pub use sessions::{SessionLimits, SessionRefused, Sessions};
 pub use timeouts::{MinRate, Timeouts};

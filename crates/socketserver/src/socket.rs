@@ -21,6 +21,7 @@ use crate::signal::Signal;
 use crate::timeouts::{Limits, Pace, Wait, timed_out};
 #[cfg(feature = "tls")]
 use crate::tls;
+use crate::waiting::{Awaited, Waiting};
 
 /// How much of a file the kernel is asked to send at a time: enough that the calls cost nothing
 /// beside the bytes, and not so much that a peer who takes all of it is not noticed to be cut.
@@ -45,6 +46,10 @@ pub struct Socket {
     sent: AtomicU64,
     /// What was sent while the peer was waited for.
     sending: Pace,
+    /// What the handler waits for, and since when; for who looks from outside.
+    input: Waiting,
+    /// The same for whatever writes, from any thread.
+    output: Waiting,
     /// Since the handshake.
     #[cfg(feature = "tls")]
     tls: OnceLock<Box<tls::Session>>,
@@ -65,6 +70,8 @@ impl Socket {
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             sending: Pace::default(),
+            input: Waiting::default(),
+            output: Waiting::default(),
             #[cfg(feature = "tls")]
             tls: OnceLock::new(),
             kernel_read: AtomicU64::new(0),
@@ -85,6 +92,31 @@ impl Socket {
             self.received.load(Ordering::Relaxed),
             self.sent.load(Ordering::Relaxed),
         )
+    }
+
+    /// Bytes moved so far, without those that the peer has not confirmed yet.
+    pub(crate) fn confirmed(&self) -> u64 {
+        let unsent = packet_batch::unconfirmed(&self.fd).unwrap_or(0);
+        self.moved().saturating_sub(unsent as u64)
+    }
+
+    /// What is being waited for in a read, or between two calls of the handler.
+    pub(crate) fn input(&self) -> &Waiting {
+        &self.input
+    }
+
+    /// Whether its handler is at work, or has something to read that it has not come to yet: then the
+    /// peer is not waited for.
+    pub(crate) fn is_being_read(&self) -> bool {
+        match self.input.read() {
+            None => self.output.read().is_none(),
+            Some(_) => self.has_input(),
+        }
+    }
+
+    /// What is being waited for in a write that has found no room.
+    pub(crate) fn output(&self) -> &Waiting {
+        &self.output
     }
 
     pub(crate) fn is_lost(&self) -> bool {
@@ -353,6 +385,7 @@ impl Socket {
     ) -> io::Result<usize> {
         let mut wait = Wait::begin(limits, self.moved())?;
         let began = wait.clock();
+        let _waiting = self.output.for_now(Awaited::Room);
         // Who parks knows whether he had to; the kernel does not say.
         let mut has_waited = self.park.is_none();
         loop {
@@ -530,6 +563,9 @@ impl Socket {
             Some(Cut::FellBehind) => {
                 "the connection was cut by this server: the peer did not read what was sent to it"
             }
+            Some(Cut::Displaced) => {
+                "the connection was cut by this server: it used nothing, and others needed its place"
+            }
             Some(Cut::ByServer) | None => return cancelled(),
         };
         io::Error::new(io::ErrorKind::ConnectionAborted, why)
@@ -610,6 +646,8 @@ pub enum Cut {
     ByServer,
     /// The peer did not read what was sent to it.
     FellBehind,
+    /// Others needed its place, and it used nothing.
+    Displaced,
 }
 
 impl From<Cut> for EndReason {
@@ -617,6 +655,7 @@ impl From<Cut> for EndReason {
         match cut {
             Cut::ByServer => Self::Cancelled,
             Cut::FellBehind => Self::FellBehind,
+            Cut::Displaced => Self::Displaced,
         }
     }
 }

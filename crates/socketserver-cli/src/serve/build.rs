@@ -4,8 +4,8 @@ use std::io;
 
 use socketserver::transport::{StreamTransport, Tcp, Udp, UnixDatagram, UnixStream};
 use socketserver::{
-    Admission, AtLimit, Builder, Concurrency, Controller, Forking, Green, Pooled, ProxyProtocol,
-    Server, Threading, Timeouts, Tls, Transport,
+    Admission, AtLimit, Builder, Concurrency, Controller, Displacement, Forking, Green, Pooled,
+    ProxyProtocol, Server, Threading, Timeouts, Tls, Transport,
 };
 
 use crate::cli::{Policy, Proxy, ServerOptions};
@@ -63,8 +63,14 @@ pub(super) fn builder<T: Transport, C: Concurrency>(
         }),
         None => builder,
     };
+    let displacement = if options.no_displacement {
+        Displacement::off()
+    } else {
+        options.displacement
+    };
     builder
         .concurrency(model)
+        .displacement(displacement)
         .timeouts(timeouts::<T>(options))
         .admission(admission(options))
 }

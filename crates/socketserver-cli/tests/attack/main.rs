@@ -12,6 +12,7 @@ mod bystander;
 mod callers;
 #[path = "../common/mod.rs"]
 mod common;
+mod displacement;
 mod drain;
 mod exhaustion;
 mod packets;

@@ -84,6 +84,14 @@ impl Victim {
         Self::launch(&mut socketserver(), model, args)
     }
 
+    /// Another program with these options.
+    pub fn serving(program: &str, model: Model, args: &[&str]) -> Self {
+        let mut command = socketserver();
+        command.args([program, "-c", model.name()]).args(args);
+        let server = Server::launch(command.stdin(Stdio::null()), 1);
+        Self { server, model }
+    }
+
     /// The same, by a command that ends up as the program.
     pub fn launch(command: &mut Command, model: Model, args: &[&str]) -> Self {
         command.args(["echo", "-c", model.name()]).args(args);

@@ -225,6 +225,13 @@ impl AdmissionControl {
     }
 }
 
+impl PeerKey {
+    /// `None` for a peer without an IP address.
+    pub(crate) fn of_peer(peer: &Address) -> Option<Self> {
+        ip(peer).map(Self::of)
+    }
+}
+
 fn ip(peer: &Address) -> Option<std::net::IpAddr> {
     Some(peer.as_inet()?.ip().to_canonical())
 }

@@ -15,7 +15,7 @@ const TOLD_APART: usize = 16_384;
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// What of an address is not its owner's to choose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum PeerKey {
     V4(u32),
     /// The first 64 bits.

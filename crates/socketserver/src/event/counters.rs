@@ -21,6 +21,8 @@ pub struct Counters {
     pub at_limit: u64,
     /// Of those: the process was out of descriptors.
     pub no_descriptors: u64,
+    /// Of those: they waited in a queue, and other clients needed their places.
+    pub displaced_in_queue: u64,
     /// Of those: a drain's deadline had passed.
     pub draining: u64,
     /// Of those: denied by a rule of the [`Admission`](crate::Admission).
@@ -54,6 +56,9 @@ pub struct Counters {
     pub cancelled: u64,
     /// Of those: cut because they did not read what a [`Room`](crate::Room) sent to them.
     pub fell_behind: u64,
+    /// Of those: cut because they used nothing, and others needed their places; see
+    /// [`Displacement`](crate::Displacement).
+    pub displaced: u64,
     /// Of those: served by a child that a signal killed.
     pub killed: u64,
     /// Failed attempts to accept.
@@ -88,6 +93,7 @@ impl Counters {
             ("verify", self.not_verified),
             ("at_limit", self.at_limit),
             ("no_descriptors", self.no_descriptors),
+            ("displaced", self.displaced_in_queue),
             ("draining", self.draining),
             ("denied", self.denied),
             ("peer_limit", self.peer_limit),
@@ -110,6 +116,7 @@ impl Counters {
             ("peer_gone", self.peer_gone),
             ("cancelled", self.cancelled),
             ("fell_behind", self.fell_behind),
+            ("displaced", self.displaced),
             ("killed", self.killed),
         ]
         .into_iter()
@@ -177,6 +184,7 @@ pub(super) struct Totals {
     not_verified: AtomicU64,
     at_limit: AtomicU64,
     no_descriptors: AtomicU64,
+    displaced_in_queue: AtomicU64,
     draining: AtomicU64,
     denied: AtomicU64,
     peer_limit: AtomicU64,
@@ -193,6 +201,7 @@ pub(super) struct Totals {
     peer_gone: AtomicU64,
     cancelled: AtomicU64,
     fell_behind: AtomicU64,
+    displaced: AtomicU64,
     killed: AtomicU64,
     accept_errors: AtomicU64,
     hook_failures: AtomicU64,
@@ -261,6 +270,7 @@ impl Totals {
             Refusal::Verify => &self.not_verified,
             Refusal::AtLimit => &self.at_limit,
             Refusal::NoDescriptors => &self.no_descriptors,
+            Refusal::Displaced => &self.displaced_in_queue,
             Refusal::Draining => &self.draining,
             Refusal::Denied => &self.denied,
             Refusal::PeerLimit => &self.peer_limit,
@@ -283,6 +293,7 @@ impl Totals {
             EndReason::PeerGone => &self.peer_gone,
             EndReason::Cancelled => &self.cancelled,
             EndReason::FellBehind => &self.fell_behind,
+            EndReason::Displaced => &self.displaced,
             EndReason::Killed(_) => &self.killed,
         }
     }
@@ -302,11 +313,13 @@ impl Totals {
             peer_gone: read(&self.peer_gone),
             cancelled: read(&self.cancelled),
             fell_behind: read(&self.fell_behind),
+            displaced: read(&self.displaced),
             killed: read(&self.killed),
             refused: read(&self.refused),
             not_verified: read(&self.not_verified),
             at_limit: read(&self.at_limit),
             no_descriptors: read(&self.no_descriptors),
+            displaced_in_queue: read(&self.displaced_in_queue),
             draining: read(&self.draining),
             denied: read(&self.denied),
             peer_limit: read(&self.peer_limit),

@@ -102,6 +102,21 @@ pub enum Event<'a> {
         /// How many since this was last told.
         count: u64,
     },
+    /// Requests that use nothing are cut, so that others have their places; see
+    /// [`Displacement`](crate::Displacement). Once per episode: until none was cut for ten seconds.
+    DisplacementStarted {
+        /// What is short: `requests`, `threads`, `descriptors`, `TLS handshakes`, `queue places`.
+        limit: &'static str,
+        /// How many requests are live.
+        live: usize,
+    },
+    /// No request was cut for that reason for ten seconds.
+    DisplacementEnded {
+        /// How many were cut in this episode.
+        displaced: u64,
+        /// How long it lasted.
+        lasted: Duration,
+    },
     /// The server is in another state; see [`Controller::state`](crate::Controller::state).
     ///
     /// Told by the serving thread, in order, when it gets to it. What it was in between for a moment
@@ -157,6 +172,9 @@ pub enum Refusal {
     AtLimit,
     /// The process is out of descriptors, and the policy is not to let clients wait.
     NoDescriptors,
+    /// It waited in the [queue](crate::AtLimit::Queue), and another client that has fewer places
+    /// needed its place.
+    Displaced,
     /// The drain's deadline passed before the request could be served.
     Draining,
     /// A rule of the server's [`Admission`](crate::Admission) denies the peer's address.
@@ -198,6 +216,7 @@ impl fmt::Display for Refusal {
             Self::Verify => "not verified",
             Self::AtLimit => "at the limit",
             Self::NoDescriptors => "out of descriptors",
+            Self::Displaced => "displaced",
             Self::Draining => "draining",
             Self::Denied => "denied by a rule",
             Self::PeerLimit => "too many of this peer",
@@ -232,6 +251,9 @@ pub enum EndReason {
     Cancelled,
     /// The peer did not read what a [`Room`](crate::Room) sent to it, and was cut.
     FellBehind,
+    /// The server cut the connection, which used nothing, as another client needed its place; see
+    /// [`Displacement`](crate::Displacement).
+    Displaced,
     /// The child that served it was killed by this signal.
     Killed(i32),
 }
@@ -247,6 +269,7 @@ impl fmt::Display for EndReason {
             Self::PeerGone => f.write_str("peer gone"),
             Self::Cancelled => f.write_str("cancelled"),
             Self::FellBehind => f.write_str("fell behind"),
+            Self::Displaced => f.write_str("displaced"),
             Self::Killed(signal) => write!(f, "killed by signal {signal}"),
         }
     }

@@ -130,6 +130,14 @@ fn trace(event: &Event<'_>) {
             "datagrams were dropped by the kernel: they come faster than they are served; \
              receive_buffer makes room for bursts"
         ),
+        Event::DisplacementStarted { limit, live } => tracing::warn!(
+            limit,
+            live,
+            "places are short: connections that use nothing are cut for new ones"
+        ),
+        Event::DisplacementEnded { displaced, lasted } => {
+            tracing::info!(displaced, ?lasted, "places are not short any more");
+        }
         // That somebody has made it lame, or ready again, is not told by anything else.
         Event::StateChanged { from, to }
             if [from, to].contains(&&ServerState::Lame) && !to.is_ending() =>

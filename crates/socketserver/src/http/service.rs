@@ -190,6 +190,7 @@ impl<H: Handler> RequestHandler<Connection> for HttpHandler<H> {
         if let Some(upgraded) = &mut self.upgraded {
             return upgraded.handle(conn);
         }
+        conn.set_disposable(true);
         if !std::mem::replace(&mut self.has_waited, true) && is_silent(conn) {
             // Browsers connect before they know what to ask. Until then it holds no worker, and is not
             // waited for by a drain.
@@ -203,6 +204,7 @@ impl<H: Handler> RequestHandler<Connection> for HttpHandler<H> {
             Next::End => {}
             Next::Request => conn.keep_alive(),
             Next::Upgrade(mut upgraded) => {
+                conn.set_disposable(false);
                 // If this fails it is dropped here, without a `finish`.
                 upgraded.setup(conn)?;
                 return self.upgraded.insert(upgraded).handle(conn);

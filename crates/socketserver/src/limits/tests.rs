@@ -300,6 +300,39 @@ const CONSTANTS: &[Constant] = &[
         "pause without descriptors, the longest",
         "server/back_off.rs LONGEST",
     ),
+    (
+        "places are short: silence",
+        "server/displacement.rs SILENCE",
+    ),
+    (
+        "places are short: silence of most",
+        "server/displacement.rs SILENCE_OF_MOST",
+    ),
+    ("`Displacement::idle`", "server/displacement.rs IDLE"),
+    (
+        "places are short: time between requests of HTTP",
+        "server/displacement.rs BETWEEN_REQUESTS",
+    ),
+    (
+        "places are short: least rate",
+        "server/displacement.rs SLOW",
+    ),
+    (
+        "places are short: highest least rate",
+        "server/displacement.rs SLOW_AT_MOST",
+    ),
+    (
+        "places are short: time of a transfer",
+        "server/displacement.rs WINDOW",
+    ),
+    (
+        "places are short: cut at a time",
+        "server/displacement.rs AT_ONCE",
+    ),
+    (
+        "places are short: wait of one that would be rejected",
+        "server/displacement.rs MADE",
+    ),
     ("time to notice having been cut", "server/drain.rs GRACE"),
     ("backlog that a drain takes on", "server/drain.rs BACKLOG"),
     (
@@ -343,6 +376,14 @@ const NO_LIMITS: &[&str] = &[
     "admission/peers.rs SWEEP",
     "server/back_off.rs EPISODE",
     "server/drops.rs INTERVAL",
+    "server/displacement.rs DOUBLES_EVERY",
+    "server/displacement.rs EPISODE",
+    "server/displacement.rs PAUSE",
+    "server/displacement.rs PAUSE_TIMES",
+    "server/displacement.rs STALE",
+    // A part of what its row says.
+    "server/displacement.rs MANY",
+    "server/displacement.rs SHARE",
     // The least of a default that has its row.
     "server/builder.rs UNCONFIRMED",
     // How much is done at once before others have their turn: nothing is refused or lost.
@@ -370,6 +411,7 @@ const NO_LIMITS: &[&str] = &[
     "websocket/decoder.rs LONGEST_CONTROL",
     "websocket/message.rs LONGEST_REASON",
     // Bits, codes and names.
+    "waiting.rs KIND_BITS",
     "concurrency/pooled/lobby.rs WAKER",
     "preamble/proxy/header.rs ALPN",
     "preamble/proxy/header.rs AUTHORITY",

@@ -13,6 +13,7 @@ use super::task::{self, End, Pause, Place, Step, Task, shielded};
 use crate::event::EndReason;
 use crate::park::Park;
 use crate::preamble::{Heard, Steps};
+use crate::waiting::Awaited;
 use crate::{RequestHandler, RequestInfo};
 
 pub(crate) struct Job<R, F> {
@@ -129,6 +130,9 @@ where
         let Job {
             request, record, ..
         } = &*self.job;
+        if let Some((waiting, _)) = request.waiting() {
+            waiting.begin(Awaited::Opening);
+        }
         // Who has begun is served to the end by a drain, and takes no place in a pool meanwhile.
         record.set_paused(match self.is_silent {
             true => Paused::Idle,
@@ -178,6 +182,9 @@ where
     }
 
     fn go_on(self: Box<Self>, waited: io::Result<()>) -> Step {
+        if let Some((waiting, _)) = self.job.request.waiting() {
+            waiting.end();
+        }
         self.job.record.set_paused(Paused::No);
         let Self {
             job,

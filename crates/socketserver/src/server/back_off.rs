@@ -77,6 +77,11 @@ impl BackOff {
         begins
     }
 
+    /// It is worth an attempt then, if it would be made later.
+    pub(crate) fn no_later_than(&mut self, at: Instant) {
+        self.until = self.until.map(|until| until.min(at));
+    }
+
     /// Something was freed: it is worth an attempt now.
     pub(crate) fn retry_now(&mut self) {
         self.until = None;

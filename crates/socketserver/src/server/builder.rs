@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::controller::{HandleError, Shared};
+use super::displacement::Displacement;
 use super::lifecycle::DEFAULT_DRAIN;
 use super::poller::Poller;
 use super::refusal::{NOTICE, Refusals};
@@ -37,6 +38,7 @@ pub struct Builder<T: Transport, C> {
     admission: Admission,
     refusal_notice: Box<[u8]>,
     block_on_close: Option<Duration>,
+    displacement: Displacement,
     #[cfg(feature = "proxy")]
     proxy: Option<crate::ProxyProtocol>,
     #[cfg(feature = "tls")]
@@ -56,6 +58,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             admission: Admission::default(),
             refusal_notice: Box::default(),
             block_on_close: Some(DEFAULT_DRAIN),
+            displacement: Displacement::default(),
             #[cfg(feature = "proxy")]
             proxy: None,
             #[cfg(feature = "tls")]
@@ -97,6 +100,14 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
     #[must_use]
     pub fn block_on_close(mut self, timeout: Option<Duration>) -> Self {
         self.block_on_close = timeout;
+        self
+    }
+
+    /// Which connections are cut while places are short and other clients wait; by default those that
+    /// use nothing.
+    #[must_use]
+    pub fn displacement(mut self, displacement: Displacement) -> Self {
+        self.displacement = displacement;
         self
     }
 
@@ -289,6 +300,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             timeouts,
             preamble,
             self.concurrency.limit().0,
+            self.displacement,
             C::FORKS,
         )
         .map_err(failed("make a wake-up descriptor for"))?;

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::pidfd_send_signal;
 
+use super::displacement::{Displacement, Displacer, Held, Holding};
 use super::lifecycle::Lifecycle;
 use super::state::ServerState;
 #[cfg(feature = "green")]
 use super::task::Subject;
 use crate::Result;
 use crate::address::Address;
-use crate::admission::{Admission, AdmissionControl, Ticket};
+use crate::admission::{Admission, AdmissionControl, PeerKey, Ticket};
 use crate::concurrency::CUT;
 use crate::datagram::AmplificationExceeded;
 use crate::event::{Counters, EndReason, Ended, Event, Refusal, Reporter};
@@ -192,6 +193,7 @@ pub(crate) struct Shared {
     told: Mutex<ServerState>,
     /// How many requests the model serves at once.
     limit: usize,
+    displacer: Displacer,
     pub(crate) admission: Arc<AdmissionControl>,
     pub(crate) preamble: Preamble,
     timeouts: Mutex<Arc<Timeouts>>,
@@ -204,6 +206,7 @@ impl Shared {
         timeouts: Timeouts,
         preamble: Preamble,
         limit: usize,
+        displacement: Displacement,
         forks: bool,
     ) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
@@ -222,6 +225,7 @@ impl Shared {
             drained: Mutex::default(),
             told: Mutex::new(ServerState::New),
             limit,
+            displacer: Displacer::new(displacement),
             admission: Arc::default(),
             preamble,
             timeouts: Mutex::new(Arc::new(timeouts)),
@@ -378,6 +382,59 @@ impl Shared {
         }
     }
 
+    /// A client waits for what is short: cuts requests that have it and use nothing. Returns how
+    /// many, and when to ask again if that does not help; never, if nothing is ever cut.
+    pub(crate) fn make_room(
+        &self,
+        holding: Holding,
+        limit: &'static str,
+    ) -> (usize, Option<Instant>) {
+        // Collected first, as in `cancel_all`.
+        let mut all = Vec::new();
+        let (found, next) = self.displacer.search(|| {
+            all.extend(self.entries().values().cloned());
+            all.iter().filter_map(|entry| entry.held(holding)).collect()
+        });
+        if found.is_first {
+            self.displacement_begins(limit);
+        }
+        for entry in all
+            .iter()
+            .filter(|it| found.victims.contains(&it.accepted.id))
+        {
+            entry.displace();
+        }
+        (found.victims.len(), next)
+    }
+
+    /// A request was cut, or is refused, as another one needs what it has.
+    pub(crate) fn count_displaced(&self, limit: &'static str) {
+        if self.displacer.count_one() {
+            self.displacement_begins(limit);
+        }
+    }
+
+    fn displacement_begins(&self, limit: &'static str) {
+        let live = self.live();
+        self.emit(&Event::DisplacementStarted { limit, live });
+    }
+
+    /// Whether requests may be cut for others.
+    pub(crate) fn displaces(&self) -> bool {
+        !self.displacer.is_off()
+    }
+
+    /// Tells that places are not short any more, if that is so. Returns when to look again.
+    pub(crate) fn settle_displacement(&self, now: Instant) -> Option<Instant> {
+        match self.displacer.settle(now) {
+            Ok((displaced, lasted)) => {
+                self.emit(&Event::DisplacementEnded { displaced, lasted });
+                None
+            }
+            Err(again) => again,
+        }
+    }
+
     /// Until now nobody may have counted.
     fn count_peers(&self) {
         let all: Vec<_> = self.entries().values().cloned().collect();
@@ -466,6 +523,40 @@ impl Entry {
             return proxied;
         }
         &self.accepted
+    }
+
+    /// What is known of it where it holds what others need. One that was cut already, or waits for
+    /// room itself, gives nothing.
+    fn held(&self, holding: Holding) -> Option<Held> {
+        if self.queued.load(Ordering::Relaxed) {
+            return None;
+        }
+        if holding == Holding::Thread && *lock(&self.paused) != Paused::No {
+            return None;
+        }
+        let socket = self.socket.as_ref().and_then(Weak::upgrade);
+        let socket = socket.filter(|socket| !socket.is_cancelled());
+        let info = self.info();
+        let mut held = Held {
+            id: self.accepted.id,
+            peer: PeerKey::of_peer(info.peer()),
+            age: info.age(),
+            input: socket.as_ref().and_then(|socket| socket.input().read()),
+            is_sending: socket.as_ref().is_some_and(|s| s.output().read().is_some()),
+            moved: 0,
+        };
+        if held.may_be_slow() {
+            held.moved = socket.map_or(0, |socket| socket.confirmed());
+        }
+        Some(held)
+    }
+
+    fn displace(&self) {
+        let socket = self.socket.as_ref().and_then(Weak::upgrade);
+        // What has come in meanwhile is served.
+        if let Some(socket) = socket.filter(|socket| !socket.is_being_read()) {
+            socket.cancel(Cut::Displaced);
+        }
     }
 
     fn cancel(&self) -> bool {

@@ -42,6 +42,16 @@ impl Poller {
         })
     }
 
+    /// The same, until it was reported once.
+    pub(crate) fn add_once(&self, fd: impl AsFd, source: Source) -> Result<(), ServeError> {
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+        let watched = watch(&self.epoll, fd, source.pack(), flags);
+        watched.map_err(|errno| ServeError::Resources {
+            step: "watch a descriptor",
+            source: errno.into(),
+        })
+    }
+
     pub(crate) fn remove(&self, fd: impl AsFd) {
         let _ = epoll::delete(&self.epoll, fd);
     }

@@ -1,9 +1,11 @@
 //! Requests that were accepted and wait, for a bounded time, until there is room for them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
 use super::arrival::Job;
+use crate::Address;
+use crate::admission::PeerKey;
 
 pub(super) struct Queue<R, F> {
     /// In the order in which they came, each with the end of its wait.
@@ -39,6 +41,27 @@ impl<R, F> Queue<R, F> {
         Some(job)
     }
 
+    /// The oldest of the peer that has most places here, if those are at least two more than a
+    /// newcomer would have with one.
+    pub(super) fn displaced_by(&mut self, newcomer: &Address) -> Option<Job<R, F>> {
+        let mut places: HashMap<Option<PeerKey>, usize> = HashMap::new();
+        for (_, job) in &self.waiting {
+            *places.entry(peer_of(job)).or_default() += 1;
+        }
+        let own = places.get(&PeerKey::of_peer(newcomer)).copied();
+        let (most, count) = places.into_iter().max_by_key(|(_, count)| *count)?;
+        if count < own.unwrap_or_default() + 3 {
+            return None;
+        }
+        let oldest = self
+            .waiting
+            .iter()
+            .position(|(_, job)| peer_of(job) == most)?;
+        let (_, job) = self.waiting.remove(oldest)?;
+        job.record.set_queued(false);
+        Some(job)
+    }
+
     /// Somebody who has waited in vain.
     pub(super) fn overdue(&mut self, now: Instant) -> Option<Job<R, F>> {
         let (until, _) = self.waiting.front()?;
@@ -54,4 +77,8 @@ impl<R, F> Queue<R, F> {
     pub(super) fn clear(&mut self) {
         self.waiting.clear();
     }
+}
+
+fn peer_of<R, F>(job: &Job<R, F>) -> Option<PeerKey> {
+    PeerKey::of_peer(job.record.info().peer())
 }

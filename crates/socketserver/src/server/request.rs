@@ -17,6 +17,7 @@ use crate::park::Park;
 use crate::preamble::{Heard, Steps};
 use crate::socket::{Cut, Socket};
 use crate::timeouts::{Limits, earliest};
+use crate::waiting::{Awaited, Waiting};
 use crate::{Connection, Datagram};
 
 /// How long, and for how many bytes, a close waits for a peer that is still sending.
@@ -36,6 +37,10 @@ impl sealed::Request for Connection {
 
     fn socket(&self) -> Option<Weak<Socket>> {
         Some(Arc::downgrade(self.socket()))
+    }
+
+    fn waiting(&self) -> Option<(&Waiting, Awaited)> {
+        Some((self.socket().input(), self.awaited()))
     }
 
     fn meters(&self) -> (u64, u64) {
@@ -177,6 +182,10 @@ impl sealed::Request for Datagram {
     }
 
     fn socket(&self) -> Option<Weak<Socket>> {
+        None
+    }
+
+    fn waiting(&self) -> Option<(&Waiting, Awaited)> {
         None
     }
 

@@ -37,9 +37,10 @@ fn barren() -> std::io::Error {
 pub(super) struct Gate<T: Transport> {
     pub(super) listener: T::Listener,
     pub(super) address: Arc<Address>,
-    /// In the epoll set. A gate that is shut is taken out, as errors would be reported even so.
-    armed: bool,
+    armed: Armed,
     ready: bool,
+    /// A client was reported while there was no room for it.
+    pub(super) is_waited_at: bool,
     /// Nothing waited at the last attempt.
     pub(super) empty: bool,
     /// Attempts since the last request came in.
@@ -52,8 +53,9 @@ impl<T: Transport> Gate<T> {
         Self {
             listener,
             address: Arc::new(address),
-            armed: false,
+            armed: Armed::No,
             ready: false,
+            is_waited_at: false,
             empty: false,
             barren: 0,
             drops: Drops::default(),
@@ -79,10 +81,48 @@ impl<T: Transport> Gate<T> {
     }
 
     pub(super) fn shut(&mut self, poller: &Poller) {
-        if std::mem::take(&mut self.armed) {
+        if std::mem::take(&mut self.armed) != Armed::No {
             poller.remove(&self.listener);
         }
     }
+
+    /// Has the next client reported, once.
+    pub(super) fn watch_once_more(
+        &mut self,
+        poller: &Poller,
+        member: u32,
+        index: usize,
+    ) -> Result<(), ServeError> {
+        self.is_waited_at = false;
+        self.armed = Armed::No;
+        let index = super::accept_loop::narrow(index);
+        self.arm(poller, Source::Listener { member, index }, Armed::Once)
+    }
+
+    /// Opens it, or only has the next client reported, once: there is no room for it.
+    fn arm(&mut self, poller: &Poller, source: Source, how: Armed) -> Result<(), ServeError> {
+        if self.armed == how {
+            return Ok(());
+        }
+        if how == Armed::Once {
+            poller.add_once(&self.listener, source)?;
+        } else {
+            poller.add(&self.listener, source)?;
+            self.is_waited_at = false;
+        }
+        self.armed = how;
+        Ok(())
+    }
+}
+
+/// Whether a gate is in the epoll set. One that is shut is taken out, as errors would be reported even
+/// so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Armed {
+    #[default]
+    No,
+    Once,
+    Always,
 }
 
 /// What a serving loop knows about one server between two turns.
@@ -92,12 +132,14 @@ pub(super) struct Progress<R, F> {
     /// Requests that there is no room for yet.
     pub(super) queue: Queue<R, F>,
     pub(super) back_off: BackOff,
+    /// How many were cut last so that others have their places, of those that have not come yet; when.
+    pub(super) room_made: (usize, Option<Instant>),
     pub(super) drain: Option<Drain>,
     pub(super) closed: bool,
     /// Left for a moment only, between two calls of `handle_request`.
     pauses: bool,
     until: Until,
-    member: u32,
+    pub(super) member: u32,
     next_action: Option<Instant>,
 }
 
@@ -107,6 +149,7 @@ impl<R, F> Default for Progress<R, F> {
             pending: None,
             queue: Queue::default(),
             back_off: BackOff::default(),
+            room_made: (0, None),
             drain: None,
             closed: false,
             pauses: false,
@@ -186,6 +229,7 @@ where
             Source::Listener { index, .. } => {
                 if let Some(gate) = self.gates.get_mut(index as usize) {
                     gate.ready = true;
+                    gate.is_waited_at = gate.armed == Armed::Once;
                 }
             }
             Source::Child { member, pid } => {
@@ -372,20 +416,25 @@ where
             self.shared.want_end();
         }
         let paused = paused.max(self.shared.admission.pace().err());
-        let open = self.progress.pending.is_none() && paused.is_none() && !self.must_wait();
+        let is_full = self.must_wait();
+        let may_open = self.progress.pending.is_none() && paused.is_none();
+        let open = may_open && !is_full;
+        let how = match (open, may_open && self.may_displace()) {
+            (true, _) => Armed::Always,
+            (false, true) => Armed::Once,
+            (false, false) => Armed::No,
+        };
         for (index, gate) in self.gates.iter_mut().enumerate() {
-            if !open {
-                gate.shut(poller);
-            } else if !gate.armed {
-                let index = super::accept_loop::narrow(index);
-                let source = Source::Listener {
-                    member: self.progress.member,
-                    index,
-                };
-                poller.add(&gate.listener, source)?;
-                gate.armed = true;
+            let source = Source::Listener {
+                member: self.progress.member,
+                index: super::accept_loop::narrow(index),
+            };
+            match how {
+                Armed::No => gate.shut(poller),
+                how => gate.arm(poller, source, how)?,
             }
         }
+        let paused = earliest(paused, self.make_room_for_those_who_wait(poller)?);
         if !self.progress.queue.is_empty() {
             // Whoever was queued last has asked for no wake-up yet. Looked at again after it: the
             // end may have come in between.
@@ -395,6 +444,7 @@ where
             }
         }
         let others = earliest(self.progress.queue.wake_at(), self.refusals.wake_at());
+        let others = earliest(others, self.shared.settle_displacement(now));
         let paused = earliest(paused, others);
         // What has left the kernel already is reported by nobody.
         let waiting = self
@@ -419,7 +469,7 @@ where
         by_model.min(at_all)
     }
 
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.room() > 0
     }
 
@@ -457,7 +507,11 @@ where
         let (id, peer, socket) = (request.id(), request.peer().clone(), request.socket());
         let record = Record::enter(&self.shared, id, peer, address, socket, ticket);
         self.shared.emit(&Event::Accepted(record.info()));
-        let place = if has_room { None } else { self.queue_place() };
+        let place = if has_room {
+            None
+        } else {
+            self.place_without_room(request.peer())
+        };
         let refusal = if !has_room && place.is_none() {
             Refusal::AtLimit
         } else if !self.verify_request(&request) {
@@ -482,7 +536,7 @@ where
     }
 
     /// Until when one more request may wait for room, if it may.
-    fn queue_place(&self) -> Option<Instant> {
+    pub(super) fn queue_place(&self) -> Option<Instant> {
         match self.concurrency.limit().1 {
             AtLimit::Queue { patience, places } if self.progress.queue.len() < places => {
                 Instant::now().checked_add(patience)
@@ -531,6 +585,7 @@ where
             Dispatch::InChild(job) => Ok(Some(Box::new(move || job.run_in_child()))),
             Dispatch::NoRoom(job, error) => {
                 self.progress.pending = Some(job);
+                self.make_room();
                 self.exhausted(gate, &error, now);
                 Ok(None)
             }
@@ -570,6 +625,7 @@ where
                     error: &error,
                 });
             }
+            Class::Exhausted if self.makes_room_by_cutting(gate, errno, now) => {}
             Class::Exhausted if self.makes_room_by_refusing(gate, errno, now) => {
                 return Ok(Class::Retry);
             }
@@ -584,7 +640,7 @@ where
         Ok(class)
     }
 
-    fn exhausted(&mut self, gate: usize, error: &std::io::Error, now: Instant) {
+    pub(super) fn exhausted(&mut self, gate: usize, error: &std::io::Error, now: Instant) {
         self.shared.reporter.accept_failed(error);
         if self.progress.back_off.failed(now) {
             let address = self.gates[gate].address.clone();

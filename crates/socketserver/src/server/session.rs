@@ -31,11 +31,14 @@ pub(crate) mod sealed {
         Socket, Steps, Weak, io,
     };
     use crate::socket::Cut;
+    use crate::waiting::{Awaited, Waiting};
 
     pub trait Request: Sized + Send + 'static {
         fn id(&self) -> RequestId;
         fn peer(&self) -> &Address;
         fn socket(&self) -> Option<Weak<Socket>>;
+        /// What tells others that its peer is waited for, and what a wait that begins now is for.
+        fn waiting(&self) -> Option<(&Waiting, Awaited)>;
         /// Bytes received and sent.
         fn meters(&self) -> (u64, u64);
         /// The peer went away.
@@ -143,6 +146,9 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
         self.until = self.request.pause_until();
         let (received, sent) = self.request.meters();
         self.moved = received + sent;
+        if let Some((waiting, what)) = self.request.waiting() {
+            waiting.begin(what);
+        }
         self.record.set_paused(Paused::Idle);
         if self.record.shared().lifecycle.is_draining() {
             // What is there is read, and then the handler finds the end.
@@ -227,6 +233,9 @@ impl<R: Request, H: RequestHandler<R>> Pause for Session<R, H> {
     }
 
     fn go_on(mut self: Box<Self>, waited: io::Result<()>) -> Step {
+        if let Some((waiting, _)) = self.request.waiting() {
+            waiting.end();
+        }
         self.record.set_paused(Paused::No);
         let reason = match waited {
             Ok(()) => return self.handle(),
@@ -317,7 +326,10 @@ fn close<R: Request>(
     if let Some(failure) = failure
         && !matches!(
             reason,
-            EndReason::PeerGone | EndReason::Cancelled | EndReason::FellBehind
+            EndReason::PeerGone
+                | EndReason::Cancelled
+                | EndReason::FellBehind
+                | EndReason::Displaced
         )
     {
         record.shared().handle_error(record.info(), failure);

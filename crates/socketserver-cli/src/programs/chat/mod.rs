@@ -7,11 +7,12 @@ mod page;
 mod web;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use socketserver::{
-    Address, Concurrency, Connection, Member, Rate, RequestHandler, Result, Room, RoomLimits,
-    ServerGroup,
+    Address, Concurrency, Connection, Displacement, Member, Rate, RequestHandler, Result, Room,
+    RoomLimits, ServerGroup,
 };
 
 use crate::cli::{Model, Program, ServerOptions, Usage};
@@ -23,6 +24,9 @@ use crate::size::Size;
 use crate::text::name_of;
 use crate::tls;
 use web::WebOptions;
+
+/// How long a member has been silent, while places are short, before it makes room for others.
+const LISTENING: Duration = Duration::from_secs(60);
 
 /// Pass on what each client says to all of them
 ///
@@ -73,6 +77,8 @@ impl Program for Options {
         {
             self.server.tls.protocols = tls::HTTP;
         }
+        // Members that only listen are what a chat is for.
+        self.server.displacement = Displacement::new().idle(LISTENING);
         &mut self.server
     }
 
