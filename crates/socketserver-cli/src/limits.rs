@@ -44,7 +44,27 @@ const CONSTANTS: &[Constant] = &[
     ),
     (
         "`http`: names in a list of files",
-        "programs/http/listing.rs MOST",
+        "programs/http/listing/names.rs MOST",
+    ),
+    (
+        "`http`: names in a list that is made whole",
+        "programs/http/listing/mod.rs SHORT",
+    ),
+    (
+        "`http`: longer lists that wait to be made",
+        "programs/http/listing/mod.rs WAITING",
+    ),
+    (
+        "`http`: how long these wait",
+        "programs/http/listing/mod.rs WAIT",
+    ),
+    (
+        "`http`: memory of longer lists that are not read yet",
+        "programs/http/listing/unread.rs MEMORY",
+    ),
+    (
+        "`http`: a longer list that is not read while others need its memory",
+        "programs/http/listing/unread.rs PATIENCE",
     ),
     (
         "`http`: what was asked for, in the log",
@@ -116,7 +136,7 @@ const NO_LIMITS: &[&str] = &[
     "load/limits.rs BESIDES",
     "load/worker.rs EVENTS",
     "lossy.rs WHOLE",
-    "programs/http/listing.rs PASSED_OVER",
+    "programs/http/listing/names.rs PASSED_OVER",
     "programs/http/root.rs ATTEMPTS",
     "programs/command/descendants.rs LOOKS",
     "programs/command/output.rs PIECE",
@@ -124,6 +144,7 @@ const NO_LIMITS: &[&str] = &[
     "programs/command/session.rs LENGTH",
     // Another's, by another name.
     "programs/command/mod.rs GREEN",
+    "programs/http/mod.rs POOL",
     // Codes.
     "main.rs WRONG_USAGE",
 ];

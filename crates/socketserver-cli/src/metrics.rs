@@ -12,7 +12,7 @@ use socketserver::{
 
 use crate::cli::Model;
 use crate::endpoint::Endpoint;
-use crate::serve::Bound;
+use crate::serve::{Bound, Condition};
 
 /// Who asks at once. Collectors are one or two, and probes of readiness another. Whoever else comes
 /// waits for a moment, and cannot take more than that from the servers that are watched; a few who
@@ -59,8 +59,12 @@ impl Watching {
         endpoint: &Endpoint,
         unix_mode: u32,
         bound: &mut Bound,
+        condition: Option<Condition>,
     ) -> anyhow::Result<Self> {
         let metrics = Metrics::new();
+        if let Some(check) = condition {
+            metrics.ready_if("program", move || check());
+        }
         for (endpoint, server) in bound.listening.iter().zip(bound.controller().controllers()) {
             metrics.add(endpoint.to_string(), server);
         }

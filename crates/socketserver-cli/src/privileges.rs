@@ -37,6 +37,11 @@ impl Privileges {
     /// `None` to stay who we are.
     ///
     /// # Errors
+    /// Whether the process becomes another user before it serves.
+    pub(crate) fn are_given_up(&self) -> bool {
+        self.user.is_some()
+    }
+
     /// There is no such user or group.
     pub(crate) fn look_up(&self) -> anyhow::Result<Option<Identity>> {
         let Some(user) = &self.user else {

@@ -269,6 +269,97 @@ fn a_directory_is_served_by_its_own_path_only() {
     assert_eq!(get(&server, "/sub/../hello.txt").0, 200);
 }
 
+/// What is served is what its path leads to now: a link that is flipped to the next release, or a
+/// directory that was made anew.
+#[test]
+fn the_directory_is_looked_up_again_under_every_model() {
+    for model in MODELS {
+        let dir = tempfile::tempdir().unwrap();
+        let release = |n: &str| {
+            let path = dir.path().join(n);
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("version"), n).unwrap();
+            path
+        };
+        let (one, two) = (release("1"), release("2"));
+        let link = dir.path().join("current");
+        symlink(&one, &link).unwrap();
+        let endpoint = "tcp://127.0.0.1:0";
+        let root = link.to_str().unwrap();
+        let args = [
+            "http",
+            root,
+            "-c",
+            model,
+            "-l",
+            endpoint,
+            "--metrics",
+            endpoint,
+        ];
+        let server = Server::start(&args, 2);
+        let version = || text(&get(&server, "/version").2);
+        assert_eq!(version(), "1", "{model}");
+        symlink(&two, dir.path().join("next")).unwrap();
+        fs::rename(dir.path().join("next"), &link).unwrap();
+        assert_eq!(version(), "2", "{model}");
+        // A connection that is kept is no different.
+        let keeps = model != "sequential";
+        let mut kept = keeps.then(|| client(&server, 0));
+        let mut kept_asks = || {
+            let Some(kept) = &mut kept else {
+                return String::new();
+            };
+            let request = b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n";
+            let _ = kept.write_all(request);
+            let mut some = [0; 4096];
+            let n = kept.read(&mut some).unwrap_or(0);
+            text(&some[..n])
+        };
+        assert!(!keeps || kept_asks().ends_with("\r\n\r\n2"), "{model}");
+        let ready = || {
+            let address = server.address(1).trim_end_matches(" (metrics)").to_owned();
+            let mut client = common::client_at(&address);
+            client.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        assert!(ready().starts_with("HTTP/1.1 200 "), "{model}");
+        for _ in 0..2 {
+            fs::remove_dir_all(&two).unwrap();
+            for _ in 0..3 {
+                let (status, head, _) = get(&server, "/version");
+                assert_eq!((status, field(&head, "retry-after")), (503, Some("5")));
+                assert_eq!(get(&server, "/").0, 503, "{model}");
+            }
+            assert!(
+                !keeps || kept_asks().starts_with("HTTP/1.1 503 "),
+                "{model}"
+            );
+            let answer = ready();
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{model}: {answer}");
+            assert!(
+                answer.contains("program: not ready, cannot open "),
+                "{answer}"
+            );
+            assert!(server.logged("cannot open").contains("WARN"), "{model}");
+            fs::create_dir(&two).unwrap();
+            fs::write(two.join("version"), "3").unwrap();
+            assert_eq!(version(), "3", "{model}");
+            assert!(!keeps || kept_asks().ends_with("\r\n\r\n3"), "{model}");
+            assert!(ready().starts_with("HTTP/1.1 200 "), "{model}");
+            server.logged("is there again");
+        }
+        server.signal("TERM");
+        let told = server.rest_of_log();
+        // Each time it went missing was told once.
+        assert!(
+            !told.iter().any(|line| line.contains("cannot open")),
+            "{told:?}"
+        );
+    }
+}
+
 #[test]
 fn scripts_have_one_media_type() {
     let (_dir, root) = site();

@@ -49,6 +49,11 @@ pub(crate) trait Handlers {
         source: Source<'_>,
         group: &mut ServerGroup,
     ) -> anyhow::Result<Address>;
+
+    /// What has to hold for the program to be ready, beside its servers.
+    fn condition(&self) -> Option<Condition> {
+        None
+    }
 }
 
 /// Handlers of one factory for connections and datagrams alike.
@@ -58,14 +63,28 @@ pub(crate) struct Any<F>(pub(crate) F);
 pub(crate) struct Streams<F> {
     factory: F,
     on_drain: Option<Arc<dyn Fn() + Send + Sync>>,
+    condition: Option<Condition>,
 }
+
+/// What has to hold for a program to be ready: an error says why it is not.
+pub(crate) type Condition = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 impl<F> Streams<F> {
     pub(crate) fn new(factory: F) -> Self {
         Self {
             factory,
             on_drain: None,
+            condition: None,
         }
+    }
+
+    /// Has `/readyz` answer that it is not ready while `check` fails.
+    pub(crate) fn ready_if(
+        mut self,
+        check: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        self.condition = Some(Arc::new(check));
+        self
     }
 
     /// Has `call` called when a drain begins. It must not wait: it runs in the serving loop.
@@ -113,6 +132,10 @@ where
     F: Fn() -> H + Clone + Send + Sync + 'static,
     H: RequestHandler<Connection> + 'static,
 {
+    fn condition(&self) -> Option<Condition> {
+        self.condition.clone()
+    }
+
     fn bind<C: Concurrency>(
         &self,
         options: &ServerOptions,

@@ -22,7 +22,7 @@ use crate::signals::{Patience, Signals};
 use crate::{terminal, tls};
 use build::{forking, green, pooled, threading};
 
-pub(crate) use bind::{Any, Handlers, Source, Streams};
+pub(crate) use bind::{Any, Condition, Handlers, Source, Streams};
 pub(crate) use build::apply;
 
 /// Servers that are bound and do not serve yet.
@@ -115,7 +115,8 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
         )
     });
     if let Some(endpoint) = &options.metrics {
-        let watching = Watching::bind(endpoint, options.unix_mode, &mut bound)
+        let condition = handlers.condition();
+        let watching = Watching::bind(endpoint, options.unix_mode, &mut bound, condition)
             .with_context(|| format!("cannot start {endpoint} for metrics"))?;
         bound.watching = Some(watching);
     }

@@ -15,6 +15,7 @@ mod common;
 mod displacement;
 mod drain;
 mod exhaustion;
+mod listings;
 mod packets;
 mod talker;
 mod udp;

@@ -1,7 +1,7 @@
 //! `http`: the files of a directory over HTTP/1.1.
 //!
 //! Here is what a person can choose. What a request is answered is in `site.rs`; which file its path
-//! means in `path.rs`, and whether that may be opened in `root.rs`. `listing.rs` and `page.rs` are
+//! means in `path.rs`, and whether that may be opened in `root.rs`. `listing` and `page.rs` are
 //! what browsers show; `access_log.rs` says what was asked for.
 
 mod access_log;
@@ -30,7 +30,8 @@ use socketserver::http::{HeaderValue, Http, Limits};
 use crate::cli::{Model, Program, ServerOptions};
 use crate::serve::{Streams, need_connections, serve};
 use crate::tls;
-use root::{Root, Symlinks};
+use listing::Listing;
+use root::{Missing, Rights, Root, Symlinks};
 use site::Site;
 
 /// Serve the files of a directory over HTTP/1.1
@@ -85,6 +86,9 @@ pub(crate) enum AccessLog {
 /// What clients of Python's `http.server` may send: so much as a request line, and so much as a field.
 const LONGEST: usize = 65_536;
 
+/// How many threads a pool has by itself.
+const POOL: u32 = 32;
+
 impl Program for Options {
     fn server(&mut self) -> &mut ServerOptions {
         self.server.tls.protocols = tls::HTTP;
@@ -106,14 +110,24 @@ impl Options {
             true => Symlinks::Followed,
             false => Symlinks::Confined,
         };
-        Root::open(&self.directory, symlinks)
+        let rights = match self.server.privileges.are_given_up() {
+            true => Rights::GivenUp,
+            false => Rights::Kept,
+        };
+        Root::open(&self.directory, symlinks, rights)
             .with_context(|| format!("cannot serve {}", self.directory.display()))
     }
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let root = Arc::new(options.open()?);
+    let workers = (options.server.concurrency == Model::Pooled).then(|| {
+        let workers = options.server.workers.unwrap_or(POOL);
+        usize::try_from(workers).unwrap_or(usize::MAX)
+    });
     let site = Arc::new(Site {
-        root: options.open()?,
+        root: root.clone(),
+        listing: Listing::new(workers),
         index: options.index.clone(),
         lists: !options.no_listing,
         shows_hidden: options.hidden,
@@ -132,5 +146,15 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         http = http.on_exchange(log);
     }
     let factory = http.handler(move || site::Visitor(site.clone()));
-    serve(&options.server, &Streams::new(factory))
+    let handlers = Streams::new(factory).ready_if(directory_is_there(root));
+    serve(&options.server, &handlers)
+}
+
+/// What `/readyz` asks.
+fn directory_is_there(root: Arc<Root>) -> impl Fn() -> Result<(), String> + Send + Sync {
+    move || match root.visit() {
+        Err(Missing::Gone(why)) => Err(why),
+        // Being short of descriptors is told by the server itself, and passes.
+        Ok(_) | Err(Missing::Busy(_)) => Ok(()),
+    }
 }

@@ -28,10 +28,10 @@ impl Display for Escaped<'_> {
     }
 }
 
-/// A page; `body` is HTML already, the title is not.
-pub(super) fn page(title: &str, body: &str) -> Response {
+/// A page up to its body.
+pub(super) fn beginning(title: &str) -> String {
     let title = Escaped(title);
-    let mut page = Response::html(format!(
+    format!(
         "<!DOCTYPE html>\n\
          <html lang=\"en\">\n\
          <head>\n\
@@ -41,9 +41,15 @@ pub(super) fn page(title: &str, body: &str) -> Response {
          <title>{title}</title>\n\
          <style>\n{STYLE}</style>\n\
          </head>\n\
-         <body>\n{body}</body>\n\
-         </html>\n"
-    ));
+         <body>\n"
+    )
+}
+
+/// What is behind the body of a page.
+pub(super) const END: &str = "</body>\n</html>\n";
+
+/// An answer that is a page.
+pub(super) fn of(mut page: Response) -> Response {
     let fields: [(HeaderName, &str); 4] = [
         (
             header::CONTENT_SECURITY_POLICY,
@@ -65,7 +71,10 @@ pub(super) fn of_problem(problem: &Problem) -> Response {
     let status = problem.status();
     let title = heading(status);
     let (heading, message) = (Escaped(&title), Escaped(problem.message()));
-    page(&title, &format!("<h1>{heading}</h1>\n<p>{message}.</p>\n"))
+    let beginning = beginning(&title);
+    of(Response::html(format!(
+        "{beginning}<h1>{heading}</h1>\n<p>{message}.</p>\n{END}"
+    )))
 }
 
 fn heading(status: StatusCode) -> String {

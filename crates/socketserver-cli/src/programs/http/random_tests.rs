@@ -9,7 +9,7 @@ use std::path::Path;
 use super::http_path;
 use super::path::Target;
 use super::random::{Dice, try_all};
-use super::root::{Found, Root, Symlinks};
+use super::root::{Found, Rights, Root, Symlinks};
 
 #[test]
 fn twenty_thousand_paths() {
@@ -49,7 +49,7 @@ fn nothing_is_opened_outside_of_the_root() {
     ] {
         symlink(to, path.join(link)).unwrap();
     }
-    let root = Root::open(&path, Symlinks::Confined).unwrap();
+    let root = Root::open(&path, Symlinks::Confined, Rights::Kept).unwrap();
     let real = path.canonicalize().unwrap();
     let mut dice = Dice::new(0x5eed);
     let mut found = 0;
@@ -62,7 +62,7 @@ fn nothing_is_opened_outside_of_the_root() {
         let Ok(target) = Target::of(&request) else {
             continue;
         };
-        let opened = match root.find(&target.file()) {
+        let opened = match root.visit().unwrap().find(&target.file()) {
             Ok(Found::File(file)) => whereabouts(file),
             Ok(Found::Directory(directory)) => whereabouts(directory),
             Ok(Found::Other) | Err(_) => continue,

@@ -9,14 +9,15 @@ use socketserver::http::{
     Handler, HeaderValue, Method, Problem, Request, Response, StatusCode, header,
 };
 
-use super::listing;
+use super::listing::Listing;
 use super::path::Target;
-use super::root::{Found, Root};
+use super::root::{Found, Missing, Root, Tree};
 
 /// What is served, and how.
 #[derive(Debug)]
 pub(super) struct Site {
-    pub root: Root,
+    pub root: Arc<Root>,
+    pub listing: Listing,
     /// The name of the file that stands for its directory.
     pub index: String,
     pub lists: bool,
@@ -43,10 +44,14 @@ impl Site {
         if target.is_hidden() && !self.shows_hidden {
             return Err(missing().into());
         }
-        match self.root.find(&target.file()).map_err(problem)? {
+        let tree = self.root.visit().map_err(|missing| match missing {
+            Missing::Busy(errno) => problem(errno),
+            Missing::Gone(_) => gone(),
+        })?;
+        match tree.find(&target.file()).map_err(problem)? {
             Found::File(_) if target.is_directory => Err(missing().into()),
             Found::File(file) => of_file(request, file, &target),
-            Found::Directory(directory) => self.of_directory(request, &target, &directory),
+            Found::Directory(directory) => self.of_directory(request, &target, tree, directory),
             Found::Other => Err(missing().into()),
         }
     }
@@ -55,7 +60,8 @@ impl Site {
         &self,
         request: &Request<'_>,
         target: &Target,
-        directory: &OwnedFd,
+        tree: Tree,
+        directory: OwnedFd,
     ) -> Result<Response> {
         if !target.is_directory || !target.is_normal {
             // So that what is relative in it is relative to it: the links of a list are.
@@ -66,7 +72,7 @@ impl Site {
             return Response::redirect(StatusCode::MOVED_PERMANENTLY, &location);
         }
         let index = target.below(&self.index);
-        match self.root.find(&index.file()) {
+        match tree.find(&index.file()) {
             Ok(Found::File(file)) => return of_file(request, file, &index),
             Ok(_) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(problem(errno).into()),
@@ -75,7 +81,8 @@ impl Site {
             let why = "directories are not listed here";
             return Err(Problem::new(StatusCode::FORBIDDEN, why).into());
         }
-        listing::of(self, target, directory)
+        let hidden = self.shows_hidden;
+        self.listing.of(request, target, tree, directory, hidden)
     }
 }
 
@@ -108,6 +115,13 @@ fn media_type(name: &std::path::Path) -> String {
 
 fn missing() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "there is nothing of that name here")
+}
+
+/// What is served has been removed, or moved.
+fn gone() -> Problem {
+    let why = "what is served here is missing at the moment";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)
+        .header(header::RETRY_AFTER, HeaderValue::from_static("5"))
 }
 
 /// What a client is told of a file that cannot be opened. Where a link leads is not told.

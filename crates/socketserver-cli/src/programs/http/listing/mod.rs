@@ -1,0 +1,135 @@
+//! What is in a directory, as a page.
+//!
+//! A list that is short is made at once and sent whole. A long one takes tens of milliseconds of a
+//! processor and half a megabyte of memory: few are made at once, only its names are kept while its
+//! client reads, and the memory of all of them has a limit.
+
+mod names;
+mod page;
+mod turns;
+mod unread;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use rustix::fs::fstat;
+use socketserver::Result;
+use socketserver::greenroom::unblock;
+use socketserver::http::{HeaderValue, Method, Problem, Request, Response, StatusCode, header};
+
+use super::page as pages;
+use super::path::Target;
+use super::root::Tree;
+use names::{Names, Place};
+use page::Pieces;
+use turns::Turns;
+use unread::Lists;
+
+/// A list of at most so many names is a short one.
+const SHORT: usize = 256;
+/// How many long lists may wait to be made, where a thread that waits is one of many.
+const WAITING: usize = 64;
+/// How long one waits.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Makes lists, a few at once.
+#[derive(Debug)]
+pub(super) struct Listing {
+    short: Turns,
+    long: Turns,
+    unread: Lists,
+    /// The device and the inode of the directory that was found to be long last: what is asked for again
+    /// and again is not read from its beginning for nothing.
+    known_long: Mutex<Option<(u64, u64)>>,
+}
+
+impl Listing {
+    /// `workers` is how many requests are served at once, if those that wait take places from others.
+    pub fn new(workers: Option<usize>) -> Self {
+        let cores = available_parallelism().map_or(1, usize::from);
+        let waiting = workers.map_or(WAITING, |workers| (workers / 4).min(WAITING));
+        Self {
+            short: Turns::new(cores, usize::MAX),
+            // The other half is for other requests.
+            long: Turns::new((cores / 2).max(1), waiting),
+            unread: Lists::default(),
+            known_long: Mutex::new(None),
+        }
+    }
+
+    /// The list of a directory, as this request asks for it.
+    pub fn of(
+        &self,
+        request: &Request<'_>,
+        target: &Target,
+        tree: Tree,
+        directory: OwnedFd,
+        shows_hidden: bool,
+    ) -> Result<Response> {
+        let stat = fstat(&directory).map_err(io::Error::from)?;
+        let identity = (stat.st_dev, stat.st_ino);
+        let place = Arc::new(Place {
+            tree,
+            directory,
+            path: target.file(),
+            shows_hidden,
+        });
+        if self.known_long() != Some(identity) {
+            let turn = self.short.take(WAIT).ok_or_else(too_busy)?;
+            let names = read(&place, SHORT)?;
+            drop(turn);
+            if !names.is_cut {
+                return Ok(pages::of(Response::html(page::whole(target, &names))));
+            }
+            *self.lock() = Some(identity);
+        }
+        if request.method() == Method::HEAD {
+            return Ok(pages::of(stream(io::empty())));
+        }
+        let turn = self.long.take(WAIT).ok_or_else(too_busy)?;
+        let names = read(&place, names::MOST)?;
+        drop(turn);
+        if !names.is_cut && names.len() <= SHORT {
+            // It has become short.
+            *self.lock() = None;
+        }
+        let names = self.unread.keep(names).ok_or_else(too_busy)?;
+        Ok(pages::of(stream(Pieces::new(target, names))))
+    }
+
+    fn known_long(&self) -> Option<(u64, u64)> {
+        *self.lock()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(u64, u64)>> {
+        self.known_long
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// On a thread of its own under the green model: a directory may be on a slow disk, too.
+fn read(place: &Arc<Place>, most: usize) -> io::Result<Names> {
+    let place = place.clone();
+    unblock(move || {
+        let mut names = Names::read(&place, most)?;
+        names.sort();
+        Ok(names)
+    })
+}
+
+fn stream(reader: impl io::Read + Send + 'static) -> Response {
+    let mut response = Response::stream(reader);
+    let html = HeaderValue::from_static("text/html; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, html);
+    response
+}
+
+fn too_busy() -> Problem {
+    let why = "this server makes as many long lists as it may at once; ask again in a moment";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)
+        .header(header::RETRY_AFTER, HeaderValue::from_static("1"))
+}

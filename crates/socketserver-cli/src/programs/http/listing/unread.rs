@@ -1,0 +1,123 @@
+//! Long lists that their clients have not read yet: how much memory these may have together.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use super::names::Names;
+
+/// The memory of all of them. A list of 10,000 usual names has half a megabyte.
+pub(super) const MEMORY: usize = 32 << 20;
+/// One that was not read from for so long is given up where another one needs its memory.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// All of them, in the order in which they were made.
+#[derive(Debug, Default)]
+pub(super) struct Lists(Mutex<Vec<Weak<Unread>>>);
+
+/// One of them, until it was read or given up.
+#[derive(Debug)]
+pub(super) struct Unread(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    /// None once it was given up.
+    names: Option<Names>,
+    read_at: Instant,
+}
+
+impl Lists {
+    /// Keeps a list until it is dropped. The lists that have not been read from for longest make room,
+    /// if that is a second at least; `None` if there is still not enough.
+    pub fn keep(&self, names: Names) -> Option<Arc<Unread>> {
+        let mut all = lock(&self.0);
+        all.retain(|list| list.strong_count() > 0);
+        let others: Vec<_> = all.iter().filter_map(Weak::upgrade).collect();
+        let mut sizes: Vec<_> = others
+            .iter()
+            .map(|list| {
+                let state = lock(&list.0);
+                let size = state.names.as_ref().map_or(0, Names::size);
+                (state.read_at, size, list)
+            })
+            .filter(|(_, size, _)| *size > 0)
+            .collect();
+        let mut total = names.size() + sizes.iter().map(|(_, size, _)| size).sum::<usize>();
+        sizes.sort_by_key(|(read_at, ..)| *read_at);
+        for (read_at, size, list) in sizes {
+            if total <= MEMORY || read_at.elapsed() < PATIENCE {
+                break;
+            }
+            lock(&list.0).names = None;
+            total -= size;
+        }
+        if total > MEMORY {
+            return None;
+        }
+        let list = Arc::new(Unread(Mutex::new(State {
+            names: Some(names),
+            read_at: Instant::now(),
+        })));
+        all.push(Arc::downgrade(&list));
+        Some(list)
+    }
+}
+
+impl Unread {
+    /// Reads from it.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] if it was given up.
+    pub fn with(&self, read: impl FnOnce(&Names)) -> io::Result<()> {
+        let mut state = lock(&self.0);
+        state.read_at = Instant::now();
+        let Some(names) = &state.names else {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the client has not read the list, whose memory was needed for others",
+            ));
+        };
+        read(names);
+        Ok(())
+    }
+}
+
+/// No code that panics or waits runs while it is held.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> Names {
+        let name = "x".repeat(255);
+        Names::of(&vec![(&*name, false, 1); 10_000])
+    }
+
+    #[test]
+    fn the_longest_unread_list_makes_room() {
+        let lists = Lists::default();
+        let mut kept: Vec<_> = std::iter::from_fn(|| lists.keep(names())).collect();
+        assert!(kept.len() > 5, "{}", kept.len());
+        assert!(kept.len() * names().size() <= MEMORY);
+        // They were all read a moment ago, and none is given up.
+        assert!(kept.iter().all(|list| list.with(|_| {}).is_ok()));
+        lock(&kept[2].0).read_at = Instant::now().checked_sub(PATIENCE).unwrap();
+        let newcomer = lists.keep(names()).expect("room");
+        assert_eq!(
+            kept.remove(2).with(|_| {}).unwrap_err().kind(),
+            io::ErrorKind::TimedOut
+        );
+        assert!(
+            kept.iter()
+                .chain([&newcomer])
+                .all(|list| list.with(|_| {}).is_ok())
+        );
+        assert!(lists.keep(names()).is_none());
+        // What was read to its end is dropped.
+        kept.pop();
+        assert!(lists.keep(names()).is_some());
+    }
+}
