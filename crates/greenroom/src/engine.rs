@@ -396,6 +396,17 @@ pub fn yield_now() {
     }
 }
 
+/// Lets the other coroutines of this worker go first if the one that calls has had its worker for a
+/// millisecond. Otherwise, and outside of a coroutine, it returns at once.
+///
+/// For a loop that serves one thing after the other without waiting for anything. Operations of this
+/// crate's sockets do the same by themselves.
+pub fn give_way() {
+    if let Some(local) = Local::in_coroutine() {
+        local.give_way();
+    }
+}
+
 /// Whether a coroutine is running here.
 #[must_use]
 pub fn is_coroutine() -> bool {

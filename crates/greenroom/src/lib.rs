@@ -40,7 +40,8 @@
 //! * The destructor of a coroutine's name, result or panic runs in that coroutine, and may wait. A
 //!   panic there is caught.
 //! * What blocks the thread blocks every coroutine of the worker: take the [`sync`] types of this
-//!   crate, put blocking calls into [`unblock()`], and let long computations [`yield_now`].
+//!   crate, put blocking calls into [`unblock()`], and let long computations [`give_way`] or
+//!   [`yield_now`].
 //!   [`Builder::on_stall`] finds what was overlooked.
 //!
 //! # Platform
@@ -75,7 +76,7 @@ mod worker;
 
 pub use block_on::block_on;
 pub use engine::{
-    Builder, Counters, Engine, OutOfStacks, Reservation, is_coroutine, spawn, yield_now,
+    Builder, Counters, Engine, OutOfStacks, Reservation, give_way, is_coroutine, spawn, yield_now,
 };
 pub use feeding::Feeding;
 pub use join::JoinHandle;

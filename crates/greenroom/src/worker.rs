@@ -37,6 +37,14 @@ const STREAK: usize = 64;
 /// with less.
 const SHORTEST_STREAK: usize = 4;
 
+/// How long a coroutine may keep its worker in a row, whatever it does: looked at after each operation
+/// but the first few, and wherever it offers to [give way](crate::give_way).
+const LONGEST_STREAK: Duration = Duration::from_millis(1);
+
+/// So many operations in a row are not timed: a request that reads and writes once costs no look at
+/// the clock.
+const UNTIMED: usize = 2;
+
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
 
@@ -177,6 +185,11 @@ pub(crate) struct Local {
     current: Cell<Option<Key>>,
     /// Socket operations of the one that runs since it last gave way to others.
     streak: Cell<usize>,
+    /// When the worker last looked at the clock, which it does in each turn.
+    clock: Cell<Instant>,
+    /// What the clock said when the one that runs was resumed. It may have begun later than that, and
+    /// then gives way too early, which costs a switch.
+    since: Cell<Instant>,
     cancelled: Cell<bool>,
     stopping: Cell<bool>,
 }
@@ -213,6 +226,8 @@ impl Local {
             on_stacks: Cell::new(0),
             current: Cell::new(None),
             streak: Cell::new(0),
+            clock: Cell::new(Instant::now()),
+            since: Cell::new(Instant::now()),
             cancelled: Cell::new(false),
             stopping: Cell::new(false),
         });
@@ -300,10 +315,8 @@ impl Local {
     }
 
     fn fire_timers(&self) {
-        if self.timers.borrow().next().is_none() {
-            return;
-        }
         let now = Instant::now();
+        self.clock.set(now);
         loop {
             let Some(index) = self.timers.borrow_mut().pop(now) else {
                 return;
@@ -375,6 +388,7 @@ impl Local {
         overflow::set_running(name);
         self.current.set(Some(key));
         self.streak.set(0);
+        self.since.set(self.clock.get());
         let switches = &self.remote.switches;
         // Counted by this thread only, so there is nothing to compete with.
         switches.store(switches.load(Ordering::Relaxed) + 1, Ordering::Release);
@@ -506,6 +520,17 @@ impl Local {
         let streak = self.streak.get() + 1;
         self.streak.set(streak);
         if streak >= SHORTEST_STREAK && streak * (1 + self.ready.borrow().len()) >= STREAK {
+            self.yield_now();
+        } else if streak > UNTIMED {
+            self.give_way();
+        }
+    }
+
+    /// Lets others go first if the coroutine that is running has had its time.
+    pub(crate) fn give_way(&self) {
+        let now = Instant::now();
+        self.clock.set(now);
+        if now.saturating_duration_since(self.since.get()) >= LONGEST_STREAK {
             self.yield_now();
         }
     }

@@ -139,6 +139,14 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Keeps its worker, without giving way, until something is so.
+fn keep_busy_until(is_so: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 fn count() -> Arc<AtomicUsize> {
     Arc::default()
 }
@@ -218,22 +226,30 @@ fn dropping_what_a_closure_has_captured() {
 #[test]
 fn displaying_a_name_in_a_report_of_a_stall() {
     for act in BOTH {
-        let (tell, told) = mpsc::channel();
+        let reported = count();
+        let theirs = reported.clone();
         let builder = Engine::builder().workers(1).on_stall(
             Duration::from_millis(10),
-            move |stall: &greenroom::Stall| drop(tell.send(stall.name.clone())),
+            move |stall: &greenroom::Stall| {
+                if &*stall.name != "the next" {
+                    theirs.fetch_add(1, Ordering::SeqCst);
+                } else {
+                    theirs.fetch_add(100, Ordering::SeqCst);
+                }
+            },
         );
         let (stage, displayed) = (Stage::of(builder), count());
         let name: Arc<dyn Display + Send + Sync> = Arc::new(OnDisplay(act, displayed.clone()));
-        let keep_busy = || std::thread::sleep(Duration::from_millis(60));
-        stage.reserve().spawn_detached(name, keep_busy);
+        for (name, enough) in [(Name::from(name), 1), ("the next".into(), 100)] {
+            let reported = reported.clone();
+            let told = move || reported.load(Ordering::SeqCst) >= enough;
+            let ends = told.clone();
+            stage
+                .reserve()
+                .spawn_detached(name, move || keep_busy_until(ends));
+            until("it is told", told);
+        }
         was_called(&displayed);
-        told.recv_timeout(PATIENCE).unwrap();
-        // The thread that reports goes on.
-        stage.reserve().spawn_detached("the next", keep_busy);
-        until("the next is told", || {
-            told.recv_timeout(PATIENCE).unwrap().as_ref() == "the next"
-        });
         stage.ends_whole();
     }
 }
@@ -251,13 +267,14 @@ fn reporting_a_stall() {
             },
         );
         let stage = Stage::of(builder);
-        for _ in 0..2 {
-            let before = reported.load(Ordering::SeqCst);
-            let keep_busy = || std::thread::sleep(Duration::from_millis(60));
-            stage.reserve().spawn_detached("it", keep_busy);
-            until("it is reported", || {
-                reported.load(Ordering::SeqCst) > before
-            });
+        for n in 1..=2 {
+            let reported = reported.clone();
+            let told = move || reported.load(Ordering::SeqCst) >= n;
+            let ends = told.clone();
+            stage
+                .reserve()
+                .spawn_detached("it", move || keep_busy_until(ends));
+            until("it is reported", told);
         }
         stage.ends_whole();
     }

@@ -14,6 +14,7 @@ use rustix::net::sockopt;
 use crate::ProxyHeader;
 use crate::address::{Address, Credentials};
 use crate::event::EndReason;
+use crate::park::give_way;
 use crate::server::{Controller, RequestId};
 use crate::socket::Socket;
 use crate::timeouts::{Limits, Timeouts, earliest, nonzero};
@@ -595,9 +596,14 @@ impl Connection {
     ) -> io::Result<T> {
         // A handler that paces a longer message goes on doing so.
         let is_outermost = !matches!(self.reading, Reading::Message { .. });
+        let received = self.bytes_moved().0;
         let outcome = read(self);
         if is_outermost {
             self.end_message();
+        }
+        if received == self.bytes_moved().0 {
+            // It was here already, so that no wait has let others go first.
+            give_way();
         }
         outcome
     }

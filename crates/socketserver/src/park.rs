@@ -70,6 +70,15 @@ pub trait Park: Send + Sync {
     }
 }
 
+/// Between two requests or messages of one peer, of which the second has arrived already: others may
+/// go first, if this peer has kept its worker long enough. Threads and processes are interrupted by
+/// the kernel.
+#[inline]
+pub(crate) fn give_way() {
+    #[cfg(feature = "green")]
+    greenroom::give_way();
+}
+
 pub(crate) fn send_packet(socket: &OwnedFd, packet: &Outgoing<'_>) -> rustix::io::Result<()> {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     packet_batch::send(socket, slice::from_ref(packet), flags).map(drop)

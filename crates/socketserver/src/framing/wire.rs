@@ -6,6 +6,7 @@ use bytes::BytesMut;
 
 use super::buffer::{Buffer, CHUNK};
 use super::{Decoder, FrameError};
+use crate::park::give_way;
 
 #[derive(Default)]
 pub(super) struct Wire {
@@ -43,8 +44,13 @@ impl Wire {
         decoder: &mut D,
         told: fn(&mut S, bool),
     ) -> Result<Option<D::Item>, D::Error> {
+        let mut has_read = false;
         loop {
             let decoded = self.decode(decoder);
+            if !has_read && matches!(decoded, Ok(Some(_))) {
+                // It was here already, so that nothing else has let others go first.
+                give_way();
+            }
             if !matches!(decoded, Ok(None)) || self.stage == Stage::Over {
                 self.has_begun = false;
                 told(stream, false);
@@ -55,6 +61,7 @@ impl Wire {
             if self.has_begun {
                 told(stream, true);
             }
+            has_read = true;
             match self.input.fill(stream, decoder.buffer_limit())? {
                 0 => self.stage = Stage::Ended,
                 _ => self.has_begun = true,

@@ -14,7 +14,7 @@ use super::task::{End, Pause, Step, end};
 use crate::address::Address;
 use crate::event::{EndReason, Event};
 use crate::failure::{HandlerFailure, Stage, contain, discard, guarded};
-use crate::park::Park;
+use crate::park::{Park, give_way};
 use crate::preamble::{Heard, Steps};
 use crate::socket::Socket;
 use crate::{Connection, Datagram, RequestHandler, RequestInfo, Result};
@@ -139,6 +139,7 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
             if !own.request.has_buffered() {
                 return self.pause();
             }
+            give_way();
         }
     }
 
