@@ -7,12 +7,15 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::net::{SocketAddrAny, SocketAddrUnix};
+use rustix::net::{
+    AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, netdevice, socket_with,
+};
 
 /// The address of a peer or of a listener.
 ///
 /// Displayed as it is usually written: `127.0.0.1:8888`, `[::1]:8888`, `/run/name.sock`,
-/// `@abstract`, and `unnamed` for a Unix socket that was never bound.
+/// `@abstract`, and `unnamed` for a Unix socket that was never bound. An address of one link has its
+/// interface, by name where there is one of that number: `[fe80::1%eth0]:8888`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Address {
@@ -76,10 +79,32 @@ impl PartialEq<SocketAddr> for Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Inet(SocketAddr::V6(address)) if address.scope_id() != 0 => {
+                match interface(address.scope_id()) {
+                    Some(name) => {
+                        write!(f, "[{}%", address.ip())?;
+                        write_visibly(f, &name)?;
+                        write!(f, "]:{}", address.port())
+                    }
+                    None => address.fmt(f),
+                }
+            }
             Self::Inet(address) => address.fmt(f),
             Self::Unix(address) => address.fmt(f),
         }
     }
+}
+
+/// The name of an interface of this machine. Only addresses of one link have one.
+fn interface(index: u32) -> Option<String> {
+    // Any socket will do: netdevice(7).
+    let any = socket_with(
+        AddressFamily::UNIX,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    );
+    netdevice::index_to_name(any.ok()?, index).ok()
 }
 
 /// The address of a Unix socket ([unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html)).
@@ -184,6 +209,10 @@ mod tests {
     fn written_as_people_write_it() {
         let inet = Address::Inet("[::1]:80".parse().unwrap());
         assert_eq!(inet.to_string(), "[::1]:80");
+        let zone = Address::Inet("[fe80::1%1]:80".parse().unwrap());
+        assert_eq!(zone.to_string(), "[fe80::1%lo]:80", "the first interface");
+        let gone = Address::Inet("[fe80::1%4000000000]:80".parse().unwrap());
+        assert_eq!(gone.to_string(), "[fe80::1%4000000000]:80");
         for text in ["/run/a.sock", "@name", "./@file"] {
             assert_eq!(
                 Address::Unix(UnixAddress::parse(Path::new(text))).to_string(),

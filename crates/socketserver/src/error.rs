@@ -101,13 +101,12 @@ impl fmt::Debug for Error {
 #[non_exhaustive]
 pub enum BindError {
     /// Somebody listens there (`EADDRINUSE`), or a live server answered on the Unix path.
-    #[error(
-        "address in use: another socket is bound to {address}; stop its owner or choose another \
-         address (port 0 lets the system choose a free one)"
-    )]
+    #[error("address in use: another socket is bound to {address}; {advice}")]
     AddressInUse {
         /// The address asked for.
         address: String,
+        /// What would help.
+        advice: &'static str,
     },
     /// The system refused the address (`EACCES`, `EPERM`).
     #[error("permission denied: cannot bind {address}; {advice}")]
@@ -146,6 +145,34 @@ pub enum BindError {
     NotASocket {
         /// The path of the socket.
         path: PathBuf,
+    },
+    /// A Unix socket of another user stands at the path, and this one may not connect to it or may
+    /// not remove it.
+    #[error(
+        "{} is a socket of the user with the number {owner}: {state}; remove it as that user or as \
+         root, or choose another path",
+        .path.display()
+    )]
+    ForeignSocket {
+        /// The path of the socket.
+        path: PathBuf,
+        /// The user id of its owner.
+        owner: u32,
+        /// What is known of it.
+        state: &'static str,
+    },
+    /// The file of a Unix socket was replaced while it was being bound. What is there now was left
+    /// alone.
+    #[error(
+        "the socket {} was replaced while it was being bound: {found}; use a directory that no other \
+         user may write to",
+        .path.display()
+    )]
+    SocketReplaced {
+        /// The path of the socket.
+        path: PathBuf,
+        /// What is there now.
+        found: &'static str,
     },
     /// The text is no address of this transport.
     #[error("bad address {address}: {reason}")]
@@ -199,6 +226,19 @@ pub enum ServeError {
     ThreadsRunning {
         /// How many threads the process has, the calling one included.
         threads: usize,
+    },
+    /// A forking server needs pidfds, and the system has none or refuses them.
+    #[error(
+        "cannot watch child processes: {call}(2) is refused; it takes Linux 5.4 or later, and a seccomp \
+         profile that allows pidfd_open, pidfd_send_signal and waitid, which that of an older container \
+         engine may not: update the engine or change its profile, or use a concurrency model other \
+         than forking"
+    )]
+    NoPidfds {
+        /// The system call.
+        call: &'static str,
+        /// What the system said.
+        source: io::Error,
     },
     /// A group has a forking server and one that has threads.
     #[error(

@@ -5,9 +5,11 @@
 mod common;
 
 use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::mpsc::{Receiver, channel};
 
+use common::client::Endpoint;
 use common::running::{Running, echo, echo_datagram};
 use common::{PATIENCE, eventually};
 use socketserver::{
@@ -195,14 +197,81 @@ fn a_reply_after_the_close_still_arrives() {
     });
     let mut server = ThreadingUdpServer::bind("127.0.0.2:0", late).unwrap();
     let address = server.local_addr().as_inet().unwrap();
-    let mut client =
-        common::client::Client::connect(&common::client::Endpoint::Udp(address)).unwrap();
+    let mut client = common::client::Client::connect(&Endpoint::Udp(address)).unwrap();
     client.say("hello").unwrap();
     server.handle_request(Some(PATIENCE)).unwrap();
     drop(server);
     go.send(()).unwrap();
     assert_eq!(client.hear().unwrap().as_deref(), Some("at last"));
     eventually(PATIENCE, "the port to be free", || {
-        std::net::UdpSocket::bind(address).is_ok()
+        UdpSocket::bind(address).is_ok()
     });
+}
+
+/// A copy of the server's own socket sends from its address. A server that answers would answer
+/// itself for ever.
+#[test]
+fn a_datagram_from_an_own_address_is_refused_over_udp() {
+    let sockets = [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::1", "::1"),
+    ];
+    let dual_stack = [("::", "::1"), ("::", "::ffff:127.0.0.1")];
+    for (bound, to) in sockets.into_iter().chain(dual_stack) {
+        let Ok(socket) = UdpSocket::bind((bound, 0)) else {
+            println!("SKIPPED: {bound} is no address of this machine");
+            continue;
+        };
+        let to = SocketAddr::new(to.parse().unwrap(), socket.local_addr().unwrap().port());
+        let copy = socket.try_clone().unwrap();
+        let running = Running::start(UdpServer::builder().adopt(copy, echo_datagram()).unwrap());
+        refuses(&running, || {
+            assert_eq!(socket.send_to(b"again", to).unwrap(), 5);
+        });
+        let client = UdpSocket::bind((to.ip(), 0)).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.send_to(b"hello", to).unwrap();
+        assert_eq!(client.recv(&mut [0; 9]).unwrap(), 5, "others are served");
+    }
+}
+
+#[test]
+fn a_datagram_from_an_own_address_is_refused_over_unix_sockets() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("server");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let copy = socket.try_clone().unwrap();
+    let server = UnixDatagramServer::builder().adopt(copy, echo_datagram());
+    let running = Running::start(server.unwrap());
+    refuses(&running, || {
+        assert_eq!(socket.send_to(b"again", &path).unwrap(), 5);
+    });
+    assert_eq!(running.client().ask("others?"), "others?");
+}
+
+/// Two servers of one process would answer each other.
+#[test]
+fn a_datagram_from_another_server_of_the_process_is_refused() {
+    let first = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let copy = first.try_clone().unwrap();
+    let _other = UdpServer::builder().adopt(copy, echo_datagram()).unwrap();
+    let running = Running::start(UdpServer::bind("127.0.0.1:0", echo_datagram()).unwrap());
+    let Endpoint::Udp(to) = running.endpoint else {
+        unreachable!("it is UDP");
+    };
+    refuses(&running, || {
+        assert_eq!(first.send_to(b"again", to).unwrap(), 5);
+    });
+    assert_eq!(running.client().ask("others?"), "others?");
+}
+
+#[track_caller]
+fn refuses(running: &Running, mut send: impl FnMut()) {
+    let counters = || running.controller.counters();
+    for sent in 1..=3 {
+        send();
+        eventually(PATIENCE, "refused", || counters().own_address == sent);
+    }
+    assert_eq!((counters().refused, counters().ended), (3, 0));
 }

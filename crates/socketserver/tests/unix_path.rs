@@ -275,3 +275,98 @@ fn the_longest_path_works() {
     running.ends().unwrap();
     assert!(!path.exists());
 }
+
+/// What `bind` says to a user without rights; only the thread becomes that user.
+fn refused_as_nobody(path: &Path) -> String {
+    let bind = || {
+        rustix::thread::set_thread_uid(rustix::fs::Uid::from_raw(65534)).unwrap();
+        UnixStreamServer::bind(path, echo())
+            .unwrap_err()
+            .to_string()
+    };
+    std::thread::scope(|scope| scope.spawn(bind).join().unwrap())
+}
+
+#[test]
+fn a_stale_socket_of_another_user_is_called_so() {
+    if !rustix::process::geteuid().is_root() {
+        return println!("SKIPPED: only root can make a socket of another user");
+    }
+    // A user who may neither connect to the socket nor remove it.
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    let path = dir.path().join("stale");
+    drop(UnixListener::bind(&path).unwrap());
+    std::os::unix::fs::chown(&path, Some(1001), None).unwrap();
+    for (mode, state) in [(0o600, "may not connect"), (0o666, "may not remove it")] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let told = refused_as_nobody(&path);
+        assert!(told.contains("user with the number 1001"), "{told}");
+        assert!(told.contains(state), "{told}");
+        assert!(!told.contains("port"), "{told}");
+        assert!(path.exists());
+    }
+}
+
+#[test]
+fn an_error_about_a_path_does_not_speak_of_ports() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let refused = UnixStreamServer::bind(&path, echo())
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("choose another path"), "{refused}");
+    assert!(!refused.contains("port"), "{refused}");
+    let name = format!("@socketserver-{}-in-use", std::process::id());
+    let _first = UnixStreamServer::bind(&name, echo()).unwrap();
+    let refused = UnixStreamServer::bind(&name, echo())
+        .unwrap_err()
+        .to_string();
+    assert!(!refused.contains("port"), "{refused}");
+}
+
+#[test]
+fn the_file_is_given_to_its_owner() {
+    if !rustix::process::geteuid().is_root() {
+        return println!("SKIPPED: only root can give a file away");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+    let _stream = UnixStreamServer::builder()
+        .owner(Some(1001), Some(1002))
+        .mode(0o660)
+        .bind(&a, echo())
+        .unwrap();
+    let _packets = UnixDatagramServer::builder()
+        .owner(None, Some(1002))
+        .bind(&b, echo_datagram())
+        .unwrap();
+    let owner = |path: &Path| {
+        let found = fs::symlink_metadata(path).unwrap();
+        (found.uid(), found.gid(), found.mode() & 0o777)
+    };
+    assert_eq!(owner(&a), (1001, 1002, 0o660));
+    assert_eq!(owner(&b), (0, 1002, 0o600));
+}
+
+/// A directory may be another one by the time that the file is to be removed.
+#[test]
+fn a_file_of_the_same_name_elsewhere_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let (link, first, second) = (
+        dir.path().join("link"),
+        dir.path().join("first"),
+        dir.path().join("second"),
+    );
+    fs::create_dir(&first).unwrap();
+    fs::create_dir(&second).unwrap();
+    symlink(&first, &link).unwrap();
+    let server = UnixStreamServer::bind(link.join("socket"), echo()).unwrap();
+    fs::remove_file(&link).unwrap();
+    symlink(&second, &link).unwrap();
+    fs::hard_link(first.join("socket"), second.join("socket")).unwrap();
+    drop(server);
+    assert!(!first.join("socket").exists());
+    assert!(second.join("socket").exists());
+}

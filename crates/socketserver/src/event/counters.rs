@@ -34,6 +34,10 @@ pub struct Counters {
     /// Of those: datagrams from source ports that the server
     /// [refuses](crate::Builder::refuse_low_ports).
     pub low_port: u64,
+    /// Of those: datagrams whose source is an address that this process serves datagrams at.
+    pub own_address: u64,
+    /// Of those: datagrams from port 0.
+    pub no_port: u64,
     /// Of those: a trusted proxy did not begin with a header (feature `proxy`).
     pub proxy_header: u64,
     /// Of those: the TLS handshake came to nothing (feature `tls`).
@@ -99,6 +103,8 @@ impl Counters {
             ("peer_limit", self.peer_limit),
             ("peer_rate", self.peer_rate),
             ("low_port", self.low_port),
+            ("own_address", self.own_address),
+            ("no_port", self.no_port),
             ("proxy_header", self.proxy_header),
             ("tls", self.tls),
         ]
@@ -190,6 +196,8 @@ pub(super) struct Totals {
     peer_limit: AtomicU64,
     peer_rate: AtomicU64,
     low_port: AtomicU64,
+    own_address: AtomicU64,
+    no_port: AtomicU64,
     proxy_header: AtomicU64,
     tls: AtomicU64,
     ended: AtomicU64,
@@ -276,6 +284,8 @@ impl Totals {
             Refusal::PeerLimit => &self.peer_limit,
             Refusal::PeerRate => &self.peer_rate,
             Refusal::LowPort => &self.low_port,
+            Refusal::OwnAddress => &self.own_address,
+            Refusal::NoPort => &self.no_port,
             #[cfg(feature = "proxy")]
             Refusal::ProxyHeader(_) => &self.proxy_header,
             #[cfg(feature = "tls")]
@@ -325,6 +335,8 @@ impl Totals {
             peer_limit: read(&self.peer_limit),
             peer_rate: read(&self.peer_rate),
             low_port: read(&self.low_port),
+            own_address: read(&self.own_address),
+            no_port: read(&self.no_port),
             proxy_header: read(&self.proxy_header),
             tls: read(&self.tls),
             accepted: read(&self.accepted),

@@ -3,6 +3,7 @@
 
 mod counters;
 mod reporter;
+mod throttle;
 
 use std::fmt;
 use std::io;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 pub use counters::Counters;
 pub(crate) use reporter::Reporter;
+pub(crate) use throttle::Throttle;
 
 use crate::address::Address;
 use crate::failure::{Cause, HandlerFailure};
@@ -186,6 +188,11 @@ pub enum Refusal {
     /// The datagram's source port is that of a service, and the server
     /// [refuses these](crate::Builder::refuse_low_ports).
     LowPort,
+    /// The datagram's source is an address that this process serves datagrams at: the answer would be
+    /// the next question.
+    OwnAddress,
+    /// The datagram's source port is 0, so that it cannot be answered.
+    NoPort,
     /// The peer is a [trusted proxy](crate::ProxyProtocol), and did not begin with a header.
     #[cfg(feature = "proxy")]
     ProxyHeader(crate::BadProxyHeader),
@@ -199,7 +206,7 @@ impl Refusal {
     /// least, and says least. A proxy without a header may pass the notice on to anybody.
     pub(crate) fn is_told(self) -> bool {
         match self {
-            Self::Denied | Self::LowPort => false,
+            Self::Denied | Self::LowPort | Self::OwnAddress | Self::NoPort => false,
             #[cfg(feature = "proxy")]
             Self::ProxyHeader(_) => false,
             // It does not speak the language of the notice.
@@ -222,6 +229,8 @@ impl fmt::Display for Refusal {
             Self::PeerLimit => "too many of this peer",
             Self::PeerRate => "too fast from this peer",
             Self::LowPort => "source port below 1024",
+            Self::OwnAddress => "from an address of this server",
+            Self::NoPort => "from port 0",
             #[cfg(feature = "proxy")]
             Self::ProxyHeader(fault) => return write!(f, "no PROXY header: {fault}"),
             #[cfg(feature = "tls")]

@@ -153,6 +153,7 @@ fn sockets() -> Vec<(&'static str, String)> {
         dual_stack: _,
         backlog,
         mode: _,
+        owner: _,
         write_timeout: _,
         max_packet_size,
         max_amplification,
@@ -182,6 +183,9 @@ fn sockets() -> Vec<(&'static str, String)> {
             or_none(max_amplification, number),
         ),
         ("`Builder::refuse_low_ports`", off(refuse_low_ports)),
+        // No option lets them in.
+        ("datagrams from an own address", "none".into()),
+        ("datagrams from port 0", "none".into()),
         ("`Builder::receive_buffer`", of_system(receive_buffer)),
         ("`Builder::send_buffer`", of_system(send_buffer)),
         ("`Builder::user_timeout`", or_none(user_timeout, time)),
@@ -384,6 +388,7 @@ const NO_LIMITS: &[&str] = &[
     // A part of what its row says.
     "server/displacement.rs MANY",
     "server/displacement.rs SHARE",
+    "event/throttle.rs INTERVAL",
     // The least of a default that has its row.
     "server/builder.rs UNCONFIRMED",
     // How much is done at once before others have their turn: nothing is refused or lost.

@@ -480,6 +480,16 @@ impl<T: UnixTransport, C: Concurrency> Builder<T, C> {
         self.options.mode = mode & 0o777;
         self
     }
+
+    /// Gives the socket's file to another user and group, by their numbers; `None` leaves one as it
+    /// is, which is the default for both. It is done before the socket listens, and never to another
+    /// file that was put into its place. Giving a file away takes root (or `CAP_CHOWN`).
+    #[must_use]
+    pub fn owner(mut self, user: Option<u32>, group: Option<u32>) -> Self {
+        self.options.owner.user = user;
+        self.options.owner.group = group;
+        self
+    }
 }
 
 impl<T: DatagramTransport, C: Concurrency> Builder<T, C> {
@@ -557,13 +567,14 @@ impl<C: Concurrency> Builder<Udp, C> {
     ///
     /// There are the services that answer anything: echo (7), chargen (19), DNS (53), NTP (123). A
     /// datagram with such a source is a forged one, made to let two services answer each other for
-    /// ever (CERT advisory CA-1996-01), or to hit that port of a victim. Port 0, which cannot be
-    /// answered, is refused as well.
+    /// ever (CERT advisory CA-1996-01), or to hit that port of a victim. Two kinds of sources are
+    /// refused always: port 0, which cannot be answered, and the addresses of this process's own
+    /// servers. Against an answer that goes back and forth between servers of two processes, whose
+    /// ports may be any, there is [`Admission::rate_per_peer`](crate::Admission::rate_per_peer).
     ///
     /// Off by default, as some protocols do send from their own low port: syslog (514, recommended
     /// by [RFC 3164, section 2](https://www.rfc-editor.org/rfc/rfc3164#section-2)), NTP between
-    /// servers, DHCP, IKE; and a sender who wants no answer may leave 0 there
-    /// ([RFC 768](https://www.rfc-editor.org/rfc/rfc768)).
+    /// servers, DHCP, IKE.
     #[must_use]
     pub fn refuse_low_ports(mut self) -> Self {
         self.options.refuse_low_ports = true;

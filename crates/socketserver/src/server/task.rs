@@ -165,6 +165,11 @@ impl Place {
         self.0.served_by(pidfd);
     }
 
+    /// Which request it is.
+    pub(crate) fn info(&self) -> &RequestInfo {
+        self.0.info()
+    }
+
     /// The descriptor of that child.
     pub(crate) fn child(&self) -> Option<&OwnedFd> {
         self.0.child()

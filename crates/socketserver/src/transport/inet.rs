@@ -65,7 +65,11 @@ pub(super) fn bound(
 pub(super) fn refused(target: SocketAddr, errno: Errno) -> BindError {
     let address = target.to_string();
     match errno {
-        Errno::ADDRINUSE => BindError::AddressInUse { address },
+        Errno::ADDRINUSE => BindError::AddressInUse {
+            address,
+            advice: "stop its owner or choose another address (port 0 lets the system choose a free \
+                     one)",
+        },
         Errno::ADDRNOTAVAIL => BindError::AddressNotAvailable { address },
         Errno::ACCESS | Errno::PERM => BindError::PermissionDenied {
             address,

@@ -5,6 +5,7 @@
 
 mod buffers;
 mod inet;
+mod own;
 mod packet;
 mod stream;
 mod tcp;
@@ -146,6 +147,7 @@ pub struct SocketOptions {
     pub(crate) dual_stack: DualStack,
     pub(crate) backlog: i32,
     pub(crate) mode: u32,
+    pub(crate) owner: unix_path::Owner,
     pub(crate) write_timeout: Option<std::time::Duration>,
     /// For datagrams: the longest one that is wanted.
     pub(crate) max_packet_size: usize,
@@ -219,6 +221,7 @@ impl Default for SocketOptions {
             // The kernel cuts it down to net.core.somaxconn.
             backlog: i32::MAX,
             mode: 0o600,
+            owner: unix_path::Owner::default(),
             write_timeout: None,
             max_packet_size: MAX_PACKET,
             max_amplification: None,

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketType, getsockname};
 
+use super::own::OwnAddresses;
 use super::unix_path::PathGuard;
 use super::{Got, Intake, SocketOptions, stream};
 use crate::datagram::WayBack;
@@ -29,6 +30,7 @@ pub struct PacketSocket {
     address: Arc<Address>,
     max_amplification: Option<u32>,
     refuses_low_ports: bool,
+    own: OwnAddresses,
 }
 
 impl PacketSocket {
@@ -73,6 +75,7 @@ pub(super) fn activate(
             tell_local(&fd)?;
         }
     }
+    let own = OwnAddresses::enter(&fd, address.clone());
     Ok(PacketSocket {
         fd: Arc::new(fd),
         path,
@@ -80,6 +83,7 @@ pub(super) fn activate(
         address: Arc::new(address),
         max_amplification: options.max_amplification,
         refuses_low_ports: options.refuse_low_ports,
+        own,
     })
 }
 
@@ -102,7 +106,7 @@ pub(super) fn get_request(
     socket: &mut PacketSocket,
     intake: &mut Intake,
 ) -> rustix::io::Result<Got<Datagram>> {
-    let PacketSocket { fd, batch, .. } = socket;
+    let PacketSocket { fd, batch, own, .. } = socket;
     let reporter = &intake.server.0.reporter;
     if batch.is_empty() {
         if intake.emptied {
@@ -122,8 +126,8 @@ pub(super) fn get_request(
         reporter.truncated();
     }
     let peer = Address::from_any(packet.from.clone());
-    if socket.refuses_low_ports && has_low_port(&peer) {
-        return Ok(Got::Refused(peer, None, Refusal::LowPort));
+    if let Some(refusal) = unanswerable(&peer, own, socket.refuses_low_ports) {
+        return Ok(Got::Refused(peer, None, refusal));
     }
     let ticket = match intake.server.0.admission.admit(&peer) {
         Ok(ticket) => ticket,
@@ -147,8 +151,19 @@ pub(super) fn get_request(
     Ok(Got::Request(datagram, ticket))
 }
 
-/// A service's own port: clients send from others, and no answer of ours is to set one service
-/// talking to another. 0 is none at all, and cannot be answered.
-fn has_low_port(peer: &Address) -> bool {
-    peer.as_inet().is_some_and(|inet| inet.port() < 1024)
+/// Why a datagram with this source must not be answered, and gets no handler.
+fn unanswerable(peer: &Address, own: &mut OwnAddresses, no_low_ports: bool) -> Option<Refusal> {
+    let port = peer.as_inet().map(|inet| inet.port());
+    if port == Some(0) {
+        // The kernel refuses to send there: RFC 768 has 0 where no answer is wanted.
+        Some(Refusal::NoPort)
+    } else if own.include(peer) {
+        Some(Refusal::OwnAddress)
+    } else if no_low_ports && port.is_some_and(|port| port < 1024) {
+        // A service's own port: clients send from others, and no answer of ours is to set one service
+        // talking to another.
+        Some(Refusal::LowPort)
+    } else {
+        None
+    }
 }

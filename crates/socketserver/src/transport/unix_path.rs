@@ -1,20 +1,23 @@
 //! The file of a Unix socket: made private, never stolen from a live server, and removed again.
+//!
+//! Another user may be able to write to its directory. Only `bind(2)` goes by the path; everything
+//! after it goes by descriptors of the directory and of the file.
 
-use std::fs::{File, Metadata};
-use std::io;
+mod place;
+
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+pub(crate) use place::{Owner, PathGuard};
+use place::{Place, identity, is_socket, link_to};
+
 use super::SocketOptions;
-use crate::process::this_process;
 use crate::{BindError, UnixAddress};
 
 /// How long two servers that find the same stale file may keep each other waiting.
@@ -73,9 +76,7 @@ pub(super) fn claim<L>(
         .map_err(|errno| system("open a socket for", errno))?;
     let UnixAddress::Path(path) = target else {
         rustix::net::bind(&fd, &raw).map_err(|errno| match errno {
-            Errno::ADDRINUSE => BindError::AddressInUse {
-                address: target.to_string(),
-            },
+            Errno::ADDRINUSE => in_use(target.to_string()),
             errno => system("bind", errno),
         })?;
         return activate(fd, None).map_err(|errno| system("listen on", errno));
@@ -83,31 +84,60 @@ pub(super) fn claim<L>(
     // Linux gives the file the mode of the socket, less the umask: nobody can connect in between.
     let mode = Mode::from_raw_mode(options.mode);
     rustix::fs::fchmod(&fd, mode).map_err(|errno| system("set the mode of", errno))?;
+    let place = Place::of(path)?;
     // Held until the socket listens. Between the two it looks just like a stale one to others.
-    let turn = lock_directory(path);
+    let turn = lock_directory(&place);
     match rustix::net::bind(&fd, &raw) {
         Ok(()) => {}
         Err(Errno::ADDRINUSE) => {
             turn.as_ref().map_err(|_| locked(path))?;
-            replace_stale(&fd, &raw, path, kind)?;
+            replace_stale(&fd, &raw, &place, kind)?;
         }
         Err(errno) => return Err(refused(path, errno)),
     }
-    let guard = PathGuard::new(path).map_err(|e| BindError::System {
-        step: "look at",
-        address: target.to_string(),
-        source: e,
+    let file = place.open().map_err(|errno| match errno {
+        Errno::NOENT => place.replaced("it is gone"),
+        errno => system("look at", errno),
     })?;
-    if guard.mode & 0o777 != options.mode & 0o777 {
-        // The umask took bits away that were asked for.
-        let wider = std::fs::Permissions::from_mode(options.mode);
-        std::fs::set_permissions(path, wider).map_err(|source| BindError::System {
-            step: "set the mode of",
-            address: target.to_string(),
-            source,
-        })?;
+    let found = rustix::fs::fstat(&file).map_err(|errno| system("look at", errno))?;
+    if !is_socket(&found) {
+        return Err(place.replaced("something that is not a socket is in its place"));
+    }
+    // From here on the file is removed again if anything fails.
+    let guard = PathGuard::new(place, &found);
+    // The umask may have taken bits away that were asked for.
+    let lacks_bits = found.st_mode & 0o777 != options.mode & 0o777;
+    if lacks_bits || options.owner != Owner::default() {
+        guard.place.check_own(&file, &found, options.mode, kind)?;
+        options
+            .owner
+            .give(&file)
+            .map_err(|errno| system("change the owner of", errno))?;
+    }
+    if lacks_bits {
+        set_mode(&file, mode, target)?;
     }
     activate(fd, Some(guard)).map_err(|errno| system("listen on", errno))
+}
+
+/// Sets the mode of exactly this file, whatever has its name by now. `fchmod(2)` takes no descriptor
+/// of `O_PATH`, and `fchmodat2(2)` is younger than most kernels: the link in /proc leads to the file
+/// itself (open(2), `O_PATH`).
+fn set_mode(file: &OwnedFd, mode: Mode, target: &UnixAddress) -> Result<(), BindError> {
+    rustix::fs::chmod(link_to(file), mode).map_err(|errno| match errno {
+        Errno::NOENT => BindError::BadOption {
+            option: "mode",
+            reason: format!(
+                "the umask takes bits of the mode of {target} away, and without /proc they cannot be \
+                 set safely: mount /proc, or start with a umask that leaves them"
+            ),
+        },
+        errno => BindError::System {
+            step: "set the mode of",
+            address: target.to_string(),
+            source: errno.into(),
+        },
+    })
 }
 
 /// Takes the place of a socket file that nobody listens on any more.
@@ -119,42 +149,71 @@ pub(super) fn claim<L>(
 fn replace_stale(
     fd: &OwnedFd,
     raw: &SocketAddrUnix,
-    path: &Path,
+    place: &Place,
     kind: SocketType,
 ) -> Result<(), BindError> {
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => {
-            return Err(BindError::NotASocket { path: path.into() });
+    let path = &place.path;
+    let foreign = |owner, state| BindError::ForeignSocket {
+        path: path.clone(),
+        owner,
+        state,
+    };
+    match place
+        .open()
+        .and_then(|file| Ok((rustix::fs::fstat(&file)?, file)))
+    {
+        Ok((found, _)) if !is_socket(&found) => {
+            return Err(BindError::NotASocket { path: path.clone() });
         }
-        Ok(_) if is_live(raw, kind) => {
-            return Err(BindError::AddressInUse {
-                address: path.display().to_string(),
-            });
-        }
-        Ok(_) => std::fs::remove_file(path)
-            .or_else(|e| {
-                if e.kind() == io::ErrorKind::NotFound {
-                    Ok(())
-                } else {
-                    Err(e)
+        Ok((found, file)) => match probe(&file, raw, kind) {
+            Probe::Unknown => {
+                let state = "this user may not connect to it, so that it may be in use";
+                return Err(foreign(found.st_uid, state));
+            }
+            Probe::Live => return Err(in_use(path.display().to_string())),
+            Probe::Stale => match place.remove_if(identity(&found)) {
+                Ok(()) => {}
+                Err(Errno::ACCESS | Errno::PERM)
+                    if found.st_uid != rustix::process::geteuid().as_raw() =>
+                {
+                    let state = "nothing listens on it, and this user may not remove it";
+                    return Err(foreign(found.st_uid, state));
                 }
-            })
-            .map_err(|e| refused(path, Errno::from_io_error(&e).unwrap_or(Errno::IO)))?,
+                Err(errno) => return Err(refused(path, errno)),
+            },
+        },
         Err(_) => {} // gone meanwhile
     }
     rustix::net::bind(fd, raw).map_err(|errno| refused(path, errno))
 }
 
+enum Probe {
+    Live,
+    Stale,
+    /// It may not be asked.
+    Unknown,
+}
+
 /// Only a refused connection proves that nobody listens; every other answer may be a live server.
-fn is_live(raw: &SocketAddrUnix, kind: SocketType) -> bool {
+fn probe(file: &OwnedFd, raw: &SocketAddrUnix, kind: SocketType) -> Probe {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let Ok(probe) = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None) else {
-        return true;
+        return Probe::Live;
     };
-    !matches!(
-        rustix::net::connect(&probe, raw),
-        Err(Errno::CONNREFUSED | Errno::NOENT)
-    )
+    // The file itself; by its name where /proc is missing.
+    let connected = match SocketAddrUnix::new(link_to(file)) {
+        Ok(link) => rustix::net::connect(&probe, &link),
+        Err(errno) => Err(errno),
+    };
+    let connected = match connected {
+        Err(Errno::NOENT | Errno::NAMETOOLONG) => rustix::net::connect(&probe, raw),
+        connected => connected,
+    };
+    match connected {
+        Err(Errno::CONNREFUSED | Errno::NOENT) => Probe::Stale,
+        Err(Errno::ACCESS | Errno::PERM) => Probe::Unknown,
+        _ => Probe::Live,
+    }
 }
 
 fn locked(path: &Path) -> BindError {
@@ -166,13 +225,10 @@ fn locked(path: &Path) -> BindError {
 }
 
 /// Fails if somebody else keeps the lock for too long.
-fn lock_directory(path: &Path) -> Result<Option<File>, Errno> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+fn lock_directory(place: &Place) -> Result<Option<OwnedFd>, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // A directory that may be written but not read has no lock to offer.
-    let Ok(directory) = File::open(directory) else {
+    let Ok(directory) = rustix::fs::openat(&place.directory, c".", flags, Mode::empty()) else {
         return Ok(None);
     };
     let end = Instant::now() + CLAIM_TIMEOUT;
@@ -188,10 +244,17 @@ fn lock_directory(path: &Path) -> Result<Option<File>, Errno> {
     }
 }
 
+fn in_use(address: String) -> BindError {
+    BindError::AddressInUse {
+        address,
+        advice: "stop its owner or choose another path or name",
+    }
+}
+
 fn refused(path: &Path, errno: Errno) -> BindError {
     let address = path.display().to_string();
     match errno {
-        Errno::ADDRINUSE => BindError::AddressInUse { address },
+        Errno::ADDRINUSE => in_use(address),
         Errno::ACCESS | Errno::PERM | Errno::ROFS => BindError::PermissionDenied {
             address,
             advice: "its directory must be writable for this user",
@@ -206,48 +269,4 @@ fn refused(path: &Path, errno: Errno) -> BindError {
             source: errno.into(),
         },
     }
-}
-
-/// Removes the file when it is dropped, if it is still the one that was made, and only in the
-/// process that made it.
-#[derive(Debug)]
-pub(crate) struct PathGuard {
-    path: PathBuf,
-    file: (u64, u64),
-    mode: u32,
-    owner: AtomicU32,
-}
-
-impl PathGuard {
-    fn new(path: &Path) -> io::Result<Self> {
-        let found = std::fs::symlink_metadata(path)?;
-        // Kept absolute, as the process may change its directory meanwhile.
-        let path = std::path::absolute(path)?;
-        Ok(Self {
-            path,
-            file: identity(&found),
-            mode: found.mode(),
-            owner: AtomicU32::new(this_process()),
-        })
-    }
-
-    /// Makes this process the one that removes the file.
-    pub(super) fn take_over(&self) {
-        self.owner.store(this_process(), Ordering::Relaxed);
-    }
-}
-
-impl Drop for PathGuard {
-    fn drop(&mut self) {
-        let is_ours = || {
-            std::fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.file)
-        };
-        if this_process() == self.owner.load(Ordering::Relaxed) && is_ours() {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn identity(file: &Metadata) -> (u64, u64) {
-    (file.dev(), file.ino())
 }

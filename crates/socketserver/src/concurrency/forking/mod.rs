@@ -5,7 +5,9 @@ mod fork;
 pub(crate) use fork::{CUT, exit};
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
@@ -16,7 +18,7 @@ use rustix::process::{
 
 use super::{AtLimit, Concurrency, Dispatch};
 use crate::ServeError;
-use crate::event::EndReason;
+use crate::event::{EndReason, Throttle};
 use crate::process::number;
 use crate::server::{ChildSource, Place, Task};
 
@@ -44,6 +46,8 @@ pub struct Forking {
     at_limit: AtLimit,
     /// By process id. A place holds the child's pidfd.
     children: HashMap<u32, Place>,
+    /// Lines of the log about children that had to be killed at once.
+    given_up: Throttle,
 }
 
 impl Default for Forking {
@@ -52,6 +56,7 @@ impl Default for Forking {
             max_children: 40,
             at_limit: AtLimit::Wait,
             children: HashMap::new(),
+            given_up: Throttle::default(),
         }
     }
 }
@@ -80,6 +85,43 @@ impl Forking {
     pub fn at_limit(mut self, policy: AtLimit) -> Self {
         self.at_limit = policy;
         self
+    }
+
+    /// Checks that the system has and allows what this model needs: pidfds. A server checks it when it
+    /// begins to serve; a program can do so before it says that it serves.
+    ///
+    /// # Errors
+    /// Returns [`ServeError::NoPidfds`] if the kernel is older than 5.4, or a filter of system calls
+    /// refuses them, as the profiles of older container engines do. A system that is short of
+    /// descriptors for the moment is no error.
+    pub fn check_system() -> Result<(), ServeError> {
+        let refused = |call| {
+            move |errno: Errno| ServeError::NoPidfds {
+                call,
+                source: errno.into(),
+            }
+        };
+        let own = match pidfd_open(getpid(), PidfdFlags::empty()) {
+            // Out of descriptors: clients wait until there are some.
+            Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => return Ok(()),
+            opened => opened.map_err(refused("pidfd_open"))?,
+        };
+        // No child of its own: waitid(2), P_PIDFD.
+        match waitid(
+            WaitId::PidFd(own.as_fd()),
+            WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+        ) {
+            Ok(_) | Err(Errno::CHILD) => {}
+            Err(errno) => return Err(refused("waitid")(errno)),
+        }
+        // To what is no process no signal is sent: pidfd_send_signal(2), EBADF.
+        let Ok(nothing) = eventfd(0, EventfdFlags::CLOEXEC) else {
+            return Ok(());
+        };
+        match pidfd_send_signal(&nothing, Signal::KILL) {
+            Ok(()) | Err(Errno::BADF) => Ok(()),
+            Err(errno) => Err(refused("pidfd_send_signal")(errno)),
+        }
     }
 
     /// Reaps a child that has exited; `false` if it has not.
@@ -130,12 +172,30 @@ impl Concurrency for Forking {
         };
         drop(placeholder);
         let place = task.leave_to_child();
-        match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(pidfd) if children.watch(&pidfd, number(pid)).is_ok() => {
+        let watched = pidfd_open(pid, PidfdFlags::empty())
+            .map_err(|errno| ("pidfd_open(2) is refused", io::Error::from(errno)))
+            .and_then(|pidfd| match children.watch(&pidfd, number(pid)) {
+                Ok(()) => Ok(pidfd),
+                Err(error) => Err(("it cannot be watched", io::Error::other(error))),
+            });
+        match watched {
+            Ok(pidfd) => {
                 place.served_by(pidfd);
                 self.children.insert(number(pid), place);
             }
-            _ => give_up(pid, place),
+            Err((reason, error)) => {
+                if let Some(left_out) = self.given_up.told(Instant::now()) {
+                    tracing::warn!(
+                        pid = number(pid),
+                        peer = %place.info().peer(),
+                        reason,
+                        error = %crate::Error::from(error),
+                        left_out,
+                        "a child was killed: nothing would notice its end"
+                    );
+                }
+                give_up(pid, place);
+            }
         }
         Dispatch::Taken
     }
@@ -145,14 +205,7 @@ impl Concurrency for Forking {
         if threads != 1 {
             return Err(ServeError::ThreadsRunning { threads });
         }
-        match pidfd_open(getpid(), PidfdFlags::empty()) {
-            Err(Errno::NOSYS) => Err(ServeError::Resources {
-                step: "open a pidfd, which Linux has since 5.3",
-                source: Errno::NOSYS.into(),
-            }),
-            // Out of descriptors: clients wait until there are some.
-            _ => Ok(()),
-        }
+        Self::check_system()
     }
 
     fn watch_children(&mut self, children: &ChildSource<'_>) -> Result<(), ServeError> {
