@@ -127,7 +127,8 @@ pub(crate) struct ServerOptions {
     ///
     /// tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, unix:///path, unix://@abstract, unixgram:///path,
     /// unixgram://@abstract. Port 0 lets the system choose. Only this machine can connect to
-    /// 127.0.0.1; all its addresses are 0.0.0.0 and `[::]`. systemd and systemd:NAME are sockets that
+    /// 127.0.0.1; all its addresses are 0.0.0.0 and `[::]`. A name is all addresses that it has. An
+    /// address of one link needs its interface: tcp://[fe80::1%eth0]:80. systemd and systemd:NAME are sockets that
     /// a socket unit has bound.
     #[arg(
         long = "listen",

@@ -3,7 +3,7 @@
 //! It blocks where it waits: there is one thing at a time to wait for, and Ctrl-C ends it.
 
 use std::io::{self, BufRead, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -135,7 +135,7 @@ fn open(endpoint: &Endpoint, options: &Options) -> anyhow::Result<Box<dyn Stream
 
 fn connect_tcp(address: &str, timeout: Duration) -> io::Result<TcpStream> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in address.to_socket_addrs()? {
+    for address in crate::inet::look_up(address)? {
         match TcpStream::connect_timeout(&address, timeout) {
             Ok(stream) => return Ok(stream),
             Err(error) => failure = error,

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketAddrUnix};
 
 use crate::endpoint::Endpoint;
+use crate::inet;
 use crate::tls::{self, ClientTls};
 
 /// Send lines from stdin to a server, and print what comes back
@@ -72,12 +73,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 fn open(endpoint: &Endpoint, tls: &ClientTls) -> anyhow::Result<(OwnedFd, bool)> {
     Ok(match endpoint {
         Endpoint::Tcp(address) => {
-            let stream = TcpStream::connect(address)?;
+            let stream = TcpStream::connect(&*inet::look_up(address)?)?;
             stream.set_nodelay(true)?;
             (stream.into(), true)
         }
         Endpoint::Tls(address) => {
-            let stream = TcpStream::connect(address)?;
+            let stream = TcpStream::connect(&*inet::look_up(address)?)?;
             stream.set_nodelay(true)?;
             let encrypted = tls.encrypt(stream, address)?;
             (tls::plain_end(encrypted)?.into(), true)
@@ -100,9 +101,8 @@ fn open(endpoint: &Endpoint, tls: &ClientTls) -> anyhow::Result<(OwnedFd, bool)>
 }
 
 fn connected_udp(address: &str) -> io::Result<UdpSocket> {
-    use std::net::ToSocketAddrs;
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in address.to_socket_addrs()? {
+    for address in inet::look_up(address)? {
         let any = if address.is_ipv4() {
             "0.0.0.0:0"
         } else {

@@ -1,6 +1,6 @@
 //! Where a server listens and a client connects, as people write it: `tcp://127.0.0.1:8888`.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use rustix::fs::{Access, access};
 use socketserver::Address;
 
 use crate::connect::unix_address;
+use crate::inet;
 use crate::service_manager::Socket;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +33,8 @@ pub(crate) enum Endpoint {
 impl Endpoint {
     /// The same endpoint with the address that a server is really bound to.
     pub(crate) fn bound_to(&self, address: &Address) -> Self {
-        match (self, address.as_inet()) {
+        // With the name of the interface where one belongs to it.
+        match (self, address.as_inet().map(|_| address)) {
             (Self::Tcp(_), Some(address)) => Self::Tcp(address.to_string()),
             (Self::Tls(_), Some(address)) => Self::Tls(address.to_string()),
             (Self::Udp(_), Some(address)) => Self::Udp(address.to_string()),
@@ -55,13 +57,15 @@ impl Endpoint {
         matches!(self, Self::Inherited(_))
     }
 
-    /// The file of its socket, if it has one.
-    pub(crate) fn file(&self) -> Option<&Path> {
+    /// `HOST:PORT`, if it has one.
+    pub(crate) fn host_and_port(&self) -> Option<&str> {
         match self {
-            Self::Unix(path) | Self::Unixgram(path) => {
-                Some(path.as_path()).filter(|path| !path.as_os_str().as_bytes().starts_with(b"@"))
-            }
-            _ => None,
+            Self::Tcp(address)
+            | Self::Tls(address)
+            | Self::Udp(address)
+            | Self::Http(address)
+            | Self::Https(address) => Some(address),
+            Self::Unix(_) | Self::Unixgram(_) | Self::Inherited(_) => None,
         }
     }
 
@@ -78,7 +82,7 @@ impl Endpoint {
             | Self::Tls(address)
             | Self::Udp(address)
             | Self::Http(address)
-            | Self::Https(address) => Ok(address.to_socket_addrs()?.collect()),
+            | Self::Https(address) => inet::look_up(address),
             Self::Inherited(_) => Ok(Vec::new()),
             Self::Unix(path) | Self::Unixgram(path) => {
                 unix_address(path)?;

@@ -74,6 +74,7 @@ const CONSTANTS: &[Constant] = &[
         "lines of the log about clients turned away",
         "serve/visitors.rs TOLD",
     ),
+    ("a message in a line of the log", "text.rs EXCERPT"),
     ("a message of `connect`", "connect.rs LINE"),
     ("`connect`: wait for datagrams", "connect.rs WAIT"),
     (
@@ -138,11 +139,16 @@ const NO_LIMITS: &[&str] = &[
     "lossy.rs WHOLE",
     "programs/http/listing/names.rs PASSED_OVER",
     "programs/http/root.rs ATTEMPTS",
+    "inet.rs ATTEMPTS",
     "programs/command/descendants.rs LOOKS",
     "programs/command/output.rs PIECE",
     "programs/command/session.rs CHUNK",
-    "programs/command/session.rs LENGTH",
+    // What limits elsewhere are taken to need.
+    "descriptors.rs RESERVE",
+    "programs/command/mod.rs DESCRIPTORS",
+    "serve/mod.rs BUSY",
     // Another's, by another name.
+    "serve/mod.rs IDLE",
     "programs/command/mod.rs GREEN",
     "programs/http/mod.rs POOL",
     // Codes.

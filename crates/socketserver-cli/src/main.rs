@@ -11,7 +11,10 @@ mod command_client;
 mod config;
 mod connect;
 mod console;
+mod descriptors;
 mod endpoint;
+mod inet;
+mod init;
 #[cfg(test)]
 mod limits;
 mod load;
@@ -65,6 +68,15 @@ fn main() -> ExitCode {
         };
     }
     logging::init(&start.cli.logging);
+    if start.cli.command.program().is_some() && init::is_needed() {
+        match init::supervise() {
+            Ok(code) => return code,
+            Err(error) => tracing::warn!(
+                "as the first process, this one reaps nothing but its own: {error:#}; start it under \
+                 an init, such as that of docker run --init"
+            ),
+        }
+    }
     let outcome = match start.cli.command {
         Command::Upper(args) => programs::upper::run(&args),
         Command::Echo(args) => programs::echo::run(&args),

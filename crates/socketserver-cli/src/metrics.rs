@@ -6,13 +6,13 @@ use std::time::Duration;
 use socketserver::metrics::Metrics;
 use socketserver::transport::{Tcp, UnixStream};
 use socketserver::{
-    AtLimit, Builder, Concurrency, Forking, GroupController, Server, ServerGroup, Threading,
-    Timeouts, Transport,
+    Address, AtLimit, Builder, Concurrency, DualStack, Forking, GroupController, Server,
+    ServerGroup, Threading, Timeouts, Transport,
 };
 
-use crate::cli::Model;
+use crate::cli::{Model, ServerOptions};
 use crate::endpoint::Endpoint;
-use crate::serve::{Bound, Condition};
+use crate::serve::{Bound, Condition, Inet, of_file};
 
 /// Who asks at once. Collectors are one or two, and probes of readiness another. Whoever else comes
 /// waits for a moment, and cannot take more than that from the servers that are watched; a few who
@@ -41,8 +41,8 @@ pub(crate) fn endpoint(text: &str) -> Result<Endpoint, String> {
 }
 
 pub(crate) struct Watching {
-    /// With the real port.
-    pub(crate) endpoint: Endpoint,
+    /// With the real port; several, if its name has several addresses.
+    pub(crate) endpoints: Vec<Endpoint>,
     /// The server, unless it is a companion in the loop of the others.
     own: Own,
 }
@@ -57,7 +57,8 @@ impl Watching {
     /// Binds it for servers that are bound already.
     pub(crate) fn bind(
         endpoint: &Endpoint,
-        unix_mode: u32,
+        at: &[Inet],
+        options: &ServerOptions,
         bound: &mut Bound,
         condition: Option<Condition>,
     ) -> anyhow::Result<Self> {
@@ -71,21 +72,21 @@ impl Watching {
         let group = &mut bound.group;
         // A forking server must have one thread, and so shares its loop: each request is answered by
         // a child, from its copy of the figures.
-        let (endpoint, own) = if bound.model == Model::Forking {
+        let (endpoints, own) = if bound.model == Model::Forking {
             let model = Forking::new().max_children(CLIENTS).at_limit(AT_LIMIT);
             let add = Add::Companion(group);
             (
-                listen(endpoint, unix_mode, model, &metrics, add)?,
+                listen(endpoint, at, options, model, &metrics, add)?,
                 Own::None,
             )
         } else {
             let mut own = ServerGroup::new();
             let model = Threading::new().max_threads(CLIENTS).at_limit(AT_LIMIT);
             let add = Add::Member(&mut own);
-            let endpoint = listen(endpoint, unix_mode, model, &metrics, add)?;
-            (endpoint, Own::Bound(own))
+            let endpoints = listen(endpoint, at, options, model, &metrics, add)?;
+            (endpoints, Own::Bound(own))
         };
-        Ok(Self { endpoint, own })
+        Ok(Self { endpoints, own })
     }
 
     /// Begins to serve, unless the others' loop does.
@@ -127,43 +128,56 @@ enum Add<'a> {
 
 fn listen<C: Concurrency>(
     endpoint: &Endpoint,
-    unix_mode: u32,
+    at: &[Inet],
+    options: &ServerOptions,
     model: C,
     metrics: &Metrics,
     add: Add<'_>,
-) -> anyhow::Result<Endpoint> {
+) -> anyhow::Result<Vec<Endpoint>> {
     let factory = metrics.endpoint();
     // One body for servers of both types.
     macro_rules! add {
         ($server:expr) => {{
             let server = $server;
-            let address = server.local_addr().clone();
+            let addresses: Vec<_> = server.local_addrs().cloned().collect();
             match add {
                 Add::Member(group) => group.add(server),
                 Add::Companion(group) => group.add_companion(server),
             }
-            address
+            addresses
         }};
     }
-    let address = match endpoint {
-        Endpoint::Tcp(address) => add!(builder::<Tcp, C>(model).bind(address, factory)?),
+    let addresses = match endpoint {
+        Endpoint::Tcp(_) => {
+            let stack = at
+                .first()
+                .map_or_else(DualStack::default, |at| at.dual_stack);
+            let builder = builder::<Tcp, C>(model).dual_stack(stack);
+            add!(builder.bind_all(at.iter().map(|at| at.address), factory)?)
+        }
         Endpoint::Unix(path) => {
-            let builder = builder::<UnixStream, C>(model).mode(unix_mode);
+            let builder = of_file(builder::<UnixStream, C>(model), options)?;
             add!(builder.bind(path, factory)?)
         }
         _ => unreachable!("refused by the command line"),
     };
-    let endpoint = endpoint.bound_to(&address);
-    let is_local = address
-        .as_inet()
-        .is_none_or(|address| address.ip().to_canonical().is_loopback());
-    if !is_local {
+    let endpoints: Vec<_> = addresses.iter().map(|at| endpoint.bound_to(at)).collect();
+    let is_local = |address: &Address| {
+        address
+            .as_inet()
+            .is_none_or(|address| address.ip().to_canonical().is_loopback())
+    };
+    for (endpoint, _) in endpoints
+        .iter()
+        .zip(&addresses)
+        .filter(|(_, at)| !is_local(at))
+    {
         tracing::warn!(
             "whoever reaches {endpoint} can read the figures of these servers, unencrypted: listen \
              on 127.0.0.1 or unix:///path if that is not meant"
         );
     }
-    Ok(endpoint)
+    Ok(endpoints)
 }
 
 fn builder<T: Transport, C: Concurrency>(model: C) -> Builder<T, C> {

@@ -3,14 +3,9 @@
 //! Who serves the network should be nobody in particular: whatever a client could make it do, it
 //! does with the rights of that user.
 
-use std::path::Path;
-
 use anyhow::{Context, bail};
 use clap::Args;
-use nix::fcntl::{AT_FDCWD, AtFlags};
-use nix::unistd::{
-    Gid, Group, Uid, User, fchownat, geteuid, getgid, initgroups, setgid, setgroups, setuid,
-};
+use nix::unistd::{Gid, Group, Uid, User, geteuid, getgid, initgroups, setgid, setgroups, setuid};
 
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Serving")]
@@ -71,12 +66,9 @@ impl Privileges {
 }
 
 impl Identity {
-    /// Makes a file that was made as root this user's own.
-    pub(crate) fn own(&self, path: &Path) -> anyhow::Result<()> {
-        // Not what a link points to: whoever may write to the directory may have put one there since.
-        let no_follow = AtFlags::AT_SYMLINK_NOFOLLOW;
-        fchownat(AT_FDCWD, path, Some(self.user), Some(self.group), no_follow)
-            .with_context(|| format!("cannot give {} to its user", path.display()))
+    /// The numbers of its user and its group.
+    pub(crate) fn numbers(&self) -> (u32, u32) {
+        (self.user.as_raw(), self.group.as_raw())
     }
 
     /// Becomes this user, for good, on all threads.
@@ -142,20 +134,6 @@ fn find_group(text: &str) -> anyhow::Result<Gid> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_link_in_the_place_of_a_file_is_not_followed() {
-        let dir = tempfile::tempdir().unwrap();
-        let link = dir.path().join("socket");
-        // Whoever follows it finds nothing.
-        std::os::unix::fs::symlink("nothing", &link).unwrap();
-        let myself = Identity {
-            user: geteuid(),
-            group: getgid(),
-            name: None,
-        };
-        myself.own(&link).unwrap();
-    }
 
     #[test]
     fn users_are_found_by_name_and_by_number() {

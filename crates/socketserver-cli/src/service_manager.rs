@@ -35,6 +35,7 @@ pub(crate) enum Socket {
 /// # Errors
 /// One is of a kind that no server here serves.
 pub(crate) fn inherited() -> anyhow::Result<Vec<(String, Socket)>> {
+    check_passed()?;
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':');
     let mut fds = ListenFd::from_env();
@@ -51,6 +52,45 @@ pub(crate) fn inherited() -> anyhow::Result<Vec<(String, Socket)>> {
             }
         })
         .collect()
+}
+
+/// Refuses a `LISTEN_FDS` that promises more than was passed on: the descriptors behind those would be
+/// whatever this process opens next.
+///
+/// What is passed on survives `execve(2)`, and so is not marked to be closed then; all that this
+/// process has opened is.
+fn check_passed() -> anyhow::Result<()> {
+    let Ok(count) = env::var("LISTEN_FDS") else {
+        return Ok(());
+    };
+    match env::var("LISTEN_PID") {
+        Ok(pid) if !pid.is_empty() && pid != std::process::id().to_string() => return Ok(()),
+        _ => {}
+    }
+    let count: u32 = match count.parse() {
+        Ok(count) => count,
+        Err(_) => anyhow::bail!("LISTEN_FDS={count} is no number of sockets"),
+    };
+    // Without /proc it is not known, and each is looked at later.
+    if !std::path::Path::new("/proc/self/fdinfo").exists() {
+        return Ok(());
+    }
+    let is_passed = |fd: &u32| {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok());
+        flags.is_some_and(|flags| flags & rustix::fs::OFlags::CLOEXEC.bits() == 0)
+    };
+    let passed = (3..)
+        .take_while(|fd| fd - 3 < count && is_passed(fd))
+        .count();
+    if passed < count as usize {
+        anyhow::bail!(
+            "LISTEN_FDS={count}, but {passed} of them were passed on (descriptors from 3 on): check \
+             what starts this program"
+        );
+    }
+    Ok(())
 }
 
 fn take(fds: &mut ListenFd, index: usize) -> Option<Socket> {

@@ -184,6 +184,8 @@ impl ClientTls {
     ) -> anyhow::Result<(ClientConfig, ServerName<'static>)> {
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']');
+        // A zone means something on this machine only, and no certificate has one.
+        let host = host.split_once('%').map_or(host, |(ip, _)| ip);
         let name = self.server_name.as_deref().unwrap_or(host);
         let name = ServerName::try_from(name.to_owned())
             .with_context(|| format!("{name} is no name that a certificate can have"))?;

@@ -9,9 +9,9 @@ use socketserver::{Connection, Datagram, RequestHandler, Result};
 use crate::cli::{Program, ServerOptions};
 use crate::messages::{Framing, MessageOptions, Messages, is_quit};
 use crate::serve::{Any, serve};
-use crate::text::{name_of, printable};
+use crate::text::{excerpt, name_of};
 
-/// Send everything back with the sender's address before it, and log it
+/// Send everything back with the sender's address before it, and log its beginning
 ///
 /// A message MESSAGE of a client is answered with `IP:PORT MESSAGE`. `quit` or the end of its input
 /// ends the connection.
@@ -52,7 +52,7 @@ impl RequestHandler<Connection> for Echo {
                 return Ok(false);
             }
             let peer = name_of(conn.peer_addr(), conn.id());
-            tracing::info!("{peer} {}", printable(message));
+            tracing::info!("{peer} {}", excerpt(message));
             conn.write_all(&[peer.as_bytes(), b" ", message, end].concat())?;
             Ok(true)
         })
@@ -62,7 +62,7 @@ impl RequestHandler<Connection> for Echo {
 impl RequestHandler<Datagram> for Echo {
     fn handle(&mut self, packet: &mut Datagram) -> Result {
         let peer = name_of(packet.peer_addr(), packet.id());
-        tracing::info!("{peer} {}", printable(packet.bytes()));
+        tracing::info!("{peer} {}", excerpt(packet.bytes()));
         Ok(packet.reply(&[peer.as_bytes(), b" ", packet.bytes()].concat())?)
     }
 }

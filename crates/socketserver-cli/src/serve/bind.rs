@@ -1,16 +1,18 @@
 //! Servers of any transport under any model, for the handlers of a program.
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::bail;
 use socketserver::transport::{Tcp, UnixDatagram, UnixStream};
 use socketserver::{
-    Address, Concurrency, Connection, Datagram, Event, RequestHandler, Server, ServerGroup, Tls,
-    Transport,
+    Address, Concurrency, Connection, Datagram, DualStack, Event, RequestHandler, Server,
+    ServerGroup, Tls, Transport,
 };
 
 use super::NO_DATAGRAMS;
-use super::build::{builder, stream_builder, udp_builder, web_builder};
+use super::build::{builder, of_file, stream_builder, udp_builder, web_builder};
 use super::visitors::Visitors;
 use crate::cli::ServerOptions;
 use crate::endpoint::Endpoint;
@@ -18,22 +20,36 @@ use crate::service_manager::Socket;
 
 /// Where a server's socket comes from.
 pub(crate) enum Source<'a> {
-    Bind(&'a Endpoint),
-    /// TCP at this address, encrypted.
-    Encrypt(&'a String, Tls),
+    Tcp(Inet),
+    Udp(Inet),
+    /// TCP, encrypted.
+    Encrypt(Inet, Tls),
     /// The same for browsers, encrypted or not.
-    Web(&'a String, Option<Tls>),
+    Web(Inet, Option<Tls>),
+    Unix(&'a Path),
+    Unixgram(&'a Path),
     Adopt(Socket),
+}
+
+/// An address of IP to bind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Inet {
+    pub(crate) address: SocketAddr,
+    /// Whether `[::]` is to take IPv4 as well.
+    pub(crate) dual_stack: DualStack,
 }
 
 impl Source<'_> {
     /// Its endpoint as far as it is known before it is bound.
     pub(super) fn kind(&self) -> Endpoint {
         match self {
-            Self::Bind(endpoint) => Endpoint::clone(endpoint),
-            Self::Encrypt(address, _) => Endpoint::Tls(address.to_string()),
-            Self::Web(address, None) => Endpoint::Http(address.to_string()),
-            Self::Web(address, Some(_)) => Endpoint::Https(address.to_string()),
+            Self::Tcp(at) => Endpoint::Tcp(at.address.to_string()),
+            Self::Udp(at) => Endpoint::Udp(at.address.to_string()),
+            Self::Encrypt(at, _) => Endpoint::Tls(at.address.to_string()),
+            Self::Web(at, None) => Endpoint::Http(at.address.to_string()),
+            Self::Web(at, Some(_)) => Endpoint::Https(at.address.to_string()),
+            Self::Unix(path) => Endpoint::Unix((*path).into()),
+            Self::Unixgram(path) => Endpoint::Unixgram((*path).into()),
             Self::Adopt(socket) => socket.into(),
         }
     }
@@ -54,6 +70,11 @@ pub(crate) trait Handlers {
     fn condition(&self) -> Option<Condition> {
         None
     }
+
+    /// How many descriptors one request may have open besides its connection.
+    fn descriptors(&self) -> u32 {
+        0
+    }
 }
 
 /// Handlers of one factory for connections and datagrams alike.
@@ -64,6 +85,7 @@ pub(crate) struct Streams<F> {
     factory: F,
     on_drain: Option<Arc<dyn Fn() + Send + Sync>>,
     condition: Option<Condition>,
+    descriptors: u32,
 }
 
 /// What has to hold for a program to be ready: an error says why it is not.
@@ -75,6 +97,7 @@ impl<F> Streams<F> {
             factory,
             on_drain: None,
             condition: None,
+            descriptors: 0,
         }
     }
 
@@ -84,6 +107,12 @@ impl<F> Streams<F> {
         check: impl Fn() -> Result<(), String> + Send + Sync + 'static,
     ) -> Self {
         self.condition = Some(Arc::new(check));
+        self
+    }
+
+    /// Says how many descriptors one request may have open besides its connection.
+    pub(crate) fn descriptors(mut self, each: u32) -> Self {
+        self.descriptors = each;
         self
     }
 
@@ -108,14 +137,14 @@ where
     ) -> anyhow::Result<Address> {
         let factory = self.0.clone();
         let server = match source {
-            Source::Bind(Endpoint::Udp(address)) => udp_builder(options, model)
-                .bind(address, factory)
+            Source::Udp(at) => udp_builder(options, model)
+                .dual_stack(at.dual_stack)
+                .bind(at.address, factory)
                 .map(|server| add(group, server)),
             Source::Adopt(Socket::Udp(socket)) => udp_builder(options, model)
                 .adopt(socket, factory)
                 .map(|server| add(group, server)),
-            Source::Bind(Endpoint::Unixgram(path)) => builder::<UnixDatagram, C>(options, model)
-                .mode(options.unix_mode)
+            Source::Unixgram(path) => of_file(builder::<UnixDatagram, C>(options, model), options)?
                 .bind(path, factory)
                 .map(|server| add(group, server)),
             Source::Adopt(Socket::Unixgram(socket)) => builder::<UnixDatagram, C>(options, model)
@@ -153,35 +182,45 @@ where
             }
         };
         let server = match source {
-            Source::Bind(Endpoint::Tcp(address)) => stream_builder::<Tcp, C>(options, model)
+            Source::Tcp(at) => stream_builder::<Tcp, C>(options, model)
                 .on_event(on_event)
-                .bind(address, factory)
+                .dual_stack(at.dual_stack)
+                .bind(at.address, factory)
                 .map(|server| add(group, server)),
-            Source::Encrypt(address, tls) => stream_builder::<Tcp, C>(options, model)
+            Source::Encrypt(at, tls) => stream_builder::<Tcp, C>(options, model)
                 .on_event(on_event)
                 .tls(tls)
-                .bind(address, factory)
+                .dual_stack(at.dual_stack)
+                .bind(at.address, factory)
                 .map(|server| add(group, server)),
             Source::Adopt(Socket::Tcp(socket)) => stream_builder::<Tcp, C>(options, model)
                 .on_event(on_event)
                 .adopt(socket, factory)
                 .map(|server| add(group, server)),
-            Source::Web(address, tls) => web_builder(options, model, tls)
+            Source::Web(at, tls) => web_builder(options, model, tls)
                 .on_event(on_event)
-                .bind(address, factory)
+                .dual_stack(at.dual_stack)
+                .bind(at.address, factory)
                 .map(|server| add(group, server)),
-            Source::Bind(Endpoint::Unix(path)) => stream_builder::<UnixStream, C>(options, model)
-                .on_event(on_event)
-                .mode(options.unix_mode)
-                .bind(path, factory)
-                .map(|server| add(group, server)),
+            Source::Unix(path) => {
+                of_file(stream_builder::<UnixStream, C>(options, model), options)?
+                    .on_event(on_event)
+                    .bind(path, factory)
+                    .map(|server| add(group, server))
+            }
             Source::Adopt(Socket::Unix(socket)) => stream_builder::<UnixStream, C>(options, model)
                 .on_event(on_event)
                 .adopt(socket, factory)
                 .map(|server| add(group, server)),
-            _ => bail!(NO_DATAGRAMS),
+            Source::Udp(_)
+            | Source::Unixgram(_)
+            | Source::Adopt(Socket::Udp(_) | Socket::Unixgram(_)) => bail!(NO_DATAGRAMS),
         };
         Ok(server?)
+    }
+
+    fn descriptors(&self) -> u32 {
+        self.descriptors
     }
 }
 

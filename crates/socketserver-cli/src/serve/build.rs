@@ -2,7 +2,7 @@
 
 use std::io;
 
-use socketserver::transport::{StreamTransport, Tcp, Udp, UnixDatagram, UnixStream};
+use socketserver::transport::{StreamTransport, Tcp, Udp, UnixDatagram, UnixStream, UnixTransport};
 use socketserver::{
     Admission, AtLimit, Builder, Concurrency, Controller, Displacement, Forking, Green, Pooled,
     ProxyProtocol, Server, Threading, Timeouts, Tls, Transport,
@@ -73,6 +73,24 @@ pub(super) fn builder<T: Transport, C: Concurrency>(
         .displacement(displacement)
         .timeouts(timeouts::<T>(options))
         .admission(admission(options))
+}
+
+/// For sockets that have a file.
+///
+/// # Errors
+/// The user who is to own it is not known.
+pub(crate) fn of_file<T: UnixTransport, C: Concurrency>(
+    builder: Builder<T, C>,
+    options: &ServerOptions,
+) -> anyhow::Result<Builder<T, C>> {
+    let builder = builder.mode(options.unix_mode);
+    Ok(match options.privileges.look_up()? {
+        Some(identity) => {
+            let (user, group) = identity.numbers();
+            builder.owner(Some(user), Some(group))
+        }
+        None => builder,
+    })
 }
 
 /// Has a server that is running go by other rules and limits.

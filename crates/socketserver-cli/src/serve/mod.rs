@@ -3,27 +3,31 @@
 
 mod bind;
 mod build;
+mod plan;
 mod visitors;
 
 use std::io::{self, Write};
+use std::iter;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, bail};
-use socketserver::{Address, Concurrency, GroupController, Sequential, ServerGroup, Tls};
+use socketserver::{Address, Concurrency, Forking, GroupController, Sequential, ServerGroup, Tls};
 
-use crate::cli::{Model, ServerOptions, Usage};
+use crate::cli::{Model, Policy, ServerOptions, Usage};
 use crate::config::Reloader;
 use crate::console::Console;
+use crate::descriptors::{self, Need};
 use crate::endpoint::Endpoint;
 use crate::metrics::Watching;
 use crate::service_manager::{self, Socket};
 use crate::signals::{Patience, Signals};
 use crate::{terminal, tls};
 use build::{forking, green, pooled, threading};
+use plan::Plan;
 
-pub(crate) use bind::{Any, Condition, Handlers, Source, Streams};
-pub(crate) use build::apply;
+pub(crate) use bind::{Any, Condition, Handlers, Inet, Source, Streams};
+pub(crate) use build::{apply, of_file};
 
 /// Servers that are bound and do not serve yet.
 pub(crate) struct Bound {
@@ -48,6 +52,15 @@ pub(crate) struct Bound {
 
 /// Binds every endpoint, or none.
 pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow::Result<Bound> {
+    // Before anything is opened that could be taken for one of them.
+    let mut inherited = match options.endpoints.iter().any(Endpoint::is_inherited) {
+        true => service_manager::inherited().context("cannot start")?,
+        false => Vec::new(),
+    };
+    if options.concurrency == Model::Forking {
+        // It would be found out when serving begins, and by then it is said that it does.
+        Forking::check_system().context("cannot start")?;
+    }
     let reloads = options.origin.is_some();
     let signals = Signals::catch(reloads).context("cannot catch signals")?;
     let mut bound = Bound {
@@ -67,22 +80,17 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
         signals,
     };
     let identity = options.privileges.identity().context("cannot start")?;
-    let mut inherited = match options.endpoints.iter().any(Endpoint::is_inherited) {
-        true => service_manager::inherited().context("cannot start")?,
-        false => Vec::new(),
-    };
-    for endpoint in options.listening() {
+    let asked: Vec<_> = options.listening().chain(&options.metrics).collect();
+    let plan = Plan::of(&asked)?;
+    for (number, endpoint) in options.listening().enumerate() {
         let start = || format!("cannot start {endpoint}");
         let Endpoint::Inherited(name) = endpoint else {
-            let source = match (endpoint, &bound.tls) {
-                (Endpoint::Tls(address), Some(tls)) => Source::Encrypt(address, tls.clone()),
-                (Endpoint::Http(address), _) => Source::Web(address, None),
-                (Endpoint::Https(address), tls) => Source::Web(address, tls.clone()),
-                _ => Source::Bind(endpoint),
-            };
-            bound
-                .add_any(options, handlers, source)
-                .with_context(start)?;
+            for source in bound.sources(endpoint, plan.addresses(number)) {
+                bound
+                    .add_any(options, handlers, source)
+                    .map_err(|error| plan.explain(error, number))
+                    .with_context(start)?;
+            }
             continue;
         };
         let is_meant = |(found, _): &mut (String, Socket)| name.as_ref().is_none_or(|n| n == found);
@@ -116,23 +124,66 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
     });
     if let Some(endpoint) = &options.metrics {
         let condition = handlers.condition();
-        let watching = Watching::bind(endpoint, options.unix_mode, &mut bound, condition)
+        let number = asked.len() - 1;
+        let at = plan.addresses(number);
+        let watching = Watching::bind(endpoint, &at, options, &mut bound, condition)
+            .map_err(|error| plan.explain(error, number))
             .with_context(|| format!("cannot start {endpoint} for metrics"))?;
         bound.watching = Some(watching);
     }
+    descriptors::provide(need(options, &bound.limits, handlers.descriptors()));
     if let Some(identity) = identity {
-        // What was made as root so far is to be the user's.
-        let made = options.endpoints.iter().chain(&options.metrics);
-        let mut files = made.filter_map(Endpoint::file);
-        files
-            .try_for_each(|file| identity.own(file))
-            .and_then(|()| identity.assume())
-            .context("cannot start")?;
+        identity.assume().context("cannot start")?;
     }
     Ok(bound)
 }
 
+/// So many requests at once are taken to do more than to wait for their clients.
+const BUSY: u64 = 1024;
+
+/// The default of [`socketserver::Pooled::max_idle`], which no option changes.
+const IDLE: u64 = 10_000;
+
+/// What the limits of the servers add up to.
+fn need(options: &ServerOptions, limits: &[usize], besides: u32) -> Need {
+    let waiting = match options.at_limit {
+        Policy::Queue => u64::from(options.queue_places),
+        Policy::Wait | Policy::Reject => 0,
+    };
+    let idle = match options.concurrency {
+        Model::Pooled => IDLE,
+        _ => 0,
+    };
+    let most = options.max_live.map_or(u64::MAX, u64::from);
+    let limits = limits.iter().map(|limit| (*limit as u64).min(most));
+    let (connections, busy) = limits.fold((0, 0), |(connections, busy), limit| {
+        let live = limit.saturating_add(idle).min(most);
+        (connections + live + waiting, busy + limit.min(BUSY))
+    });
+    Need {
+        connections,
+        besides: busy * u64::from(besides),
+    }
+}
+
 impl Bound {
+    /// What an endpoint is bound to: one socket, or one for each address of its name.
+    fn sources<'a>(&self, endpoint: &'a Endpoint, at: Vec<Inet>) -> Vec<Source<'a>> {
+        let each = at.into_iter();
+        match endpoint {
+            Endpoint::Tcp(_) => each.map(Source::Tcp).collect(),
+            Endpoint::Udp(_) => each.map(Source::Udp).collect(),
+            Endpoint::Tls(_) => (each.zip(iter::repeat(&self.tls)))
+                .filter_map(|(at, tls)| Some(Source::Encrypt(at, tls.clone()?)))
+                .collect(),
+            Endpoint::Http(_) => each.map(|at| Source::Web(at, None)).collect(),
+            Endpoint::Https(_) => each.map(|at| Source::Web(at, self.tls.clone())).collect(),
+            Endpoint::Unix(path) => vec![Source::Unix(path)],
+            Endpoint::Unixgram(path) => vec![Source::Unixgram(path)],
+            Endpoint::Inherited(_) => Vec::new(),
+        }
+    }
+
     fn add_any(
         &mut self,
         options: &ServerOptions,
@@ -184,7 +235,12 @@ impl Bound {
         let mut lines: Vec<_> = self.listening.iter().map(ToString::to_string).collect();
         if let Some(watching) = &mut self.watching {
             watching.start().context("cannot start")?;
-            lines.push(format!("{} (metrics)", watching.endpoint));
+            lines.extend(
+                watching
+                    .endpoints
+                    .iter()
+                    .map(|it| format!("{it} (metrics)")),
+            );
         }
         announce(&lines, self.stdout_taken);
         service_manager::ready();

@@ -174,10 +174,15 @@ fn watch(
     Ok(())
 }
 
-/// Whether whoever has started this process wants it to survive its terminal: proc(5), `SigIgn`.
+/// Whether whoever has started this process wants it to survive its terminal.
 fn is_hup_ignored() -> bool {
+    is_ignored(SIGHUP)
+}
+
+/// Whether this process was started with a signal ignored: proc(5), `SigIgn`.
+pub(crate) fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask >> (SIGHUP - 1) & 1 == 1)
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }

@@ -15,6 +15,7 @@ mod common;
 mod displacement;
 mod drain;
 mod exhaustion;
+mod forged;
 mod listings;
 mod packets;
 mod talker;

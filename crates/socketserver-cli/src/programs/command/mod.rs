@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
+use socketserver::Forking;
 
 use crate::cli::{Limit, Model, Program, ServerOptions, Usage, limit};
 use crate::console::Console;
@@ -115,7 +116,14 @@ impl Program for Options {
     }
 }
 
+/// What a command that runs has open here: a copy of its client's socket, its two pipes, its pidfd, two
+/// files for long output, and two for its start.
+const DESCRIPTORS: u32 = 8;
+
 pub(crate) fn run(mut options: Options) -> anyhow::Result<ExitCode> {
+    let watched = Forking::check_system();
+    watched
+        .context("cannot start: under every model, the end of a command is noticed by its pidfd")?;
     let token = options.auth_token_file.as_deref().map(Token::load);
     let token = token.transpose().context("cannot start")?;
     if let Some(share) = green_share(&options.server)? {
@@ -133,7 +141,10 @@ pub(crate) fn run(mut options: Options) -> anyhow::Result<ExitCode> {
     });
     let is_protected = rules.token.is_some();
     let factory = move || Session::new(rules.clone());
-    let mut bound = bind(&options.server, &Streams::new(factory))?;
+    let mut bound = bind(
+        &options.server,
+        &Streams::new(factory).descriptors(DESCRIPTORS),
+    )?;
     if !is_protected {
         refuse_strangers(&bound, &options.server).context("refusing to start")?;
         ensure!(
@@ -181,12 +192,14 @@ fn green_share(server: &ServerOptions) -> anyhow::Result<Option<u32>> {
     if server.concurrency != Model::Green {
         return Ok(None);
     }
-    let share = u32::try_from((GREEN / server.endpoints.len().max(1)).max(1))?;
+    // A name is an endpoint for each of its addresses.
+    let addresses = |endpoint: &Endpoint| endpoint.look_up().map_or(1, |found| found.len().max(1));
+    let endpoints: usize = server.endpoints.iter().map(addresses).sum();
+    let share = u32::try_from((GREEN / endpoints.max(1)).max(1))?;
     if server.workers.is_some_and(|workers| workers > share) {
         let why = format!(
             "the green model has {GREEN} threads for commands: --workers must be at most {share} \
-             for each of {} endpoints; or take another model",
-            server.endpoints.len()
+             for each of {endpoints} endpoints; or take another model"
         );
         return Err(Usage(why).into());
     }

@@ -21,7 +21,14 @@ impl Output {
     /// Appends to stdout (0) or stderr (1).
     pub(super) fn push(&mut self, stream: usize, bytes: &[u8]) -> io::Result<()> {
         let stream = &mut self.streams[stream];
-        stream.spool.write_all(bytes)?;
+        // In memory nothing fails.
+        stream.spool.write_all(bytes).map_err(|error| {
+            let directory = std::env::temp_dir();
+            io::Error::new(
+                error.kind(),
+                format!("a file in {}: {error}", directory.display()),
+            )
+        })?;
         stream.len += bytes.len() as u64;
         stream.last = bytes.last().copied().or(stream.last);
         Ok(())

@@ -263,7 +263,7 @@ impl Admitted {
         command: Vec<u8>,
         socket: OwnedFd,
     ) -> Result<Outcome, NotRun> {
-        let shown = shown(&command);
+        let shown = text::excerpt(&command);
         let begun = Instant::now();
         let ran = {
             let (rules, hangup, until) = (rules.clone(), self.hangup.clone(), self.until);
@@ -273,11 +273,19 @@ impl Admitted {
         match &ran {
             Ok(outcome) => {
                 let (status, bytes) = (outcome.status, outcome.output.len());
-                let end = match &outcome.stopped {
-                    None => "ran".into(),
-                    Some(stopped) => format!("killed: {}", rules.explain(stopped)),
-                };
-                tracing::info!(%peer, %command, %status, ?took, bytes, "{end}");
+                match &outcome.stopped {
+                    None => tracing::info!(%peer, %command, %status, ?took, bytes, "ran"),
+                    // The server's own trouble, such as a directory for output that cannot be used:
+                    // an operator has to see to it.
+                    Some(stopped @ Stopped::Failed(_)) => {
+                        let why = rules.explain(stopped);
+                        tracing::warn!(%peer, %command, %status, ?took, bytes, "killed: {why}");
+                    }
+                    Some(stopped) => {
+                        let why = rules.explain(stopped);
+                        tracing::info!(%peer, %command, %status, ?took, bytes, "killed: {why}");
+                    }
+                }
             }
             Err(NotRun::Gone) => {
                 tracing::info!(%peer, %command, ?took, "not run: the client has gone");
@@ -379,16 +387,4 @@ fn without_end(command: &[u8]) -> &[u8] {
     without
         .or_else(|| command.strip_suffix(b"\n"))
         .unwrap_or(command)
-}
-
-/// A command for the log.
-fn shown(command: &[u8]) -> String {
-    const LENGTH: usize = 200;
-    // Every byte of it is shown as one character at least, but for UTF-8.
-    let mut shown = text::printable(&command[..command.len().min(LENGTH * 4)]);
-    if let Some((end, _)) = shown.char_indices().nth(LENGTH) {
-        shown.truncate(end);
-        shown.push_str("...");
-    }
-    shown
 }

@@ -3,7 +3,7 @@
 //! It knows nothing of frames. It blocks, in `poll(2)`, until something happens: there is output,
 //! the shell has exited, the client has gone, the server wants an end, or the time is over.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -17,6 +17,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::descendants;
 use super::output::Output;
+use crate::descriptors;
 
 /// What ends a command before its own end.
 #[derive(Clone, Copy)]
@@ -72,7 +73,7 @@ pub(super) fn run(command: &[u8], listeners: Listeners<'_>, limits: Limits) -> i
     }
     let mut child = shell
         .arg("-c")
-        .arg(OsStr::from_bytes(command))
+        .arg(with_limit(command, descriptors::before()))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -106,6 +107,18 @@ pub(super) fn run(command: &[u8], listeners: Listeners<'_>, limits: Limits) -> i
         stopped,
         output: capture.output,
     })
+}
+
+/// The command, after the soft limit of descriptors that this program was started with, if it has
+/// another one itself. On the same line, so that the shell counts the command's lines as ever.
+fn with_limit(command: &[u8], limit: Option<u64>) -> OsString {
+    let command = OsStr::from_bytes(command);
+    let Some(limit) = limit else {
+        return command.into();
+    };
+    let mut line = OsString::from(format!("ulimit -S -n {limit}; "));
+    line.push(command);
+    line
 }
 
 /// Waits for a descriptor to be readable, while listening.

@@ -146,7 +146,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         http = http.on_exchange(log);
     }
     let factory = http.handler(move || site::Visitor(site.clone()));
-    let handlers = Streams::new(factory).ready_if(directory_is_there(root));
+    let handlers = Streams::new(factory)
+        .ready_if(directory_is_there(root))
+        // A file or a directory each.
+        .descriptors(1);
     serve(&options.server, &handlers)
 }
 
