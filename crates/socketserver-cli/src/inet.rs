@@ -64,7 +64,8 @@ fn index_of(zone: &str) -> io::Result<u32> {
 /// What a server on `address` is to be bound to: all addresses of a name but those that this machine
 /// has not, such as the one of IPv6 where there is no IPv6. Port 0 is one free port for all of them.
 pub(crate) fn to_bind(address: &str, is_udp: bool) -> anyhow::Result<Vec<SocketAddr>> {
-    let mut found = look_up(address)?;
+    let found = look_up(address).with_context(|| format!("bad address {address}"));
+    let mut found = found?;
     if found.len() == 1 {
         return Ok(found);
     }
