@@ -101,6 +101,10 @@ const CONSTANTS: &[Constant] = &[
     ),
     ("`command`: shortest token", "token.rs SHORTEST"),
     ("`command`: longest token", "token.rs LONGEST"),
+    (
+        "`collect`: time between two attempts on a full disk",
+        "programs/collect/writer.rs RETRY",
+    ),
 ];
 
 /// Those that are no constants.
@@ -138,6 +142,7 @@ const NO_LIMITS: &[&str] = &[
     "load/worker.rs EVENTS",
     "lossy.rs WHOLE",
     "programs/http/listing/names.rs PASSED_OVER",
+    "programs/collect/sink.rs BATCH",
     "programs/http/root.rs ATTEMPTS",
     "inet.rs ATTEMPTS",
     "programs/command/descendants.rs LOOKS",
@@ -181,6 +186,7 @@ const NO_LIMITING_OPTIONS: &[&str] = &[
     "json",
     "key",
     "listen",
+    "log-file",
     "log-format",
     "log-level",
     "message",

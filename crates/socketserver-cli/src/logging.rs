@@ -1,10 +1,15 @@
-//! Logs: `tracing`'s events on stderr, as text or JSON. A reader that is slow, or gone, costs lines
+//! Logs: `tracing`'s events on stderr or in a file, as text or JSON. A reader that is slow, or gone, costs lines
 //! and never makes a server wait.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
-use std::sync::OnceLock;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -12,7 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::lossy::Stream;
-use crate::terminal;
+use crate::{reopen, terminal};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -35,6 +40,10 @@ pub(crate) struct Options {
         help_heading = "Logging"
     )]
     log_format: Format,
+
+    /// Append the log to this file instead; SIGHUP and SIGUSR1 open it anew, as logrotate needs it
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Logging")]
+    log_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -46,7 +55,19 @@ enum Format {
     Json,
 }
 
-pub(crate) fn init(options: &Options) {
+pub(crate) fn init(options: &Options) -> anyhow::Result<()> {
+    if let Some(path) = &options.log_file {
+        let file = open(path).with_context(|| format!("cannot log to {}", path.display()))?;
+        *log_file() = Some(file);
+        let path = path.clone();
+        reopen::register(move || match open(&path) {
+            Ok(file) => *log_file() = Some(file),
+            Err(error) => {
+                let path = path.display();
+                tracing::warn!(%error, "the log {path} cannot be opened anew; the old file is used");
+            }
+        });
+    }
     let lines = fmt::layer()
         // A line that cannot be written would be complained about by a panic.
         .log_internal_errors(false)
@@ -56,18 +77,46 @@ pub(crate) fn init(options: &Options) {
             // https://no-color.org
             let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
             lines
-                .with_ansi(io::stderr().is_terminal() && !plain)
+                .with_ansi(io::stderr().is_terminal() && !plain && options.log_file.is_none())
                 .with_target(false)
                 .boxed()
         }
         Format::Json => lines.json().flatten_event(true).boxed(),
     };
+    // A panic is caught and logged where it concerns a client. The text of the standard library's
+    // hook must not make the thread wait for a reader of stderr.
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("without a name");
+        let trace = Backtrace::capture();
+        let text = match trace.status() {
+            BacktraceStatus::Captured => format!("thread {name}: {panic}\n{trace}\n"),
+            _ => format!("thread {name}: {panic}\n"),
+        };
+        let _ = Lossy.write(text.as_bytes());
+    }));
     let (level, handle) = reload::Layer::new(options.log_level);
     let _ = LEVEL.set(handle);
     tracing_subscriber::registry()
         .with(level)
         .with(lines)
         .init();
+    Ok(())
+}
+
+/// Where the log goes if not to stderr.
+fn log_file() -> MutexGuard<'static, Option<File>> {
+    static FILE: Mutex<Option<File>> = Mutex::new(None);
+    FILE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Other users of the machine cannot read what clients send.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
 }
 
 static LEVEL: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
@@ -89,6 +138,13 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 impl Write for Lossy {
     /// Takes a whole line, as the formatter hands it over.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Some(file) = &mut *log_file() {
+            // On a full disk lines are lost, and the servers go on.
+            if file.write_all(line).is_err() {
+                DROPPED.fetch_add(1, Ordering::Relaxed);
+            }
+            return Ok(line.len());
+        }
         let stderr = Stream::Stderr;
         if stderr.is_terminal() && terminal::above_prompt(&String::from_utf8_lossy(line)) {
             return Ok(line.len());

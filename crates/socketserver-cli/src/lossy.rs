@@ -35,6 +35,15 @@ impl Stream {
         }
     }
 
+    /// Writes all of it, and waits for that. It takes no lock: what is put meanwhile waits for nothing.
+    pub(crate) fn write_all(self, bytes: &[u8]) -> io::Result<()> {
+        let own = match self {
+            Self::Stdout => io::stdout().as_fd().try_clone_to_owned()?,
+            Self::Stderr => io::stderr().as_fd().try_clone_to_owned()?,
+        };
+        File::from(own).write_all(bytes)
+    }
+
     fn put_locked(self, shared: &mut (impl Write + AsFd), bytes: &[u8]) -> usize {
         // What went through the buffer before comes before this.
         let _ = shared.flush();

@@ -25,6 +25,7 @@ mod metrics;
 mod printer;
 mod privileges;
 mod programs;
+mod reopen;
 mod serve;
 mod service_manager;
 mod signals;
@@ -41,6 +42,7 @@ use anyhow::Context;
 
 use cli::{Command, Usage};
 use config::{Refused, Start};
+use lossy::Stream;
 
 /// What is wrong usage to clap, too.
 const WRONG_USAGE: u8 = 2;
@@ -67,7 +69,9 @@ fn main() -> ExitCode {
             Err(error) => fail(&error, WRONG_USAGE),
         };
     }
-    logging::init(&start.cli.logging);
+    if let Err(error) = logging::init(&start.cli.logging) {
+        return fail(&error, 1);
+    }
     if start.cli.command.program().is_some() && init::is_needed() {
         match init::supervise() {
             Ok(code) => return code,
@@ -97,9 +101,10 @@ fn main() -> ExitCode {
     })
 }
 
-/// Says in one line what the causes are; a closed stderr leaves nobody to tell.
+/// Says in one line what the causes are. A stderr that is closed, or a pipe that is full, does not
+/// hold up the end.
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
-    let _ = writeln!(io::stderr(), "socketserver: {error:#}");
+    Stream::Stderr.put(format!("socketserver: {error:#}\n").as_bytes());
     ExitCode::from(code)
 }
 

@@ -82,6 +82,11 @@ impl Messages {
             return Ok(());
         }
         while let Some(message) = next {
+            // A drain ends the input between two reads, which may be within a line: the client was not
+            // done with it, and is not told that it was.
+            if messages.codec().has_cut_a_line() && messages.stream().server().is_draining() {
+                return Ok(());
+            }
             if !each(messages.stream_mut(), &message)? {
                 return Ok(());
             }
@@ -107,15 +112,26 @@ pub(crate) fn is_quit(message: &[u8]) -> bool {
 
 enum Codec {
     Chunks,
-    Lines(Lines),
+    Lines {
+        lines: Lines,
+        /// The last line had no end.
+        is_cut: bool,
+    },
 }
 
 impl Codec {
     fn new(framing: Framing) -> Self {
         match framing {
             Framing::Chunks => Self::Chunks,
-            Framing::Lines => Self::Lines(Lines::default()),
+            Framing::Lines => Self::Lines {
+                lines: Lines::default(),
+                is_cut: false,
+            },
         }
+    }
+
+    fn has_cut_a_line(&self) -> bool {
+        matches!(self, Self::Lines { is_cut: true, .. })
     }
 }
 
@@ -126,21 +142,28 @@ impl Decoder for Codec {
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Bytes>, FrameError> {
         match self {
             Self::Chunks => Ok((!src.is_empty()).then(|| src.split().freeze())),
-            Self::Lines(lines) => lines.decode(src),
+            Self::Lines { lines, .. } => lines.decode(src),
         }
     }
 
     fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Bytes>, FrameError> {
         match self {
             Self::Chunks => self.decode(src),
-            Self::Lines(lines) => lines.decode_eof(src),
+            Self::Lines { lines, is_cut } => {
+                if let Some(line) = lines.decode(src)? {
+                    return Ok(Some(line));
+                }
+                let rest = lines.decode_eof(src)?;
+                *is_cut = rest.is_some();
+                Ok(rest)
+            }
         }
     }
 
     fn buffer_limit(&self) -> usize {
         match self {
             Self::Chunks => 1,
-            Self::Lines(lines) => lines.buffer_limit(),
+            Self::Lines { lines, .. } => lines.buffer_limit(),
         }
     }
 }

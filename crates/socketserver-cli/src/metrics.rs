@@ -43,6 +43,7 @@ pub(crate) fn endpoint(text: &str) -> Result<Endpoint, String> {
 pub(crate) struct Watching {
     /// With the real port; several, if its name has several addresses.
     pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) metrics: Metrics,
     /// The server, unless it is a companion in the loop of the others.
     own: Own,
 }
@@ -86,7 +87,11 @@ impl Watching {
             let endpoints = listen(endpoint, at, options, model, &metrics, add)?;
             (endpoints, Own::Bound(own))
         };
-        Ok(Self { endpoints, own })
+        Ok(Self {
+            endpoints,
+            metrics,
+            own,
+        })
     }
 
     /// Begins to serve, unless the others' loop does.

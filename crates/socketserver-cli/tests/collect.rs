@@ -1,16 +1,17 @@
 //! `socketserver collect`, from outside.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, UdpSocket};
-use std::process::Stdio;
-use std::time::Instant;
+use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Server, client, run, socketserver, text, wait};
+use common::{PATIENCE, Server, client, client_at, eventually, run, socketserver, text, wait};
 
 const MODELS: [&str; 3] = ["threading", "pooled", "green"];
 
@@ -193,9 +194,9 @@ fn stdout_has_nothing_but_messages_and_makes_clients_wait_when_it_is_full() {
         assert!(log.read_line(&mut line).unwrap() > 0);
     }
     let address = line.trim().strip_prefix("listening tcp://").unwrap();
-    let mut one = std::net::TcpStream::connect(address).unwrap();
+    let mut one = TcpStream::connect(address).unwrap();
     // Nobody reads its output yet: sooner or later it takes no more.
-    one.set_write_timeout(Some(std::time::Duration::from_millis(300)))
+    one.set_write_timeout(Some(Duration::from_millis(300)))
         .unwrap();
     let mut sent = 0_usize;
     let started = Instant::now();
@@ -218,9 +219,7 @@ fn stdout_has_nothing_but_messages_and_makes_clients_wait_when_it_is_full() {
     one.shutdown(Shutdown::Write).unwrap();
     one.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(one.read(&mut [0; 9]).unwrap(), 0);
-    let stopped = std::process::Command::new("kill")
-        .arg(child.id().to_string())
-        .status();
+    let stopped = Command::new("kill").arg(child.id().to_string()).status();
     assert!(stopped.unwrap().success());
     assert!(wait(&mut child).success());
     let all = reading.join().unwrap();
@@ -228,24 +227,221 @@ fn stdout_has_nothing_but_messages_and_makes_clients_wait_when_it_is_full() {
     assert!(all.iter().all(|&byte| byte == b'x'));
 }
 
+/// The status of `/readyz`, and its text.
+fn readiness(server: &Server) -> String {
+    let address = server.address(1).split(' ').next().unwrap();
+    let mut probe = client_at(address);
+    probe
+        .write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    probe.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 #[test]
 fn a_full_disk_is_told_and_nothing_is_confirmed() {
-    let args = [
-        "collect",
-        "-o",
-        "/dev/full",
-        "--ack",
-        "-l",
-        "tcp://127.0.0.1:0",
-    ];
-    let mut server = Server::start(&args, 1);
+    // The tests below have all of them.
+    for model in ["threading", "green"] {
+        let args = [
+            "collect",
+            "-c",
+            model,
+            "-o",
+            "/dev/full",
+            "--ack",
+            "--drain-timeout",
+            "100ms",
+            "-l",
+            "tcp://127.0.0.1:0",
+            "--metrics",
+            "tcp://127.0.0.1:0",
+        ];
+        let mut server = Server::start(&args, 2);
+        eventually(|| readiness(&server).starts_with("HTTP/1.1 200 "));
+        let mut one = client(&server, 0);
+        one.write_all(b"lost").unwrap();
+        server.logged("No space left on device");
+        let answer = readiness(&server);
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{model}: {answer}");
+        assert!(answer.contains("output") && answer.contains("No space left"));
+        // Longer than until the next attempt, which is not told again.
+        one.set_read_timeout(Some(Duration::from_millis(1200)))
+            .unwrap();
+        let error = one.read(&mut [0; 9]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{model}");
+        assert!(!server.log().iter().any(|line| line.contains("No space")));
+        server.signal("TERM");
+        assert_eq!(server.wait().code(), Some(1), "{model}");
+        server.logged("messages that were not confirmed are lost");
+    }
+}
+
+/// Starts it with lines, acknowledgements, and this file.
+fn with_lines(model: &str, out: &Path, before: &str) -> Server {
+    let program = socketserver().get_program().display().to_string();
+    let script = format!(
+        "{before} exec {program} collect -c {model} --framing lines --ack -l tcp://127.0.0.1:0 \
+         --metrics tcp://127.0.0.1:0 -o {}",
+        out.display()
+    );
+    let mut command = Command::new("sh");
+    Server::launch(command.args(["-c", &script]).stdin(Stdio::null()), 2)
+}
+
+/// Sends lines until one is not confirmed in time; how many were.
+fn until_full(one: &mut TcpStream, server: &Server) -> usize {
+    let line = [&[b'x'; 98][..], b"\n"].concat();
+    let mut confirmed = 0;
+    one.set_read_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    loop {
+        one.write_all(&line).unwrap();
+        match one.read_exact(&mut [0; 3]) {
+            Ok(()) => confirmed += 1,
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+                break;
+            }
+        }
+        assert!(confirmed < 100_000, "it is never full");
+    }
+    server.logged("nothing is confirmed");
+    one.set_read_timeout(Some(PATIENCE)).unwrap();
+    confirmed
+}
+
+fn waits_for_room(server: &mut Server, out: &Path, give_room: impl FnOnce(&Server)) {
+    let mut one = client(server, 0);
+    let confirmed = until_full(&mut one, server);
+    assert!(confirmed > 0);
+    // Whole lines only, and all that were confirmed.
+    assert_eq!(fs::metadata(out).unwrap().len(), confirmed as u64 * 99);
+    assert!(readiness(server).starts_with("HTTP/1.1 503 "));
+    give_room(server);
+    // The line that waited.
+    one.read_exact(&mut [0; 3]).unwrap();
+    server.logged("is written to again");
+    assert!(readiness(server).starts_with("HTTP/1.1 200 "));
+    one.write_all(b"more\n").unwrap();
+    one.read_exact(&mut [0; 3]).unwrap();
+    let all = fs::read_to_string(out).unwrap();
+    assert!(all.ends_with("x\nmore\n"), "{all}");
+    drop(one);
+    server.signal("TERM");
+    assert!(server.wait().success());
+}
+
+/// A limit of the system on a file's length is met as a full disk is, and no signal ends the server.
+#[test]
+fn it_waits_for_room_in_a_file_and_leaves_no_half_line() {
+    for model in MODELS {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let mut server = with_lines(model, &out, "ulimit -f 8;");
+        waits_for_room(&mut server, &out, |server| {
+            fs::rename(&out, dir.path().join("moved")).unwrap();
+            server.signal("USR1");
+        });
+    }
+}
+
+/// Unmounted at the end.
+struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    /// `None` without the right to mount.
+    fn mount(size: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let size = format!("size={size}");
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(dir.path())
+            .output();
+        if !mount.is_ok_and(|output| output.status.success()) {
+            println!("SKIPPED: a tmpfs cannot be mounted here");
+            return None;
+        }
+        Some(Self(dir))
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn it_waits_for_room_on_a_disk_and_leaves_no_half_line() {
+    let Some(disk) = Tmpfs::mount("64k") else {
+        return;
+    };
+    for model in MODELS {
+        let (out, ballast) = (disk.0.path().join("out"), disk.0.path().join("ballast"));
+        fs::write(&ballast, [0; 32 << 10]).unwrap();
+        let mut server = with_lines(model, &out, "");
+        waits_for_room(&mut server, &out, |_| fs::remove_file(&ballast).unwrap());
+        fs::remove_file(&out).unwrap();
+    }
+}
+
+#[test]
+fn a_line_that_an_earlier_run_has_not_ended_stays_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    fs::write(&out, "whole\nhal").unwrap();
+    let server = with_lines("threading", &out, "");
+    server.logged("does not end with a line end");
     let mut one = client(&server, 0);
-    one.write_all(b"lost").unwrap();
-    let mut answer = Vec::new();
-    let _ = one.read_to_end(&mut answer);
-    assert_eq!(text(&answer), "");
-    assert_eq!(server.wait().code(), Some(1));
-    server.logged("No space left on device");
+    one.write_all(b"new\n").unwrap();
+    one.read_exact(&mut [0; 3]).unwrap();
+    assert_eq!(fs::read_to_string(&out).unwrap(), "whole\nhal\nnew\n");
+}
+
+#[test]
+fn output_and_log_are_opened_anew_by_signals() {
+    for model in MODELS {
+        let dir = tempfile::tempdir().unwrap();
+        let (out, log) = (dir.path().join("out"), dir.path().join("log"));
+        let before = format!("set -- --log-file {};", log.display());
+        let program = socketserver().get_program().display().to_string();
+        let script = format!(
+            "{before} exec {program} collect -c {model} --ack -l tcp://127.0.0.1:0 -o {} \"$@\"",
+            out.display()
+        );
+        let mut command = Command::new("sh");
+        let mut server = Server::launch(command.args(["-c", &script]).stdin(Stdio::null()), 1);
+        let mut one = client(&server, 0);
+        let mut say = |text: &str| {
+            one.write_all(text.as_bytes()).unwrap();
+            one.read_exact(&mut [0; 3]).unwrap();
+        };
+        say("one");
+        for (signal, text) in [("HUP", "two"), ("USR1", "three")] {
+            let moved = |name: &Path| name.with_extension(signal);
+            fs::rename(&out, moved(&out)).unwrap();
+            fs::rename(&log, moved(&log)).unwrap();
+            server.signal(signal);
+            eventually(|| out.exists() && log.exists());
+            say(text);
+            assert_eq!(fs::read_to_string(&out).unwrap(), text, "{model}");
+        }
+        assert_eq!(
+            fs::read_to_string(out.with_extension("HUP")).unwrap(),
+            "one"
+        );
+        assert_eq!(
+            fs::read_to_string(out.with_extension("USR1")).unwrap(),
+            "two"
+        );
+        server.signal("TERM");
+        assert!(server.wait().success(), "{model}");
+        let rest = fs::read_to_string(&log).unwrap();
+        assert!(rest.contains("disconnected"), "{rest}");
+        assert!(!rest.contains(" connected id"), "{rest}");
+        assert_eq!(server.rest_of_log(), [""; 0]);
+    }
 }
 
 #[test]

@@ -153,6 +153,132 @@ fn with_a_configuration_sighup_reloads_and_the_others_drain() {
     }
 }
 
+/// Sent by others, and for other reasons than to end a server.
+#[test]
+fn signals_of_others_end_nothing() {
+    for model in MODELS {
+        let mut server = in_group(&["upper", "-c", model, "-l", TCP]);
+        let mut active = client(&server, 0);
+        for signal in [
+            "USR1", "USR2", "PIPE", "ALRM", "IO", "PROF", "XFSZ", "WINCH", "URG",
+        ] {
+            server.signal_group(signal);
+            assert_eq!(
+                exchange(&mut active, b"still"),
+                b"STILL",
+                "{model} {signal}"
+            );
+        }
+        server.signal("TERM");
+        drains(&mut server, &mut active, model);
+    }
+}
+
+/// Nothing attends to signals before it serves: then they end it as they end any program.
+#[test]
+fn a_start_that_takes_long_can_be_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("config");
+    let made = Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.unwrap().success());
+    // It waits until the file is written.
+    let mut child = common::Guarded(
+        socketserver()
+            .args(["upper", "-l", "tls://127.0.0.1:0", "--tls-cert"])
+            .arg(&fifo)
+            .arg("--tls-key")
+            .arg(&fifo)
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let state = || std::fs::read_to_string(format!("/proc/{}/wchan", child.0.id()));
+    eventually(|| !state().is_ok_and(|at| at == "0" || at.is_empty()));
+    std::thread::sleep(Duration::from_millis(100));
+    let killed = Command::new("kill").arg(child.0.id().to_string()).status();
+    assert!(killed.unwrap().success());
+    assert_eq!(common::wait(&mut child.0).code(), None);
+}
+
+/// Clients are served, and signals heard, whether or not what it says is read.
+#[test]
+fn a_full_pipe_for_output_holds_up_nothing() {
+    for model in MODELS {
+        for stderr in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("s");
+            let endpoint = format!("unix://{}", path.display());
+            let (_unread, full) = full_pipe();
+            let mut command = socketserver();
+            command
+                .args(["upper", "-c", model, "-l", &endpoint])
+                .stdin(std::process::Stdio::null());
+            match stderr {
+                true => command.stdout(std::process::Stdio::null()).stderr(full),
+                false => command.stdout(full).stderr(std::process::Stdio::null()),
+            };
+            let mut server = common::Guarded(command.spawn().unwrap());
+            common::until_listening(&path);
+            let mut client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+            client.set_read_timeout(Some(common::PATIENCE)).unwrap();
+            assert_eq!(exchange(&mut client, b"here"), b"HERE", "{model}");
+            drop(client);
+            let killed = Command::new("kill").arg(server.0.id().to_string()).status();
+            assert!(killed.unwrap().success());
+            assert_eq!(common::wait(&mut server.0).code(), Some(0), "{model}");
+        }
+    }
+}
+
+/// An error is told at the end, if that does not have to wait.
+#[test]
+fn a_failure_ends_with_a_full_pipe_for_errors() {
+    let (_unread, full) = full_pipe();
+    let mut server = common::Guarded(
+        socketserver()
+            .args(["upper", "-l", "unix:///nonexistent/s"])
+            .stderr(full)
+            .spawn()
+            .unwrap(),
+    );
+    assert_eq!(common::wait(&mut server.0).code(), Some(1));
+}
+
+/// A pipe that takes nothing.
+fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
+    rustix::fs::fcntl_setfl(&writer, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
+    while writer.write(&[b'x'; 4096]).is_ok() {}
+    rustix::fs::fcntl_setfl(&writer, flags).unwrap();
+    (reader, writer)
+}
+
+/// What is announced is told once the pipe is read.
+#[test]
+fn where_it_listens_is_told_once_a_full_pipe_is_read() {
+    let (unread, full) = full_pipe();
+    let mut server = common::Guarded(
+        socketserver()
+            .args(["upper", "-l", TCP])
+            .stdin(std::process::Stdio::null())
+            .stdout(full)
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let told = BufReader::new(unread).lines().find_map(|line| {
+        let line = line.unwrap();
+        line.find("listening tcp://")
+            .map(|at| line[at..].to_owned())
+    });
+    let address = told.unwrap().replace("listening tcp://", "");
+    assert_eq!(exchange(&mut common::client_at(&address), b"a"), b"A");
+    let killed = Command::new("kill").arg(server.0.id().to_string()).status();
+    assert!(killed.unwrap().success());
+    assert!(common::wait(&mut server.0).success());
+}
+
 #[test]
 fn a_second_one_forces() {
     for model in MODELS {

@@ -6,7 +6,6 @@ mod build;
 mod plan;
 mod visitors;
 
-use std::io::{self, Write};
 use std::iter;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -19,6 +18,7 @@ use crate::config::Reloader;
 use crate::console::Console;
 use crate::descriptors::{self, Need};
 use crate::endpoint::Endpoint;
+use crate::lossy::Stream;
 use crate::metrics::Watching;
 use crate::service_manager::{self, Socket};
 use crate::signals::{Patience, Signals};
@@ -220,6 +220,17 @@ impl Bound {
         self.group.controller()
     }
 
+    /// Adds a condition for `/readyz`, if there is such a page.
+    pub(crate) fn ready_if(
+        &self,
+        name: &str,
+        check: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) {
+        if let Some(watching) = &self.watching {
+            watching.metrics.ready_if(name, check);
+        }
+    }
+
     /// Says where clients can connect, and serves until the end; 1 if it was forced.
     pub(crate) fn serve_forever(mut self) -> anyhow::Result<ExitCode> {
         let forced = self.signals.forced();
@@ -242,7 +253,7 @@ impl Bound {
                     .map(|it| format!("{it} (metrics)")),
             );
         }
-        announce(&lines, self.stdout_taken);
+        announce(&lines, self.stdout_taken, self.model);
         service_manager::ready();
         let served = self.group.serve_forever();
         if let Some(watching) = self.watching {
@@ -303,8 +314,9 @@ pub(crate) fn need_one_process(options: &ServerOptions, what: &str) -> anyhow::R
     Ok(())
 }
 
-/// Tells where a client can connect by now.
-fn announce(listening: &[String], stdout_taken: bool) {
+/// Tells where a client can connect by now. It never waits: a pipe that is full has the text once it is
+/// read, or, in a process that must not have threads, what fits.
+fn announce(listening: &[String], stdout_taken: bool, model: Model) {
     let text: String = listening
         .iter()
         .map(|endpoint| format!("listening {endpoint}\n"))
@@ -312,13 +324,23 @@ fn announce(listening: &[String], stdout_taken: bool) {
     if terminal::above_prompt(&text) {
         return;
     }
-    let mut out: Box<dyn Write> = if stdout_taken {
-        Box::new(io::stderr())
+    let stream = if stdout_taken {
+        Stream::Stderr
     } else {
-        Box::new(io::stdout())
+        Stream::Stdout
     };
-    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    let taken = stream.put(text.as_bytes());
+    if taken == text.len() {
+        return;
+    }
+    let rest = text[taken..].to_owned();
+    let write_rest = move || stream.write_all(rest.as_bytes());
+    let thread = std::thread::Builder::new().name("announce".into());
+    if model == Model::Forking || thread.spawn(write_rest).is_err() {
         // The servers are up all the same.
-        tracing::warn!(%error, "cannot say where it listens");
+        tracing::warn!(
+            "the output takes nothing, and was not told all of: {}",
+            listening.join(", ")
+        );
     }
 }

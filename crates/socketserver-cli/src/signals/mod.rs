@@ -1,12 +1,14 @@
 //! What the process does about signals: the first one that stops it drains, a second one forces, and
-//! SIGHUP reloads the configuration if there is one; else it is one of those that stop.
+//! SIGHUP reloads the configuration if there is one, and opens files anew if there are any; else it is
+//! one of those that stop. SIGUSR1 opens files anew. Others, which by default would end the process
+//! and which are sent for other reasons, are disregarded.
 
 mod stop;
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,13 +16,16 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
 };
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{
+    SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ,
+};
+use signal_hook::flag;
 use signal_hook::low_level::pipe;
 use socketserver::ServerGroup;
 
 use crate::cli::Model;
 use crate::config::Reloader;
-use crate::terminal;
+use crate::{reopen, terminal};
 use stop::{Asked, Stop};
 
 pub(crate) use stop::{Patience, drain};
@@ -32,32 +37,59 @@ const FORCED: Duration = Duration::from_secs(3);
 /// Signals that have arrived, as bytes in socket pairs.
 pub(crate) struct Signals {
     stops: UnixStream,
-    /// Of its own, so that a file that is slow to read does not hold up a stop.
-    reloads: Option<UnixStream>,
+    /// SIGHUP, if it does not stop. Of its own, so that a file that is slow to read does not hold up
+    /// a stop.
+    hangups: Option<UnixStream>,
+    /// SIGUSR1, if there are files to open anew.
+    reopens: Option<UnixStream>,
+    /// Until something attends to them, signals that stop end the process as they do by default.
+    unattended: Arc<AtomicBool>,
     forced: Arc<AtomicBool>,
 }
 
+/// Signals that are sent for other reasons than to end a process, and would by default: by
+/// operators and logrotate, by timers of a program that was replaced by this one, for descriptors, and
+/// by the kernel for a write beyond `RLIMIT_FSIZE`, which then fails. They are handled, and not
+/// ignored, because what a child executes would ignore them, too: execve(2). SIGPIPE is ignored by
+/// Rust's runtime. SIGVTALRM ends forked children.
+const DISREGARDED: [i32; 6] = [SIGUSR1, SIGUSR2, SIGALRM, SIGIO, SIGPROF, SIGXFSZ];
+
 impl Signals {
-    /// From now on these signals are caught. They take effect once one of
-    /// the methods below was called, and none is lost in between.
+    /// From now on these signals are caught. Those that stop end the process at once until one of the
+    /// methods below was called: before that, nothing could act on them.
     pub(crate) fn catch(reloads: bool) -> io::Result<Self> {
-        let (stops, handler) = UnixStream::pair()?;
-        for signal in [SIGINT, SIGTERM, SIGQUIT] {
-            pipe::register(signal, handler.try_clone()?)?;
+        for signal in DISREGARDED {
+            flag::register(signal, Arc::default())?;
         }
-        let mut hangups = None;
-        if reloads {
-            // Whoever wants it to be ignored, as nohup does, loses nothing by a reload.
+        let unattended = Arc::new(AtomicBool::new(true));
+        let (stops, handler) = UnixStream::pair()?;
+        let stop = |signal| {
+            flag::register_conditional_default(signal, unattended.clone())?;
+            pipe::register(signal, handler.try_clone()?)
+        };
+        for signal in [SIGINT, SIGTERM, SIGQUIT] {
+            stop(signal)?;
+        }
+        let (mut hangups, mut reopens) = (None, None);
+        if reopen::has_any() {
+            let (arrivals, handler) = UnixStream::pair()?;
+            pipe::register(SIGUSR1, handler)?;
+            reopens = Some(arrivals);
+        }
+        if reloads || reopens.is_some() {
+            // A process that was started with it ignored, as by nohup, loses nothing by this.
             let (arrivals, handler) = UnixStream::pair()?;
             pipe::register(SIGHUP, handler)?;
             hangups = Some(arrivals);
         } else if !is_hup_ignored() {
             // The terminal is gone.
-            pipe::register(SIGHUP, handler)?;
+            stop(SIGHUP)?;
         }
         Ok(Self {
             stops,
-            reloads: hangups,
+            hangups,
+            reopens,
+            unattended,
             forced: Arc::default(),
         })
     }
@@ -76,16 +108,14 @@ impl Signals {
         model: Model,
         reloader: Option<Reloader>,
     ) -> io::Result<()> {
-        if let (Some(mut reloads), Some(reloader)) = (self.reloads, reloader) {
-            let wait_for_hangups = move || {
-                while let Ok(1..) = reloads.read(&mut [0; 16]) {
-                    reloader.reload();
-                }
-            };
-            std::thread::Builder::new()
-                .name("reload".into())
-                .spawn(wait_for_hangups)?;
-        }
+        let hung_up = move || {
+            reopen::all();
+            if let Some(reloader) = &reloader {
+                reloader.reload();
+            }
+        };
+        attend("reload", self.hangups, hung_up)?;
+        attend("reopen", self.reopens, reopen::all)?;
         let mut stop = Stop::new(self.forced, group, patience, model);
         let mut stops = self.stops;
         let wait_for_signals = move || {
@@ -109,8 +139,9 @@ impl Signals {
         };
         std::thread::Builder::new()
             .name("signals".into())
-            .spawn(wait_for_signals)
-            .map(drop)
+            .spawn(wait_for_signals)?;
+        self.unattended.store(false, Ordering::SeqCst);
+        Ok(())
     }
 
     /// The same from the servers' own loop, for a process that must not have threads.
@@ -120,8 +151,16 @@ impl Signals {
         patience: Patience,
         reloader: Option<Reloader>,
     ) -> io::Result<()> {
-        if let (Some(reloads), Some(reloader)) = (self.reloads, reloader) {
-            watch(group, reloads, move || drop(reloader.reload()))?;
+        if let Some(hangups) = self.hangups {
+            watch(group, hangups, move || {
+                reopen::all();
+                if let Some(reloader) = &reloader {
+                    reloader.reload();
+                }
+            })?;
+        }
+        if let Some(reopens) = self.reopens {
+            watch(group, reopens, reopen::all)?;
         }
         let stop = Stop::new(self.forced, group, patience, Model::Forking);
         let stop = Arc::new(Mutex::new(stop));
@@ -140,8 +179,30 @@ impl Signals {
                 tracing::warn!(%error, "it cannot be lame for a time, and drains at once");
                 stop.lame_is_over();
             }
-        })
+        })?;
+        self.unattended.store(false, Ordering::SeqCst);
+        Ok(())
     }
+}
+
+/// Calls from a thread of its own for each signal, or for several that come together.
+fn attend(
+    name: &str,
+    arrivals: Option<UnixStream>,
+    mut call: impl FnMut() + Send + 'static,
+) -> io::Result<()> {
+    let Some(mut arrivals) = arrivals else {
+        return Ok(());
+    };
+    let wait_for_signals = move || {
+        while let Ok(1..) = arrivals.read(&mut [0; 16]) {
+            call();
+        }
+    };
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(wait_for_signals)
+        .map(drop)
 }
 
 fn lock(stop: &Mutex<Stop>) -> MutexGuard<'_, Stop> {

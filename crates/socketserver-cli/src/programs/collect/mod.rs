@@ -1,24 +1,28 @@
 //! `collect`: what any client sends ends up in one place, in one order.
 
 mod sink;
+mod writer;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use socketserver::greenroom::sync::{OneshotSender, Receiver, Sender, channel, oneshot};
-use socketserver::{Connection, Datagram, Error, GroupController, RequestHandler, Result};
+use socketserver::greenroom::sync::{OneshotSender, Sender, channel, oneshot};
+use socketserver::{Connection, Datagram, Error, RequestHandler, Result};
 
 use crate::cli::{Program, ServerOptions};
 use crate::console::Console;
 use crate::messages::{Framing, MessageOptions, Messages};
+use crate::reopen;
 use crate::serve::{Any, bind, need_another_thread, need_one_process};
 use crate::size::Size;
 use sink::Sink;
+use writer::{Output, write_all};
 
 /// Gather what all clients send, in one file or on stdout
 ///
@@ -26,6 +30,9 @@ use sink::Sink;
 /// the queue is full, clients wait. The server closes a connection only after everything that came
 /// by it has been written; with --ack, each message is confirmed by a line `ok` once it is. Written
 /// means handed to the system, which survives the end of this program.
+///
+/// On a full disk clients wait, nothing is confirmed, and /readyz answers 503 until there is room; the
+/// file has whole messages only. SIGHUP and SIGUSR1 open the file anew, as logrotate needs it.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     #[command(flatten)]
@@ -76,12 +83,22 @@ impl Program for Options {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let lines = options.messages.framing == Framing::Lines;
     let sink = match &options.output {
-        Some(path) => Sink::file(path, options.rotate.map(|size| size.0), options.keep)
+        Some(path) => Sink::file(path, lines, options.rotate.map(|size| size.0), options.keep)
             .with_context(|| format!("cannot write to {}", path.display()))?,
-        None => Sink::stdout(),
+        None => Sink::stdout().context("cannot write to stdout")?,
     };
     let (queue, arriving) = channel(options.queue as usize);
+    let output = Arc::<Output>::default();
+    if options.output.is_some() {
+        let (output, queue) = (output.clone(), queue.clone());
+        reopen::register(move || {
+            output.reopen();
+            // A full queue is about to be written, and then the file is looked at.
+            let _ = queue.try_send(Item::Look);
+        });
+    }
     let (framing, ack, last) = (options.messages.framing, options.ack, queue.clone());
     let factory = move || Collect {
         queue: queue.clone(),
@@ -96,11 +113,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         // Nothing but messages goes there: no console, and no word about where it listens.
         bound.stdout_taken = true;
     }
+    let state = output.clone();
+    bound.ready_if("output", move || state.check());
     let (drain_timeout, group) = (bound.patience.drain, bound.controller());
     let (told, ended) = std::sync::mpsc::channel();
     thread::Builder::new()
         .name("collect".into())
-        .spawn(move || told.send(write_all(&arriving, sink, &group)))
+        .spawn(move || told.send(write_all(&arriving, sink, &output, &group)))
         .context("cannot start")?;
     let code = bound.serve_forever()?;
     // Nobody is served any more. What is in the queue is written before this, which may have to wait
@@ -108,7 +127,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     thread::spawn(move || last.send(Item::End));
     let written = ended
         .recv_timeout(drain_timeout.max(Duration::from_secs(1)))
-        .context("nobody takes the output; messages that were not confirmed are lost")?;
+        .context("the output takes nothing; messages that were not confirmed are lost")?;
     written.map(|()| code)
 }
 
@@ -117,52 +136,9 @@ enum Item {
     Message(Vec<u8>),
     /// Tell once everything before this has been written.
     Mark(OneshotSender<()>),
+    /// The file may have to be opened anew.
+    Look,
     End,
-}
-
-/// Writes what arrives until the end; a failure stops the servers.
-fn write_all(
-    arriving: &Receiver<Item>,
-    mut sink: Sink,
-    group: &GroupController,
-) -> anyhow::Result<()> {
-    let written = write_until_end(arriving, &mut sink);
-    if written.is_err() {
-        group.drain(Duration::ZERO);
-    }
-    written.context("cannot write what was collected")
-}
-
-fn write_until_end(arriving: &Receiver<Item>, sink: &mut Sink) -> std::io::Result<()> {
-    let mut marks = Vec::new();
-    loop {
-        // What is buffered is written out when nothing more is at hand.
-        let item = match arriving.try_recv() {
-            Ok(Some(item)) => item,
-            _ => {
-                sink.flush()?;
-                marks.drain(..).for_each(tell);
-                match arriving.recv() {
-                    Ok(item) => item,
-                    Err(_) => return Ok(()),
-                }
-            }
-        };
-        match item {
-            Item::Message(bytes) => sink.write(&bytes)?,
-            Item::Mark(mark) => marks.push(mark),
-            Item::End => {
-                sink.flush()?;
-                marks.drain(..).for_each(tell);
-                return Ok(());
-            }
-        }
-    }
-}
-
-fn tell(mark: OneshotSender<()>) {
-    // Whoever waited may be gone.
-    let _ = mark.send(());
 }
 
 struct Collect {

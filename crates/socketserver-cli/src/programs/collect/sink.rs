@@ -1,12 +1,22 @@
 //! Where collected messages are written: stdout, or a file that is rotated by size.
+//!
+//! A write that fails leaves whole messages behind, and can be repeated. Nothing here waits for room
+//! on a disk.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Access, access};
+use rustix::io::Errno;
+
+/// Messages are written when they are so many bytes together.
+const BATCH: usize = 64 << 10;
 
 /// Whether a file can be appended to, or made; nothing is touched.
 pub(super) fn check(path: &Path) -> io::Result<()> {
@@ -21,87 +31,242 @@ pub(super) fn check(path: &Path) -> io::Result<()> {
     Ok(access(parent, Access::WRITE_OK | Access::EXEC_OK)?)
 }
 
-pub(super) enum Sink {
-    Stdout(BufWriter<io::Stdout>),
-    File(Rotated),
+/// Whether an error ends by itself once something else gives room.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    let kinds = [
+        io::ErrorKind::StorageFull,
+        io::ErrorKind::QuotaExceeded,
+        // RLIMIT_FSIZE; a file that is begun anew is short again.
+        io::ErrorKind::FileTooLarge,
+        io::ErrorKind::OutOfMemory,
+    ];
+    let no_descriptor = [Errno::MFILE, Errno::NFILE];
+    kinds.contains(&error.kind())
+        || Errno::from_io_error(error).is_some_and(|errno| no_descriptor.contains(&errno))
 }
 
-pub(super) struct Rotated {
-    path: PathBuf,
-    file: BufWriter<File>,
-    /// How long the file is with what is still buffered.
+pub(super) struct Sink {
+    /// Of a file that can be begun anew.
+    path: Option<PathBuf>,
+    /// `None` between two files, when the second one could not be opened yet.
+    file: Option<File>,
+    /// Each message is a line: an earlier one without its end is ended first.
+    lines: bool,
+    /// What was not written yet.
+    pending: Vec<u8>,
+    /// Where messages end in `pending`.
+    ends: VecDeque<usize>,
+    /// So many bytes of `pending` are in the file already.
+    written: usize,
+    /// How long the file is with what is pending.
     len: u64,
     limit: Option<u64>,
     keep: u32,
 }
 
 impl Sink {
-    pub(super) fn stdout() -> Self {
-        Self::Stdout(BufWriter::with_capacity(64 << 10, io::stdout()))
+    pub(super) fn stdout() -> io::Result<Self> {
+        let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        Ok(Self {
+            path: None,
+            file: Some(file),
+            lines: false,
+            pending: Vec::new(),
+            ends: VecDeque::new(),
+            written: 0,
+            len: 0,
+            limit: None,
+            keep: 0,
+        })
     }
 
-    pub(super) fn file(path: &Path, limit: Option<u64>, keep: u32) -> io::Result<Self> {
-        let file = open(path)?;
-        let len = file.metadata()?.len();
-        Ok(Self::File(Rotated {
-            path: path.into(),
-            file: buffered(file),
-            len,
+    pub(super) fn file(
+        path: &Path,
+        lines: bool,
+        limit: Option<u64>,
+        keep: u32,
+    ) -> io::Result<Self> {
+        let mut sink = Self {
+            path: Some(path.into()),
+            file: None,
+            lines,
             limit,
             keep,
-        }))
+            ..Self::stdout()?
+        };
+        sink.open()?;
+        Ok(sink)
     }
 
+    /// Where it writes to, for people.
+    pub(super) fn name(&self) -> String {
+        match &self.path {
+            Some(path) => path.display().to_string(),
+            None => "stdout".into(),
+        }
+    }
+
+    /// Takes a message, and writes some if there is much. After an error nothing of the message was
+    /// taken.
     pub(super) fn write(&mut self, message: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Stdout(stdout) => stdout.write_all(message),
-            Self::File(file) => file.write(message),
+        if self.pending.len() >= BATCH {
+            self.flush()?;
         }
-    }
-
-    /// Hands everything to the kernel.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Stdout(stdout) => stdout.flush(),
-            Self::File(file) => file.file.flush(),
-        }
-    }
-}
-
-impl Rotated {
-    fn write(&mut self, message: &[u8]) -> io::Result<()> {
         let added = self.len + message.len() as u64;
         // A message is never split; one that is too long has a file for itself.
         if self.limit.is_some_and(|limit| added > limit) && self.len > 0 {
             self.rotate()?;
         }
-        self.file.write_all(message)?;
-        self.len += message.len() as u64;
+        self.put(message);
         Ok(())
+    }
+
+    fn put(&mut self, message: &[u8]) {
+        self.pending.extend_from_slice(message);
+        self.ends.push_back(self.pending.len());
+        self.len += message.len() as u64;
+    }
+
+    /// Hands everything to the kernel. After an error there are whole messages only in a regular file,
+    /// and the rest is kept for the next attempt.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.open()?;
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
+        while self.written < self.pending.len() {
+            match file.write(&self.pending[self.written..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => self.written += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // A descriptor that another process has made non-blocking.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let _ = poll(&mut [PollFd::new(file, PollFlags::OUT)], None);
+                }
+                Err(error) => {
+                    self.cut_back();
+                    return Err(error);
+                }
+            }
+        }
+        self.pending.clear();
+        self.ends.clear();
+        self.written = 0;
+        Ok(())
+    }
+
+    /// Takes the beginning of a message out of the file again.
+    fn cut_back(&mut self) {
+        let mut whole = 0;
+        while let Some(&end) = self.ends.front()
+            && end <= self.written
+        {
+            whole = end;
+            self.ends.pop_front();
+        }
+        let part = self.written - whole;
+        if part > 0
+            && let Some(file) = &mut self.file
+            && cut(file, part as u64).is_ok()
+        {
+            self.written = whole;
+        }
+        self.pending.drain(..whole);
+        self.written -= whole;
+        self.ends.iter_mut().for_each(|end| *end -= whole);
+    }
+
+    /// Begins a file of the same name anew, which may have been moved away. What is pending goes to the
+    /// old one if that has room. After an error it goes on with the old one.
+    pub(super) fn reopen(&mut self) -> io::Result<()> {
+        let Some(path) = &self.path else {
+            return Ok(());
+        };
+        let new = open(path)?;
+        let _ = self.flush();
+        self.file = Some(new);
+        self.begin();
+        Ok(())
+    }
+
+    fn open(&mut self) -> io::Result<()> {
+        if let (None, Some(path)) = (&self.file, &self.path) {
+            self.file = Some(open(path)?);
+            self.begin();
+        }
+        Ok(())
+    }
+
+    /// Looks at the end of a file that was just opened.
+    fn begin(&mut self) {
+        let (Some(file), Some(path)) = (&self.file, &self.path) else {
+            return;
+        };
+        let Ok(found) = file.metadata() else {
+            return;
+        };
+        let pending = (self.pending.len() - self.written) as u64;
+        self.len = found.len() + pending;
+        if self.lines && found.is_file() && found.len() > 0 && !ends_line(path, found.len()) {
+            tracing::warn!(
+                "{} does not end with a line end, as if writing it had been interrupted: the next message \
+                 begins a line of its own",
+                path.display()
+            );
+            // Before what is pending.
+            self.pending.insert(self.written, b'\n');
+            self.ends.iter_mut().for_each(|end| *end += 1);
+            self.ends.push_front(self.written + 1);
+            self.len += 1;
+        }
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        self.file.flush()?;
+        self.flush()?;
+        let Some(path) = &self.path else {
+            return Ok(());
+        };
         for n in (1..self.keep).rev() {
-            found(fs::rename(self.old(n), self.old(n + 1)))?;
+            found(fs::rename(self.old(path, n), self.old(path, n + 1)))?;
         }
-        // Somebody may have moved it away already.
+        // It may have been moved away already.
         found(if self.keep == 0 {
-            fs::remove_file(&self.path)
+            fs::remove_file(path)
         } else {
-            fs::rename(&self.path, self.old(1))
+            fs::rename(path, self.old(path, 1))
         })?;
-        self.file = buffered(open(&self.path)?);
+        // From here on a repeated attempt only has to open the new one.
+        self.file = None;
         self.len = 0;
-        Ok(())
+        self.open()
     }
 
     /// The name of the `n`th file before the present one.
-    fn old(&self, n: u32) -> PathBuf {
-        let mut name = OsString::from(&self.path);
+    fn old(&self, path: &Path, n: u32) -> PathBuf {
+        let mut name = OsString::from(path);
         name.push(format!(".{n}"));
         name.into()
     }
+}
+
+/// Cuts so many bytes off the end.
+fn cut(file: &mut File, bytes: u64) -> io::Result<()> {
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    file.set_len(found.len().saturating_sub(bytes))?;
+    // Without O_APPEND the next write would leave a hole.
+    let back = i64::try_from(bytes).map_err(io::Error::other)?;
+    file.seek(SeekFrom::Current(-back))?;
+    Ok(())
+}
+
+/// Whether the last byte is a line end; a file that cannot be read is taken to have one.
+fn ends_line(path: &Path, len: u64) -> bool {
+    let mut last = [b'\n'];
+    let read = File::open(path).and_then(|file| file.read_exact_at(&mut last, len - 1));
+    read.is_err() || last == [b'\n']
 }
 
 /// A file that is not there needs no further care.
@@ -112,17 +277,13 @@ fn found(done: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// What clients send is nobody else's business.
+/// Other users of the machine cannot read what clients send.
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o600)
         .open(path)
-}
-
-fn buffered(file: File) -> BufWriter<File> {
-    BufWriter::with_capacity(64 << 10, file)
 }
 
 #[cfg(test)]
@@ -134,7 +295,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out");
         fs::write(&path, "old|").unwrap();
-        let mut sink = Sink::file(&path, Some(10), 2).unwrap();
+        let mut sink = Sink::file(&path, false, Some(10), 2).unwrap();
         for message in [
             "aaaa|",
             "bbbb|",
@@ -157,7 +318,7 @@ mod tests {
     fn a_file_that_was_moved_away_is_begun_anew() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out");
-        let mut sink = Sink::file(&path, Some(10), 2).unwrap();
+        let mut sink = Sink::file(&path, false, Some(10), 2).unwrap();
         sink.write(b"aaaaaaaa|").unwrap();
         sink.flush().unwrap();
         fs::rename(&path, dir.path().join("elsewhere")).unwrap();
@@ -170,7 +331,7 @@ mod tests {
     fn without_a_limit_it_grows() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out");
-        let mut sink = Sink::file(&path, None, 5).unwrap();
+        let mut sink = Sink::file(&path, false, None, 5).unwrap();
         for _ in 0..1000 {
             sink.write(&[b'x'; 1000]).unwrap();
         }
@@ -180,9 +341,63 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_an_error() {
-        let mut sink = Sink::file(Path::new("/dev/full"), None, 0).unwrap();
-        let written = sink.write(b"x").and_then(|()| sink.flush());
-        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::StorageFull);
+    fn a_full_disk_is_an_error_that_can_be_repeated() {
+        let mut sink = Sink::file(Path::new("/dev/full"), true, None, 0).unwrap();
+        sink.write(b"x\n").unwrap();
+        for _ in 0..3 {
+            assert!(is_full(&sink.flush().unwrap_err()));
+        }
+        assert_eq!(sink.pending, b"x\n");
+    }
+
+    #[test]
+    fn half_a_message_is_cut_off_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        for append in [true, false] {
+            // As a shell opens it for `>>` and `>`.
+            let mut options = OpenOptions::new();
+            let options = match append {
+                true => options.append(true),
+                false => options.write(true).truncate(true),
+            };
+            let mut sink = Sink::stdout().unwrap();
+            sink.file = Some(options.create(true).open(&path).unwrap());
+            fs::write(&path, "").unwrap();
+            for message in ["one|", "two|", "three|"] {
+                sink.write(message.as_bytes()).unwrap();
+            }
+            // What a write has taken before the disk was full.
+            sink.file
+                .as_mut()
+                .unwrap()
+                .write_all(b"one|two|th")
+                .unwrap();
+            sink.written = 10;
+            sink.cut_back();
+            assert_eq!(fs::read(&path).unwrap(), b"one|two|");
+            assert_eq!((&sink.pending[..], sink.written), (&b"three|"[..], 0));
+            sink.flush().unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"one|two|three|");
+        }
+    }
+
+    #[test]
+    fn a_line_without_its_end_is_ended_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        for (before, lines, after) in [
+            ("whole\nhal", true, "whole\nhal\nnew\n"),
+            ("whole\n", true, "whole\nnew\n"),
+            ("", true, "new\n"),
+            // Chunks have no ends that could be missing.
+            ("chunk", false, "chunknew\n"),
+        ] {
+            fs::write(&path, before).unwrap();
+            let mut sink = Sink::file(&path, lines, None, 0).unwrap();
+            sink.write(b"new\n").unwrap();
+            sink.flush().unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), after);
+        }
     }
 }

@@ -119,9 +119,21 @@ fn restore_signals(mask: &libc::sigset_t) {
 /// closes) and by service managers.
 const FOR_THE_PARENT: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP];
 
+/// Signals that are sent to the whole group for other reasons than to end it. A child of a parent that
+/// handles them does not end by them either.
+const FOR_THE_GROUP: [libc::c_int; 6] = [
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGIO,
+    libc::SIGPROF,
+    // A write beyond RLIMIT_FSIZE, which then fails: setrlimit(2).
+    libc::SIGXFSZ,
+];
+
 /// Gives every signal that has a handler its default action back, as `execve(2)` would, but for
 /// those by which the Rust runtime reports a stack overflow; disregards what is for the parent to
-/// act on; and listens to the one by which the parent ends a child.
+/// act on, and what the parent handles and a group is sent; and listens to the one by which the parent ends a child.
 fn reset_signals() {
     for signal in 1..=64 {
         if signal == libc::SIGSEGV || signal == libc::SIGBUS {
@@ -141,6 +153,7 @@ fn reset_signals() {
             // It may have been started with this one ignored.
             _ if signal == CUT.as_raw() => libc::SIG_DFL,
             libc::SIG_IGN | libc::SIG_DFL => continue,
+            _ if FOR_THE_GROUP.contains(&signal) => disregard as *const () as libc::sighandler_t,
             _ => libc::SIG_DFL,
         };
         action.sa_sigaction = wanted;
