@@ -449,7 +449,7 @@ impl Connection {
     }
 
     /// Lets the silence of the next pause count from a time on, and has the handler called within it.
-    #[cfg(feature = "websocket")]
+    #[cfg(feature = "http")]
     pub(crate) fn rest_since(&mut self, since: Instant, wake_at: Option<Instant>) {
         self.rest = Rest {
             since: Some(since),
@@ -458,8 +458,48 @@ impl Connection {
         };
     }
 
+    /// Keeps the connection within a message, with the limits that a read would have now. The handler is
+    /// called when one of them is reached. Returns when it begins to wait.
+    #[cfg(feature = "http")]
+    pub(crate) fn rest_within_message(&mut self) -> Instant {
+        let (now, limits) = (Instant::now(), self.read_limits());
+        let patience = [limits.wait, limits.idle].into_iter().flatten().min();
+        let end = patience.and_then(|patience| now.checked_add(patience));
+        // Before the pause itself would end.
+        let early = |end: Instant| end.checked_sub(Duration::from_millis(1));
+        let wake_at = earliest(limits.deadline, end).and_then(early);
+        self.rest_since(now, wake_at);
+        self.keep_alive();
+        now
+    }
+
+    /// Lets the next pause be like any other again.
+    #[cfg(feature = "http")]
+    pub(crate) fn end_rest(&mut self) {
+        self.rest = Rest::default();
+    }
+
+    /// Counts a pause within a message into the time that its peer was waited for.
+    #[cfg(feature = "http")]
+    pub(crate) fn has_waited(&mut self, time: Duration) {
+        if let Reading::Message { waited, .. } = &mut self.reading {
+            *waited += time;
+        }
+    }
+
+    /// Whether a message has begun, and its rest is to come.
+    pub(crate) fn is_within_message(&self) -> bool {
+        matches!(self.reading, Reading::Message { .. })
+    }
+
+    /// Whether a read finds something, or has found the end, without waiting.
+    #[cfg(feature = "http")]
+    pub(crate) fn has_something(&mut self) -> bool {
+        self.has_buffered() || self.socket.has_input()
+    }
+
     /// Whether the handler is called for no other reason than that.
-    #[cfg(feature = "websocket")]
+    #[cfg(feature = "http")]
     pub(crate) fn take_woken(&mut self) -> bool {
         std::mem::take(&mut self.rest.woken)
     }

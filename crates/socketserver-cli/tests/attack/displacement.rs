@@ -218,6 +218,6 @@ macro_rules! displacement {
 
 displacement! {
     threading Threading: silent_connections half_messages no_descriptors slow_readers slow_heads;
-    pooled Pooled: silent_connections no_descriptors;
+    pooled Pooled: silent_connections half_messages no_descriptors slow_readers slow_heads;
     green Green: silent_connections half_messages no_descriptors slow_readers slow_heads;
 }

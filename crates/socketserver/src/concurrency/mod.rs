@@ -13,7 +13,7 @@ mod threading;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use forking::Forking;
 pub(crate) use forking::{CUT, exit};
@@ -52,6 +52,12 @@ pub trait Concurrency: sealed::Sealed + Default + Send + 'static {
     #[doc(hidden)]
     fn counts_pauses(&self) -> bool {
         true
+    }
+
+    /// Since when a request that was taken on waits for a thread, while others hold all of them.
+    #[doc(hidden)]
+    fn waits_since(&self) -> Option<Instant> {
+        None
     }
 
     /// Whether a drain waits for the requests that this model serves.

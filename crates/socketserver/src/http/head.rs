@@ -56,44 +56,9 @@ impl RequestHead {
     /// Those of the stream, and a [`Problem`] with what the client is to be answered. Either loses
     /// what was read.
     pub fn read(from: &mut impl BufRead, limits: &Limits) -> io::Result<Option<Self>> {
-        Self::read_telling(from, limits, |_| {})
-    }
-
-    /// The same; `tell` hears of it before each wait for more of a head that has begun.
-    pub(super) fn read_telling<S: BufRead>(
-        from: &mut S,
-        limits: &Limits,
-        mut tell: impl FnMut(&mut S),
-    ) -> io::Result<Option<Self>> {
-        let mut scan = Scan::default();
-        // What was taken from the stream, as it had room for a part of the head only.
-        let mut taken: Vec<u8> = Vec::new();
-        loop {
-            let some = match from.fill_buf() {
-                Ok([]) if taken.is_empty() => return Ok(None),
-                Ok([]) => return Err(bad("the request ended within its head").into()),
-                Ok(some) => some,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            let before = taken.len();
-            let bytes = if before == 0 {
-                some
-            } else {
-                taken.extend_from_slice(some);
-                &taken
-            };
-            if let Some(end) = scan.advance(bytes, limits)? {
-                let head = Self::of(&bytes[..end], scan)?;
-                from.consume(end - before);
-                return Ok(Some(head));
-            }
-            let count = some.len();
-            if before == 0 {
-                taken = some.to_vec();
-            }
-            from.consume(count);
-            tell(from);
+        match HeadReader::default().read(from, limits, |_| true)? {
+            Took::Head(head) => Ok(Some(head)),
+            Took::End | Took::Part => Ok(None),
         }
     }
 
@@ -199,6 +164,66 @@ impl RequestHead {
             StatusCode::EXPECTATION_FAILED,
             "only 100-continue can be expected",
         ))
+    }
+}
+
+/// A head as it arrives.
+#[derive(Debug, Default)]
+pub(super) struct HeadReader {
+    scan: Scan,
+    /// What was taken from the stream, as it had a part of the head only.
+    taken: Vec<u8>,
+}
+
+/// What was read of a head.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
+pub(super) enum Took {
+    Head(RequestHead),
+    /// The stream has ended before it began.
+    End,
+    /// It is not whole, and is not to be waited for now.
+    Part,
+}
+
+impl HeadReader {
+    /// Reads on, and nothing behind the head. `goes_on` is asked before each read for more of a head
+    /// that has begun.
+    pub(super) fn read<S: BufRead>(
+        &mut self,
+        from: &mut S,
+        limits: &Limits,
+        mut goes_on: impl FnMut(&mut S) -> bool,
+    ) -> io::Result<Took> {
+        let Self { scan, taken } = self;
+        loop {
+            let some = match from.fill_buf() {
+                Ok([]) if taken.is_empty() => return Ok(Took::End),
+                Ok([]) => return Err(bad("the request ended within its head").into()),
+                Ok(some) => some,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let before = taken.len();
+            let bytes = if before == 0 {
+                some
+            } else {
+                taken.extend_from_slice(some);
+                &taken[..]
+            };
+            if let Some(end) = scan.advance(bytes, limits)? {
+                let head = RequestHead::of(&bytes[..end], std::mem::take(scan))?;
+                from.consume(end - before);
+                return Ok(Took::Head(head));
+            }
+            let count = some.len();
+            if before == 0 {
+                *taken = some.to_vec();
+            }
+            from.consume(count);
+            if !goes_on(from) {
+                return Ok(Took::Part);
+            }
+        }
     }
 }
 

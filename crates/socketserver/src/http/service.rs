@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use ::http::{HeaderValue, Method, StatusCode};
 
 use super::handler::HandlerFn;
+use super::head::{HeadReader, Took};
 use super::incoming::Incoming;
 use super::problem::problem;
 use super::send::{Progress, Recipient, send};
 use super::{Handler, Limits, Problem, Request, RequestHead, Response};
 use crate::failure::{Cause, contain, resume};
-use crate::timeouts::earliest;
+use crate::timeouts::{earliest, timed_out};
 use crate::{Address, Connection, EndReason, RequestHandler, RequestId, Result};
 
 type ErrorPage = dyn Fn(&Problem) -> Response + Send + Sync;
@@ -114,6 +115,7 @@ impl Http {
             handler: factory(),
             http: http.clone(),
             has_waited: false,
+            begun: None,
             upgraded: None,
         }
     }
@@ -174,13 +176,15 @@ pub struct Exchange<'a> {
 /// Serves the requests of one connection; made by [`Http::handler`].
 ///
 /// It answers one request in each call of [`handle`](RequestHandler::handle), and
-/// [keeps the connection](Connection::keep_alive) before and in between: one that waits for its client
-/// to begin a request holds neither a thread of a pool nor a stack. When the server drains, answers say that they are the last.
+/// [keeps the connection](Connection::keep_alive) before, in between, and while a head arrives: one that waits for
+/// its client to ask holds neither a thread of a pool nor a stack. When the server drains, answers say that they are the last.
 pub struct HttpHandler<H> {
     handler: H,
     http: Arc<Http>,
     /// It was called before.
     has_waited: bool,
+    /// A part of a head has arrived.
+    begun: Option<Box<Begun>>,
     /// Who has the connection once it was upgraded.
     upgraded: Option<Box<dyn RequestHandler<Connection>>>,
 }
@@ -221,6 +225,13 @@ impl<H: Handler> RequestHandler<Connection> for HttpHandler<H> {
     }
 }
 
+/// A head whose rest is to come. Meanwhile the connection holds no worker, as if it was silent.
+struct Begun {
+    reader: HeadReader,
+    since: Instant,
+    parked: Instant,
+}
+
 /// How a connection goes on after an answer.
 enum Next {
     End,
@@ -235,25 +246,53 @@ impl Next {
 }
 
 impl<H: Handler> HttpHandler<H> {
-    /// Reads a head; `None` if there is none, or it was refused.
-    fn read(&self, conn: &mut Connection) -> Result<Option<RequestHead>> {
+    /// Reads a head; `None` if there is none, or it was refused, or the rest of it is to come: then the
+    /// connection is kept until it does.
+    fn read(&mut self, conn: &mut Connection) -> Result<Option<RequestHead>> {
         let limits = &self.http.limits;
         let deadline = conn.deadline();
-        let mut has_begun = false;
-        let read = RequestHead::read_telling(conn, limits, |conn| {
-            conn.begin_message();
-            if !has_begun {
-                let end = limits
-                    .head_time
-                    .and_then(|time| Instant::now().checked_add(time));
-                conn.set_deadline(earliest(deadline, end));
+        let until = |since: Instant| {
+            let end = limits.head_time.and_then(|time| since.checked_add(time));
+            earliest(deadline, end)
+        };
+        let is_late = conn.take_woken() && !conn.has_something();
+        let (mut reader, mut since) = match self.begun.take() {
+            Some(begun) => {
+                conn.end_rest();
+                conn.has_waited(begun.parked.elapsed());
+                conn.set_deadline(until(begun.since));
+                (begun.reader, Some(begun.since))
             }
-            has_begun = true;
-        });
+            None => (HeadReader::default(), None),
+        };
+        let read = if is_late {
+            Err(timed_out())
+        } else {
+            reader.read(conn, limits, |conn| {
+                conn.begin_message();
+                if since.is_none() {
+                    let now = Instant::now();
+                    conn.set_deadline(until(now));
+                    since = Some(now);
+                }
+                conn.has_something()
+            })
+        };
+        if let (Ok(Took::Part), Some(since)) = (&read, since) {
+            let parked = conn.rest_within_message();
+            conn.set_deadline(deadline);
+            self.begun = Some(Box::new(Begun {
+                reader,
+                since,
+                parked,
+            }));
+            return Ok(None);
+        }
         conn.end_message();
         conn.set_deadline(deadline);
         let error = match read {
-            Ok(head) => return Ok(head),
+            Ok(Took::Head(head)) => return Ok(Some(head)),
+            Ok(Took::End | Took::Part) => return Ok(None),
             Err(error) => error,
         };
         if let Some(problem) = Problem::of(&error) {
@@ -261,7 +300,7 @@ impl<H: Handler> HttpHandler<H> {
             self.refuse(conn, None, problem);
             return Ok(None);
         }
-        if has_begun && error.kind() == io::ErrorKind::TimedOut {
+        if since.is_some() && error.kind() == io::ErrorKind::TimedOut {
             let too_slow = problem(
                 StatusCode::REQUEST_TIMEOUT,
                 "the request takes too long to arrive",

@@ -380,6 +380,8 @@ const NO_LIMITS: &[&str] = &[
     "admission/peers.rs SWEEP",
     "server/back_off.rs EPISODE",
     "server/drops.rs INTERVAL",
+    "concurrency/pooled/mod.rs TELL",
+    "server/displacement.rs BUSY",
     "server/displacement.rs DOUBLES_EVERY",
     "server/displacement.rs EPISODE",
     "server/displacement.rs PAUSE",

@@ -50,6 +50,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 const PAUSE_TIMES: u32 = 20;
 /// How long a client that would be rejected may wait for a request that was cut to end.
 const MADE: Duration = Duration::from_secs(1);
+/// How long a request waits for a thread of a pool before threads are short.
+const BUSY: Duration = Duration::from_millis(20);
 /// Places that were not short for so long are taken for enough; see `Event::DisplacementEnded`.
 const EPISODE: Duration = Duration::from_secs(10);
 
@@ -441,8 +443,19 @@ where
         &mut self,
         poller: &Poller,
     ) -> Result<Option<Instant>, ServeError> {
+        if !self.may_displace() {
+            return Ok(None);
+        }
+        if let Some(since) = self.concurrency.waits_since() {
+            // For less than that, others are only busy.
+            let short = since + BUSY;
+            if Instant::now() < short {
+                return Ok(Some(short));
+            }
+            return Ok(self.shared.make_room(Holding::Thread, "threads").1);
+        }
         let is_queued = !self.progress.queue.is_empty();
-        if self.has_room() || !self.may_displace() {
+        if self.has_room() {
             return Ok(None);
         }
         let mut is_waited_for = is_queued;

@@ -67,6 +67,10 @@ impl sealed::Request for Connection {
         self.has_buffered()
     }
 
+    fn is_within_message(&self) -> bool {
+        self.is_within_message()
+    }
+
     fn pause_until(&self) -> Option<Instant> {
         let (end, wake_at) = self.pause_until();
         earliest(end, wake_at)
@@ -210,6 +214,10 @@ impl sealed::Request for Datagram {
     }
 
     fn has_buffered(&mut self) -> bool {
+        false
+    }
+
+    fn is_within_message(&self) -> bool {
         false
     }
 

@@ -51,6 +51,8 @@ pub(crate) mod sealed {
         fn take_keep_alive(&mut self) -> bool;
         /// There is something to read that has left the kernel already.
         fn has_buffered(&mut self) -> bool;
+        /// It has read the beginning of a message, and not the end.
+        fn is_within_message(&self) -> bool;
         /// When a pause that begins now is over in any case.
         fn pause_until(&self) -> Option<Instant>;
         /// That time has come: whether only the handler is to be called, and the pause may go on.
@@ -150,8 +152,14 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
         if let Some((waiting, what)) = self.request.waiting() {
             waiting.begin(what);
         }
-        self.record.set_paused(Paused::Idle);
-        if self.record.shared().lifecycle.is_draining() {
+        // A message that has begun is served to its end by a drain.
+        let is_begun = self.request.is_within_message();
+        self.record.set_paused(if is_begun {
+            Paused::Begun
+        } else {
+            Paused::Idle
+        });
+        if !is_begun && self.record.shared().lifecycle.is_draining() {
             // What is there is read, and then the handler finds the end.
             self.request.end_input();
         }
@@ -230,7 +238,8 @@ impl<R: Request, H: RequestHandler<R>> Pause for Session<R, H> {
     }
 
     fn wait(&self) -> io::Result<()> {
-        wait_for_input(&self.request, &self.record, self.until, true)
+        let drains = !self.request.is_within_message();
+        wait_for_input(&self.request, &self.record, self.until, drains)
     }
 
     fn go_on(mut self: Box<Self>, waited: io::Result<()>) -> Step {

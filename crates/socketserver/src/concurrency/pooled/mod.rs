@@ -5,11 +5,13 @@ mod lobby;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::{AtLimit, Concurrency, Dispatch, hand_over};
-use crate::server::{ChildSource, Pause, Task, wait_to_end};
+use crate::park::Parker;
+use crate::server::{ChildSource, Controller, Pause, Task, wait_to_end};
 use lobby::Lobby;
 
 /// Serves requests on a fixed number of threads that are used again and again.
@@ -24,6 +26,8 @@ use lobby::Lobby;
 pub struct Pooled {
     pub(crate) settings: Settings,
     pool: Option<Arc<Pool>>,
+    /// Told when threads are short.
+    server: OnceLock<Controller>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -103,11 +107,20 @@ impl Concurrency for Pooled {
         false
     }
 
+    fn waits_since(&self) -> Option<Instant> {
+        self.pool.as_ref()?.waits_since()
+    }
+
+    fn parker(&self, server: &Controller) -> Option<Arc<dyn Parker>> {
+        let _ = self.server.set(server.clone());
+        None
+    }
+
     fn process_request<J: Task>(&mut self, task: J, _: &ChildSource<'_>) -> Dispatch<J> {
         let settings = self.settings;
         let pool = self
             .pool
-            .get_or_insert_with(|| Arc::new(Pool::new(settings)));
+            .get_or_insert_with(|| Arc::new(Pool::new(settings, self.server.get().cloned())));
         hand_over(task, |theirs| {
             let pushed = pool.push(Box::new(move || theirs.run()));
             pushed.map_err(|(_work, error)| error)
@@ -132,6 +145,9 @@ impl fmt::Debug for Pooled {
     }
 }
 
+/// The server is told no more often than this that work waits for a thread.
+const TELL: Duration = Duration::from_millis(20);
+
 /// Serves a request to its end or its next pause.
 type Work = Box<dyn FnOnce() -> Option<Box<dyn Pause>> + Send>;
 
@@ -140,11 +156,15 @@ struct Pool {
     state: Mutex<State>,
     changed: Condvar,
     lobby: Lobby,
+    server: Option<Controller>,
 }
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Work>,
+    /// In the order in which it came, each with the time when it did.
+    queue: VecDeque<(Instant, Work)>,
+    /// When the server was last told that threads are short.
+    told: Option<Instant>,
     threads: usize,
     /// Threads that wait for the queue to fill.
     idle: usize,
@@ -152,12 +172,13 @@ struct State {
 }
 
 impl Pool {
-    fn new(settings: Settings) -> Self {
+    fn new(settings: Settings, server: Option<Controller>) -> Self {
         Self {
             settings,
             state: Mutex::default(),
             changed: Condvar::new(),
             lobby: Lobby::default(),
+            server,
         }
     }
 
@@ -170,6 +191,13 @@ impl Pool {
     fn is_over(&self) -> bool {
         let state = self.lock();
         state.closed && state.threads == 0
+    }
+
+    /// Since when the first in the queue waits, while all threads are held.
+    fn waits_since(&self) -> Option<Instant> {
+        let state = self.lock();
+        let (since, _) = state.queue.front().filter(|_| state.idle == 0)?;
+        Some(*since)
     }
 
     /// Takes in work, and makes a thread if one more could use it. The work comes back if there is
@@ -190,16 +218,26 @@ impl Pool {
                 Err(error) => return Err((work, error)),
             }
         }
-        state.queue.push_back(work);
+        let now = Instant::now();
+        state.queue.push_back((now, work));
+        // The server looks at it after a while, and goes on looking for as long as it lasts.
+        let is_told = |told: Instant| now.saturating_duration_since(told) < TELL;
+        let is_short = state.idle == 0 && !state.told.is_some_and(is_told);
+        if is_short {
+            state.told = Some(now);
+        }
         drop(state);
         self.changed.notify_one();
+        if let Some(server) = self.server.as_ref().filter(|_| is_short) {
+            server.0.lifecycle.wake();
+        }
         Ok(())
     }
 
     fn work(self: &Arc<Self>) {
         let mut state = self.lock();
         loop {
-            if let Some(work) = state.queue.pop_front() {
+            if let Some((_, work)) = state.queue.pop_front() {
                 drop(state);
                 if let Some(pause) = work()
                     && let Err(pause) = self.lobby.admit(self, pause)
