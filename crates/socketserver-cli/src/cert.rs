@@ -115,11 +115,17 @@ fn be_valid(params: &mut CertificateParams, time: Duration) {
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    write_anew(path, text, 0o666)
 }
 
 /// Readable by nobody else, from the beginning.
 fn write_secret(path: &Path, text: &str) -> anyhow::Result<()> {
+    write_anew(path, text, 0o600)
+}
+
+/// Makes a new file, with this mode less the umask. A link that another user has put at a name which
+/// can be foreseen is replaced, and not followed.
+fn write_anew(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
     let write = || {
         // One that others can read already would stay so.
         match fs::remove_file(path) {
@@ -127,11 +133,7 @@ fn write_secret(path: &Path, text: &str) -> anyhow::Result<()> {
             _ => {}
         }
         let mut options = OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?;
+        let mut file = options.write(true).create_new(true).mode(mode).open(path)?;
         file.write_all(text.as_bytes())
     };
     write().with_context(|| format!("cannot write {}", path.display()))

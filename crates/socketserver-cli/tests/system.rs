@@ -513,6 +513,28 @@ fn a_directory_for_output_that_cannot_be_used_is_a_warning() {
     );
 }
 
+#[test]
+fn certificates_are_not_written_through_links() {
+    let dir = tempfile::tempdir().unwrap();
+    let precious = dir.path().join("precious");
+    fs::write(&precious, "precious").unwrap();
+    for name in ["name.pem", "name.key"] {
+        symlink(&precious, dir.path().join(name)).unwrap();
+    }
+    let mut command = socketserver();
+    command.args(["cert", "name", "--dir"]).arg(dir.path());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+    let mode = |name: &str| {
+        let found = fs::symlink_metadata(dir.path().join(name)).unwrap();
+        assert!(found.is_file(), "{name}");
+        found.permissions().mode() & 0o077
+    };
+    assert_eq!(mode("name.key"), 0);
+    mode("name.pem");
+}
+
 /// The metrics endpoint is a server like any other.
 #[test]
 fn the_metrics_socket_has_its_mode() {

@@ -285,7 +285,7 @@ fn silence_and_noise_hold_nobody_up<C: Concurrency>(model: C) {
     noisy
         .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .unwrap();
-    server.tells("no TLS: no TLS that is spoken here");
+    server.tells("no TLS: the client sent no TLS, or no version");
     answers(&mut server.client(authority.client(), "localhost"));
     server.tells("peer gone");
     // It begins as it should; a byte now and then does not extend its time.
@@ -404,7 +404,7 @@ fn clients_show_who_they_are<C: Concurrency>(model: C) {
     for stranger in [forged, authority.client()] {
         let mut stranger = server.client(stranger, "localhost");
         assert!(stranger.read(&mut [0]).is_err());
-        server.tells("no certificate that is good here");
+        server.tells("the client's certificate is missing");
     }
 }
 

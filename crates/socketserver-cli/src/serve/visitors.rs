@@ -65,7 +65,12 @@ impl Visitors {
             return;
         }
         current.told += 1;
-        tracing::info!(id = %r.id(), peer = %r.peer(), listener = %r.listener(), %reason, "refused");
+        let (id, peer, listener) = (r.id(), r.peer(), r.listener());
+        if concerns_operator(reason) {
+            tracing::warn!(%id, %peer, %listener, %reason, "refused");
+        } else {
+            tracing::info!(%id, %peer, %listener, %reason, "refused");
+        }
     }
 
     fn tell_rest(&self) {
@@ -74,6 +79,16 @@ impl Visitors {
             window.tell_rest();
         }
     }
+}
+
+/// Whether something here is too small or set up wrongly: the server has no room, or a proxy that is
+/// trusted does not speak the protocol. Handshakes that fail are mostly those of scanners, and what a
+/// rule or a rate refuses is refused on purpose.
+fn concerns_operator(reason: &Refusal) -> bool {
+    matches!(
+        reason,
+        Refusal::AtLimit | Refusal::NoDescriptors | Refusal::ProxyHeader(_)
+    )
 }
 
 impl Window {

@@ -14,6 +14,7 @@ pub(crate) use reporter::Reporter;
 pub(crate) use throttle::Throttle;
 
 use crate::address::Address;
+use crate::concurrency::CUT;
 use crate::failure::{Cause, HandlerFailure};
 use crate::server::{DrainReport, RequestInfo, ServerState};
 
@@ -279,6 +280,10 @@ impl fmt::Display for EndReason {
             Self::Cancelled => f.write_str("cancelled"),
             Self::FellBehind => f.write_str("fell behind"),
             Self::Displaced => f.write_str("displaced"),
+            // Only the server sends this one.
+            Self::Killed(signal) if *signal == CUT.as_raw() => {
+                write!(f, "killed by signal {signal}: cut by the server")
+            }
             Self::Killed(signal) => write!(f, "killed by signal {signal}"),
         }
     }

@@ -67,9 +67,11 @@ impl fmt::Display for TlsFault {
         f.write_str(match self {
             Self::TooMany => "too many handshakes at once",
             Self::TimedOut => "it took too long",
-            Self::Protocol => "no TLS that is spoken here",
-            Self::Certificate => "no certificate that is good here",
-            Self::RefusedByPeer => "the client refused",
+            Self::Protocol => "the client sent no TLS, or no version or cipher suite is in common",
+            Self::Certificate => "the client's certificate is missing or not trusted",
+            Self::RefusedByPeer => {
+                "the client sent an alert; it may not trust the server's certificate"
+            }
         })
     }
 }

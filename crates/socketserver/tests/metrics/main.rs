@@ -334,7 +334,7 @@ fn a_condition_that_does_not_hold_makes_it_not_ready() {
     eventually(PATIENCE, "serving", || server.controller.is_ready());
     let reason = Arc::new(Mutex::new(None));
     let told = reason.clone();
-    metrics.ready_if("the\ndisk", move || match told.lock().unwrap().clone() {
+    metrics.ready_if("the\ndisk", move || match *told.lock().unwrap() {
         None => Ok(()),
         Some("panic") => panic!("as told"),
         Some(reason) => Err(reason.to_owned()),

@@ -117,7 +117,7 @@ pub fn a_drain_cuts_at_its_deadline(cell: Combination) {
     assert!(client.was_cut());
     reports(&serving, "queued=0 finished=0 refused=0 cut=1 abandoned=0");
     let reason = if cell.is_forking() {
-        "killed by signal 26"
+        "killed by signal 26: cut by the server"
     } else {
         "cancelled"
     };
