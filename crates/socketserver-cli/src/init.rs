@@ -55,7 +55,12 @@ pub(crate) fn supervise() -> anyhow::Result<ExitCode> {
     loop {
         match wait(WaitOptions::empty()) {
             Ok(Some((ended, status))) if ended == server => {
-                return Ok(code_of(ExitStatus::from_raw(status.as_raw())));
+                let status = ExitStatus::from_raw(status.as_raw());
+                if status.signal().is_some() {
+                    // It could not say so itself.
+                    tracing::error!(%status, "the server was killed");
+                }
+                return Ok(code_of(status));
             }
             // Its number may be another process's by now: nothing is done with it.
             Ok(_) | Err(rustix::io::Errno::INTR) => {}

@@ -143,6 +143,42 @@ fn the_first_process_ends_with_the_status_of_the_server() {
     assert!(text(&output.stderr).contains("in use"), "{output:?}");
 }
 
+/// Sockets that were passed on to the first process are the server's, and it reloads by SIGHUP.
+#[test]
+fn the_first_process_passes_on_sockets_and_signals() {
+    if !works(&[&FIRST[..], &["true"]].concat()) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("config.toml");
+    fs::write(&config, "").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let fd = rustix::io::fcntl_dupfd_cloexec(listener.as_fd(), 200).unwrap();
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty()).unwrap();
+    let number = std::os::fd::AsRawFd::as_raw_fd(&fd);
+    let script = format!("exec 3<&{number} {number}<&-; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"");
+    let runner = [&FIRST[..], &["bash", "-c", &script, "bash"]].concat();
+    let config = config.to_str().unwrap();
+    let args = ["upper", "-l", "systemd", "--config", config];
+    let mut server = Server::launch(&mut under(&runner, &args), 1);
+    assert_eq!(
+        server.address(0),
+        listener.local_addr().unwrap().to_string()
+    );
+    assert_eq!(answer_of(&server.endpoints[0]), "HELLO\n");
+    let (first, _) = children(server.pid())[0];
+    let signal = |name: &str| {
+        let status = Command::new("kill")
+            .args(["-s", name, &first.to_string()])
+            .status();
+        assert!(status.unwrap().success());
+    };
+    signal("HUP");
+    server.logged("reloaded");
+    signal("TERM");
+    assert!(server.wait().success());
+}
+
 /// As in an older container engine's profile.
 #[test]
 fn a_forking_server_does_not_start_where_pidfds_are_forbidden() {

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use socketserver::{Event, Refusal, RequestInfo};
+use socketserver::{EndReason, Event, Forking, Refusal, RequestInfo};
 
 /// So many lines about clients that are turned away, in so long: strangers decide how often they
 /// come, and must not fill a disk by it. Metrics count all of them.
@@ -37,7 +37,13 @@ impl Visitors {
             Event::Refused(r, reason) => self.refused(r, reason, Instant::now()),
             Event::Ended(r, end) => {
                 let (id, peer, listener, reason) = (r.id(), r.peer(), r.listener(), end.reason);
-                tracing::info!(%id, %peer, %listener, %reason, "disconnected");
+                match reason {
+                    // It crashed, or the system was short of memory.
+                    EndReason::Killed(signal) if signal != Forking::CUT => {
+                        tracing::warn!(%id, %peer, %listener, %reason, "disconnected");
+                    }
+                    _ => tracing::info!(%id, %peer, %listener, %reason, "disconnected"),
+                }
             }
             // Nobody comes any more who would have the rest told.
             Event::DrainEnded(_) => self.tell_rest(),
