@@ -1,7 +1,8 @@
 //! `connect`: a line client for every endpoint. One thread waits for the input and the peer at
 //! once, so neither can hold the other up.
 
-use std::io::{self, Write};
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
@@ -19,12 +20,13 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketAddrUnix};
 
 use crate::endpoint::Endpoint;
 use crate::inet;
+use crate::text::Escaped;
 use crate::tls::{self, ClientTls};
 
 /// Send lines from stdin to a server, and print what comes back
 ///
 /// Over TCP and Unix stream sockets the end of the input is passed on to the server, and what it
-/// sends is printed until it closes. Over UDP and Unix datagram sockets each line is a datagram,
+/// sends is printed until it closes. A server that closes first still gets the input that there is. Over UDP and Unix datagram sockets each line is a datagram,
 /// its line end included; after the last one, answers are waited for until none has come for a
 /// while.
 #[derive(Debug, Args)]
@@ -39,6 +41,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
 
+    /// Pass on to a terminal as it is what is no text; otherwise it is escaped, as it could be a command to
+    /// the terminal from another client of the server
+    #[arg(long)]
+    raw: bool,
+
     #[command(flatten)]
     tls: ClientTls,
 }
@@ -46,6 +53,10 @@ pub(crate) struct Options {
 /// No line is longer than this: a longer one is sent in pieces over a stream, and refused as a
 /// datagram. It is what fits into a UDP datagram over IPv4.
 const LINE: usize = 65_507;
+
+/// How long more input is waited for once a server has said that it sends nothing more: whether it still
+/// reads shows itself only when something is sent.
+const MORE_INPUT: Duration = Duration::from_secs(1);
 
 /// How long answers are waited for where nobody says that there will be no more.
 const WAIT: Duration = Duration::from_secs(1);
@@ -56,7 +67,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         open(endpoint, &options.tls).with_context(|| format!("cannot connect to {endpoint}"))?;
     rustix::io::ioctl_fionbio(&socket, true)?;
     let patience = options.wait.or_else(|| (!is_stream).then_some(WAIT));
-    Pump {
+    let done = Pump {
         socket,
         is_stream,
         patience,
@@ -64,11 +75,29 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         input_ended: false,
         outgoing: Vec::new(),
         unsent: false,
+        peer_ended: false,
+        escaped: (io::stdout().is_terminal() && !options.raw).then(Escaped::default),
     }
-    .run()
-    .with_context(|| format!("talking to {endpoint}"))?;
+    .run();
+    done.map_err(|error| match error.is::<Stdout>() {
+        // That is no matter of the server's.
+        true => error,
+        false => error.context(format!("talking to {endpoint}")),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
+
+/// What was received cannot be printed.
+#[derive(Debug)]
+struct Stdout(io::Error);
+
+impl fmt::Display for Stdout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot write to stdout: {}", self.0)
+    }
+}
+
+impl std::error::Error for Stdout {}
 
 fn open(endpoint: &Endpoint, tls: &ClientTls) -> anyhow::Result<(OwnedFd, bool)> {
     Ok(match endpoint {
@@ -139,6 +168,10 @@ struct Pump {
     outgoing: Vec<u8>,
     /// The server did not take everything.
     unsent: bool,
+    /// The server sends nothing more.
+    peer_ended: bool,
+    /// Stdout is a terminal.
+    escaped: Option<Escaped>,
 }
 
 impl Pump {
@@ -157,20 +190,32 @@ impl Pump {
                     let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
                 }
             }
-            let until = self
-                .patience
-                .filter(|_| sent_all)
+            if self.peer_ended && (sent_all || self.unsent) {
+                return self.end();
+            }
+            // What is written out is not waited for.
+            let waits = self.outgoing.is_empty() && (self.peer_ended || sent_all);
+            let patience = match self.peer_ended {
+                true if io::stdin().is_terminal() => Some(Duration::ZERO),
+                true => Some(self.patience.unwrap_or(MORE_INPUT)),
+                false => self.patience,
+            };
+            let until = patience
+                .filter(|_| waits)
                 .and_then(|patience| quiet_since.checked_add(patience));
             if until.is_some_and(|until| until <= Instant::now()) {
-                return Ok(());
+                return self.end();
             }
             let ready = self.wait(until)?;
+            if ready.gone && self.outgoing.is_empty() && !ready.input {
+                return self.end();
+            }
             if ready.peer {
                 match self.receive()? {
                     Received::Bytes => quiet_since = Instant::now(),
                     Received::Nothing => {}
-                    Received::End if self.outgoing.is_empty() && !self.unsent => return Ok(()),
-                    Received::End => bail!("the server closed before all input was sent"),
+                    // It may still read.
+                    Received::End => (self.peer_ended, quiet_since) = (true, Instant::now()),
                 }
             }
             if !self.outgoing.is_empty() {
@@ -178,17 +223,32 @@ impl Pump {
             }
             if ready.input {
                 self.read_input()?;
+                quiet_since = Instant::now();
             }
         }
     }
 
+    fn end(mut self) -> anyhow::Result<()> {
+        if let Some(escaped) = &mut self.escaped {
+            let rest = escaped.rest();
+            print(rest.as_bytes())?;
+        }
+        // A server that has closed answers what still comes with a reset.
+        let is_refused = || {
+            let error = rustix::net::sockopt::socket_error(&self.socket);
+            matches!(error, Ok(Err(Errno::PIPE | Errno::CONNRESET)))
+        };
+        if self.unsent || self.peer_ended && is_refused() {
+            bail!("the server closed before all input was sent");
+        }
+        Ok(())
+    }
+
     /// Sleeps until there is something to do.
     fn wait(&self, until: Option<Instant>) -> anyhow::Result<Ready> {
-        let interest = if self.outgoing.is_empty() {
-            PollFlags::IN
-        } else {
-            PollFlags::IN | PollFlags::OUT
-        };
+        let mut interest = PollFlags::empty();
+        interest.set(PollFlags::IN, !self.peer_ended);
+        interest.set(PollFlags::OUT, !self.outgoing.is_empty());
         let stdin = io::stdin();
         let mut fds = vec![PollFd::new(&self.socket, interest)];
         if self.outgoing.is_empty() && !self.input_ended {
@@ -202,8 +262,10 @@ impl Pump {
             Err(errno) => return Err(errno).context("cannot wait"),
         }
         let writable_only = fds[0].revents() == PollFlags::OUT;
+        let gone = PollFlags::HUP | PollFlags::ERR;
         Ok(Ready {
-            peer: !fds[0].revents().is_empty() && !writable_only,
+            gone: self.peer_ended && fds[0].revents().intersects(gone),
+            peer: !self.peer_ended && !fds[0].revents().is_empty() && !writable_only,
             input: fds.get(1).is_some_and(|fd| !fd.revents().is_empty()),
         })
     }
@@ -261,18 +323,35 @@ impl Pump {
             Err(Errno::INTR | Errno::AGAIN) => return Ok(Received::Nothing),
             Err(errno) => return Err(refused(errno)).context("cannot receive"),
         };
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(&answer[..n])?;
-        if !self.is_stream && !answer[..n].ends_with(b"\n") {
-            // Two datagrams never share a line.
-            stdout.write_all(b"\n")?;
+        let mut text;
+        let mut shown = &answer[..n];
+        if let Some(escaped) = &mut self.escaped {
+            text = escaped.text(shown);
+            if !self.is_stream {
+                text += &escaped.rest();
+            }
+            shown = text.as_bytes();
         }
-        stdout.flush()?;
+        print(shown)?;
+        if !self.is_stream && !shown.ends_with(b"\n") {
+            // Two datagrams never share a line.
+            print(b"\n")?;
+        }
         Ok(Received::Bytes)
     }
 }
 
+fn print(bytes: &[u8]) -> Result<(), Stdout> {
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(bytes)
+        .and_then(|()| stdout.flush())
+        .map_err(Stdout)
+}
+
 struct Ready {
+    /// The server has closed both directions.
+    gone: bool,
     peer: bool,
     input: bool,
 }

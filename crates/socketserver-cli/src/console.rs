@@ -177,7 +177,8 @@ impl Console {
         let age = Duration::from_secs(info.age().as_secs());
         [
             self.label(endpoint, info.id()),
-            text::printable(info.peer().to_string().as_bytes()),
+            // Escaped already.
+            info.peer().to_string(),
             humantime::format_duration(age).to_string(),
             request.received.to_string(),
             request.sent.to_string(),

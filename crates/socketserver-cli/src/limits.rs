@@ -78,6 +78,10 @@ const CONSTANTS: &[Constant] = &[
     ("a message of `connect`", "connect.rs LINE"),
     ("`connect`: wait for datagrams", "connect.rs WAIT"),
     (
+        "`connect`: wait for input after a server's end",
+        "connect.rs MORE_INPUT",
+    ),
+    (
         "`load`: connections opened at once",
         "load/worker.rs OPENING",
     ),
@@ -195,6 +199,7 @@ const NO_LIMITING_OPTIONS: &[&str] = &[
     "no-listing",
     "output",
     "proxy-from",
+    "raw",
     "server-name",
     "size",
     "threads",

@@ -12,10 +12,9 @@ pub(crate) fn name_of(peer: &Address, id: RequestId) -> String {
         Some(address) if address.ip().to_canonical().is_ipv4() => {
             SocketAddr::new(address.ip().to_canonical(), address.port()).to_string()
         }
-        // With its zone.
-        Some(_) => peer.to_string(),
         None if peer.is_unnamed() => format!("unix:{id}"),
-        None => printable(peer.to_string().as_bytes()),
+        // With its zone, or escaped already.
+        _ => peer.to_string(),
     }
 }
 
@@ -45,13 +44,79 @@ pub(crate) fn printable(bytes: &[u8]) -> String {
                 '\t' => out.push_str("\\t"),
                 '\\' => out.push_str("\\\\"),
                 c if c.is_ascii_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
-                // The other controls, and what turns the direction of writing.
-                c if c.is_control()
-                    || matches!(c, '\u{200e}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
-                {
-                    out.extend(c.escape_unicode());
-                }
-                c => out.push(c),
+                c => push_visibly(&mut out, c),
+            }
+        }
+        for byte in chunk.invalid() {
+            out.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    out
+}
+
+fn push_visibly(out: &mut String, c: char) {
+    if c.is_ascii_control() {
+        out.push_str(&format!("\\x{:02x}", u32::from(c)));
+    } else if c.is_control() || turns(c) {
+        out.extend(c.escape_unicode());
+    } else {
+        out.push(c);
+    }
+}
+
+/// Whether a character changes the direction of writing, or ends a line: UAX #9, 2; UAX #14.
+pub(crate) fn turns(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Bytes of a stranger on their way to a terminal: text with its lines and tabs passes, everything else
+/// is escaped. A character may arrive in pieces.
+#[derive(Default)]
+pub(crate) struct Escaped {
+    /// The beginning of a character.
+    begun: Vec<u8>,
+}
+
+impl Escaped {
+    pub(crate) fn text(&mut self, bytes: &[u8]) -> String {
+        let mut all = std::mem::take(&mut self.begun);
+        all.extend_from_slice(bytes);
+        let whole = match std::str::from_utf8(&all) {
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            // Further mistakes may be before an unfinished character.
+            Err(_) => all.len() - unfinished(&all),
+            Ok(_) => all.len(),
+        };
+        self.begun = all.split_off(whole);
+        shown(&all)
+    }
+
+    /// What has not become a character.
+    pub(crate) fn rest(&mut self) -> String {
+        shown(&std::mem::take(&mut self.begun))
+    }
+}
+
+/// How many bytes at the end are the beginning of a character.
+fn unfinished(bytes: &[u8]) -> usize {
+    let last = bytes.utf8_chunks().last();
+    let invalid = last.map_or(&[][..], |chunk| chunk.invalid());
+    match std::str::from_utf8(invalid) {
+        Err(error) if error.error_len().is_none() => invalid.len(),
+        _ => 0,
+    }
+}
+
+fn shown(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        let mut chars = chunk.valid().chars().peekable();
+        while let Some(c) = chars.next() {
+            match c {
+                '\n' | '\t' => out.push(c),
+                // Alone it would overwrite the line.
+                '\r' if chars.peek() == Some(&'\n') => {}
+                c => push_visibly(&mut out, c),
             }
         }
         for byte in chunk.invalid() {
@@ -75,6 +140,36 @@ mod tests {
         assert!(long.len() < EXCERPT + 30, "{long}");
         let wide = excerpt("\u{1f600}".repeat(300).as_bytes());
         assert_eq!(wide.chars().filter(|c| *c == '\u{1f600}').count(), EXCERPT);
+    }
+
+    #[test]
+    fn what_is_no_text_is_escaped_on_its_way_to_a_terminal() {
+        let mut escaped = Escaped::default();
+        assert_eq!(escaped.text(b"a\tb\r\n"), "a\tb\n");
+        assert_eq!(
+            escaped.text(b"\x1b[2J\x1b]0;x\x07"),
+            "\\x1b[2J\\x1b]0;x\\x07"
+        );
+        assert_eq!(
+            escaped.text("\u{9b}1m\u{202e}\u{61c}".as_bytes()),
+            "\\u{9b}1m\\u{202e}\\u{61c}"
+        );
+        // In pieces, after a mistake, and never finished.
+        let euro = "€".as_bytes();
+        assert_eq!(escaped.text(&euro[..1]), "");
+        assert_eq!(escaped.text(&euro[1..2]), "");
+        assert_eq!(escaped.text(&euro[2..]), "€");
+        assert_eq!(escaped.text(&[b"\xff", &euro[..2]].concat()), "\\xff");
+        assert_eq!(escaped.text(&euro[2..]), "€");
+        assert_eq!(escaped.text(b"\xe2\x82"), "");
+        assert_eq!(escaped.rest(), "\\xe2\\x82");
+        assert_eq!(escaped.rest(), "");
+    }
+
+    #[test]
+    fn typographic_marks_are_text() {
+        assert_eq!(printable("“a” – b‐c…".as_bytes()), "“a” – b‐c…");
+        assert_eq!(printable("\u{2029}\u{61c}".as_bytes()), "\\u{2029}\\u{61c}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{PATIENCE, Server, connect, run, socketserver, text};
+use common::{Guarded, PATIENCE, Server, connect, run, socketserver, text};
 
 #[test]
 fn many_mebibytes_come_back_whole() {
@@ -77,6 +77,125 @@ fn it_ends_when_the_peer_does_and_the_input_has_not() {
         .read_to_string(&mut heard)
         .unwrap();
     assert_eq!(heard, "goodbye\n");
+}
+
+/// It has said only that it sends nothing more.
+#[test]
+fn a_server_that_ends_first_gets_all_of_the_input() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("tcp://{}", listener.local_addr().unwrap());
+    let input = [[b'x'; 1023].as_slice(), b"\n"].concat().repeat(3 * 1024);
+    let server = std::thread::spawn(move || {
+        let (mut peer, _) = listener.accept().unwrap();
+        peer.set_read_timeout(Some(PATIENCE)).unwrap();
+        peer.write_all(b"hello\n").unwrap();
+        peer.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut all = Vec::new();
+        peer.read_to_end(&mut all).unwrap();
+        all
+    });
+    let got = connect(&[&endpoint], &input);
+    assert!(got.status.success(), "{}", text(&got.stderr));
+    assert_eq!(text(&got.stdout), "hello\n");
+    assert!(server.join().unwrap() == input);
+}
+
+#[test]
+fn input_that_is_left_because_the_server_has_closed_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoints = [
+        format!("tcp://{}", tcp.local_addr().unwrap()),
+        format!("unix://{}", path.display()),
+    ];
+    let server = std::thread::spawn(move || {
+        // It has read something, or its kernel would answer with a reset at once.
+        let (mut peer, _) = tcp.accept().unwrap();
+        peer.read_exact(&mut [0; 6]).unwrap();
+        drop(peer);
+        let (mut peer, _) = unix.accept().unwrap();
+        peer.read_exact(&mut [0; 6]).unwrap();
+    });
+    for endpoint in endpoints {
+        let mut child = Guarded(
+            socketserver()
+                .args(["connect", &endpoint])
+                .stdin(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap(),
+        );
+        let mut input = child.0.stdin.take().unwrap();
+        input.write_all(b"first\n").unwrap();
+        if endpoint.starts_with("tcp") {
+            // What it has not read when it closes is answered with a reset at once. A Unix socket that is
+            // closed shows that, and no more input is waited for.
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        let _ = input.write_all(&b"second\n".repeat(200_000));
+        drop(input);
+        assert_eq!(common::wait(&mut child.0).code(), Some(1), "{endpoint}");
+        let mut told = String::new();
+        let mut stderr = child.0.stderr.take().unwrap();
+        stderr.read_to_string(&mut told).unwrap();
+        let is_told = told.contains("before all input was sent") || told.contains("reset");
+        assert!(is_told, "{told}");
+    }
+    server.join().unwrap();
+}
+
+#[test]
+fn a_closed_stdout_is_not_blamed_on_the_server() {
+    let server = Server::start(&["upper", "-l", "tcp://127.0.0.1:0"], 1);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut child = socketserver()
+        .args(["connect", &server.endpoints[0]])
+        .stdin(Stdio::piped())
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"a\n").unwrap();
+    assert_eq!(common::wait(&mut child).code(), Some(1));
+    let mut told = String::new();
+    let mut stderr = child.stderr.take().unwrap();
+    stderr.read_to_string(&mut told).unwrap();
+    assert!(
+        told.starts_with("socketserver: cannot write to stdout: "),
+        "{told}"
+    );
+}
+
+/// What a terminal would obey reaches it only if that is asked for.
+#[test]
+fn what_is_no_text_is_escaped_for_a_terminal() {
+    let server = Server::start(&["upper", "-l", "tcp://127.0.0.1:0"], 1);
+    let program = socketserver().get_program().display().to_string();
+    let shown = |option: &str, terminal: bool| {
+        let input = r"printf 'a\tb\033[2J\342\200\256\n'";
+        let shell = format!(
+            "{input} | {program} connect {option} {}",
+            server.endpoints[0]
+        );
+        let mut command = match terminal {
+            true => Command::new("script"),
+            false => Command::new("sh"),
+        };
+        let args = match terminal {
+            true => vec!["-qec", &shell, "/dev/null"],
+            false => vec!["-c", &shell],
+        };
+        Some(text(&run(&mut command, args, b"")?.stdout))
+    };
+    assert_eq!(shown("", false).unwrap(), "A\tB\x1b[2J\u{202e}\n");
+    let Some(escaped) = shown("", true) else {
+        return;
+    };
+    assert_eq!(escaped, "A\tB\\x1b[2J\\u{202e}\r\n");
+    assert_eq!(shown("--raw", true).unwrap(), "A\tB\x1b[2J\u{202e}\r\n");
 }
 
 #[test]

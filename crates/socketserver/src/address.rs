@@ -169,7 +169,9 @@ impl fmt::Display for UnixAddress {
 /// or to steer a terminal.
 fn write_visibly(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     text.chars().try_for_each(|c| {
-        if c.is_control() {
+        // And what turns the direction of writing, or ends a line: UAX #9, 2; UAX #14.
+        let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if c.is_control() || turns {
             write!(f, "{}", c.escape_default())
         } else {
             fmt::Write::write_char(f, c)

@@ -47,6 +47,22 @@ fn a_datagram_that_nobody_wants_is_told_later_and_counted() {
 }
 
 #[test]
+fn a_server_that_closes_after_each_answer_is_for_churn() {
+    let endpoint = serve(|mut stream| {
+        stream.read_exact(&mut [0; 64])?;
+        stream.write_all(&[b'x'; 64])
+    });
+    let hint = "use --churn";
+    let told = text(&load(&endpoint, &["-C", "3", "-n", "30"]).stdout);
+    assert!(told.contains(hint), "{told}");
+    let told = text(&load(&endpoint, &["-C", "3", "-n", "30", "--churn"]).stdout);
+    assert!(!told.contains(hint), "{told}");
+    // One of many is no reason.
+    let told = text(&load(&echo(64, || ()), &["-C", "3", "-n", "30"]).stdout);
+    assert!(!told.contains(hint), "{told}");
+}
+
+#[test]
 fn it_says_more_than_it_was_asked() {
     let endpoint = serve(|mut stream| {
         loop {

@@ -8,6 +8,7 @@ mod units;
 
 use super::Options;
 use super::answer::Answer;
+use super::failure::Kind;
 use super::tally::Tally;
 use super::worker::Plan;
 
@@ -61,6 +62,13 @@ impl<'a> Report<'a> {
                 thousands(wanted)
             ));
         }
+        if !options.churn && self.closes_after_each() {
+            warnings.push(
+                "the server closes each connection after an answer or two: use --churn, which opens one for \
+                 each request"
+                    .into(),
+            );
+        }
         if tally.busiest > BUSY {
             warnings.push(format!(
                 "the load tool itself was the limit: a thread of it used {:.0} % of a core; use more \
@@ -86,6 +94,16 @@ impl<'a> Report<'a> {
             ));
         }
         warnings
+    }
+
+    /// Whether connections end about as often as requests are answered.
+    fn closes_after_each(&self) -> bool {
+        let closed = self.tally.kinds().filter_map(|(kind, n, _)| {
+            matches!(kind, Kind::ClosedEarly | Kind::Reset).then_some(n)
+        });
+        let closed = closed.sum::<u64>() + self.tally.closed_idle;
+        let answered = self.tally.done.requests;
+        answered > 0 && closed * 2 >= answered
     }
 
     /// Nanoseconds of a core for each request.
