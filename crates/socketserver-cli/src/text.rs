@@ -18,6 +18,20 @@ pub(crate) fn name_of(peer: &Address, id: RequestId) -> String {
     }
 }
 
+/// The address of a peer without its port, with its zone if it has one.
+pub(crate) fn host_of(peer: &Address, address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => {
+            let shown = peer.to_string();
+            let host = shown
+                .strip_prefix('[')
+                .and_then(|rest| rest.rsplit_once("]:"));
+            host.map_or(shown.clone(), |(host, _)| host.to_owned())
+        }
+        _ => address.ip().to_canonical().to_string(),
+    }
+}
+
 /// How much of a message a line of the log shows, in characters. Messages may be as long as a program
 /// lets them be, and clients decide how many there are.
 const EXCERPT: usize = 200;
@@ -170,6 +184,18 @@ mod tests {
     fn typographic_marks_are_text() {
         assert_eq!(printable("“a” – b‐c…".as_bytes()), "“a” – b‐c…");
         assert_eq!(printable("\u{2029}\u{61c}".as_bytes()), "\\u{2029}\\u{61c}");
+    }
+
+    #[test]
+    fn a_peer_on_one_link_is_shown_with_its_interface() {
+        let host = |text: &str| {
+            let address = text.parse().unwrap();
+            host_of(&Address::Inet(address), address)
+        };
+        assert_eq!(host("[fe80::1%1]:80"), "fe80::1%lo");
+        assert_eq!(host("[2001:db8::1]:80"), "2001:db8::1");
+        assert_eq!(host("[::ffff:192.0.2.1]:80"), "192.0.2.1");
+        assert_eq!(host("192.0.2.1:80"), "192.0.2.1");
     }
 
     #[test]

@@ -515,6 +515,30 @@ fn a_link_in_the_place_of_the_socket_is_not_followed() {
     }
 }
 
+/// The mode of a file is set by a descriptor of it, for which /proc is needed.
+#[test]
+fn without_proc_a_mode_that_the_umask_forbids_is_an_error() {
+    let without_proc = "umask 077 && umount -l /proc && exec \"$0\" \"$@\"";
+    let apart = ["unshare", "-m", "sh", "-c", without_proc];
+    if !works(&[&apart[..], &["true"]].concat()) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let endpoint = format!("unix://{}", path.display());
+    let args = ["upper", "-l", &endpoint, "--unix-mode", "666"];
+    let output = under(&apart, &args).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let error = text(&output.stderr);
+    assert!(
+        error.contains("/proc") && error.contains("umask"),
+        "{error}"
+    );
+    assert!(!is_socket(&path), "it was removed");
+    let server = Server::launch(&mut under(&apart, &args[..3]), 1);
+    assert_eq!(server.endpoints, [endpoint]);
+}
+
 fn is_socket(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }

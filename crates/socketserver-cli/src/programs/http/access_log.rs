@@ -70,7 +70,7 @@ fn target(head: &RequestHead) -> String {
 /// Without the port, as the form has it.
 fn host(peer: &Address, id: RequestId) -> String {
     match peer.as_inet() {
-        Some(address) => address.ip().to_canonical().to_string(),
+        Some(address) => crate::text::host_of(peer, address),
         None => crate::text::name_of(peer, id).replace([' ', '"'], "_"),
     }
 }
