@@ -196,6 +196,12 @@ fn a_forking_server_does_not_start_where_pidfds_are_forbidden() {
         assert!(error.contains(call) && error.contains("seccomp"), "{error}");
         assert!(output.stdout.is_empty(), "it does not say that it serves");
     }
+    // Commands need them under every model.
+    let runner = [&strace[..], &["-e", "inject=pidfd_open:error=EPERM"]].concat();
+    let args = ["command", "-c", "threading", "-l", "tcp://127.0.0.1:0"];
+    let output = under(&runner, &args).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stderr).contains("pidfd_open"), "{output:?}");
 }
 
 #[test]
@@ -564,6 +570,11 @@ fn a_directory_for_output_that_cannot_be_used_is_a_warning() {
         .stdin(Stdio::null())
         .env("TMPDIR", "/nonexistent");
     let server = Server::launch(&mut command, 1);
+    let line = server.logged("TMPDIR");
+    assert!(
+        line.contains("WARN") && line.contains("/nonexistent"),
+        "{line}"
+    );
     let mut client = client(&server, 0);
     client.write_all(b"head -c 2000000 /dev/zero\n").unwrap();
     let line = server.logged("killed");

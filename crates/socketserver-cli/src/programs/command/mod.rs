@@ -145,6 +145,12 @@ pub(crate) fn run(mut options: Options) -> anyhow::Result<ExitCode> {
         &options.server,
         &Streams::new(factory).descriptors(DESCRIPTORS),
     )?;
+    // As the user who serves.
+    if let Err(error) = output::check_directory() {
+        tracing::warn!(
+            "commands whose output is longer than 1 MiB will be killed: {error}; set TMPDIR"
+        );
+    }
     if !is_protected {
         refuse_strangers(&bound, &options.server).context("refusing to start")?;
         ensure!(

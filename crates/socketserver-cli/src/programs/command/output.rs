@@ -22,13 +22,10 @@ impl Output {
     pub(super) fn push(&mut self, stream: usize, bytes: &[u8]) -> io::Result<()> {
         let stream = &mut self.streams[stream];
         // In memory nothing fails.
-        stream.spool.write_all(bytes).map_err(|error| {
-            let directory = std::env::temp_dir();
-            io::Error::new(
-                error.kind(),
-                format!("a file in {}: {error}", directory.display()),
-            )
-        })?;
+        stream
+            .spool
+            .write_all(bytes)
+            .map_err(|error| in_directory(&error))?;
         stream.len += bytes.len() as u64;
         stream.last = bytes.last().copied().or(stream.last);
         Ok(())
@@ -58,6 +55,24 @@ impl Output {
             }),
         })
     }
+}
+
+/// Whether long output can be kept.
+///
+/// # Errors
+/// The directory for temporary files cannot be used.
+pub(super) fn check_directory() -> io::Result<()> {
+    tempfile::tempfile()
+        .map(drop)
+        .map_err(|error| in_directory(&error))
+}
+
+fn in_directory(error: &io::Error) -> io::Error {
+    let directory = std::env::temp_dir();
+    io::Error::new(
+        error.kind(),
+        format!("a file in {}: {error}", directory.display()),
+    )
 }
 
 #[derive(Debug)]
