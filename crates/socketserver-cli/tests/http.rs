@@ -780,6 +780,64 @@ fn a_drain_is_told() {
 
 /// Two requests in one, depending on who reads it: nobody who reads it so gets an answer, and there
 /// is only one in any case.
+/// Asks every two milliseconds, on one connection for as long as it is kept, until the server is gone.
+/// How many requests were answered; a request that was sent and not answered is an error.
+fn ask_until_it_is_gone(address: &str) -> Result<usize, String> {
+    let mut answered = 0;
+    let mut kept: Option<TcpStream> = None;
+    loop {
+        let mut client = match kept.take() {
+            Some(kept) => kept,
+            None => match TcpStream::connect(address) {
+                Ok(client) => client,
+                Err(_) => return Ok(answered),
+            },
+        };
+        client.set_read_timeout(Some(common::PATIENCE)).unwrap();
+        let lost = |what: &str| format!("{what}, after {answered} answers");
+        let request = b"GET /hello.txt HTTP/1.1\r\nHost: a\r\n\r\n";
+        client
+            .write_all(request)
+            .map_err(|e| lost(&e.to_string()))?;
+        let (mut answer, mut some) = (Vec::new(), [0; 1024]);
+        while !answer.ends_with(b"\r\n\r\nhello\n") {
+            match client.read(&mut some) {
+                Ok(0) => return Err(lost("the end")),
+                Ok(n) => answer.extend_from_slice(&some[..n]),
+                Err(error) => return Err(lost(&error.to_string())),
+            }
+        }
+        answered += 1;
+        let closes = text(&answer).contains("\r\nConnection: close\r\n");
+        kept = (!closes).then_some(client);
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+/// While it is lame, each answer is the last of its connection: no client has one when the drain
+/// begins, on which its next request would cross the end.
+#[test]
+fn a_stop_with_a_lame_time_loses_no_request() {
+    let (_dir, root) = site();
+    for model in MODELS {
+        let more = ["--lame-time", "1s", "--access-log", "off"];
+        let mut server = start(model, &root, &more);
+        let address = server.address(0).to_owned();
+        std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..16)
+                .map(|_| scope.spawn(|| ask_until_it_is_gone(&address)))
+                .collect();
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            server.signal("TERM");
+            for client in clients {
+                let answered = client.join().unwrap();
+                assert!(matches!(answered, Ok(10..)), "{model}: {answered:?}");
+            }
+        });
+        assert!(server.wait().success(), "{model}");
+    }
+}
+
 #[test]
 fn nothing_is_smuggled_under_any_model() {
     let (_dir, root) = site();

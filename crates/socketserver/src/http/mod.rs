@@ -38,7 +38,8 @@
 //!   end of a line, folded fields, spaces before a colon, codings other than `chunked`.
 //! * A failure before the answer has begun is a 500. One after that cuts the connection, so that the
 //!   client does not take a part for all; over a Unix socket under HTTP/1.0 it cannot be told.
-//! * In a drain, answers say `Connection: close`; idle connections end at once.
+//! * In a drain, and while the server is [lame](crate::Controller::set_lame), answers say
+//!   `Connection: close`. A drain ends idle connections at once, if nothing has arrived on them.
 //!
 //! # What it does not
 //!

@@ -201,7 +201,7 @@ impl<H: Handler> RequestHandler<Connection> for HttpHandler<H> {
             conn.keep_alive();
             return Ok(());
         }
-        let Some(head) = self.read(conn)? else {
+        let Some(head) = self.read_or_end(conn)? else {
             return Ok(());
         };
         match self.serve(conn, &head)? {
@@ -246,6 +246,19 @@ impl Next {
 }
 
 impl<H: Handler> HttpHandler<H> {
+    /// Reads a head, in a drain also one that has arrived while the end of input was read: that end is
+    /// this server's, and the client may not know of it yet.
+    fn read_or_end(&mut self, conn: &mut Connection) -> Result<Option<RequestHead>> {
+        let head = self.read(conn)?;
+        // Nothing follows a request that was refused, or a part of one.
+        let is_end = head.is_none() && conn.has_ended() && conn.verdict().is_none();
+        let is_late = is_end && conn.server().is_draining() && conn.socket().has_input();
+        match is_late {
+            true => self.read(conn),
+            false => Ok(head),
+        }
+    }
+
     /// Reads a head; `None` if there is none, or it was refused, or the rest of it is to come: then the
     /// connection is kept until it does.
     fn read(&mut self, conn: &mut Connection) -> Result<Option<RequestHead>> {
@@ -361,6 +374,7 @@ impl<H: Handler> HttpHandler<H> {
             // It may send the body now, or not: nobody knows what comes next.
             && !incoming.is_awaited()
             && incoming.length().is_none_or(|left| left <= http.limits.unread_body)
+            && !conn.server().is_lame()
             && !conn.server().is_draining();
         let sent = self.answer(
             conn,

@@ -340,6 +340,10 @@ const CONSTANTS: &[Constant] = &[
     ("time to notice having been cut", "server/drain.rs GRACE"),
     ("backlog that a drain takes on", "server/drain.rs BACKLOG"),
     (
+        "clients that came just before a drain, and have said nothing",
+        "server/controller.rs NEWCOMER",
+    ),
+    (
         "`Builder::block_on_close`",
         "server/lifecycle.rs DEFAULT_DRAIN",
     ),

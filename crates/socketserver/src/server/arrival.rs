@@ -138,7 +138,11 @@ where
             true => Paused::Idle,
             false => Paused::Begun,
         });
-        if self.is_silent && record.shared().lifecycle.is_draining() {
+        let shared = record.shared();
+        if self.is_silent
+            && shared.lifecycle.is_draining()
+            && shared.newcomer_until(record.info()).is_none()
+        {
             request.end_input();
         }
         Step::Paused(self)

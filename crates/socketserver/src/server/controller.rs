@@ -199,6 +199,9 @@ pub(crate) struct Shared {
     timeouts: Mutex<Arc<Timeouts>>,
 }
 
+/// How long a client that has connected just before a drain has for its first request.
+pub(crate) const NEWCOMER: Duration = Duration::from_millis(250);
+
 impl Shared {
     pub(crate) fn new(
         reporter: Reporter,
@@ -256,6 +259,17 @@ impl Shared {
         self.waiting.load(Ordering::SeqCst)
     }
 
+    /// Until when a drain leaves a client that has just come alone: its first request may be on the
+    /// way. `None` if its input may be ended at once.
+    pub(crate) fn newcomer_until(&self, info: &RequestInfo) -> Option<Instant> {
+        let now = Instant::now();
+        // In a child it is not known since when: only the client's own time counts, and it looks again.
+        let since = self.lifecycle.draining_since();
+        let is_late = since.is_some_and(|since| now >= since + NEWCOMER);
+        let left = NEWCOMER.checked_sub(info.age()).filter(|_| !is_late)?;
+        now.checked_add(left)
+    }
+
     /// A drain has begun: those between two calls find the end of their input.
     pub(crate) fn end_pauses(&self) {
         let all: Vec<_> = self.entries().values().cloned().collect();
@@ -266,6 +280,7 @@ impl Shared {
             if let Some(socket) = entry.socket.as_ref().and_then(Weak::upgrade)
                 && *paused == Paused::Idle
                 && !socket.has_input()
+                && self.newcomer_until(entry.info()).is_none()
             {
                 let _ = socket.shutdown(Shutdown::Read);
             }
@@ -763,6 +778,13 @@ impl Controller {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.0.lifecycle.is_draining()
+    }
+
+    /// Whether the server is [lame](Self::set_lame): its clients should go elsewhere. A handler may
+    /// look, and ask its client to; in a forked child it sees what the parent is.
+    #[must_use]
+    pub fn is_lame(&self) -> bool {
+        self.0.lifecycle.is_lame()
     }
 
     /// What the server is doing. In a forked child it is a copy: what the parent did when it forked.

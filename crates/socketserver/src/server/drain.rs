@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::accept_loop::Turn;
+use super::controller::NEWCOMER;
 use super::poller::Poller;
 use super::service::Accepted;
 use super::{DrainReport, Handled, Server};
@@ -23,6 +24,10 @@ pub(super) struct Drain {
     started: Instant,
     step: Step,
     report: DrainReport,
+    /// Nobody is added to the backlog any more.
+    is_closing: bool,
+    /// When those are told that came just before it; `None` once they were.
+    newcomers_at: Option<Instant>,
 }
 
 enum Step {
@@ -54,14 +59,21 @@ where
             let timeout = until.saturating_duration_since(now);
             self.shared.emit(&Event::DrainStarted { live, timeout });
             self.shared.end_pauses();
+            // A sequential server may have been busy since.
+            let started = self.shared.lifecycle.draining_since().unwrap_or(now);
             Drain {
-                // A sequential server may have been busy since.
-                started: self.shared.lifecycle.draining_since().unwrap_or(now),
+                started,
+                is_closing: false,
+                newcomers_at: started.checked_add(NEWCOMER),
                 step: Step::Backlog,
                 report: DrainReport::default(),
             }
         });
         self.refusals.settle(now);
+        if drain.newcomers_at.is_some_and(|at| at <= now) {
+            drain.newcomers_at = None;
+            self.shared.end_pauses();
+        }
         if matches!(drain.step, Step::Backlog) {
             if now < until {
                 for gate in &mut self.gates {
@@ -77,6 +89,15 @@ where
                 let empty = self.gates.iter().all(|gate| gate.empty);
                 let all_taken =
                     self.progress.pending.is_none() && self.progress.queue.is_empty() && empty;
+                if all_taken && !drain.is_closing {
+                    drain.is_closing = true;
+                    for gate in &self.gates {
+                        T::ignore_newcomers(&gate.listener);
+                    }
+                    // Once more, for those that have come since.
+                    self.progress.drain = Some(drain);
+                    return Ok(Turn::Sleep(Some(now)));
+                }
                 if !all_taken && drain.report.queued < BACKLOG {
                     let again = self.arm(poller, now)?;
                     let wake_at = match again {
@@ -84,9 +105,10 @@ where
                         None if taken > 0 && self.progress.pending.is_none() => now,
                         again => again.map_or(until, |again| again.min(until)),
                     };
+                    let wake_at = earliest(Some(wake_at), drain.newcomers_at);
                     self.shared.drain_goes_on(drain.report);
                     self.progress.drain = Some(drain);
-                    return Ok(Turn::Sleep(Some(wake_at)));
+                    return Ok(Turn::Sleep(wake_at));
                 }
             } else {
                 drain.report.refused += self.refuse_backlog();
@@ -113,6 +135,7 @@ where
         }
         let wake_at = self.settle(&mut drain, Instant::now(), until);
         if wake_at.is_some() {
+            let wake_at = earliest(wake_at, drain.newcomers_at);
             self.shared.drain_goes_on(drain.report);
             self.progress.drain = Some(drain);
             return Ok(Turn::Sleep(earliest(wake_at, self.refusals.wake_at())));

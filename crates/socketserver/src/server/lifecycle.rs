@@ -47,6 +47,8 @@ pub(crate) struct Lifecycle {
     /// Readable for good once a drain was asked for: how forked children hear of it. Of models
     /// without children, nobody does.
     drain_bell: Option<OwnedFd>,
+    /// Readable while the server is lame, for the same children.
+    lame_bell: Option<OwnedFd>,
     /// The process that serves, or is going to.
     owner: AtomicU32,
     /// The thread that serves.
@@ -73,11 +75,13 @@ impl Lifecycle {
     pub(crate) fn new(forks: bool) -> io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let drain_bell = forks.then(|| eventfd(0, flags)).transpose()?;
+        let lame_bell = forks.then(|| eventfd(0, flags)).transpose()?;
         Ok(Self {
             word: AtomicU32::new(NEW),
             waker: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             own_waker: OnceLock::new(),
             drain_bell,
+            lame_bell,
             owner: AtomicU32::new(this_process()),
             thread: AtomicU32::new(0),
             base: Instant::now(),
@@ -182,6 +186,13 @@ impl Lifecycle {
             self.word.fetch_and(!LAME, Ordering::SeqCst)
         };
         if (before & LAME != 0) != lame {
+            if let Some(bell) = &self.lame_bell {
+                let _ = match lame {
+                    true => rustix::io::write(bell, &1_u64.to_ne_bytes()),
+                    // A read takes all of the count.
+                    false => rustix::io::read(bell, &mut [0_u8; 8]),
+                };
+            }
             // There is something to tell of.
             self.wake();
         }
@@ -294,6 +305,17 @@ impl Lifecycle {
 
     pub(crate) fn is_draining(&self) -> bool {
         self.word.load(Ordering::SeqCst) & DRAIN != 0 || self.bell_has_rung(None)
+    }
+
+    /// Whether clients should go elsewhere. Of a forked child's parent, what is the case now.
+    pub(crate) fn is_lame(&self) -> bool {
+        match self.lame_bell.as_ref().filter(|_| !self.is_owner()) {
+            None => self.word.load(Ordering::SeqCst) & LAME != 0,
+            Some(bell) => {
+                let mut fds = [PollFd::new(bell, PollFlags::IN)];
+                matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..))
+            }
+        }
     }
 
     /// In a forked child: whether the parent drains. Waits for that or for `other` to be ready, if

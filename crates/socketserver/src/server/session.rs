@@ -17,6 +17,7 @@ use crate::failure::{HandlerFailure, Stage, contain, discard, guarded};
 use crate::park::{Park, give_way};
 use crate::preamble::{Heard, Steps};
 use crate::socket::Socket;
+use crate::timeouts::earliest;
 use crate::{Connection, Datagram, RequestHandler, RequestInfo, Result};
 
 /// What a transport hands to a handler; implemented by [`Connection`] and [`Datagram`] only.
@@ -159,7 +160,9 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
         } else {
             Paused::Idle
         });
-        if !is_begun && self.record.shared().lifecycle.is_draining() {
+        let shared = self.record.shared();
+        let is_newcomer = shared.newcomer_until(self.record.info()).is_some();
+        if !is_begun && !is_newcomer && shared.lifecycle.is_draining() {
             // What is there is read, and then the handler finds the end.
             self.request.end_input();
         }
@@ -274,17 +277,22 @@ pub(super) fn wait_for_input(
 ) -> io::Result<()> {
     let lifecycle = &record.shared().lifecycle;
     loop {
+        let mut end = until;
         if drains {
             if !lifecycle.is_draining() {
                 lifecycle.await_bell(request.as_fd(), until);
             }
             // What has come in ends the wait by itself.
             if lifecycle.is_draining() && !request.has_input() {
-                request.end_input();
+                match record.shared().newcomer_until(record.info()) {
+                    None => request.end_input(),
+                    newcomer => end = earliest(until, newcomer),
+                }
             }
         }
-        match request.wait_readable(until) {
+        match request.wait_readable(end) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::TimedOut && end != until => {}
             waited => return waited,
         }
     }

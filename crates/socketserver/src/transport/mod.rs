@@ -63,6 +63,12 @@ pub trait Transport: sealed::Sealed + Sized + Send + Sync + 'static {
         let _ = listener;
     }
 
+    /// Has nobody added to those that can be got, before the listener is closed for good.
+    #[doc(hidden)]
+    fn ignore_newcomers(listener: &Self::Listener) {
+        let _ = listener;
+    }
+
     #[doc(hidden)]
     fn get_request(
         listener: &mut Self::Listener,

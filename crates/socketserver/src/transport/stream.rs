@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, sockopt};
+use socket2::{SockFilter, SockRef};
 
 use super::unix_path::PathGuard;
 use super::{Got, Intake, SocketOptions};
@@ -16,9 +17,31 @@ pub struct StreamListener {
     // Before the socket: while it is open, nobody takes the file for a stale one.
     path: Option<PathGuard>,
     fd: OwnedFd,
+    /// It was bound here: when it is closed, what waits in its queue is reset.
+    is_own: bool,
 }
 
 impl StreamListener {
+    /// Has the kernel ignore whoever wants to connect over TCP from now on. Those that are connected
+    /// already can still be accepted, and none is added while the last of them is: it would be reset.
+    ///
+    /// A socket that was adopted stays as it is, as others have it, too.
+    pub(super) fn ignore_newcomers(&self) {
+        /// For each segment that reaches the listener, from its TCP header on (`socket(7)`).
+        const NO_SYN: [SockFilter; 5] = [
+            // The flags (RFC 9293, 3.1): SYN without ACK begins a connection.
+            SockFilter::new(0x30, 0, 0, 13),
+            SockFilter::new(0x54, 0, 0, 0x12),
+            SockFilter::new(0x15, 0, 1, 0x02),
+            SockFilter::new(0x06, 0, 0, 0),
+            SockFilter::new(0x06, 0, 0, u32::MAX),
+        ];
+        if self.is_own {
+            // Where that is forbidden, a client may come between the last look and the end.
+            let _ = SockRef::from(&self.fd).attach_filter(&NO_SYN);
+        }
+    }
+
     /// Makes this process the one that cleans up.
     pub(super) fn take_over(&self) {
         if let Some(path) = &self.path {
@@ -42,7 +65,11 @@ pub(super) fn activate(
 ) -> Result<StreamListener, Errno> {
     rustix::net::listen(&fd, options.backlog)?;
     rustix::io::ioctl_fionbio(&fd, true)?;
-    Ok(StreamListener { fd, path })
+    Ok(StreamListener {
+        fd,
+        path,
+        is_own: true,
+    })
 }
 
 pub(super) fn adopt(
@@ -54,9 +81,16 @@ pub(super) fn adopt(
     check(&fd, family, SocketType::STREAM, expected)?;
     let listening = sockopt::socket_acceptconn(&fd).unwrap_or(false);
     let adopted = if listening {
-        rustix::io::ioctl_fionbio(&fd, true).map(|()| StreamListener { fd, path: None })
+        rustix::io::ioctl_fionbio(&fd, true).map(|()| StreamListener {
+            fd,
+            path: None,
+            is_own: false,
+        })
     } else {
-        activate(fd, None, options)
+        activate(fd, None, options).map(|listener| StreamListener {
+            is_own: false,
+            ..listener
+        })
     };
     adopted.map_err(|errno| BindError::System {
         step: "listen on",

@@ -47,6 +47,10 @@ impl Transport for Tcp {
         Ok(listener)
     }
 
+    fn ignore_newcomers(listener: &StreamListener) {
+        listener.ignore_newcomers();
+    }
+
     fn get_request(
         listener: &mut StreamListener,
         intake: &mut Intake,
