@@ -67,6 +67,13 @@ impl Watching {
         if let Some(check) = condition {
             metrics.ready_if("program", move || check());
         }
+        if let Some(tls) = bound.tls.clone() {
+            metrics.certificates(move || {
+                let dates = tls.dates().into_iter();
+                let ends = dates.map(|one| (one.path.display().to_string(), one.not_after));
+                ends.collect()
+            });
+        }
         for (endpoint, server) in bound.listening.iter().zip(bound.controller().controllers()) {
             metrics.add(endpoint.to_string(), server);
         }

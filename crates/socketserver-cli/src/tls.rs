@@ -12,12 +12,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, poll};
-use socketserver::rustls::pki_types::pem::PemObject;
-use socketserver::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use socketserver::rustls::pki_types::ServerName;
 use socketserver::rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto::ring,
 };
-use socketserver::{Tls, TlsFiles};
+use socketserver::{Tls, TlsError, TlsFiles};
 
 use crate::cli::{ServerOptions, Usage};
 use crate::endpoint::Endpoint;
@@ -107,21 +106,25 @@ impl ServerTls {
 
     /// What is in the files, as far as they are good.
     pub(crate) fn load(&self) -> anyhow::Result<Option<Tls>> {
-        let config = self.files().map(|files| files.load()).transpose()?;
-        Ok(config.map(|config| {
-            Tls::new(config)
-                .handshake_timeout(self.timeout)
-                .max_handshakes(self.handshakes as usize)
-        }))
+        let Some(files) = self.files() else {
+            return Ok(None);
+        };
+        let tls = Tls::new(files.load()?)
+            .handshake_timeout(self.timeout)
+            .max_handshakes(self.handshakes as usize);
+        tls.watch_dates(files.dates()?);
+        Ok(Some(tls))
     }
 
     /// The same for a server that is running: reads the files, and returns what puts them in force.
     pub(crate) fn reload(&self, running: Option<&Tls>) -> anyhow::Result<impl FnOnce() + use<>> {
-        let config = self.files().map(|files| files.load()).transpose()?;
-        let fresh = running.cloned().zip(config);
+        let files = self.files();
+        let loaded = files.map(|files| Ok::<_, TlsError>((files.load()?, files.dates()?)));
+        let fresh = running.cloned().zip(loaded.transpose()?);
         Ok(move || {
-            if let Some((running, config)) = fresh {
+            if let Some((running, (config, dates))) = fresh {
                 running.replace(config);
+                running.watch_dates(dates);
             }
         })
     }
@@ -194,16 +197,11 @@ impl ClientTls {
 
     fn config(&self) -> anyhow::Result<ClientConfig> {
         let path = self.ca.clone().unwrap_or_else(|| AUTHORITIES.into());
-        let unreadable = || {
-            format!(
-                "cannot read the authorities in {}: give --ca FILE",
-                path.display()
-            )
-        };
         let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(&path).with_context(unreadable)? {
+        let authorities = TlsFiles::read_certificates(&path);
+        for certificate in authorities.context("no authority can be trusted: give --ca FILE")? {
             // A distribution's collection may have some that are good for nothing here.
-            let _ = roots.add(certificate.with_context(unreadable)?);
+            let _ = roots.add(certificate);
         }
         if roots.is_empty() {
             bail!(
@@ -217,11 +215,8 @@ impl ClientTls {
         let (Some(certificate), Some(key)) = (&self.cert, &self.key) else {
             return Ok(builder.with_no_client_auth());
         };
-        let chain = CertificateDer::pem_file_iter(certificate)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .with_context(|| format!("cannot read the certificate {}", certificate.display()))?;
-        let private = PrivateKeyDer::from_pem_file(key)
-            .with_context(|| format!("cannot read the key {}", key.display()))?;
+        let chain = TlsFiles::read_certificates(certificate)?;
+        let private = TlsFiles::read_key(key)?;
         let config = builder.with_client_auth_cert(chain, private);
         config.with_context(|| format!("cannot use the certificate {}", certificate.display()))
     }

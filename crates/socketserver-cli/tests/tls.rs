@@ -323,6 +323,162 @@ fn what_does_not_go_together_is_refused() {
     assert_eq!(output.status.code(), Some(2));
 }
 
+/// A certificate for 127.0.0.1 and its key, valid from so many days ago and for so many.
+fn issue(dir: &Path, begins_days_ago: i64, lasts_days: i64) -> [String; 2] {
+    const DAY: u64 = 24 * 60 * 60;
+    let then = |days: i64| {
+        let now = std::time::SystemTime::now();
+        let far = std::time::Duration::from_secs(days.unsigned_abs() * DAY + 60);
+        if days < 0 { now - far } else { now + far }
+    };
+    let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+    params.not_before = then(-begins_days_ago).into();
+    params.not_after = then(lasts_days - begins_days_ago).into();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    let paths = [path(dir, "own.pem"), path(dir, "own.key")];
+    fs::write(&paths[0], certificate.pem()).unwrap();
+    fs::write(&paths[1], key.serialize_pem()).unwrap();
+    paths
+}
+
+/// Each is one sentence, which names the file, and what is wrong once.
+#[test]
+fn bad_files_are_told_in_one_sentence() {
+    let files = files();
+    let of = |name| path(files.dir.path(), name);
+    let write = |name, text: &str| {
+        fs::write(of(name), text).unwrap();
+        of(name)
+    };
+    let good = fs::read_to_string(&files.cert).unwrap();
+    let cut = write("cut.pem", &good[..good.len() / 2]);
+    let damaged = write("damaged.pem", &good.replacen("MII", "M?I", 1));
+    let begin = write("begin.pem", "-----BEGIN CERTIFICATE\nAAAA\n");
+    let encrypted = write(
+        "encrypted.key",
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n",
+    );
+    let legacy = write(
+        "legacy.key",
+        "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nMAA=\n\
+         -----END RSA PRIVATE KEY-----\n",
+    );
+    let other = of("somebody.key");
+    let empty = write("empty.pem", "");
+    let gone = of("none.pem");
+    for (cert, key, says) in [
+        (
+            &cut,
+            &files.key,
+            "it is cut off: the line -----END CERTIFICATE----- is missing",
+        ),
+        (&files.cert, &cut, "it is cut off"),
+        (&damaged, &files.key, "it is damaged"),
+        (
+            &begin,
+            &files.key,
+            "the line \"-----BEGIN CERTIFICATE\" is not the beginning",
+        ),
+        (
+            &files.cert,
+            &encrypted,
+            "is encrypted, and a server cannot ask for its passphrase",
+        ),
+        (
+            &files.cert,
+            &legacy,
+            "is encrypted, and a server cannot ask for its passphrase",
+        ),
+        (&files.cert, &other, "do not belong together"),
+        (&empty, &files.key, "there is no certificate in"),
+        (&files.cert, &empty, "there is no private key in"),
+        (&gone, &files.key, "No such file or directory"),
+    ] {
+        let args = [
+            "upper",
+            "-l",
+            "tls://127.0.0.1:0",
+            "--tls-cert",
+            cert,
+            "--tls-key",
+            key,
+        ];
+        let output = socketserver().args(args).output().unwrap();
+        let said = text(&output.stderr);
+        assert!(!output.status.success(), "{says}");
+        assert_eq!(said.matches(says).count(), 1, "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        let bad = if cert == &files.cert { key } else { cert };
+        assert!(said.contains(bad.as_str()), "{said}");
+        assert!(!said.contains("[45, 45"), "{said}");
+        // One cause is told once.
+        let cause = said.trim_end().rsplit(": ").next().unwrap();
+        assert_eq!(said.matches(cause).count(), 1, "{said}");
+        // A client says the same of its own.
+        let args = [
+            "connect",
+            "tls://127.0.0.1:1",
+            "--ca",
+            &files.ca,
+            "--cert",
+            cert,
+            "--key",
+            key,
+        ];
+        let output = socketserver().args(args).output().unwrap();
+        assert!(!output.status.success());
+    }
+}
+
+#[test]
+fn an_end_of_a_certificate_is_told_and_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    for (begins, lasts, says) in [
+        (1, 100, None),
+        (90, 100, Some("expires on ")),
+        (100, 90, Some("has expired on ")),
+        (-2, 100, Some("is not valid before ")),
+    ] {
+        let [cert, key] = issue(dir.path(), begins, lasts);
+        let endpoint = "tcp://127.0.0.1:0";
+        let args = [
+            "upper",
+            "-l",
+            "tls://127.0.0.1:0",
+            "--tls-cert",
+            &cert,
+            "--tls-key",
+            &key,
+        ];
+        let config = path(dir.path(), "config.toml");
+        fs::write(&config, "").unwrap();
+        let more = ["--metrics", endpoint, "--config", &config];
+        let server = Server::start(&[&args[..], &more].concat(), 2);
+        if let Some(says) = says {
+            let told = server.logged(says);
+            assert!(told.contains("WARN") && told.contains(&cert), "{told}");
+        }
+        let metrics = server.address(1).trim_end_matches(" (metrics)");
+        let mut client = common::client_at(metrics);
+        io::Write::write_all(&mut client, b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        let figures = io::read_to_string(client).unwrap();
+        let name = "socketserver_tls_certificate_end_timestamp_seconds{certificate=\"";
+        let line = figures.lines().find_map(|line| line.strip_prefix(name));
+        let value = line.unwrap().rsplit(' ').next().unwrap();
+        let end = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+        let now = end.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let expected = now.cast_signed() + (lasts - begins) * 24 * 60 * 60;
+        let value: i64 = value.parse().unwrap();
+        assert!((value - expected).abs() <= 130, "{value} is not {expected}");
+        // A reload looks again.
+        let [_, _] = issue(dir.path(), 90, 100);
+        server.signal("HUP");
+        server.logged("expires on ");
+        assert!(server.log().iter().all(|line| !line.contains("ERROR")));
+    }
+}
+
 #[test]
 fn keys_are_private_and_the_authority_is_kept() {
     let dir = certificates(&["a.example"]);

@@ -142,7 +142,7 @@ pub use server::{
 pub use sessions::{SessionLimits, SessionRefused, Sessions};
 pub use timeouts::{MinRate, Timeouts};
 #[cfg(feature = "tls")]
-pub use tls::{Tls, TlsError, TlsFiles, TlsInfo};
+pub use tls::{CertificateDates, Tls, TlsError, TlsFiles, TlsInfo};
 pub use transport::{DualStack, Keepalive, Transport};
 
 use transport::{Tcp, Udp, UnixDatagram, UnixStream};

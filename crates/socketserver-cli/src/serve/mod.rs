@@ -42,7 +42,7 @@ pub(crate) struct Bound {
     /// Stdout belongs to the program: what is said here goes to stderr.
     pub(crate) stdout_taken: bool,
     /// What tls:// endpoints share.
-    tls: Option<Tls>,
+    pub(crate) tls: Option<Tls>,
     /// If they were started with a configuration.
     pub(crate) reloader: Option<Reloader>,
     /// Who tells how the servers fare.

@@ -380,8 +380,10 @@ const CONSTANTS: &[Constant] = &[
 ];
 
 const NO_LIMITS: &[&str] = &[
-    // How often something is looked at or told.
+    // How often something is looked at or told, and when.
     "admission/peers.rs SWEEP",
+    "tls/dates.rs AGAIN",
+    "tls/dates.rs NOTICE",
     "server/back_off.rs EPISODE",
     "server/drops.rs INTERVAL",
     "concurrency/pooled/mod.rs TELL",
@@ -408,6 +410,7 @@ const NO_LIMITS: &[&str] = &[
     "room/outbox.rs BATCH",
     "server/service.rs BUDGET",
     "server/service.rs BARREN",
+    "tls/files.rs LONGEST_KEY",
     "tls/session.rs PIECE",
     // What is told apart by it is behaviour of the peer, and not allowed or forbidden.
     "room/outbox.rs STUCK",

@@ -74,7 +74,7 @@ impl Preamble {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             // A ticketer may be the application's.
-            let _ = contain(|| tls.renew_ticket_key());
+            let _ = contain(|| tls.prepare_fork());
         }
     }
 

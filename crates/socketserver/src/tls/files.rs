@@ -1,6 +1,8 @@
 //! Certificates and keys from files in PEM format.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,8 +12,9 @@ use rustls::server::{
     ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 
+use super::dates::CertificateDates;
 use super::provider;
 
 /// Where a server's certificates are, and what it asks of clients.
@@ -38,7 +41,7 @@ pub struct TlsFiles {
 #[non_exhaustive]
 pub enum TlsError {
     /// A file cannot be read, or is no PEM.
-    #[error("cannot read {what} from {}: {source}", path.display())]
+    #[error("cannot read {what} from {}", path.display())]
     Unreadable {
         /// What was to be read.
         what: &'static str,
@@ -55,8 +58,25 @@ pub enum TlsError {
         /// The file.
         path: PathBuf,
     },
-    /// A certificate and a key do not belong together, or cannot be used.
-    #[error("cannot use the certificate {} with the key {}: {source}", certificate.display(), key.display())]
+    /// The key is protected by a passphrase, and nobody can be asked for it.
+    #[error(
+        "the private key in {} is encrypted, and a server cannot ask for its passphrase: decrypt it by \
+         `openssl pkey -in {} -out FILE`, readable for the server only", path.display(), path.display()
+    )]
+    Encrypted {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The key is another certificate's.
+    #[error("the certificate {} and the key {} do not belong together", certificate.display(), key.display())]
+    Mismatch {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// A certificate or a key cannot be used.
+    #[error("cannot use the certificate {} with the key {}", certificate.display(), key.display())]
     Unusable {
         /// The certificate's file.
         certificate: PathBuf,
@@ -74,8 +94,8 @@ pub enum TlsError {
         reason: String,
     },
     /// The cryptography cannot do what TLS needs.
-    #[error("cannot set up TLS: {0}")]
-    Setup(rustls::Error),
+    #[error("cannot set up TLS")]
+    Setup(#[source] rustls::Error),
 }
 
 impl TlsFiles {
@@ -120,6 +140,47 @@ impl TlsFiles {
     pub fn protocols(mut self, names: impl IntoIterator<Item = impl Into<Vec<u8>>>) -> Self {
         self.protocols = names.into_iter().map(Into::into).collect();
         self
+    }
+
+    /// From when on and until when the server's certificates are valid: of the first in each file, which
+    /// is the server's own.
+    ///
+    /// # Errors
+    /// See [`TlsError`]; each names the file.
+    pub fn dates(&self) -> Result<Vec<CertificateDates>, TlsError> {
+        let own = self.identities.iter().map(|(path, _)| {
+            let chain = Self::read_certificates(path)?;
+            Ok(chain
+                .first()
+                .and_then(|own| CertificateDates::of(path, own)))
+        });
+        own.filter_map(Result::transpose).collect()
+    }
+
+    /// Reads the certificates in a file.
+    ///
+    /// # Errors
+    /// [`TlsError::Unreadable`] and [`TlsError::Missing`].
+    pub fn read_certificates(
+        path: impl AsRef<Path>,
+    ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        certificates("a certificate", path.as_ref())
+    }
+
+    /// Reads the private key in a file.
+    ///
+    /// # Errors
+    /// [`TlsError::Unreadable`], [`TlsError::Missing`] and [`TlsError::Encrypted`].
+    pub fn read_key(path: impl AsRef<Path>) -> Result<PrivateKeyDer<'static>, TlsError> {
+        let path = path.as_ref();
+        PrivateKeyDer::from_pem_file(path).map_err(|error| match error {
+            _ if is_encrypted(path) => TlsError::Encrypted { path: path.into() },
+            pem::Error::NoItemsFound => TlsError::Missing {
+                what: "private key",
+                path: path.into(),
+            },
+            error => unreadable("a private key", path, error),
+        })
     }
 
     /// Reads the files.
@@ -173,22 +234,20 @@ impl TlsFiles {
 }
 
 fn identity(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsError> {
-    let chain = certificates("a certificate", certificate)?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| match error {
-        pem::Error::NoItemsFound => TlsError::Missing {
-            what: "private key",
-            path: key.into(),
+    let chain = TlsFiles::read_certificates(certificate)?;
+    let private = TlsFiles::read_key(key)?;
+    let made = CertifiedKey::from_der(chain, private, &provider());
+    made.map(Arc::new).map_err(|source| match source {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => TlsError::Mismatch {
+            certificate: certificate.into(),
+            key: key.into(),
         },
-        error => unreadable("a private key", key, error),
-    })?;
-    let unusable = |source| TlsError::Unusable {
-        certificate: certificate.into(),
-        key: key.into(),
-        source,
-    };
-    CertifiedKey::from_der(chain, private, &provider())
-        .map(Arc::new)
-        .map_err(unusable)
+        source => TlsError::Unusable {
+            certificate: certificate.into(),
+            key: key.into(),
+            source,
+        },
+    })
 }
 
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -204,12 +263,40 @@ fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'s
     Ok(all)
 }
 
+/// PKCS #8 says so in the line that it begins with, and older forms in a field below it (RFC 1421).
+fn is_encrypted(path: &Path) -> bool {
+    // Its keys are short: what is longer is something else.
+    let mut text = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(LONGEST_KEY).read_to_end(&mut text));
+    let has = |marker: &str| memmem(&text, marker.as_bytes());
+    read.is_ok() && (has("-----BEGIN ENCRYPTED PRIVATE KEY-----") || has("Proc-Type: 4,ENCRYPTED"))
+}
+
+/// How much of a file is looked through for that.
+const LONGEST_KEY: u64 = 64 << 10;
+
+fn memmem(text: &[u8], wanted: &[u8]) -> bool {
+    text.windows(wanted.len()).any(|window| window == wanted)
+}
+
 fn unreadable(what: &'static str, path: &Path, source: pem::Error) -> TlsError {
     TlsError::Unreadable {
         what,
         path: path.into(),
         source: match source {
             pem::Error::Io(error) => error.into(),
+            pem::Error::MissingSectionEnd { end_marker } => {
+                let end = String::from_utf8_lossy(&end_marker);
+                format!("it is cut off: the line -----END {end}----- is missing").into()
+            }
+            pem::Error::IllegalSectionStart { line } => {
+                let line = String::from_utf8_lossy(&line).trim().to_owned();
+                format!("the line {line:?} is not the beginning of anything in PEM format").into()
+            }
+            pem::Error::Base64Decode(why) => format!(
+                "it is damaged: what is between its BEGIN and END lines is not base64 ({why})"
+            )
+            .into(),
             other => other.into(),
         },
     }

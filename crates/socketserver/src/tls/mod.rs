@@ -3,18 +3,20 @@
 //! The handshake is done by whoever serves the connection, never by the accept loop. It has a deadline
 //! of its own, and whoever is slow in it holds no thread of a pool.
 
+mod dates;
 mod files;
 mod session;
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::crypto::CryptoProvider;
 use rustls::{ServerConfig, ServerConnection};
 
+pub use dates::CertificateDates;
 pub use files::{TlsError, TlsFiles};
 pub use session::TlsInfo;
 pub(crate) use session::{Session, Wire};
@@ -36,6 +38,9 @@ struct Shared {
     handshake_timeout: Duration,
     max_handshakes: usize,
     handshakes: AtomicUsize,
+    dates: RwLock<Vec<CertificateDates>>,
+    /// When it was looked at them last, in seconds since 1970.
+    looked_at: AtomicU64,
 }
 
 impl Tls {
@@ -47,6 +52,8 @@ impl Tls {
             handshake_timeout: HANDSHAKE_TIMEOUT,
             max_handshakes: MAX_HANDSHAKES,
             handshakes: AtomicUsize::new(0),
+            dates: RwLock::default(),
+            looked_at: AtomicU64::new(0),
         }))
     }
 
@@ -74,6 +81,8 @@ impl Tls {
             handshake_timeout: self.0.handshake_timeout,
             max_handshakes: self.0.max_handshakes,
             handshakes: AtomicUsize::new(0),
+            dates: RwLock::new(self.dates()),
+            looked_at: AtomicU64::new(self.0.looked_at.load(Ordering::Relaxed)),
         };
         change(&mut shared);
         Self(Arc::new(shared))
@@ -90,15 +99,54 @@ impl Tls {
         *present = config.into();
     }
 
+    /// Sets which certificates are served, and logs a warning for each that is not valid, or for less
+    /// than 14 days: now, and once a day with the next handshake. [`TlsFiles::dates`] has them.
+    ///
+    /// Clones that were made before are changed, too.
+    pub fn watch_dates(&self, dates: Vec<CertificateDates>) {
+        dates::warn(&dates);
+        let mut present = self.0.dates.write().unwrap_or_else(PoisonError::into_inner);
+        *present = dates;
+        self.is_day_over();
+    }
+
+    /// What was set by [`watch_dates`](Self::watch_dates).
+    #[must_use]
+    pub fn dates(&self) -> Vec<CertificateDates> {
+        let present = self.0.dates.read().unwrap_or_else(PoisonError::into_inner);
+        present.clone()
+    }
+
+    /// Whether the certificates were not looked at for a day; from now on they were.
+    fn is_day_over(&self) -> bool {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_secs();
+        let before = self.0.looked_at.load(Ordering::Relaxed);
+        let is_over = now >= before.saturating_add(dates::AGAIN.as_secs());
+        // Only one of several tells.
+        is_over
+            && (self.0.looked_at)
+                .compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+
+    fn look_at_dates(&self) {
+        if self.is_day_over() {
+            dates::warn(&self.dates());
+        }
+    }
+
     fn config(&self) -> Arc<ServerConfig> {
         let present = self.0.config.read().unwrap_or_else(PoisonError::into_inner);
         present.clone()
     }
 
-    /// Lets the keys of tickets be replaced where that is due. A process that shakes no hands itself
+    /// Does what is due and what a child would do for itself alone: looks at the dates of certificates,
+    /// and lets the keys of tickets be replaced. A process that shakes no hands itself
     /// has to ask for it: otherwise each forked child gets the first key, and a key that is stolen opens
     /// every session that was resumed.
-    pub(crate) fn renew_ticket_key(&self) {
+    pub(crate) fn prepare_fork(&self) {
+        self.look_at_dates();
         let config = self.config();
         if config.ticketer.enabled() {
             // rustls replaces the key when it is used, and no sooner.
@@ -112,6 +160,7 @@ impl Tls {
 
     /// Begins to shake hands with whoever has connected.
     pub(crate) fn begin(&self) -> io::Result<Handshake> {
+        self.look_at_dates();
         let place = Place::take(self.0.clone())?;
         let state = ServerConnection::new(self.config()).map_err(io::Error::other)?;
         Ok(Handshake {
