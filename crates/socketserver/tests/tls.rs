@@ -535,7 +535,7 @@ fn files_that_are_no_good_are_named() {
         (&missing, &key, None, "missing.pem"),
         (&empty, &key, None, "no certificate in"),
         (&certificate, &empty, None, "no private key in"),
-        (&certificate, &other_key, None, "cannot use the certificate"),
+        (&certificate, &other_key, None, "do not belong together"),
         (&certificate, &key, Some(&empty), "empty.pem"),
         (&certificate, &key, Some(&missing), "missing.pem"),
     ] {

@@ -161,8 +161,8 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
             Paused::Idle
         });
         let shared = self.record.shared();
-        let is_newcomer = shared.newcomer_until(self.record.info()).is_some();
-        if !is_begun && !is_newcomer && shared.lifecycle.is_draining() {
+        let is_newcomer = || shared.newcomer_until(self.record.info()).is_some();
+        if !is_begun && shared.lifecycle.is_draining() && !is_newcomer() {
             // What is there is read, and then the handler finds the end.
             self.request.end_input();
         }
