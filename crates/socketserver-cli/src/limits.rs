@@ -103,6 +103,10 @@ const CONSTANTS: &[Constant] = &[
         "`command`: time for the token",
         "programs/command/session.rs ADMISSION",
     ),
+    (
+        "`command`: time for the rest of the token's line",
+        "programs/command/session.rs LINE",
+    ),
     ("`command`: shortest token", "token.rs SHORTEST"),
     ("`command`: longest token", "token.rs LONGEST"),
     (

@@ -696,6 +696,8 @@ fn a_request_in_pieces_is_not_obeyed_either() {
             b"PRI * ",
             b"CONNECT hTTps",
             b"LIST x HTTP/1.1\n",
+            b"\r\nGET / HTTP/1.1\r\n",
+            b"\n \r\n\tPOST /aaaa",
             b"\x16\x03\x01\x02",
         ] {
             let mut client = Client::of(&server);
@@ -846,6 +848,34 @@ fn only_who_knows_the_token_is_served() {
         assert_eq!(got.status.code(), Some(126), "{}", text(&got.stderr));
         assert!(text(&got.stdout).contains("wrong token"));
     }
+}
+
+/// No answer comes at a number of bytes from which the length of the token could be told.
+#[test]
+fn the_length_of_the_token_is_not_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = token_file(dir.path(), "0123456789abcdef0123\n");
+    let servers = MODELS.map(|model| start(model, &["--auth-token-file", file.to_str().unwrap()]));
+    std::thread::scope(|scope| {
+        let each = servers.iter().flat_map(|server| {
+            [18, 21, 22, 40].map(|length| {
+                let mut client = Client::of(server);
+                scope.spawn(move || {
+                    let began = Instant::now();
+                    client.send("x".repeat(length));
+                    assert!(client.reply().text().contains("wrong token"));
+                    began.elapsed()
+                })
+            })
+        });
+        let took: Vec<_> = each
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|one| one.join().unwrap())
+            .collect();
+        let soon = Duration::from_millis(500);
+        assert!(took.iter().all(|&took| took > soon), "{took:?}");
+    });
 }
 
 #[test]

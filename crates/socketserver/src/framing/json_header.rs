@@ -212,7 +212,16 @@ impl<T: AsRef<[u8]>> Encoder<T> for JsonHeader {
 
 const NO_LENGTH: &str = "the header is no object whose dataBodyLength is a number of bytes";
 
+/// How deep the values of a header may nest, itself included. The parser recurses, and takes some 500
+/// bytes of stack for each level, or 1.7 KiB in a debug build.
+const MAX_DEPTH: usize = 16;
+
 fn parse(header: &[u8]) -> Result<Map<String, Value>, FrameError> {
+    if depth(header) > MAX_DEPTH {
+        return Err(FrameError::malformed(
+            "the header nests more than 16 levels deep",
+        ));
+    }
     match serde_json::from_slice(header) {
         Ok(Value::Object(header)) => Ok(header),
         Ok(_) => Err(FrameError::malformed(NO_LENGTH)),
@@ -220,7 +229,65 @@ fn parse(header: &[u8]) -> Result<Map<String, Value>, FrameError> {
     }
 }
 
+/// How many brackets are open at most; of what is not JSON, any number.
+fn depth(json: &[u8]) -> usize {
+    let (mut open, mut most) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                open += 1;
+                most = most.max(open);
+            }
+            b']' | b'}' if !in_string => open = open.saturating_sub(1),
+            _ => {}
+        }
+    }
+    most
+}
+
 /// Lengths in memory are compared with lengths on the wire; where memory is smaller, it is the limit.
 fn clamped(length: u64) -> usize {
     usize::try_from(length).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(header: &str) -> Result<Option<Bytes>, FrameError> {
+        let length = (header.len() as u32).to_le_bytes();
+        let mut wire = BytesMut::from(&[&length[..], header.as_bytes()].concat()[..]);
+        JsonHeader::default().decode(&mut wire)
+    }
+
+    #[test]
+    fn a_header_nests_sixteen_levels_and_no_more() {
+        let nested = |levels: usize| {
+            let (open, close) = ("[".repeat(levels), "]".repeat(levels));
+            format!("{{\"dataBodyLength\": 0, \"x\": {open}{close}}}")
+        };
+        // Itself is one.
+        assert_eq!(decode(&nested(15)).unwrap().unwrap(), "");
+        let error = decode(&nested(16)).unwrap_err().to_string();
+        assert!(error.contains("16 levels"), "{error}");
+        assert!(decode(&nested(1000)).is_err());
+    }
+
+    #[test]
+    fn brackets_in_strings_are_no_levels() {
+        let header = format!(
+            "{{\"dataBodyLength\": 0, \"x\": \"\\\"{}\"}}",
+            "[{".repeat(100)
+        );
+        assert_eq!(decode(&header).unwrap().unwrap(), "");
+        let many = format!(
+            "{{\"dataBodyLength\": 0, \"x\": [{}[]]}}",
+            "[],".repeat(100)
+        );
+        assert_eq!(decode(&many).unwrap().unwrap(), "");
+    }
 }

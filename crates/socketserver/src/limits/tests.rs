@@ -272,6 +272,10 @@ const CONSTANTS: &[Constant] = &[
     ("`Lines::max_len`", "framing/lines.rs DEFAULT_MAX_LEN"),
     ("`LengthPrefix::max_len`", "framing/mod.rs DEFAULT_MAX_LEN"),
     ("`Netstring::max_len`", "framing/mod.rs DEFAULT_MAX_LEN"),
+    (
+        "levels of a JSON header",
+        "framing/json_header.rs MAX_DEPTH",
+    ),
     ("`JsonHeader::max_body`", "framing/mod.rs DEFAULT_MAX_LEN"),
     (
         "`JsonHeader::max_header`",

@@ -14,13 +14,16 @@ use super::rules::{NotRun, Rules};
 use super::shell::{Outcome, Stopped};
 use super::{Framing, LONGEST};
 use crate::text;
-use crate::token::Token;
+use crate::token::{self, Token};
 
 /// What is read at once: the longest command, and the end of its line.
 const CHUNK: usize = LONGEST + 2;
 
 /// How long a client has to send the token.
 const ADMISSION: Duration = Duration::from_secs(10);
+
+/// How long the rest of the token's line may take, once there is as much as the shortest token has.
+const LINE: Duration = Duration::from_secs(1);
 
 /// One client.
 pub(super) struct Session {
@@ -41,8 +44,12 @@ pub(super) struct Session {
 struct Stranger {
     /// What has come of it.
     line: Vec<u8>,
+    /// The rest of the line has to be there soon.
+    is_hurried: bool,
     until: Instant,
 }
+
+const WRONG: &str = "wrong token";
 
 struct Admitted {
     /// In a forked child.
@@ -111,7 +118,11 @@ impl RequestHandler<Connection> for Session {
             Some(stranger) if stranger.until <= now => {
                 // What is said fits into an empty socket.
                 conn.set_deadline(now.checked_add(Duration::from_secs(1)));
-                turn_away(conn, "no token came in time")
+                let fault = match stranger.is_hurried {
+                    true => WRONG,
+                    false => "no token came in time",
+                };
+                turn_away(conn, fault)
             }
             _ => Ok(()),
         }
@@ -141,6 +152,7 @@ impl Session {
                 conn.keep_alive();
                 self.stranger = Some(Stranger {
                     line: Vec::new(),
+                    is_hurried: false,
                     until,
                 });
                 return Ok(());
@@ -309,17 +321,27 @@ impl Stranger {
         conn: &mut Connection,
         token: &Token,
     ) -> io::Result<Option<Result<(), &'static str>>> {
-        let filled = self.line.len();
-        self.line.resize(token.line().len(), 0);
-        let read = conn.read(&mut self.line[filled..]);
-        self.line.truncate(filled + *read.as_ref().unwrap_or(&0));
-        Ok(match read? {
-            0 => Some(Err("it closed without a token")),
-            _ if token.is(&self.line) => Some(Ok(())),
-            _ if self.line.len() == token.line().len() || self.line.contains(&b'\n') => {
-                Some(Err("wrong token"))
+        let came = conn.fill_buf()?;
+        if came.is_empty() {
+            return Ok(Some(Err("it closed without a token")));
+        }
+        let end = came.iter().position(|&byte| byte == b'\n');
+        let taken = end.map_or(came.len(), |newline| newline + 1);
+        self.line.extend_from_slice(&came[..taken]);
+        conn.consume(taken);
+        // Nothing before the end of the line depends on the token: not how much is read, nor when.
+        Ok(match end {
+            Some(_) if token.is(&self.line) => Some(Ok(())),
+            Some(_) => Some(Err(WRONG)),
+            None if self.line.len() > token::LONGEST => Some(Err(WRONG)),
+            // As much as the shortest token has: it may be something else, without an end.
+            None if self.line.len() > token::SHORTEST && !self.is_hurried => {
+                self.is_hurried = true;
+                self.until = self.until.min(Instant::now() + LINE);
+                conn.set_deadline(Some(self.until));
+                None
             }
-            _ => None,
+            None => None,
         })
     }
 }
@@ -344,6 +366,8 @@ fn foreign(sent: &[u8]) -> Option<&'static str> {
     if sent.starts_with(b"\x16\x03") {
         return Some("TLS");
     }
+    // Empty lines before a request are skipped by servers, RFC 9112, 2.2, and by the shell.
+    let sent = sent.trim_ascii_start();
     (begins_request(sent) || is_request_line(sent)).then_some("HTTP")
 }
 

@@ -5,24 +5,33 @@ use std::fmt::{self, Display};
 
 use socketserver::http::{HeaderName, HeaderValue, Problem, Response, StatusCode, header};
 
+use crate::text::turns;
+
 const STYLE: &str = include_str!("style.css");
 
-/// With its special characters escaped, for text and for attributes in quotes.
+/// With its special characters escaped, for text and for attributes in quotes; U+FFFD stands for
+/// characters that control something, or turn the direction of writing.
 pub(super) struct Escaped<'a>(pub &'a str);
 
 impl Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rest = self.0;
-        while let Some(at) = rest.find(['&', '<', '>', '"', '\'']) {
+        let is_special =
+            |c: char| matches!(c, '&' | '<' | '>' | '"' | '\'') || c.is_control() || turns(c);
+        while let Some(at) = rest.find(is_special) {
             f.write_str(&rest[..at])?;
-            f.write_str(match rest.as_bytes()[at] {
-                b'&' => "&amp;",
-                b'<' => "&lt;",
-                b'>' => "&gt;",
-                b'"' => "&quot;",
-                _ => "&#39;",
-            })?;
-            rest = &rest[at + 1..];
+            let mut chars = rest[at..].chars();
+            match chars.next() {
+                Some('&') => f.write_str("&amp;")?,
+                Some('<') => f.write_str("&lt;")?,
+                Some('>') => f.write_str("&gt;")?,
+                Some('"') => f.write_str("&quot;")?,
+                Some('\'') => f.write_str("&#39;")?,
+                // Not valid in a page, or would make a name look like another.
+                Some(_) => f.write_str("\u{fffd}")?,
+                None => {}
+            }
+            rest = chars.as_str();
         }
         f.write_str(rest)
     }
@@ -96,5 +105,9 @@ mod tests {
             "&lt;a href=&quot;x&quot; b=&#39;&amp;&#39;&gt;ü"
         );
         assert_eq!(Escaped("").to_string(), "");
+        assert_eq!(
+            Escaped("a\n\u{202e}gpj.\u{7f}b").to_string(),
+            "a\u{fffd}\u{fffd}gpj.\u{fffd}b"
+        );
     }
 }
