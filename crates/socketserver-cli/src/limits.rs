@@ -148,6 +148,8 @@ const NO_LIMITS: &[&str] = &[
     // How much is done or looked at at once.
     "load/limits.rs BESIDES",
     "load/worker.rs EVENTS",
+    "log_rate.rs NAME",
+    "log_rate.rs WINDOW",
     "lossy.rs WHOLE",
     "programs/http/listing/names.rs PASSED_OVER",
     "programs/collect/sink.rs BATCH",

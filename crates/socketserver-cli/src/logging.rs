@@ -12,10 +12,12 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing::{Event, Metadata};
+use tracing_subscriber::layer::{Context as LayerContext, Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
+use crate::log_rate::LogRate;
 use crate::lossy::Stream;
 use crate::{reopen, terminal};
 
@@ -41,9 +43,33 @@ pub(crate) struct Options {
     )]
     log_format: Format,
 
+    /// How many lines of one kind are logged per second; further ones are counted, and the count is
+    /// logged ("none" for any number)
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        default_value = "200",
+        value_parser = lines,
+        help_heading = "Logging"
+    )]
+    log_rate: LineRate,
+
     /// Append the log to this file instead; SIGHUP and SIGUSR1 open it anew, as logrotate needs it
     #[arg(long, global = true, value_name = "FILE", help_heading = "Logging")]
     log_file: Option<PathBuf>,
+}
+
+/// A number of lines, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct LineRate(Option<u32>);
+
+fn lines(text: &str) -> Result<LineRate, &'static str> {
+    match text.parse() {
+        _ if text == "none" => Ok(LineRate(None)),
+        Ok(n @ 1..) => Ok(LineRate(Some(n))),
+        _ => Err("write a number of lines such as 200, or none"),
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -95,13 +121,67 @@ pub(crate) fn init(options: &Options) -> anyhow::Result<()> {
         };
         let _ = Lossy.write(text.as_bytes());
     }));
+    let rate = options.log_rate.0.map(|limit| Limited {
+        rate: LogRate::new(limit),
+        format: options.log_format,
+    });
+    let limited = match rate {
+        Some(limited) => lines.with_filter(LIMITED.get_or_init(|| limited)).boxed(),
+        None => lines,
+    };
     let (level, handle) = reload::Layer::new(options.log_level);
     let _ = LEVEL.set(handle);
     tracing_subscriber::registry()
         .with(level)
-        .with(lines)
+        .with(limited)
         .init();
     Ok(())
+}
+
+/// What was left out at last is told. To be called before exiting.
+pub(crate) fn end() {
+    if let Some(limited) = LIMITED.get() {
+        limited
+            .rate
+            .rest()
+            .iter()
+            .for_each(|text| limited.tell(text));
+    }
+}
+
+static LIMITED: OnceLock<Limited> = OnceLock::new();
+
+struct Limited {
+    rate: LogRate,
+    format: Format,
+}
+
+impl Limited {
+    /// Writes a line itself: an event within a filter would come back to it.
+    fn tell(&self, text: &str) {
+        let now = humantime::format_rfc3339_micros(std::time::SystemTime::now());
+        let line = match self.format {
+            Format::Text => format!("{now}  WARN {text}\n"),
+            Format::Json => {
+                let now = now.to_string();
+                let event = serde_json::json!({
+                    "timestamp": now, "level": "WARN", "message": text, "target": module_path!(),
+                });
+                format!("{event}\n")
+            }
+        };
+        let _ = Lossy.write(line.as_bytes());
+    }
+}
+
+impl<S> Filter<S> for &'static Limited {
+    fn enabled(&self, _: &Metadata<'_>, _: &LayerContext<'_, S>) -> bool {
+        true
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &LayerContext<'_, S>) -> bool {
+        self.rate.allows(event, |text| self.tell(text))
+    }
 }
 
 /// Where the log goes if not to stderr.

@@ -18,6 +18,7 @@ mod init;
 #[cfg(test)]
 mod limits;
 mod load;
+mod log_rate;
 mod logging;
 mod lossy;
 mod messages;
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
         Command::Connect(args) => connect::run(&args),
     };
     terminal::restore();
+    logging::end();
     outcome.unwrap_or_else(|error| {
         let code = if error.is::<Usage>() { WRONG_USAGE } else { 1 };
         fail(&error, code)

@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     fn decode(header: &str) -> Result<Option<Bytes>, FrameError> {
-        let length = (header.len() as u32).to_le_bytes();
+        let length = u32::try_from(header.len()).unwrap().to_le_bytes();
         let mut wire = BytesMut::from(&[&length[..], header.as_bytes()].concat()[..]);
         JsonHeader::default().decode(&mut wire)
     }
