@@ -78,7 +78,8 @@ fn hear_one(client: &mut impl Read, byte: &mut [u8; 1], heard: &[u8]) {
     }
 }
 
-const FIRST: [&str; 4] = ["unshare", "--pid", "--fork", "--mount-proc"];
+/// A test that fails leaves nothing behind.
+const FIRST: [&str; 5] = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
 
 /// The number and the state of each process whose parent is `parent`, from outside of its namespace.
 fn children(parent: u32) -> Vec<(u32, char)> {
