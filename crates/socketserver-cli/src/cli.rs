@@ -110,7 +110,40 @@ impl ServerOptions {
             }
             seen.push(endpoint);
         }
+        self.check_effects()?;
         self.tls.check(self.listening())
+    }
+
+    /// Refuses options on the command line that have no effect there. A file may be for several programs
+    /// and endpoints, and is not looked at.
+    fn check_effects(&self) -> Result<(), Usage> {
+        let any = |is: fn(&Endpoint) -> bool| {
+            let mut listening = self.listening();
+            listening.any(|endpoint| is(endpoint) || endpoint.is_inherited())
+        };
+        let queues = self.at_limit == Policy::Queue;
+        let encrypts = any(|endpoint| matches!(endpoint, Endpoint::Tls(_) | Endpoint::Https(_)));
+        let has_udp = any(|endpoint| matches!(endpoint, Endpoint::Udp(_)));
+        let of_udp = "an endpoint udp://HOST:PORT";
+        let of_tls = "an endpoint tls://HOST:PORT";
+        let needs = [
+            ("queue-time", queues, "--at-limit queue"),
+            ("queue-places", queues, "--at-limit queue"),
+            ("proxy-timeout", !self.proxy_from.is_empty(), "--proxy-from"),
+            ("tls-timeout", encrypts, of_tls),
+            ("tls-handshakes", encrypts, of_tls),
+            ("max-amplification", has_udp, of_udp),
+            ("refuse-low-ports", has_udp, of_udp),
+            ("web-ping", self.web.is_some(), "--web http://HOST:PORT"),
+        ];
+        for (flag, has_effect, needed) in needs {
+            if self.given.contains(flag) && !has_effect {
+                return Err(Usage(format!(
+                    "--{flag} has no effect without {needed}: add that, or leave --{flag} out"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Where it is to serve clients.
@@ -265,6 +298,11 @@ pub(crate) struct ServerOptions {
     )]
     pub(crate) drain_timeout: Duration,
 
+    /// The exit status of a drain that had to cut requests when its time was over. 0 is the default
+    /// because service managers take any other for a failed service
+    #[arg(long, value_name = "STATUS", default_value_t = 0)]
+    pub(crate) cut_status: u8,
+
     /// Where to tell over HTTP how the servers fare: /metrics for Prometheus, /livez, and /readyz;
     /// tcp://HOST:PORT or unix:///path
     #[arg(long, value_name = "ENDPOINT", value_parser = metrics::endpoint)]
@@ -299,6 +337,10 @@ pub(crate) struct ServerOptions {
     /// Where they come from, if there is a file.
     #[arg(skip)]
     pub(crate) origin: Option<config::Origin>,
+
+    /// What stands on the command line, by the names of flags.
+    #[arg(skip)]
+    pub(crate) given: std::collections::BTreeSet<String>,
 }
 
 /// A concurrency model by name.

@@ -185,6 +185,7 @@ const NO_LIMITING_OPTIONS: &[&str] = &[
     "command",
     "concurrency",
     "config",
+    "cut-status",
     "dir",
     "follow-symlinks",
     "framing",

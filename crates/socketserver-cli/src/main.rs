@@ -1,6 +1,7 @@
 //! `socketserver`: servers to talk to, and a client to talk with.
 //!
-//! This file decides nothing but the exit code: 0 after a stop that was asked for, 1 when starting
+//! This file decides nothing but the exit code: 0 after a stop that was asked for (`--cut-status` if its
+//! drain had to cut), 1 when starting
 //! or serving failed or a second signal forced the end, 2 for wrong usage.
 
 #![forbid(unsafe_code)]

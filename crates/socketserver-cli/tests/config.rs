@@ -486,3 +486,23 @@ fn a_storm_of_signals_is_one() {
         assert!(!lets_in(&server, 0), "{model}");
     }
 }
+
+#[test]
+fn options_without_effect_are_refused() {
+    for (args, needed) in [
+        (&["upper", "--queue-time", "1s"][..], "--at-limit queue"),
+        (&["upper", "--queue-places", "1"], "--at-limit queue"),
+        (&["upper", "--proxy-timeout", "1s"], "--proxy-from"),
+        (&["upper", "--tls-timeout", "1s"], "tls://"),
+        (&["upper", "--max-amplification", "2"], "udp://"),
+        (&["upper", "--refuse-low-ports"], "udp://"),
+        (&["chat", "--web-ping", "1s"], "--web"),
+    ] {
+        let args = [args, &["-l", "tcp://127.0.0.1:0"]].concat();
+        let output = run(&mut socketserver(), args, b"").unwrap();
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains("has no effect without"), "{told}");
+        assert!(told.contains(needed), "{told}");
+    }
+}

@@ -103,6 +103,42 @@ fn who_waits_too_long_is_let_go_and_makes_room() {
 }
 
 #[test]
+fn a_client_that_is_kicked_waits_for_no_answer() {
+    for model in ["threading", "pooled", "green"] {
+        let args = ["reply", "-c", model, "-l", "tcp://127.0.0.1:0"];
+        let mut server = Server::with_console(&args, 1);
+        let mut kicked = client(&server, 0);
+        kicked.write_all(b"kick me").unwrap();
+        assert!(server.says().ends_with(": kick me"));
+        let mut other = client(&server, 0);
+        other.write_all(b"and I").unwrap();
+        common::eventually(|| {
+            server.type_in("/stats");
+            loop {
+                let line = server.says();
+                if let Some(n) = line.strip_prefix("messages that wait for an answer: ") {
+                    return n == "2";
+                }
+            }
+        });
+        server.type_in("/kick 1");
+        let said = [server.says(), server.says()];
+        assert!(said.iter().any(|line| line == "1 is cut"), "{said:?}");
+        assert!(
+            said.iter().any(|line| line.ends_with(": and I")),
+            "{said:?}"
+        );
+        assert!(common::is_closed(&mut kicked));
+        server.type_in("to the other");
+        hear(&mut other, b"to the other");
+        server.logged("reason=cancelled");
+        drop(other);
+        server.type_in("/drain");
+        assert!(server.wait().success(), "{model}");
+    }
+}
+
+#[test]
 fn an_answer_goes_to_the_message_that_was_shown() {
     let args = [
         "reply",

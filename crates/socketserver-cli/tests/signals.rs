@@ -280,6 +280,29 @@ fn where_it_listens_is_told_once_a_full_pipe_is_read() {
 }
 
 #[test]
+fn a_drain_that_had_to_cut_has_its_own_status() {
+    for model in MODELS {
+        for (options, idle, status) in [
+            (&["--cut-status", "7"][..], false, 7),
+            (&["--cut-status", "7"], true, 0),
+            (&[], false, 0),
+        ] {
+            let args = ["upper", "-c", model, "-l", TCP, "--drain-timeout", "50ms"];
+            let mut server = in_group(&[&args[..], options].concat());
+            let mut held = client(&server, 0);
+            assert_eq!(exchange(&mut held, b"a"), b"A");
+            if idle {
+                held.shutdown(Shutdown::Write).unwrap();
+                assert!(is_closed(&mut held));
+                server.logged("disconnected");
+            }
+            server.signal("TERM");
+            assert_eq!(server.wait().code(), Some(status), "{model} {idle}");
+        }
+    }
+}
+
+#[test]
 fn a_second_one_forces() {
     for model in MODELS {
         for (first, second) in [("TERM", "INT"), ("QUIT", "QUIT")] {

@@ -82,10 +82,20 @@ pub(crate) fn start(argv: &[OsString]) -> Result<Start, Refused> {
         Err(_) => None,
     };
     match found {
-        None => Ok(Start::new(&parsed?)?),
+        None => {
+            let matches = parsed?;
+            let mut start = Start::new(&matches)?;
+            if let (Some(program), Some((name, matches))) =
+                (start.cli.command.program(), matches.subcommand())
+            {
+                program.server().given = given(name, matches);
+            }
+            Ok(start)
+        }
         Some(source) => {
             let mut start = source.load()?;
             if let Some(program) = start.cli.command.program() {
+                program.server().given.clone_from(&source.given);
                 let effective = start.effective.clone().unwrap_or_default();
                 program.server().origin = Some(Origin { source, effective });
             }
@@ -112,6 +122,20 @@ pub(crate) fn built() -> Command {
 #[cfg(test)]
 pub(crate) fn is_program(command: &Command, name: &str) -> bool {
     settings::program(command, name).is_some()
+}
+
+/// The flags of a program that stand on the command line.
+fn given(name: &str, matches: &ArgMatches) -> BTreeSet<String> {
+    let command = built();
+    let Some(program) = settings::program(&command, name) else {
+        return BTreeSet::new();
+    };
+    settings::flags(program)
+        .filter(|(_, arg)| {
+            matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
+        })
+        .map(|(name, _)| name.to_owned())
+        .collect()
 }
 
 /// What of a command line can be understood.
@@ -141,12 +165,7 @@ impl Source {
         let command = built();
         let program = settings::program(&command, name)?;
         let path = matches.get_one::<PathBuf>("config")?.clone();
-        let given = settings::flags(program)
-            .filter(|(_, arg)| {
-                matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
-            })
-            .map(|(name, _)| name.to_owned())
-            .collect();
+        let given = given(program.get_name(), matches);
         // The word that names the program: not the value of an option before it.
         let word = (1..argv.len()).find(|&at| {
             leniently(&argv[..=at]).is_ok_and(|matches| matches.subcommand_name() == Some(name))

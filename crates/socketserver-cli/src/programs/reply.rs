@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clap::Args;
 use socketserver::greenroom::sync::{OneshotSender, RecvError, oneshot};
-use socketserver::{Connection, Datagram, Error, RequestHandler, Result};
+use socketserver::{
+    Connection, Controller, Datagram, Error, RequestHandler, RequestId, RequestState, Result,
+};
 
 use crate::cli::{Program, ServerOptions};
 use crate::console::Console;
@@ -72,6 +74,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     lines.attend(&mut bound, move |line| match line.strip_prefix(b"/") {
         Some(command) if !command.starts_with(b"/") => {
             terminal::say(&console.obey(&String::from_utf8_lossy(command)));
+            desk.forget_cut();
         }
         Some(text) => desk.answer(text),
         None => desk.answer(line),
@@ -89,6 +92,8 @@ struct Desk {
 
 struct Question {
     number: u64,
+    server: Controller,
+    id: RequestId,
     peer: String,
     text: String,
     answer: OneshotSender<Vec<u8>>,
@@ -96,10 +101,17 @@ struct Question {
 
 impl Desk {
     /// Waits for the operator's answer.
-    fn ask(&self, peer: &str, message: &[u8]) -> Result<Vec<u8>> {
+    fn ask(
+        &self,
+        (server, id): (&Controller, RequestId),
+        peer: &str,
+        message: &[u8],
+    ) -> Result<Vec<u8>> {
         let (answer, answered) = oneshot();
         let question = Question {
             number: self.asked.fetch_add(1, Ordering::Relaxed),
+            server: server.clone(),
+            id,
             peer: peer.into(),
             text: printable(message.trim_ascii_end()),
             answer,
@@ -150,9 +162,22 @@ impl Desk {
 
     /// Forgets whoever waits no longer, and shows the first one if it is another one now.
     fn tidy(&self) {
+        self.keep(|question| !question.answer.is_closed());
+    }
+
+    /// Forgets messages whose connections the operator has cut. Their handlers then end.
+    fn forget_cut(&self) {
+        self.keep(|question| {
+            let live = question.server.live();
+            let request = live.iter().find(|request| request.info.id() == question.id);
+            request.is_some_and(|request| request.state != RequestState::Cut)
+        });
+    }
+
+    fn keep(&self, wanted: impl Fn(&Question) -> bool) {
         let mut waiting = self.waiting();
         let before = waiting.front().map(|first| first.number);
-        waiting.retain(|question| !question.answer.is_closed());
+        waiting.retain(wanted);
         if let Some(first) = waiting.front()
             && before != Some(first.number)
         {
@@ -188,7 +213,7 @@ impl RequestHandler<Connection> for Reply {
                     return Ok(false);
                 }
                 let peer = name_of(conn.peer_addr(), conn.id());
-                let answer = desk.ask(&peer, message)?;
+                let answer = desk.ask((conn.server(), conn.id()), &peer, message)?;
                 conn.write_all(&[&answer, end].concat())?;
                 Ok(true)
             })
@@ -198,7 +223,8 @@ impl RequestHandler<Connection> for Reply {
 impl RequestHandler<Datagram> for Reply {
     fn handle(&mut self, packet: &mut Datagram) -> Result {
         let peer = name_of(packet.peer_addr(), packet.id());
-        let answer = self.desk.ask(&peer, packet.bytes())?;
+        let from = (packet.server(), packet.id());
+        let answer = self.desk.ask(from, &peer, packet.bytes())?;
         Ok(packet.reply(&[&answer, self.framing.end()].concat())?)
     }
 }

@@ -11,7 +11,9 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, bail};
-use socketserver::{Address, Concurrency, Forking, GroupController, Sequential, ServerGroup, Tls};
+use socketserver::{
+    Address, Concurrency, Controller, Forking, GroupController, Sequential, ServerGroup, Tls,
+};
 
 use crate::cli::{Model, Policy, ServerOptions, Usage};
 use crate::config::Reloader;
@@ -39,6 +41,8 @@ pub(crate) struct Bound {
     pub(crate) limits: Vec<usize>,
     pub(crate) model: Model,
     pub(crate) patience: Patience,
+    /// What the exit status is if a drain had to cut.
+    cut_status: u8,
     /// Stdout belongs to the program: what is said here goes to stderr.
     pub(crate) stdout_taken: bool,
     /// What tls:// endpoints share.
@@ -73,6 +77,7 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
             lame: options.lame_time,
             drain: options.drain_timeout,
         },
+        cut_status: options.cut_status,
         stdout_taken: false,
         tls: tls::of(options)?,
         reloader: None,
@@ -231,8 +236,10 @@ impl Bound {
         }
     }
 
-    /// Says where clients can connect, and serves until the end; 1 if it was forced.
+    /// Says where clients can connect, and serves until the end; 1 if it was forced, and
+    /// `--cut-status` if a drain had to cut.
     pub(crate) fn serve_forever(mut self) -> anyhow::Result<ExitCode> {
+        let group = self.controller();
         let forced = self.signals.forced();
         let reloader = self.reloader.take();
         if self.model == Model::Forking {
@@ -261,8 +268,15 @@ impl Bound {
         }
         terminal::restore();
         served.map_err(|error| anyhow::Error::from_boxed(error.into()).context("serving ended"))?;
+        let reports = group
+            .controllers()
+            .iter()
+            .filter_map(Controller::drain_report);
+        let cut: u64 = reports.map(|report| report.cut + report.refused).sum();
         Ok(if forced.load(Ordering::Relaxed) {
             ExitCode::FAILURE
+        } else if cut > 0 {
+            ExitCode::from(self.cut_status)
         } else {
             ExitCode::SUCCESS
         })
