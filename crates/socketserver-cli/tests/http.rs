@@ -269,7 +269,7 @@ fn a_directory_is_served_by_its_own_path_only() {
     assert_eq!(get(&server, "/sub/../hello.txt").0, 200);
 }
 
-/// What is served is what its path leads to now: a link that is flipped to the next release, or a
+/// The server follows its path anew for each request: to a link that is flipped to the next release, or a
 /// directory that was made anew.
 #[test]
 fn the_directory_is_looked_up_again_under_every_model() {
@@ -838,12 +838,11 @@ fn a_stop_with_a_lame_time_loses_no_request() {
     }
 }
 
-#[test]
-fn nothing_is_smuggled_under_any_model() {
-    let (_dir, root) = site();
-    let hidden = "GET /hello.txt HTTP/1.1\r\nHost: a\r\n\r\n";
+/// Fields by which a request has been hidden in the body of another one: each has two readings, or is
+/// not valid.
+fn smuggling_attempts() -> Vec<String> {
     let chunked = "Transfer-Encoding: chunked\r\n";
-    let cases = [
+    vec![
         format!("Content-Length: 4\r\n{chunked}"),
         format!("{chunked}Content-Length: 4\r\n"),
         "Content-Length: 4\r\nContent-Length: 5\r\n".into(),
@@ -876,7 +875,117 @@ fn nothing_is_smuggled_under_any_model() {
         "X: a\rTransfer-Encoding: chunked\r\n".into(),
         "X: a\r\r\nTransfer-Encoding: chunked\r\n".into(),
         "\nTransfer-Encoding: chunked\r\n".into(),
-    ];
+        "Content-Length: 4;\r\n".into(),
+        "Content-Length: \"4\"\r\n".into(),
+        "Content-Length: 4\r\nContent-Length: 4\r\n".into(),
+        "Transfer-Encoding: chunked, chunked\r\n".into(),
+        "Transfer-Encoding: , chunked, identity\r\n".into(),
+        format!("{chunked}Transfer-Encoding: identity\r\n"),
+    ]
+}
+
+/// An nginx in front of a server, over Unix sockets; stopped when the test is done with it or fails.
+struct Nginx(std::process::Child);
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Two servers that read a request differently let one request be hidden in another. Each request that
+/// reaches the server behind nginx is one that nginx has seen.
+#[test]
+fn nothing_is_smuggled_through_nginx() {
+    let (dir, root) = site();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (behind, front, seen) = (at("behind.sock"), at("front.sock"), at("access.log"));
+    let listen = format!("unix://{behind}");
+    let config = format!(
+        "daemon off; master_process off; pid {pid}; error_log stderr crit; events {{}}\n\
+         http {{ log_format seen '$request'; access_log {seen} seen;\n\
+         client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/fastcgi;\n\
+         uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;\n\
+         upstream behind {{ server unix:{behind}; keepalive 4; }}\n\
+         server {{ listen unix:{front}; location / {{ proxy_pass http://behind; proxy_http_version 1.1;\n\
+         proxy_set_header Connection \"\"; proxy_request_buffering off; }} }} }}\n",
+        pid = at("nginx.pid"),
+        dir = dir.path().display(),
+    );
+    fs::write(at("nginx.conf"), config).unwrap();
+    for model in ["threading", "green"] {
+        let _ = fs::remove_file(&front);
+        let _ = fs::remove_file(&seen);
+        let server = Server::start(&["http", &root, "-c", model, "-l", &listen], 1);
+        let nginx = Command::new("nginx")
+            .args(["-e", "stderr", "-p", &at(""), "-c", &at("nginx.conf")])
+            .spawn();
+        let _nginx = match nginx {
+            Ok(nginx) => Nginx(nginx),
+            Err(error) => return println!("SKIPPED: nginx cannot be started: {error}"),
+        };
+        let ask = |request: &str| {
+            let mut client = None;
+            common::eventually(|| {
+                client = std::os::unix::net::UnixStream::connect(&front).ok();
+                client.is_some()
+            });
+            let mut client = client.unwrap();
+            // nginx may wait for more of a request.
+            let patience = std::time::Duration::from_millis(500);
+            client.set_read_timeout(Some(patience)).unwrap();
+            client.write_all(request.as_bytes()).unwrap();
+            let mut answer = Vec::new();
+            let _ = client.read_to_end(&mut answer);
+            text(&answer)
+        };
+        // Both of them see what is not hidden.
+        let plain = ask("GET /hello.txt HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        assert!(plain.contains("hello\n"), "{plain}");
+        let attempts = smuggling_attempts();
+        assert_eq!(attempts.len(), 38);
+        for (n, case) in attempts.iter().enumerate() {
+            let hidden =
+                format!("GET /hidden-{n} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            ask(&format!(
+                "POST /open-{n} HTTP/1.1\r\nHost: a\r\n{case}\r\n0\r\n\r\n{hidden}"
+            ));
+        }
+        ask("GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let mut reached = Vec::new();
+        while let Some(line) = server.next_line() {
+            let request = line.split('"').nth(1).unwrap_or_default().to_owned();
+            let is_last = request.starts_with("GET /last ");
+            reached.push(request);
+            if is_last {
+                break;
+            }
+        }
+        let mut told = String::new();
+        common::eventually(|| {
+            told = fs::read_to_string(&seen).unwrap_or_default();
+            told.contains("GET /last ")
+        });
+        assert!(
+            reached
+                .iter()
+                .any(|line| line.starts_with("GET /hello.txt ")),
+            "{reached:?}"
+        );
+        for request in &reached {
+            let is_seen = told.lines().any(|line| line == request);
+            assert!(is_seen, "{model}: nginx has not seen {request:?}: {told}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_smuggled_under_any_model() {
+    let (_dir, root) = site();
+    let hidden = "GET /hello.txt HTTP/1.1\r\nHost: a\r\n\r\n";
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    let cases = smuggling_attempts();
     for model in MODELS {
         let server = start(model, &root, &["--access-log", "off"]);
         for case in &cases {

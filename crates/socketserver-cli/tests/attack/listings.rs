@@ -19,8 +19,8 @@ const UNREAD: usize = 300;
 /// Clients that ask for it again and again before they read, and how often.
 const PIPELINING: (usize, usize) = (4, 50);
 const LASTING: Duration = Duration::from_millis(1200);
-/// How much the server and its children may take for all of that. What a debug build and an
-/// allocator need beside the 32 MiB of lists is in it.
+/// How much the server and its children may take for all of that: 32 MiB of lists, and the needs of a
+/// debug build and its allocator.
 const MOST_MEMORY_KIB: usize = 160 << 10;
 
 /// A directory of many names, and a file in the one above it.

@@ -24,9 +24,9 @@ pub(super) struct Drain {
     started: Instant,
     step: Step,
     report: DrainReport,
-    /// Nobody is added to the backlog any more.
+    /// The kernel adds no connection to the backlog any more.
     is_closing: bool,
-    /// When those are told that came just before it; `None` once they were.
+    /// When connections that came just before the drain are ended; `None` once they were.
     newcomers_at: Option<Instant>,
 }
 
@@ -94,7 +94,7 @@ where
                     for gate in &self.gates {
                         T::ignore_newcomers(&gate.listener);
                     }
-                    // Once more, for those that have come since.
+                    // Once more, for connections that have come since.
                     self.progress.drain = Some(drain);
                     return Ok(Turn::Sleep(Some(now)));
                 }

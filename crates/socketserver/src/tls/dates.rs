@@ -36,7 +36,7 @@ impl CertificateDates {
         })
     }
 
-    /// What the operator should know of it at this time.
+    /// Returns a warning for the operator, if there is one at this time.
     fn concern(&self, now: SystemTime) -> Option<String> {
         let path = self.path.display();
         let date = |time: SystemTime| OffsetDateTime::from(time).date();

@@ -58,7 +58,7 @@ pub enum TlsError {
         /// The file.
         path: PathBuf,
     },
-    /// The key is protected by a passphrase, and nobody can be asked for it.
+    /// The key is protected by a passphrase, for which a server cannot ask.
     #[error(
         "the private key in {} is encrypted, and a server cannot ask for its passphrase: decrypt it by \
          `openssl pkey -in {} -out FILE`, readable for the server only", path.display(), path.display()

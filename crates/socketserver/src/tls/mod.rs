@@ -110,7 +110,7 @@ impl Tls {
         self.is_day_over();
     }
 
-    /// What was set by [`watch_dates`](Self::watch_dates).
+    /// Returns the dates that [`watch_dates`](Self::watch_dates) has set.
     #[must_use]
     pub fn dates(&self) -> Vec<CertificateDates> {
         let present = self.0.dates.read().unwrap_or_else(PoisonError::into_inner);

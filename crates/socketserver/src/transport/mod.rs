@@ -63,7 +63,7 @@ pub trait Transport: sealed::Sealed + Sized + Send + Sync + 'static {
         let _ = listener;
     }
 
-    /// Has nobody added to those that can be got, before the listener is closed for good.
+    /// Stops the kernel from adding connections, before the listener is closed for good.
     #[doc(hidden)]
     fn ignore_newcomers(listener: &Self::Listener) {
         let _ = listener;

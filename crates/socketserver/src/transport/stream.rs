@@ -22,8 +22,8 @@ pub struct StreamListener {
 }
 
 impl StreamListener {
-    /// Has the kernel ignore whoever wants to connect over TCP from now on. Those that are connected
-    /// already can still be accepted, and none is added while the last of them is: it would be reset.
+    /// Makes the kernel ignore new TCP connections from now on. Connections that are established can
+    /// still be accepted, and none is added while the last of them is: it would be reset.
     ///
     /// A socket that was adopted stays as it is, as others have it, too.
     pub(super) fn ignore_newcomers(&self) {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `heads.rs`, `chunks.rs` | requests and bodies as bytes: what is understood, and what is refused |
 //! | `random.rs` | what nobody thought of |
+//! | `conversations.rs` | random requests one after the other, and their answers |
 //! | `client.rs` | a client that sees each byte of an answer |
 //! | `serving.rs` | requests and answers under each model |
 //! | `bodies.rs` | bodies of requests |
@@ -18,6 +19,8 @@ mod chunks;
 mod client;
 #[path = "../common/mod.rs"]
 mod common;
+#[cfg(feature = "green")]
+mod conversations;
 mod failing;
 mod files;
 mod heads;

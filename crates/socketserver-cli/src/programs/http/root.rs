@@ -13,17 +13,17 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-/// What happens to symbolic links.
+/// How symbolic links are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Symlinks {
     /// They are followed as long as they stay below the root: the kernel looks at each step, so that
-    /// nobody can change a link between a check and the opening.
+    /// no link can be changed between a check and the opening.
     Confined,
     /// They lead where they lead.
     Followed,
 }
 
-/// Whose rights later lookups have.
+/// The user whose rights apply to later lookups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rights {
     /// Those of the start.
@@ -56,7 +56,7 @@ pub(super) struct Tree {
     symlinks: Symlinks,
 }
 
-/// What a path led to.
+/// The target of a path.
 #[derive(Debug)]
 pub(super) enum Found {
     File(File),
@@ -153,8 +153,8 @@ pub(super) enum Missing {
 }
 
 impl Tree {
-    /// Opens what is there at a relative path that has no `..`. It never waits for somebody at the
-    /// other end of a pipe.
+    /// Opens what is there at a relative path that has no `..`. It never waits for the other end of
+    /// a pipe.
     pub fn find(&self, path: &[u8]) -> Result<Found, Errno> {
         let path = CString::new(path).map_err(|_| Errno::INVAL)?;
         let fd = self.open_at(&path, OFlags::NONBLOCK | OFlags::NOCTTY)?;
@@ -165,7 +165,7 @@ impl Tree {
         })
     }
 
-    /// What can be told of an entry of a directory below the root, if it may be told.
+    /// Returns the metadata of an entry of a directory below the root, if the entry may be served.
     pub fn look(&self, directory: &OwnedFd, path: &[u8], name: &std::ffi::CStr) -> Option<Stat> {
         let own = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         if kind(&own) != FileType::Symlink {

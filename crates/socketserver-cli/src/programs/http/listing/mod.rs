@@ -1,4 +1,4 @@
-//! What is in a directory, as a page.
+//! Lists of directories, as pages.
 //!
 //! A list that is short is made at once and sent whole. A long one takes tens of milliseconds of a
 //! processor and half a megabyte of memory: few are made at once, only its names are kept while its

@@ -1,4 +1,4 @@
-//! What is in a directory, in bounded memory and in the order of the list.
+//! The names in a directory, in bounded memory and in the order of the list.
 
 use std::cmp::Reverse;
 use std::io;
@@ -73,7 +73,7 @@ impl Names {
                 names.is_cut = true;
                 break;
             }
-            // What could not be asked for is not shown: links that lead out, pipes, sockets.
+            // A list has nothing that cannot be requested: no links that lead out, pipes, sockets.
             if let Some(stat) = place.tree.look(&place.directory, &place.path, name) {
                 names.push(name.to_bytes(), &stat);
             }

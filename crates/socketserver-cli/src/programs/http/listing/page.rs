@@ -67,7 +67,7 @@ impl Pieces {
 impl Read for Pieces {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.piece.len() - self.read < buf.len() && !self.is_over {
-            // A client that reads as fast as this is written lets nobody else have the worker.
+            // The write to a client that reads fast never waits: other requests get the worker here.
             greenroom::yield_now();
             self.fill(buf.len())?;
         }

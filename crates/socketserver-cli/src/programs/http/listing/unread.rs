@@ -116,7 +116,7 @@ mod tests {
                 .all(|list| list.with(|_| {}).is_ok())
         );
         assert!(lists.keep(names()).is_none());
-        // What was read to its end is dropped.
+        // A list that was read to its end is dropped.
         kept.pop();
         assert!(lists.keep(names()).is_some());
     }
