@@ -187,7 +187,12 @@ fn attack(victim: &Victim) {
     talks(connect(tcp), &line, check);
     talks(browser(web), &frame(&line), check);
     readers.into_iter().for_each(Reader::leave);
-    assert_eq!(victim.server.log(), [""; 0]);
+    // At the start it may tell that descriptors could become few.
+    let log = victim.server.log();
+    assert!(
+        log.iter().all(|line| line.contains("descriptors")),
+        "{log:#?}"
+    );
 }
 
 /// A member that says something now and then, and waits until it hears itself.

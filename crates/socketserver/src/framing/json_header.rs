@@ -9,7 +9,8 @@ use super::{DEFAULT_MAX_LEN, Decoder, Encoder, FrameError};
 /// header, and the body as it is. The header is JSON in UTF-8, `{"dataBodyLength": 5}`.
 ///
 /// A header is written byte for byte as Python's `json.dumps` writes it. What is received may be any
-/// JSON object with that member. Others are ignored; with bodies in pieces they can be read and sent.
+/// JSON object with that member that nests 16 levels at most. Other members are ignored; with bodies in
+/// pieces they can be read and sent.
 ///
 /// A body of many MiB need not be in memory as a whole: see `read_body` and `write_body` of
 /// [`Framed`](super::Framed).
@@ -219,7 +220,7 @@ const MAX_DEPTH: usize = 16;
 fn parse(header: &[u8]) -> Result<Map<String, Value>, FrameError> {
     if depth(header) > MAX_DEPTH {
         return Err(FrameError::malformed(
-            "the header nests more than 16 levels deep",
+            "the header is not JSON that nests 16 levels at most",
         ));
     }
     match serde_json::from_slice(header) {
