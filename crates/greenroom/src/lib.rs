@@ -86,3 +86,4 @@ pub use stack::GuardPages;
 pub use stall::Stall;
 pub use time::{sleep, sleep_until};
 pub use unblock::{UNBLOCK_THREADS, unblock};
+pub use worker::LONGEST_STREAK;

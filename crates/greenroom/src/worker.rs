@@ -37,13 +37,19 @@ const STREAK: usize = 64;
 /// with less.
 const SHORTEST_STREAK: usize = 4;
 
-/// How long a coroutine may keep its worker in a row, whatever it does: looked at after each operation
-/// but the first few, and wherever it offers to [give way](crate::give_way).
-const LONGEST_STREAK: Duration = Duration::from_millis(1);
+/// How long a coroutine keeps its worker while others can go on, as far as it offers to
+/// [`give_way`](crate::give_way): 1 ms. Operations of sockets offer it, but for the first two in a row.
+pub const LONGEST_STREAK: Duration = Duration::from_millis(1);
 
 /// So many operations in a row are not timed: a request that reads and writes once costs no look at
 /// the clock.
 const UNTIMED: usize = 2;
+
+/// For how long new coroutines begin in a turn, if there are that many: for as long as this, or for a
+/// share of the time that the others have had in it. One begins in each turn. So what there is comes to
+/// its end before more is taken on, however much arrives.
+const BEGINNING: Duration = Duration::from_millis(1);
+const SHARE_OF_BEGINNING: u32 = 4;
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
@@ -175,6 +181,8 @@ pub(crate) struct Local {
     pub(crate) sources: RefCell<Sources>,
     tasks: RefCell<Table<Task>>,
     ready: RefCell<VecDeque<Key>>,
+    /// Coroutines that came from other threads and have not begun.
+    fresh: RefCell<VecDeque<Key>>,
     timers: RefCell<Timers>,
     stacks: RefCell<Stacks>,
     outbox: RefCell<Outbox>,
@@ -219,6 +227,7 @@ impl Local {
             sources: RefCell::default(),
             tasks: RefCell::default(),
             ready: RefCell::default(),
+            fresh: RefCell::default(),
             timers: RefCell::default(),
             stacks: RefCell::new(stacks),
             outbox: RefCell::default(),
@@ -256,6 +265,7 @@ impl Local {
                     self.resume(key);
                 }
             }
+            self.begin_some();
             self.send_packets();
             if self.stopping.get() && self.is_empty() && self.remote.inbox.close() {
                 return;
@@ -265,9 +275,35 @@ impl Local {
         }
     }
 
+    /// Lets new coroutines begin, after the others of this turn.
+    fn begin_some(&self) {
+        if self.fresh.borrow().is_empty() {
+            return;
+        }
+        let turn_began = self.clock.get();
+        let mut now = Instant::now();
+        let share = now.saturating_duration_since(turn_began) / SHARE_OF_BEGINNING;
+        let until = now + share.max(BEGINNING);
+        while now < until {
+            self.clock.set(now);
+            let next = self.fresh.borrow_mut().pop_front();
+            let Some(key) = next else { return };
+            self.resume(key);
+            now = Instant::now();
+        }
+    }
+
+    /// How many others can go on or begin.
+    fn others(&self) -> usize {
+        self.ready.borrow().len() + self.fresh.borrow().len()
+    }
+
     fn obey(&self, message: Message) {
         match message {
-            Message::Spawn(Spawn { name, body }) => self.start(name, body),
+            Message::Spawn(Spawn { name, body }) => {
+                let key = self.admit(Task::new(name, body, true));
+                self.fresh.borrow_mut().push_back(key);
+            }
             Message::Unpark(key) => self.unpark(key),
             Message::Forget(token) => self.sources.borrow_mut().remove(token),
             Message::Stop => self.stopping.set(true),
@@ -287,7 +323,7 @@ impl Local {
 
     /// Sleeps until there is news from the kernel or from other threads, and takes it in.
     fn poll(&self, events: &mut [MaybeUninit<epoll::Event>; EVENTS], monitor: Option<&Monitor>) {
-        let idle = self.ready.borrow().is_empty() && self.remote.inbox.fall_asleep();
+        let idle = self.others() == 0 && self.remote.inbox.fall_asleep();
         let timeout = if idle {
             let next = self.timers.borrow().next();
             next.map(|at| at.saturating_duration_since(Instant::now()))
@@ -340,7 +376,8 @@ impl Local {
         }
     }
 
-    /// Starts a coroutine, for which there is a reservation.
+    /// Starts a coroutine of this worker, for which there is a reservation. It belongs to the one that
+    /// starts it, and does not wait behind new ones.
     pub(crate) fn start(&self, name: Name, body: Body) {
         let key = self.admit(Task::new(name, body, true));
         self.ready.borrow_mut().push_back(key);
@@ -519,7 +556,7 @@ impl Local {
     pub(crate) fn count_operation(&self) {
         let streak = self.streak.get() + 1;
         self.streak.set(streak);
-        if streak >= SHORTEST_STREAK && streak * (1 + self.ready.borrow().len()) >= STREAK {
+        if streak >= SHORTEST_STREAK && streak * (1 + self.others()) >= STREAK {
             self.yield_now();
         } else if streak > UNTIMED {
             self.give_way();
@@ -538,7 +575,7 @@ impl Local {
     /// Whether a datagram may wait for the end of this turn, and is likely to find company there.
     pub(crate) fn may_send_later(&self, bytes: &[u8]) -> bool {
         let outbox = self.outbox.borrow();
-        let company = !outbox.is_empty() || !self.ready.borrow().is_empty();
+        let company = !outbox.is_empty() || self.others() > 0;
         company && outbox.has_room_for(bytes) && may_suspend()
     }
 

@@ -451,3 +451,37 @@ fn a_future_of_tokio_is_waited_for_with_a_handle_of_its_runtime() {
     });
     assert!(elapsed >= Duration::from_millis(20));
 }
+
+#[test]
+fn coroutines_that_have_begun_go_on_before_new_ones_begin() {
+    const NEW: usize = 50;
+    let engine = one_worker();
+    let (turns, begun) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (own, others) = (turns.clone(), begun.clone());
+    let (tell, told) = mpsc::channel::<()>();
+    let older = engine.spawn(move || {
+        // The new ones are handed over meanwhile, so that all of them are there.
+        told.recv().unwrap();
+        while others.load(Ordering::SeqCst) < NEW {
+            own.fetch_add(1, Ordering::SeqCst);
+            yield_now();
+        }
+    });
+    let new: Vec<_> = (0..NEW)
+        .map(|_| {
+            let begun = begun.clone();
+            engine.spawn(move || {
+                std::thread::sleep(Duration::from_millis(2));
+                begun.fetch_add(1, Ordering::SeqCst);
+            })
+        })
+        .collect();
+    tell.send(()).unwrap();
+    new.into_iter().for_each(|one| one.unwrap().join().unwrap());
+    older.unwrap().join().unwrap();
+    let turns = turns.load(Ordering::SeqCst);
+    assert!(
+        turns >= NEW / 2,
+        "one turn for all of {NEW} that are new: {turns}"
+    );
+}

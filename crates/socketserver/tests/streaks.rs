@@ -142,3 +142,36 @@ fn of_a_client_that_pipelines_http() {
     let ask = |path: &str| format!("GET /{path} HTTP/1.1\r\nHost: x\r\n\r\n");
     others_are_served_between(&work, factory, &ask("work"), &ask("count"));
 }
+
+/// What a worker cannot begin soon stays in the kernel's queue, and is accepted when it can.
+#[test]
+fn clients_wait_in_the_queue_of_the_kernel_while_a_worker_is_busy() {
+    const CLIENTS: usize = 100;
+    let is_busy = Arc::new(std::sync::Mutex::new(()));
+    let busy = is_busy.clone();
+    let factory = handler_fn(move |conn: &mut Connection| {
+        // It blocks the worker.
+        drop(busy.lock().unwrap());
+        Ok(std::io::Write::write_all(conn, b"!")?)
+    });
+    let server = Server::<Tcp, Green, ()>::builder()
+        .concurrency(Green::new().workers(1).stall_threshold(None))
+        .bind("127.0.0.1:0", factory)
+        .unwrap();
+    let running = Running::start(server);
+    let blocked = is_busy.lock().unwrap();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| running.client()).collect();
+    let accepted = || running.controller.counters().accepted;
+    eventually(PATIENCE, "as many as may wait", || accepted() >= 32);
+    thread::sleep(Duration::from_millis(100));
+    let taken = accepted();
+    assert!(
+        taken <= 40,
+        "{taken} were accepted that no worker can begin"
+    );
+    drop(blocked);
+    for client in clients {
+        assert_eq!(client.rest().unwrap(), b"!");
+    }
+    assert_eq!(accepted(), CLIENTS as u64);
+}

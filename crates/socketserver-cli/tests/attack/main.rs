@@ -10,6 +10,7 @@
 mod attackers;
 mod bystander;
 mod callers;
+mod churn;
 #[path = "../common/mod.rs"]
 mod common;
 mod displacement;

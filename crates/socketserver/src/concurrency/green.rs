@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,11 @@ use crate::ServeError;
 use crate::event::Event;
 use crate::park::{Interest, Park, Parker, send_packet};
 use crate::server::{ChildSource, Controller, Pause, Task};
+
+/// Requests of each worker that have been handed to it and have not begun. Further ones wait in the
+/// kernel's queue: a worker begins new ones after it has gone on with the others, and what has left the
+/// kernel holds a descriptor and memory.
+const BACKLOG_PER_WORKER: usize = 32;
 
 /// Serves each request in a coroutine, on a few threads.
 ///
@@ -44,6 +50,7 @@ pub struct Green {
     pub(crate) stack_size: usize,
     pub(crate) stall_threshold: Option<Duration>,
     batch_scheduling: bool,
+    backlog: Arc<Backlog>,
     /// Told of stalls.
     server: OnceLock<Controller>,
     /// Started when serving begins.
@@ -59,8 +66,63 @@ impl Default for Green {
             stack_size: 256 << 10,
             stall_threshold: Some(Duration::from_millis(100)),
             batch_scheduling: true,
+            backlog: Arc::default(),
             server: OnceLock::new(),
             engine: OnceLock::new(),
+        }
+    }
+}
+
+/// Requests that have been handed to the workers and have not begun.
+#[derive(Default)]
+struct Backlog {
+    count: AtomicUsize,
+    /// The loop waits for it to shrink.
+    is_awaited: AtomicBool,
+    limit: OnceLock<usize>,
+    loop_of: OnceLock<Controller>,
+}
+
+impl Backlog {
+    fn limit(&self) -> usize {
+        self.limit.get().copied().unwrap_or(BACKLOG_PER_WORKER)
+    }
+
+    /// How many more there may be. At 0 the loop is woken when there are half as many.
+    fn room(&self) -> usize {
+        let room = || {
+            self.limit()
+                .saturating_sub(self.count.load(Ordering::SeqCst))
+        };
+        match room() {
+            0 => {
+                self.is_awaited.store(true, Ordering::SeqCst);
+                // Looked at again: it may have shrunk before a worker could see this.
+                room()
+            }
+            room => room,
+        }
+    }
+
+    fn enter(self: &Arc<Self>) -> ToBegin {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        ToBegin(self.clone())
+    }
+}
+
+/// A place in the backlog, given up when the request begins, or is dropped without it.
+struct ToBegin(Arc<Backlog>);
+
+impl Drop for ToBegin {
+    fn drop(&mut self) {
+        let Self(backlog) = self;
+        let left = backlog.count.fetch_sub(1, Ordering::SeqCst) - 1;
+        if left <= backlog.limit() / 2
+            && backlog.is_awaited.load(Ordering::SeqCst)
+            && backlog.is_awaited.swap(false, Ordering::SeqCst)
+            && let Some(server) = backlog.loop_of.get()
+        {
+            server.0.lifecycle.wake();
         }
     }
 }
@@ -155,12 +217,18 @@ impl Concurrency for Green {
         self.batch_scheduling
     }
 
+    fn takes_now(&self) -> usize {
+        self.backlog.room()
+    }
+
     fn check(&self) -> Result<(), ServeError> {
         if self.engine.get().is_none() {
             let engine = self.start().map_err(|source| ServeError::Resources {
                 step: "start the workers of the engine",
                 source,
             })?;
+            let backlog = engine.workers().saturating_mul(BACKLOG_PER_WORKER);
+            let _ = self.backlog.limit.set(backlog);
             let _ = self.engine.set(engine);
         }
         Ok(())
@@ -175,7 +243,11 @@ impl Concurrency for Green {
                 let name = task.subject();
                 // Boxed by itself: what a coroutine runs is kept until it ends.
                 let task = Box::new(task);
-                reservation.spawn_detached(name, move || go_on_later(task.run()));
+                let to_begin = self.backlog.enter();
+                reservation.spawn_detached(name, move || {
+                    drop(to_begin);
+                    go_on_later(task.run());
+                });
                 Dispatch::Taken
             }
             Err(out_of_stacks) => Dispatch::NoRoom(task, io::Error::other(out_of_stacks)),
@@ -184,6 +256,7 @@ impl Concurrency for Green {
 
     fn parker(&self, server: &Controller) -> Option<Arc<dyn Parker>> {
         let _ = self.server.set(server.clone());
+        let _ = self.backlog.loop_of.set(server.clone());
         Some(Arc::new(Watching))
     }
 }

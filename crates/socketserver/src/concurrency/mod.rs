@@ -48,6 +48,13 @@ pub trait Concurrency: sealed::Sealed + Default + Send + 'static {
     #[doc(hidden)]
     fn process_request<J: Task>(&mut self, task: J, children: &ChildSource<'_>) -> Dispatch<J>;
 
+    /// How many more requests the model can begin to serve soon. At 0 they are left in the kernel's
+    /// queue, and the model wakes the loop when it is worth while to go on.
+    #[doc(hidden)]
+    fn takes_now(&self) -> usize {
+        usize::MAX
+    }
+
     /// Whether requests that wait between two calls of their handlers count against the limit.
     #[doc(hidden)]
     fn counts_pauses(&self) -> bool {

@@ -142,6 +142,10 @@ fn models() -> Vec<(&'static str, String)> {
             "`Green::stall_threshold`",
             or_none(green.stall_threshold, time),
         ),
+        (
+            "a `Green` worker: how long a request keeps it while others can go on",
+            time(greenroom::LONGEST_STREAK),
+        ),
         ("`greenroom::unblock`", number(greenroom::UNBLOCK_THREADS)),
     ]
 }
@@ -268,6 +272,10 @@ fn or_none<T>(limit: Option<T>, written: impl FnOnce(T) -> String) -> String {
 }
 
 const CONSTANTS: &[Constant] = &[
+    (
+        "requests of a `Green` worker that have not begun",
+        "concurrency/green.rs BACKLOG_PER_WORKER",
+    ),
     ("peers told apart", "admission/peers.rs TOLD_APART"),
     ("`Lines::max_len`", "framing/lines.rs DEFAULT_MAX_LEN"),
     ("`LengthPrefix::max_len`", "framing/mod.rs DEFAULT_MAX_LEN"),

@@ -371,8 +371,12 @@ where
                 let Ok(pace) = self.shared.admission.pace() else {
                     return Ok(Accepted::Some(taken));
                 };
+                let takes = self.concurrency.takes_now();
+                if takes == 0 {
+                    return Ok(Accepted::Some(taken));
+                }
                 let room = self.room();
-                self.intake.room = self.want(room).min(pace);
+                self.intake.room = self.want(room).min(pace).min(takes);
                 let has_room = room > 0;
                 let gate = &mut self.gates[index];
                 gate.empty = false;
@@ -417,7 +421,8 @@ where
         }
         let paused = paused.max(self.shared.admission.pace().err());
         let is_full = self.must_wait();
-        let may_open = self.progress.pending.is_none() && paused.is_none();
+        let is_behind = self.concurrency.takes_now() == 0;
+        let may_open = self.progress.pending.is_none() && paused.is_none() && !is_behind;
         let open = may_open && !is_full;
         let how = match (open, may_open && self.may_displace()) {
             (true, _) => Armed::Always,
