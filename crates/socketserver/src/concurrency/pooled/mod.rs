@@ -163,6 +163,8 @@ struct Pool {
 struct State {
     /// In the order in which it came, each with the time when it did.
     queue: VecDeque<(Instant, Work)>,
+    /// The system had no thread when one more was asked for.
+    is_refused: bool,
     /// When the server was last told that threads are short.
     told: Option<Instant>,
     threads: usize,
@@ -196,8 +198,13 @@ impl Pool {
     /// Since when the first in the queue waits, while all threads are held.
     fn waits_since(&self) -> Option<Instant> {
         let state = self.lock();
-        let (since, _) = state.queue.front().filter(|_| state.idle == 0)?;
+        let (since, _) = state.queue.front().filter(|_| self.is_full(&state))?;
         Some(*since)
+    }
+
+    /// Whether all threads that there may be are held.
+    fn is_full(&self, state: &State) -> bool {
+        state.idle == 0 && (state.threads >= self.settings.workers || state.is_refused)
     }
 
     /// Takes in work, and makes a thread if one more could use it. The work comes back if there is
@@ -212,9 +219,12 @@ impl Pool {
             }
             let pool = self.clone();
             match builder.spawn(move || pool.work()) {
-                Ok(_) => state.threads += 1,
+                Ok(_) => {
+                    state.threads += 1;
+                    state.is_refused = false;
+                }
                 // The others get to it.
-                Err(_) if state.threads > 0 => {}
+                Err(_) if state.threads > 0 => state.is_refused = true,
                 Err(error) => return Err((work, error)),
             }
         }
@@ -222,7 +232,7 @@ impl Pool {
         state.queue.push_back((now, work));
         // The server looks at it after a while, and goes on looking for as long as it lasts.
         let is_told = |told: Instant| now.saturating_duration_since(told) < TELL;
-        let is_short = state.idle == 0 && !state.told.is_some_and(is_told);
+        let is_short = self.is_full(&state) && !state.told.is_some_and(is_told);
         if is_short {
             state.told = Some(now);
         }
