@@ -19,6 +19,7 @@ const CONSTANTS: &[Constant] = &[
     ("a configuration", "config/file.rs LONGEST"),
     ("metrics: clients at once", "metrics.rs CLIENTS"),
     ("metrics: clients that wait", "metrics.rs PLACES"),
+    ("metrics: descriptors kept for them", "metrics.rs RESERVED"),
     ("metrics: how long they wait", "metrics.rs PATIENCE"),
     ("metrics: silence before a request", "metrics.rs SILENCE"),
     (

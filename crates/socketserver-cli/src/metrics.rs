@@ -4,10 +4,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use socketserver::metrics::Metrics;
-use socketserver::transport::{Tcp, UnixStream};
+use socketserver::transport::{StreamTransport, Tcp, UnixStream};
 use socketserver::{
     Address, AtLimit, Builder, Concurrency, DualStack, Forking, GroupController, Server,
-    ServerGroup, Threading, Timeouts, Transport,
+    ServerGroup, Threading, Timeouts,
 };
 
 use crate::cli::{Model, ServerOptions};
@@ -23,7 +23,15 @@ const AT_LIMIT: AtLimit = AtLimit::Queue {
     places: PLACES,
 };
 const PATIENCE: Duration = Duration::from_secs(2);
-const PLACES: usize = 32;
+const PLACES: usize = 128;
+
+/// Descriptors for probes, when the servers have taken all others.
+const RESERVED: usize = 8;
+
+/// What a client is told that is one too many.
+const TOO_MANY: &str = "HTTP/1.1 503 Service Unavailable\r\n\
+    Content-Type: text/plain; charset=utf-8\r\nContent-Length: 22\r\nCache-Control: no-store\r\n\
+    Connection: close\r\n\r\ntoo many ask at once\r\n";
 
 /// An answer has 5 seconds. This is for who connects and says nothing.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -192,13 +200,15 @@ fn listen<C: Concurrency>(
     Ok(endpoints)
 }
 
-fn builder<T: Transport, C: Concurrency>(model: C) -> Builder<T, C> {
+fn builder<T: StreamTransport, C: Concurrency>(model: C) -> Builder<T, C> {
     let timeouts = Timeouts::default()
         .first_byte(Some(SILENCE))
         .request(Some(SILENCE * 2));
     Server::<T, C, ()>::builder()
         .concurrency(model)
         .timeouts(timeouts)
+        .refusal_notice(TOO_MANY)
+        .reserved_descriptors(RESERVED)
         // Somebody who asks badly, or not at all, is no matter for the log of the servers.
         .handle_error(|info, failure| {
             tracing::debug!(peer = %info.peer(), %failure, "a request for metrics failed");

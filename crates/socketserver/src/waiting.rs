@@ -20,15 +20,18 @@ pub enum Awaited {
     Rest,
     /// Room for what is being sent.
     Room,
+    /// The peer's end of a connection that is being closed.
+    Close,
 }
 
 impl Awaited {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Opening,
         Self::Message,
         Self::Request,
         Self::Rest,
         Self::Room,
+        Self::Close,
     ];
 }
 

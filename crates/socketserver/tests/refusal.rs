@@ -22,7 +22,7 @@ use common::{PATIENCE, eventually};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socketserver::transport::Tcp;
 use socketserver::{
-    Admission, AtLimit, Concurrency, Event, Pooled, RequestState, Server, Threading,
+    Admission, AtLimit, Concurrency, Displacement, Event, Pooled, RequestState, Server, Threading,
     ThreadingTcpServer,
 };
 
@@ -358,6 +358,8 @@ fn refuse_with_few_descriptors() {
     let server = ThreadingTcpServer::builder()
         .concurrency(Threading::new().at_limit(AtLimit::Reject))
         .refusal_notice("busy\n")
+        // They are silent for as long as this machine lets them wait.
+        .displacement(Displacement::off())
         .on_event(move |event| {
             if let Event::OutOfDescriptors { .. } = event {
                 println!("out of descriptors");

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use common::client::Endpoint;
+use common::client::{Endpoint, connect_from};
 use common::running::Running;
 use common::{PATIENCE, eventually};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -322,6 +322,33 @@ fn handshakes_are_limited<C: Concurrency>(model: C) {
     answers(&mut server.client(authority.client(), "localhost"));
 }
 
+/// Half handshakes of one address take no place from others.
+fn half_handshakes_make_room<C: Concurrency>(model: C) {
+    let authority = Authority::new();
+    let tls = Tls::new(authority.files("localhost").load().unwrap()).max_handshakes(8);
+    let server = serve(model, tls, echo);
+    let Endpoint::Tcp(address) = server.running.endpoint else {
+        unreachable!("it is TCP");
+    };
+    let attackers: Vec<_> = (0..8)
+        .map(|_| {
+            let mut attacker = connect_from([127, 0, 0, 2].into(), address);
+            attacker.write_all(BEGINNING).unwrap();
+            attacker
+        })
+        .collect();
+    // They have their places, and one more of them finds none.
+    let mut another = connect_from([127, 0, 0, 2].into(), address);
+    another.write_all(BEGINNING).unwrap();
+    server.tells("too many handshakes");
+    for _ in 0..3 {
+        answers(&mut server.client(authority.client(), "localhost"));
+    }
+    let counters = server.running.controller.counters();
+    assert_eq!((counters.tls, counters.displaced), (1, 1));
+    drop(attackers);
+}
+
 /// The first bytes of a handshake.
 const BEGINNING: &[u8] = b"\x16\x03\x01\x20\x00\x01";
 
@@ -476,6 +503,7 @@ common::under_each_model! {
     much_passes_in_both_directions_at_once
     silence_and_noise_hold_nobody_up
     handshakes_are_limited
+    half_handshakes_make_room
     a_drain_lets_a_handshake_end
     neither_silence_nor_a_beginning_holds_a_worker
     clients_show_who_they_are

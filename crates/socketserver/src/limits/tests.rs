@@ -42,6 +42,7 @@ fn words() -> Vec<(&'static str, String)> {
     vec![
         ("`Builder::verify_request`", "none".into()),
         ("descriptors", "`ulimit -n`".into()),
+        ("`Builder::reserved_descriptors`", "0".into()),
         // No defaults of the library: the programs' test has their flags'.
         ("`AtLimit::Queue`: patience", "10 s".into()),
         ("`AtLimit::Queue`: places", "128".into()),
@@ -306,6 +307,10 @@ const CONSTANTS: &[Constant] = &[
         "preamble/proxy/extent.rs LONGEST_BLOCK",
     ),
     ("`Tls::handshake_timeout`", "tls/mod.rs HANDSHAKE_TIMEOUT"),
+    (
+        "TLS handshakes at their limit: time of one",
+        "tls/places.rs LEFT_ALONE",
+    ),
     ("`Tls::max_handshakes`", "tls/mod.rs MAX_HANDSHAKES"),
     ("`Member::send`: wait for others", "room/mod.rs PACE"),
     (
@@ -406,6 +411,7 @@ const NO_LIMITS: &[&str] = &[
     "server/displacement.rs PAUSE_TIMES",
     "server/displacement.rs STALE",
     // A part of what its row says.
+    "tls/places.rs MORE",
     "server/displacement.rs MANY",
     "server/displacement.rs SHARE",
     "event/throttle.rs INTERVAL",

@@ -102,7 +102,11 @@ impl MetricsHandler {
 impl RequestHandler<Connection> for MetricsHandler {
     fn handle(&mut self, conn: &mut Connection) -> Result {
         conn.set_deadline(Instant::now().checked_add(TIME));
-        let (answer, with_body) = match http::read(conn)? {
+        // Until it is whole, the request is all that the client has shown.
+        conn.begin_message();
+        let request = http::read(conn)?;
+        conn.end_message();
+        let (answer, with_body) = match request {
             None => return Ok(()),
             Some(Ok(request)) => (self.respond(&request), request.method != "HEAD"),
             Some(Err(status)) => {

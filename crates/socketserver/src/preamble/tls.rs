@@ -5,12 +5,15 @@ use std::io::{
     self,
     ErrorKind::{UnexpectedEof, WouldBlock},
 };
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Heard, is_over};
+use crate::admission::PeerKey;
 use crate::server::{End, Record};
-use crate::socket::Socket;
+use crate::socket::{Cut, Socket};
 use crate::timeouts::{Limits, earliest};
+use crate::tls::Holder;
 use crate::{Connection, EndReason, Refusal, Tls, tls};
 
 /// Why a TLS handshake came to nothing.
@@ -91,7 +94,7 @@ impl Handshake {
         let since = *self.since.get_or_insert_with(Instant::now);
         let own = since.checked_add(tls.time_for_handshake());
         let until = earliest(own, conn.deadline());
-        match self.attempt(tls, conn.socket(), until) {
+        match self.attempt(tls, conn, record, until) {
             Ok(session) => {
                 conn.socket().encrypt(session);
                 Ok(Heard::All)
@@ -107,9 +110,11 @@ impl Handshake {
     fn attempt(
         &mut self,
         tls: &Tls,
-        socket: &Socket,
+        conn: &Connection,
+        record: &Record,
         until: Option<Instant>,
     ) -> io::Result<tls::Session> {
+        let socket: &Socket = conn.socket();
         let limits = Limits {
             deadline: until,
             ..Limits::default()
@@ -118,7 +123,13 @@ impl Handshake {
             Some(handshake) => handshake,
             // Who is silent is no work, and takes no place among those who shake hands.
             None if socket.try_peek(&mut [0])? == 0 => return Err(UnexpectedEof.into()),
-            None => tls.begin()?,
+            None => {
+                let handshake = tls.begin(holder(conn, record))?;
+                if handshake.has_displaced() {
+                    record.shared().count_displaced("TLS handshakes");
+                }
+                handshake
+            }
         };
         match handshake.go_on(socket, limits) {
             Ok(()) => Ok(handshake.into_session()),
@@ -127,6 +138,20 @@ impl Handshake {
                 Err(error)
             }
         }
+    }
+}
+
+/// Who has the place of a handshake, and how it is cut for another one.
+fn holder(conn: &Connection, record: &Record) -> Holder {
+    let socket = Arc::downgrade(conn.socket());
+    let cut = move || {
+        if let Some(socket) = socket.upgrade() {
+            socket.cancel(Cut::Displaced);
+        }
+    };
+    Holder {
+        peer: PeerKey::of_peer(conn.peer_addr()),
+        cut: record.shared().displaces().then(|| Box::new(cut) as _),
     }
 }
 

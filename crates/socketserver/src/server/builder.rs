@@ -39,6 +39,7 @@ pub struct Builder<T: Transport, C> {
     refusal_notice: Box<[u8]>,
     block_on_close: Option<Duration>,
     displacement: Displacement,
+    reserved_descriptors: usize,
     #[cfg(feature = "proxy")]
     proxy: Option<crate::ProxyProtocol>,
     #[cfg(feature = "tls")]
@@ -59,6 +60,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             refusal_notice: Box::default(),
             block_on_close: Some(DEFAULT_DRAIN),
             displacement: Displacement::default(),
+            reserved_descriptors: 0,
             #[cfg(feature = "proxy")]
             proxy: None,
             #[cfg(feature = "tls")]
@@ -108,6 +110,16 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
     #[must_use]
     pub fn displacement(mut self, displacement: Displacement) -> Self {
         self.displacement = displacement;
+        self
+    }
+
+    /// Keeps so many descriptors open that are given up for clients when the process has no others: 0 by
+    /// default. It is for a server that has to answer when another one of the process has taken all that
+    /// there are, as a probe of its health does. A request of a forking server takes three. It has no
+    /// effect where clients [wait](crate::AtLimit::Wait).
+    #[must_use]
+    pub fn reserved_descriptors(mut self, count: usize) -> Self {
+        self.reserved_descriptors = count;
         self
     }
 
@@ -335,7 +347,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             watches: Vec::new(),
             poller: Some(poller),
             progress: Progress::default(),
-            refusals: Refusals::new(refusal_notice),
+            refusals: Refusals::new(refusal_notice, self.reserved_descriptors),
         })
     }
 }

@@ -413,13 +413,10 @@ impl Shared {
         if found.is_first {
             self.displacement_begins(limit);
         }
-        for entry in all
+        let victims = all
             .iter()
-            .filter(|it| found.victims.contains(&it.accepted.id))
-        {
-            entry.displace();
-        }
-        (found.victims.len(), next)
+            .filter(|it| found.victims.contains(&it.accepted.id));
+        (victims.filter(|victim| victim.displace()).count(), next)
     }
 
     /// A request was cut, or is refused, as another one needs what it has.
@@ -566,12 +563,13 @@ impl Entry {
         Some(held)
     }
 
-    fn displace(&self) {
+    /// Cuts it, unless something has come in meanwhile: that is served.
+    fn displace(&self) -> bool {
         let socket = self.socket.as_ref().and_then(Weak::upgrade);
-        // What has come in meanwhile is served.
-        if let Some(socket) = socket.filter(|socket| !socket.is_being_read()) {
-            socket.cancel(Cut::Displaced);
-        }
+        let socket = socket.filter(|socket| !socket.is_being_read());
+        socket
+            .inspect(|socket| socket.cancel(Cut::Displaced))
+            .is_some()
     }
 
     fn cancel(&self) -> bool {

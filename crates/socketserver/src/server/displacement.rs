@@ -42,7 +42,7 @@ const SLOW: u64 = 1 << 10;
 const SLOW_AT_MOST: u64 = 16 << 10;
 const DOUBLES_EVERY: Duration = Duration::from_secs(2);
 /// Of so many requests one is cut at a time.
-const SHARE: usize = 16;
+const SHARE: usize = 8;
 /// But no more than so many.
 const AT_ONCE: usize = 64;
 /// The table is searched no more often than this, and for no more than a twentieth of the time.
@@ -324,6 +324,9 @@ impl State {
             match it.input {
                 Some((Awaited::Opening, _)) if wait(it.age, silence) => silent.push((*it, it.age)),
                 Some((Awaited::Opening, _)) => young += 1,
+                Some((Awaited::Close, lasted)) if wait(lasted, SILENCE_OF_MOST) => {
+                    silent.push((*it, lasted));
+                }
                 Some((Awaited::Request, lasted)) if wait(lasted, BETWEEN_REQUESTS.min(idle)) => {
                     resting.push((*it, lasted));
                 }
@@ -647,7 +650,7 @@ mod tests {
         let mut victims = chosen(&all);
         victims.sort_unstable();
         // The oldest of each in turn: they have equally many.
-        assert_eq!(victims, (1..=10).collect::<Vec<_>>());
+        assert_eq!(victims, (1..=20).collect::<Vec<_>>());
     }
 
     #[test]

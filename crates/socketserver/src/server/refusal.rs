@@ -36,25 +36,30 @@ pub(super) struct Refusals {
     /// a reset may overtake what was said
     /// ([RFC 9112, 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)).
     lingering: VecDeque<(Instant, OwnedFd)>,
-    /// Given up when there is no other descriptor, so as to accept a client and turn it away rather
-    /// than have it wait for nobody.
-    reserve: Option<OwnedFd>,
+    /// Given up when there is no other descriptor: the last one so as to accept a client and turn it
+    /// away rather than have it wait for nobody, the others to serve clients.
+    reserve: Vec<OwnedFd>,
+    /// How many there are to be.
+    wanted: usize,
 }
 
 impl Refusals {
-    pub(super) fn new(notice: Arc<[u8]>) -> Self {
+    pub(super) fn new(notice: Arc<[u8]>, reserved: usize) -> Self {
         let mut refusals = Self {
             notice,
             lingering: VecDeque::new(),
-            reserve: None,
+            reserve: Vec::new(),
+            wanted: reserved.saturating_add(1),
         };
         refusals.refill();
         refusals
     }
 
     fn refill(&mut self) {
-        if self.reserve.is_none() {
-            self.reserve = File::open("/dev/null").ok().map(Into::into);
+        while self.reserve.len() < self.wanted
+            && let Ok(file) = File::open("/dev/null")
+        {
+            self.reserve.push(file.into());
         }
     }
 
@@ -83,14 +88,17 @@ impl Refusals {
         }
     }
 
-    /// Closes those who have had their time.
-    pub(super) fn settle(&mut self, now: Instant) {
+    /// Closes those who have had their time, and takes back what was given up. Whether there was
+    /// nothing to be had.
+    pub(super) fn settle(&mut self, now: Instant) -> bool {
         while let Some((until, fd)) = self.lingering.front()
             && *until <= now
         {
             discard(fd);
             self.lingering.pop_front();
         }
+        self.refill();
+        self.reserve.len() < self.wanted
     }
 
     /// When that is to be done next.
@@ -101,7 +109,8 @@ impl Refusals {
     /// In a forked child: these are the parent's.
     pub(super) fn abandon_in_child(&mut self) {
         self.lingering.clear();
-        self.reserve = None;
+        self.reserve.clear();
+        self.wanted = 0;
     }
 }
 
@@ -197,7 +206,15 @@ where
         }
         // Those who linger have what could be of use to others.
         self.refusals.lingering.clear();
-        if self.refusals.reserve.take().is_none() {
+        // What a process needs besides: an eventfd, and a pidfd in its place.
+        let needed = if C::FORKS { 3 } else { 1 };
+        if let Some(left @ 1..) = self.refusals.reserve.len().checked_sub(needed) {
+            self.refusals.reserve.truncate(left);
+            // What ends next gives them back, before another server of the process takes them.
+            self.shared.want_end();
+            return true;
+        }
+        if self.refusals.reserve.pop().is_none() {
             self.refusals.refill();
             return false;
         }

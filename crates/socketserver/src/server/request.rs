@@ -168,6 +168,7 @@ fn linger(socket: &Socket) {
         deadline: Some(Instant::now() + LINGER),
         ..Limits::default()
     };
+    let _waiting = socket.input().for_now(Awaited::Close);
     while discarded < LINGER_BYTES {
         match socket.recv_raw(&mut scratch, limits) {
             Ok(n) if n > 0 => discarded += n,

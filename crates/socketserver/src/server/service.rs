@@ -251,7 +251,10 @@ where
             return Ok(Turn::Done(Handled::Stopped));
         }
         self.service_actions(now);
-        self.refusals.settle(now);
+        if self.refusals.settle(now) {
+            // The descriptor of the next request to end is for the reserve.
+            self.shared.want_end();
+        }
         match self.accept(poller, now)? {
             Accepted::InChild(task) => return Ok(Turn::InChild(task)),
             Accepted::Some(n) if n > 0 => {

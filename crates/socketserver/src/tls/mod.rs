@@ -5,11 +5,12 @@
 
 mod dates;
 mod files;
+mod places;
 mod session;
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +19,8 @@ use rustls::{ServerConfig, ServerConnection};
 
 pub use dates::CertificateDates;
 pub use files::{TlsError, TlsFiles};
+pub(crate) use places::Holder;
+use places::{Place, Places};
 pub use session::TlsInfo;
 pub(crate) use session::{Session, Wire};
 
@@ -37,7 +40,7 @@ struct Shared {
     config: RwLock<Arc<ServerConfig>>,
     handshake_timeout: Duration,
     max_handshakes: usize,
-    handshakes: AtomicUsize,
+    handshakes: Arc<Places>,
     dates: RwLock<Vec<CertificateDates>>,
     /// When it was looked at them last, in seconds since 1970.
     looked_at: AtomicU64,
@@ -51,7 +54,7 @@ impl Tls {
             config: RwLock::new(config.into()),
             handshake_timeout: HANDSHAKE_TIMEOUT,
             max_handshakes: MAX_HANDSHAKES,
-            handshakes: AtomicUsize::new(0),
+            handshakes: Arc::default(),
             dates: RwLock::default(),
             looked_at: AtomicU64::new(0),
         }))
@@ -66,7 +69,9 @@ impl Tls {
     }
 
     /// How many handshakes may be under way at once. They cost processor time, which those who are
-    /// being served need; a client that comes when there are as many is closed at once. 0 is taken
+    /// being served need. When a client comes while there are as many, one that takes longer than half a second is
+    /// cut, the oldest, or one of an address that has three more than the client's; if there is none, the
+    /// client is closed at once. 0 is taken
     /// as 1.
     ///
     /// Clones that were made before are not changed.
@@ -80,7 +85,7 @@ impl Tls {
             config: RwLock::new(self.config()),
             handshake_timeout: self.0.handshake_timeout,
             max_handshakes: self.0.max_handshakes,
-            handshakes: AtomicUsize::new(0),
+            handshakes: Arc::default(),
             dates: RwLock::new(self.dates()),
             looked_at: AtomicU64::new(self.0.looked_at.load(Ordering::Relaxed)),
         };
@@ -159,13 +164,20 @@ impl Tls {
     }
 
     /// Begins to shake hands with whoever has connected.
-    pub(crate) fn begin(&self) -> io::Result<Handshake> {
+    pub(crate) fn begin(&self, holder: Holder) -> io::Result<Handshake> {
         self.look_at_dates();
-        let place = Place::take(self.0.clone())?;
+        let max = self.0.max_handshakes;
+        let Some((place, has_displaced)) = self.0.handshakes.take(holder, max) else {
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionRefused,
+                "as many TLS handshakes are under way as may be",
+            ));
+        };
         let state = ServerConnection::new(self.config()).map_err(io::Error::other)?;
         Ok(Handshake {
             session: Session::new(state),
             _place: place,
+            has_displaced,
         })
     }
 }
@@ -183,6 +195,7 @@ impl fmt::Debug for Tls {
 pub(crate) struct Handshake {
     session: Session,
     _place: Place,
+    has_displaced: bool,
 }
 
 impl Handshake {
@@ -192,31 +205,13 @@ impl Handshake {
         self.session.shake_hands(wire, limits)
     }
 
+    /// Whether another one was cut for its place.
+    pub(crate) fn has_displaced(&self) -> bool {
+        self.has_displaced
+    }
+
     pub(crate) fn into_session(self) -> Session {
         self.session
-    }
-}
-
-/// One of the handshakes that may be under way at once.
-struct Place(Arc<Shared>);
-
-impl Place {
-    fn take(shared: Arc<Shared>) -> io::Result<Self> {
-        let place = Self(shared);
-        let others = place.0.handshakes.fetch_add(1, Ordering::Relaxed);
-        if others >= place.0.max_handshakes {
-            return Err(io::Error::new(
-                io::ErrorKind::ConnectionRefused,
-                "as many TLS handshakes are under way as may be",
-            ));
-        }
-        Ok(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.handshakes.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,0 +1,166 @@
+//! The handshakes that are under way: so many at once, and whose.
+//!
+//! When there are as many as may be, one that takes too long, or one of an address that has many, makes
+//! room for a newcomer.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::admission::PeerKey;
+
+/// How long a handshake may take when others need its place: two round trips to any place on Earth.
+const LEFT_ALONE: Duration = Duration::from_millis(500);
+/// An address with so many more than the newcomer's has to make room at once.
+const MORE: usize = 3;
+
+/// Who shakes hands.
+pub(crate) struct Holder {
+    /// `None` for peers without an IP address, which are taken for one.
+    pub(crate) peer: Option<PeerKey>,
+    /// Ends its connection, as others need its place. `None` if it keeps it.
+    pub(crate) cut: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+#[derive(Default)]
+pub(super) struct Places(Mutex<Held>);
+
+#[derive(Default)]
+struct Held {
+    next: u64,
+    by_number: BTreeMap<u64, (Holder, Instant)>,
+    of_peers: HashMap<Option<PeerKey>, usize>,
+}
+
+/// One of them, given back when it is dropped.
+pub(super) struct Place {
+    places: Arc<Places>,
+    number: u64,
+}
+
+impl Places {
+    /// Takes one of `max` places; whether another handshake was cut for it. `None` if there is none.
+    pub(super) fn take(self: &Arc<Self>, holder: Holder, max: usize) -> Option<(Place, bool)> {
+        let mut held = self.lock();
+        let now = Instant::now();
+        let victim = match held.by_number.len() < max {
+            true => None,
+            false => Some(held.victim_of(&holder, now)?),
+        };
+        let victim = victim.and_then(|number| held.remove(number));
+        let number = held.next;
+        held.next += 1;
+        *held.of_peers.entry(holder.peer).or_default() += 1;
+        held.by_number.insert(number, (holder, now));
+        drop(held);
+        let cut = victim.and_then(|victim| victim.cut);
+        if let Some(cut) = &cut {
+            cut();
+        }
+        let place = Place {
+            places: self.clone(),
+            number,
+        };
+        Some((place, cut.is_some()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    /// Which handshake makes room.
+    fn victim_of(&self, newcomer: &Holder, now: Instant) -> Option<u64> {
+        newcomer.cut.as_ref()?;
+        let own = self.of_peers.get(&newcomer.peer).copied();
+        let (most, count) = self.of_peers.iter().max_by_key(|(_, count)| **count)?;
+        let has_many = *count >= own.unwrap_or_default() + MORE;
+        let mut oldest = self.by_number.iter();
+        let (number, _) = if has_many {
+            oldest.find(|(_, (holder, _))| holder.peer == *most)?
+        } else {
+            let lasted = |(_, (_, since)): &(&u64, &(Holder, Instant))| now - *since >= LEFT_ALONE;
+            oldest.next().filter(lasted)?
+        };
+        Some(*number)
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Holder> {
+        let (holder, _) = self.by_number.remove(&number)?;
+        if let Some(count) = self.of_peers.get_mut(&holder.peer) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_peers.remove(&holder.peer);
+            }
+        }
+        Some(holder)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // None if it was cut: then the place is another one's.
+        let held = self.places.lock().remove(self.number);
+        drop(held);
+    }
+}
+
+impl fmt::Debug for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Holder").field(&self.peer).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn of(peer: u32, cuts: &Arc<AtomicUsize>) -> Holder {
+        let cuts = cuts.clone();
+        Holder {
+            peer: Some(PeerKey::V4(peer)),
+            cut: Some(Box::new(move || {
+                cuts.fetch_add(1, Ordering::Relaxed);
+            })),
+        }
+    }
+
+    #[test]
+    fn an_address_with_many_makes_room_for_others_and_not_for_itself() {
+        let (places, cuts) = (Arc::new(Places::default()), Arc::default());
+        let mut held: Vec<_> = (0..8)
+            .map(|_| places.take(of(1, &cuts), 8).unwrap())
+            .collect();
+        assert!(held.iter().all(|(_, has_cut)| !has_cut));
+        assert!(places.take(of(1, &cuts), 8).is_none());
+        let (newcomer, has_cut) = places.take(of(2, &cuts), 8).unwrap();
+        assert!(has_cut && cuts.load(Ordering::Relaxed) == 1);
+        // The one that was cut gives back nothing.
+        drop(held.remove(0));
+        assert_eq!(places.lock().by_number.len(), 8);
+        drop(newcomer);
+        drop(held);
+        let empty = places.lock();
+        assert!(empty.by_number.is_empty() && empty.of_peers.is_empty());
+    }
+
+    #[test]
+    fn what_takes_too_long_makes_room_for_anyone() {
+        let (places, cuts) = (Arc::new(Places::default()), Arc::default());
+        let _held = places.take(of(1, &cuts), 1).unwrap();
+        assert!(places.take(of(2, &cuts), 1).is_none());
+        for (_, since) in places.lock().by_number.values_mut() {
+            *since -= LEFT_ALONE;
+        }
+        let _newcomer = places.take(of(2, &cuts), 1).unwrap();
+        let keeps = Holder {
+            peer: None,
+            cut: None,
+        };
+        assert!(places.take(keeps, 1).is_none());
+    }
+}
