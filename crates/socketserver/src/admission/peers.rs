@@ -1,6 +1,7 @@
 //! Peers by address: how many requests of each are live, and how fast they came.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -8,8 +9,12 @@ use super::Admission;
 use super::rate::Bucket;
 use crate::Refusal;
 
-/// How many peers are told apart. Beyond it all newcomers are taken for one.
+/// How many peers are told apart. Beyond it newcomers share the limits of one peer with those of the
+/// same hash.
 const TOLD_APART: usize = 16_384;
+
+/// How many hashes there are. They are keyed: a peer cannot choose whom it shares with.
+const SHARED: u64 = 4096;
 
 /// Looking for peers that can be forgotten takes a moment, and is not done more often than this.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -20,8 +25,8 @@ pub(crate) enum PeerKey {
     V4(u32),
     /// The first 64 bits.
     V6(u64),
-    /// Those for whom there was no room.
-    Others,
+    /// Those of one hash for whom there was no room.
+    Others(u16),
 }
 
 impl PeerKey {
@@ -36,6 +41,9 @@ impl PeerKey {
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     known: HashMap<PeerKey, Peer>,
+    /// Those that are not told apart.
+    others: HashMap<PeerKey, Peer>,
+    hashes: RandomState,
     swept: Option<Instant>,
 }
 
@@ -54,7 +62,7 @@ impl Peers {
         now: Instant,
     ) -> Result<PeerKey, Refusal> {
         let key = self.place(key, limits, now);
-        let peer = self.known.entry(key).or_default();
+        let peer = self.peer(key);
         if limits.max_per_peer.is_some_and(|max| peer.live >= max) {
             return Err(Refusal::PeerLimit);
         }
@@ -70,12 +78,23 @@ impl Peers {
     /// Counts one that is live already, whatever the limits are now.
     pub(super) fn count(&mut self, key: PeerKey, limits: &Admission, now: Instant) -> PeerKey {
         let key = self.place(key, limits, now);
-        self.known.entry(key).or_default().live += 1;
+        self.peer(key).live += 1;
         key
     }
 
+    fn map(&mut self, key: PeerKey) -> &mut HashMap<PeerKey, Peer> {
+        match key {
+            PeerKey::Others(_) => &mut self.others,
+            PeerKey::V4(_) | PeerKey::V6(_) => &mut self.known,
+        }
+    }
+
+    fn peer(&mut self, key: PeerKey) -> &mut Peer {
+        self.map(key).entry(key).or_default()
+    }
+
     pub(super) fn leave(&mut self, key: PeerKey) {
-        if let Some(peer) = self.known.get_mut(&key) {
+        if let Some(peer) = self.map(key).get_mut(&key) {
             peer.live = peer.live.saturating_sub(1);
         }
     }
@@ -96,10 +115,11 @@ impl Peers {
             });
         }
         if self.known.len() < TOLD_APART {
-            key
-        } else {
-            PeerKey::Others
+            return key;
         }
+        // Those who forge sources can fill the table, but not each of these.
+        let hash = self.hashes.hash_one(key) % SHARED;
+        PeerKey::Others(u16::try_from(hash).unwrap_or_default())
     }
 }
 
@@ -154,16 +174,20 @@ mod tests {
         for n in 0..many {
             assert_eq!(peers.enter(key(n), &limits, now).unwrap(), key(n));
         }
-        // All are live: those who come now share what one peer may have.
-        assert_eq!(
-            peers.enter(key(many), &limits, now).unwrap(),
-            PeerKey::Others
-        );
+        // All are live: those who come now share what one peer may have with others of their hash.
+        let shared = peers.enter(key(many), &limits, now).unwrap();
+        assert!(matches!(shared, PeerKey::Others(_)));
         assert!(matches!(
-            peers.enter(key(many + 1), &limits, now),
+            peers.enter(key(many), &limits, now),
             Err(Refusal::PeerLimit)
         ));
-        assert!(peers.known.len() <= TOLD_APART + 1);
+        let newcomers = many + 1_000_000..many + 1_000_053;
+        let refused = newcomers.filter(|n| peers.enter(key(*n), &limits, now).is_err());
+        assert!(refused.count() < 8, "few of 53 share with another");
+        for n in many + 2_000_000..many + 2_050_000 {
+            let _ = peers.enter(key(n), &limits, now);
+        }
+        assert!(peers.known.len() <= TOLD_APART && peers.others.len() <= 4096);
         // Known ones are served as before, and places become free.
         peers.leave(key(0));
         assert_eq!(peers.enter(key(0), &limits, now).unwrap(), key(0));
