@@ -252,6 +252,11 @@ impl<R: Request, H: RequestHandler<R>> Pause for Session<R, H> {
         self.record.set_paused(Paused::No);
         let reason = match waited {
             Ok(()) => return self.handle(),
+            // It has arrived while this process did not run, after a stop by a signal for example: what
+            // is there is read before a timer is believed.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut && self.request.has_input() => {
+                return self.handle();
+            }
             Err(error) if error.kind() == io::ErrorKind::TimedOut && self.request.wake() => {
                 return self.handle();
             }
