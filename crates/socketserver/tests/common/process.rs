@@ -112,7 +112,17 @@ static STARTING: RwLock<()> = RwLock::new(());
 #[track_caller]
 pub fn start(command: &mut Command) -> Child {
     let _starting = STARTING.write().unwrap_or_else(PoisonError::into_inner);
-    command.spawn().unwrap()
+    // `spawn` returns when the kernel has given the child its new memory, and the child may be kept
+    // from running before it closes its copies: in ascending order (do_close_on_exec), so that one of a
+    // high number goes last.
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let last = rustix::io::fcntl_dupfd_cloexec(&writer, 900).unwrap();
+    drop(writer);
+    let child = command.spawn().unwrap();
+    drop(last);
+    let ended = reader.read(&mut [0]).unwrap();
+    assert_eq!(ended, 0, "it has no copies any more");
+    child
 }
 
 /// While this is held, no process is [started](start). Until it calls `execve(2)`, a new process has
