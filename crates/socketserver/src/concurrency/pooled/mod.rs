@@ -198,13 +198,18 @@ impl Pool {
     /// Since when the first in the queue waits, while all threads are held.
     fn waits_since(&self) -> Option<Instant> {
         let state = self.lock();
-        let (since, _) = state.queue.front().filter(|_| self.is_full(&state))?;
-        Some(*since)
+        match state.queue.front() {
+            Some((since, _)) if self.is_full(&state) => Some(*since),
+            // What has come since the server was told did not tell it again: it has to look once more.
+            _ => state.told.filter(|told| told.elapsed() < TELL),
+        }
     }
 
-    /// Whether all threads that there may be are held.
+    /// Whether there is work for more threads than there may be. One that was woken up is idle until it
+    /// takes some.
     fn is_full(&self, state: &State) -> bool {
-        state.idle == 0 && (state.threads >= self.settings.workers || state.is_refused)
+        state.idle < state.queue.len()
+            && (state.threads >= self.settings.workers || state.is_refused)
     }
 
     /// Takes in work, and makes a thread if one more could use it. The work comes back if there is
