@@ -393,7 +393,7 @@ fn a_command_that_writes_too_much_is_killed() {
 #[test]
 fn only_so_many_commands_run_at_once() {
     for model in CONCURRENT {
-        let server = start(model, &["--max-commands", "1"]);
+        let server = start(model, &["--max-commands", "1", "--wait-limit", "none"]);
         let dir = tempfile::tempdir().unwrap();
         let (begun, fifo) = (dir.path().join("begun"), dir.path().join("fifo"));
         let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
@@ -429,7 +429,11 @@ fn only_so_many_commands_run_at_once() {
 
 #[test]
 fn a_command_does_not_wait_for_its_turn_for_ever() {
-    let server = start("threading", &["--max-commands", "1", "--time-limit", "2s"]);
+    let limits = ["--time-limit", "2s", "--wait-limit", "2s"];
+    let server = start(
+        "threading",
+        &[&["--max-commands", "1"], &limits[..]].concat(),
+    );
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("pids");
     let mut first = Client::of(&server);
@@ -453,6 +457,85 @@ fn a_command_does_not_wait_for_its_turn_for_ever() {
     until("nothing is free", || {
         Client::of(&server).ask("echo free").text() == "free\n"
     });
+}
+
+#[test]
+fn a_client_is_told_in_time_that_all_places_are_taken() {
+    std::thread::scope(|scope| {
+        for model in CONCURRENT {
+            scope.spawn(move || {
+                let server = start(model, &[]);
+                let dir = tempfile::tempdir().unwrap();
+                let file = dir.path().join("pids");
+                let holders: [Client; 16] = std::array::from_fn(|_| {
+                    let mut client = Client::of(&server);
+                    client.send(format!("echo $$ >> {}; exec sleep 50", file.display()));
+                    client
+                });
+                pids(&file, 16);
+                let mut client = Client::of(&server);
+                let began = Instant::now();
+                let reply = client.ask("echo here");
+                let took = began.elapsed();
+                assert_eq!(
+                    reply.header,
+                    format!(
+                        "{{\"dataBodyLength\": {}, \"exitStatus\": 125}}",
+                        reply.body.len()
+                    ),
+                    "{model}"
+                );
+                let why = "socketserver: busy: all 16 places are taken; try again later";
+                assert!(reply.text().starts_with(why), "{model}: {}", reply.text());
+                assert!(took < Duration::from_secs(10), "{model}: {took:?}");
+                // The connection goes on.
+                drop(holders);
+                assert_eq!(client.ask("echo here").text(), "here\n", "{model}");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_killed_child_gives_its_place_back_once() {
+    let server = start("forking", &["--max-commands", "2"]);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pids");
+    for round in 1..=3 {
+        let mut holders = [Client::of(&server), Client::of(&server)];
+        for client in &mut holders {
+            client.send(format!(
+                "echo $$ $PPID >> {}; exec sleep 50",
+                file.display()
+            ));
+        }
+        let lines = pids(&file, 2 * round);
+        let mut waits = Client::of(&server);
+        waits.send("echo free");
+        // The commands outlive their children, and are killed after them.
+        let pairs = lines[2 * (round - 1)..].iter();
+        let (commands, children): (Vec<_>, Vec<_>) =
+            pairs.map(|line| line.split_once(' ').unwrap()).unzip();
+        let kill = Command::new("kill")
+            .arg("-KILL")
+            .args(children)
+            .args(commands)
+            .status();
+        assert!(kill.unwrap().success());
+        assert_eq!(waits.reply().text(), "free\n");
+    }
+    // There are two places, and not more: no third of these finds a directory that it can make.
+    let alone = format!(
+        "cd {}; for d in a b; do mkdir $d && sleep 0.1 && rmdir $d && echo yes && exit; done",
+        dir.path().display()
+    );
+    let mut clients: [Client; 6] = std::array::from_fn(|_| Client::of(&server));
+    for client in &mut clients {
+        client.send(&alone);
+    }
+    for mut client in clients {
+        assert_eq!(client.reply().text(), "yes\n");
+    }
 }
 
 #[test]

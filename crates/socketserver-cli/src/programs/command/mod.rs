@@ -2,12 +2,13 @@
 //!
 //! Here is what a person can choose. The conversation with a client is in `session.rs`, and a reply
 //! in `reply.rs`; whether and how long a command may run is in `rules.rs`, and whose turn it is in
-//! `turns.rs`; one command is run by `shell.rs`, what it has started is found by `descendants.rs`,
+//! `turns.rs`, and for forked children in `places.rs`; one command is run by `shell.rs`, what it has started is found by `descendants.rs`,
 //! and what it has written is kept by `output.rs`. `hangup.rs` is for forked children.
 
 mod descendants;
 mod hangup;
 mod output;
+mod places;
 mod reply;
 mod rules;
 mod session;
@@ -56,8 +57,7 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value_t)]
     framing: Framing,
 
-    /// How long a command may run before it is killed, and wait before that until it is its turn
-    /// ("none" for any time)
+    /// How long a command may run before it is killed ("none" for any time)
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = limit)]
     time_limit: Limit,
 
@@ -68,6 +68,11 @@ pub(crate) struct Options {
     /// How many commands run at once, those of all connections together
     #[arg(long, value_name = "N", default_value = "16", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     max_commands: u32,
+
+    /// How long a command waits while as many run as may; then the client is told that the server is
+    /// busy ("none" for any time)
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = limit)]
+    wait_limit: Limit,
 
     /// The secret that clients have to send first: the first line of a file that only you can read
     #[arg(long, value_name = "FILE")]
@@ -129,14 +134,16 @@ pub(crate) fn run(mut options: Options) -> anyhow::Result<ExitCode> {
     if let Some(share) = green_share(&options.server)? {
         options.server.workers.get_or_insert(share);
     }
-    let turns = Turns::new(options.max_commands).context("cannot start")?;
+    let forks = options.server.concurrency == Model::Forking;
+    let turns = Turns::new(options.max_commands, forks).context("cannot start")?;
     let rules = Arc::new(Rules {
         framing: options.framing,
         time: options.time_limit.0,
+        wait: options.wait_limit.0,
         output: options.output_limit,
         max_commands: options.max_commands,
         token,
-        forks: options.server.concurrency == Model::Forking,
+        forks,
         turns: turns.clone(),
     });
     let is_protected = rules.token.is_some();

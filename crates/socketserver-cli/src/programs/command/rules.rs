@@ -18,6 +18,8 @@ use crate::token::Token;
 pub(super) struct Rules {
     pub(super) framing: Framing,
     pub(super) time: Option<Duration>,
+    /// For a place.
+    pub(super) wait: Option<Duration>,
     pub(super) output: Size,
     pub(super) max_commands: u32,
     pub(super) token: Option<Token>,
@@ -45,7 +47,7 @@ impl Rules {
             hangup: hangup.map(Hangup::arrival),
         };
         let run = || {
-            let end = self.until(until);
+            let end = sooner(self.wait, until);
             let turn = self.turns.wait(listeners, end);
             let _turn = turn.map_err(|stopped| match stopped {
                 Stopped::TimeIsOver if end == until => {
@@ -56,7 +58,7 @@ impl Rules {
                 _ => NotRun::Gone,
             })?;
             let limits = Limits {
-                until: self.until(until),
+                until: sooner(self.time, until),
                 output: self.output.0,
             };
             let mut outcome = shell::run(command, listeners, limits)
@@ -75,19 +77,10 @@ impl Rules {
         }
     }
 
-    /// The end of a wait that begins now.
-    fn until(&self, connection: Option<Instant>) -> Option<Instant> {
-        let end = self.time.and_then(|time| Instant::now().checked_add(time));
-        match (end, connection) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (one, other) => one.or(other),
-        }
-    }
-
     fn no_turn(&self) -> String {
         format!(
-            "it was not its turn in time, as {} others ran; the server's --max-commands lets more \
-             run at once, and its --time-limit lets them wait",
+            "busy: all {} places are taken; try again later (the server's --max-commands lets more \
+             run at once, and its --wait-limit lets them wait longer)",
             self.max_commands
         )
     }
@@ -109,5 +102,14 @@ impl Rules {
             ),
             Stopped::Failed(error) => format!("the server cannot keep its output: {error}"),
         }
+    }
+}
+
+/// The end of something that begins now and is part of a connection.
+fn sooner(limit: Option<Duration>, connection: Option<Instant>) -> Option<Instant> {
+    let end = limit.and_then(|limit| Instant::now().checked_add(limit));
+    match (end, connection) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, other) => one.or(other),
     }
 }

@@ -1,5 +1,6 @@
 //! Whose turn it is: so many commands run at once, and further ones wait.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -9,31 +10,46 @@ use std::time::Instant;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
+use super::places;
 use super::shell::{Listeners, Stopped, wait_readable};
 
 /// Places for commands, and what became of those that had one.
 ///
-/// The places are counted by the kernel: a forked child has a share in them, and whoever waits for
-/// one can wait for other things at the same time. Who comes may be faster than who waits.
+/// A command waits for a place in `poll(2)`, and so for other things at the same time.
 #[derive(Debug)]
 pub(super) struct Turns {
-    free: OwnedFd,
+    places: Places,
     running: AtomicU64,
     waiting: AtomicU64,
     done: AtomicU64,
     killed: AtomicU64,
 }
 
+#[derive(Debug)]
+enum Places {
+    /// A semaphore. A command that comes may be faster than one that waits.
+    OfThreads(OwnedFd),
+    /// Children may be killed while they have one.
+    OfChildren(places::Places),
+}
+
 /// A place, free again when this is dropped.
 #[derive(Debug)]
-pub(super) struct Turn(Arc<Turns>);
+pub(super) struct Turn {
+    turns: Arc<Turns>,
+    /// The kernel closes it with a child that is killed.
+    grant: Option<File>,
+}
 
 impl Turns {
-    pub(super) fn new(places: u32) -> io::Result<Arc<Self>> {
+    pub(super) fn new(places: u32, are_forked: bool) -> io::Result<Arc<Self>> {
         // Semaphore: each read takes one. eventfd(2).
         let flags = EventfdFlags::SEMAPHORE | EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
         Ok(Arc::new(Self {
-            free: eventfd(places, flags)?,
+            places: match are_forked {
+                true => Places::OfChildren(places::Places::new(places)?),
+                false => Places::OfThreads(eventfd(places, flags)?),
+            },
             running: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             done: AtomicU64::new(0),
@@ -48,16 +64,25 @@ impl Turns {
         until: Option<Instant>,
     ) -> Result<Turn, Stopped> {
         let _waiting = Counted::new(&self.waiting);
-        loop {
-            match rustix::io::read(&self.free, &mut [0; 8]) {
-                Ok(_) => break,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => wait_readable(self.free.as_fd(), listeners, until)?,
-                Err(errno) => return Err(Stopped::Failed(errno.into())),
+        let grant = match &self.places {
+            Places::OfThreads(free) => {
+                while take(free, &mut [0; 8])?.is_none() {
+                    wait_readable(free.as_fd(), listeners, until)?;
+                }
+                None
             }
-        }
+            Places::OfChildren(places) => loop {
+                match places.take().map_err(Stopped::Failed)? {
+                    Some(grant) => break Some(grant),
+                    None => wait_readable(places.free(), listeners, until)?,
+                }
+            },
+        };
         self.running.fetch_add(1, Ordering::Relaxed);
-        Ok(Turn(self.clone()))
+        Ok(Turn {
+            turns: self.clone(),
+            grant,
+        })
     }
 
     /// Counts a command that has ended.
@@ -77,9 +102,21 @@ impl Turns {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
-        // It cannot be full: what is given back was taken.
-        let _ = rustix::io::write(&self.0.free, &1_u64.to_ne_bytes());
+        self.turns.running.fetch_sub(1, Ordering::Relaxed);
+        if let Places::OfThreads(free) = &self.turns.places {
+            // It cannot be full: what is given back was taken.
+            let _ = rustix::io::write(free, &1_u64.to_ne_bytes());
+        }
+        drop(self.grant.take());
+    }
+}
+
+/// Reads if there is something to read.
+fn take(from: &OwnedFd, bytes: &mut [u8]) -> Result<Option<usize>, Stopped> {
+    match rustix::io::retry_on_intr(|| rustix::io::read(from, &mut *bytes)) {
+        Ok(n) => Ok(Some(n)),
+        Err(Errno::AGAIN) => Ok(None),
+        Err(errno) => Err(Stopped::Failed(errno.into())),
     }
 }
 
