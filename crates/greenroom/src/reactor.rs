@@ -12,6 +12,8 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
+use rustix::net::ipproto;
+use rustix::net::sockopt::socket_protocol;
 
 use crate::join::detached;
 use crate::name::Name;
@@ -73,7 +75,8 @@ pub(crate) struct Source {
     /// Set by the worker that watches, and by no other: between the read and this it takes in no
     /// report. Elsewhere one might come in between, and be used up by somebody who leaves something.
     drained: AtomicBool,
-    /// Its peer has sent urgent data. A read ends there, and comes back short while there is more.
+    /// A read may come back short while there is more: its peer has sent urgent data, or it is no TCP
+    /// connection. A read of a Unix stream ends at a descriptor that was sent along (`SCM_RIGHTS`).
     has_marks: AtomicBool,
     state: Mutex<State>,
 }
@@ -124,6 +127,9 @@ impl Source {
         if let Err(error) = local.watch(fd, token) {
             local.sources.borrow_mut().remove(token);
             return Err(error);
+        }
+        if !is_tcp(fd) {
+            self.has_marks.store(true, Ordering::Relaxed);
         }
         state.watched = Some((local.remote.clone(), token));
         let watcher = Arc::as_ptr(&local.remote).cast_mut();
@@ -377,8 +383,8 @@ impl Readiness {
     }
 
     /// An operation has moved bytes. `drained` says that it was a read that found less than it had
-    /// room for, so that the next one would find nothing. Gives way to others after many
-    /// operations in a row.
+    /// room for, so that the next one would find nothing; that is believed of TCP connections only.
+    /// Gives way to others after many operations in a row.
     pub fn progressed(&self, drained: bool) {
         let Some(local) = Local::in_coroutine() else {
             return;
@@ -463,6 +469,11 @@ fn poll_once(
         Err(Errno::INTR) => Ok(false),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// Whether a read that is shorter than its buffer has found all there was, up to urgent data.
+fn is_tcp(fd: BorrowedFd<'_>) -> bool {
+    matches!(socket_protocol(fd), Ok(Some(ipproto::TCP)))
 }
 
 /// The descriptors that a worker watches, by token.

@@ -642,3 +642,51 @@ fn what_follows_urgent_data_is_read() {
     // The connection stays open: its end would be told as well.
     assert_eq!(reader.join().unwrap(), *b"ab");
 }
+
+/// unix(7): a read does not go past a descriptor that was sent along. What comes back short has not
+/// found all, although all of it was reported at once.
+#[test]
+fn what_follows_a_descriptor_is_read() {
+    let engine = Engine::builder().workers(1).build().unwrap();
+    let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+    let stream: UnixStream = near.try_into().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let theirs = far.try_clone().unwrap();
+    let reader = engine
+        .spawn(move || {
+            let mut stream = &stream;
+            let mut got = Vec::new();
+            // It runs when this one waits, and this one goes on when all has been sent.
+            let sender = spawn(move || {
+                let (read_end, write_end) = io::pipe().unwrap();
+                send_with(&theirs, b"a", write_end.as_fd());
+                (&theirs).write_all(b"b").unwrap();
+                read_end
+            });
+            while got.len() < 2 {
+                // With room for more than there is.
+                let mut buf = [0; 8];
+                let n = stream.read(&mut buf).unwrap();
+                got.extend_from_slice(&buf[..n]);
+            }
+            // The descriptor was not taken: nothing holds the other end open.
+            let mut read_end = sender.unwrap().join().unwrap();
+            assert_eq!(read_end.read(&mut [0]).unwrap(), 0);
+            got
+        })
+        .unwrap();
+    assert_eq!(reader.join().unwrap(), *b"ab");
+    drop(far);
+}
+
+/// Sends bytes and a descriptor along with them.
+fn send_with(stream: impl AsFd, bytes: &[u8], fd: std::os::fd::BorrowedFd<'_>) {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    let bytes_of = [io::IoSlice::new(bytes)];
+    let sent = sendmsg(stream, &bytes_of, &mut control, SendFlags::empty());
+    assert_eq!(sent, Ok(bytes.len()));
+}
