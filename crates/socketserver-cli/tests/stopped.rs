@@ -16,18 +16,16 @@ use common::{PATIENCE, Server, socketserver};
 /// More than are reported by one call of epoll_wait(2).
 const CLIENTS: usize = 300;
 
-fn serves_what_has_arrived(model: &str, clients: usize) {
+/// Its handler is called again for each message.
+const PAUSES: &[&str] = &["echo", "--framing", "lines"];
+/// Its handler waits for the next message itself.
+const READS: &[&str] = &["upper"];
+
+fn serves_what_has_arrived(program: &[&str], model: &str, clients: usize) {
     let mut command = socketserver();
     command
-        .args([
-            "echo",
-            "-c",
-            model,
-            "-l",
-            "tcp://127.0.0.1:0",
-            "--framing",
-            "lines",
-        ])
+        .args(program)
+        .args(["-c", model, "-l", "tcp://127.0.0.1:0"])
         .args([
             "--idle-timeout",
             "1s",
@@ -60,22 +58,33 @@ fn serves_what_has_arrived(model: &str, clients: usize) {
         for client in &mut all {
             line.clear();
             client.read_line(&mut line).unwrap();
-            assert!(line.ends_with(" hello\n"), "round {round}: {line:?}");
+            assert!(
+                line.to_lowercase().ends_with("hello\n"),
+                "round {round}: {line:?}"
+            );
         }
     }
 }
 
-#[test]
-fn by_threads() {
-    serves_what_has_arrived("threading", 50);
+macro_rules! models {
+    ($($name:ident: $model:literal, $clients:expr;)*) => {
+        $(mod $name {
+            #[test]
+            fn between_two_calls_of_the_handler() {
+                super::serves_what_has_arrived(super::PAUSES, $model, $clients);
+            }
+
+            #[test]
+            fn in_a_read_of_the_handler() {
+                super::serves_what_has_arrived(super::READS, $model, $clients);
+            }
+        })*
+    };
 }
 
-#[test]
-fn by_a_pool() {
-    serves_what_has_arrived("pooled", CLIENTS);
-}
-
-#[test]
-fn by_coroutines() {
-    serves_what_has_arrived("green", CLIENTS);
+models! {
+    by_threads: "threading", 50;
+    by_processes: "forking", 10;
+    by_a_pool: "pooled", super::CLIENTS;
+    by_coroutines: "green", super::CLIENTS;
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
@@ -216,8 +216,7 @@ impl Socket {
 
     /// Whether something has arrived that was not read yet.
     pub(crate) fn has_input(&self) -> bool {
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        matches!(rustix::net::recv(&self.fd, &mut [0], flags), Ok((1.., _)))
+        has_input(&self.fd)
     }
 
     /// What parks whoever waits, if it is not the kernel.
@@ -541,19 +540,29 @@ impl Socket {
     /// Decides what a failed system call means: try again (`Ok`), or give up.
     fn again(&self, errno: Errno, interest: Interest, wait: &mut Wait) -> io::Result<()> {
         match errno {
-            Errno::INTR => wait.expired(self.moved()),
+            Errno::INTR => self.expired(interest, wait),
             Errno::AGAIN => match &self.park {
                 Some(park) => match park.wait(self.fd.as_fd(), interest, wait.until()) {
-                    Err(e) if e.kind() == io::ErrorKind::TimedOut => wait.expired(self.moved()),
+                    Err(e) if e.kind() == io::ErrorKind::TimedOut => self.expired(interest, wait),
                     Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {
                         let _ = self.cut.set(Cut::ByServer);
                         Err(e)
                     }
                     other => other,
                 },
-                None => wait.expired(self.moved()),
+                None => self.expired(interest, wait),
             },
             _ => Err(self.failed(errno)),
+        }
+    }
+
+    /// A wait was interrupted, or a timer ran out: an error if the time is over. What has arrived is
+    /// read before the clock is believed: this process may not have run for a while, after a stop by a
+    /// signal for example.
+    fn expired(&self, interest: Interest, wait: &mut Wait) -> io::Result<()> {
+        match wait.expired(self.moved()) {
+            Err(_) if interest == Interest::Read && self.has_input() => Ok(()),
+            known => known,
         }
     }
 
@@ -615,6 +624,24 @@ impl std::fmt::Debug for Socket {
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// Whether bytes have arrived that were not read yet. A look with `MSG_PEEK` would take an error, a
+/// reset for example, away from the read that has to meet it.
+pub(crate) fn has_input(socket: impl AsFd) -> bool {
+    let ended = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    let mut fds = [PollFd::new(&socket, PollFlags::IN | PollFlags::RDHUP)];
+    match poll(&mut fds, Some(&Timespec::default())) {
+        Ok(1..) => {
+            let found = fds[0].revents();
+            // An end and an error are reported as input as well.
+            match found.intersects(ended) {
+                true => matches!(ioctl_fionread(&socket), Ok(1..)),
+                false => found.contains(PollFlags::IN),
+            }
+        }
+        _ => false,
     }
 }
 

@@ -5,8 +5,8 @@
 mod common;
 
 use std::io::{BufRead, Read, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use common::client::{Client, Endpoint};
@@ -14,8 +14,8 @@ use common::running::Running;
 use common::{PATIENCE, eventually};
 use socketserver::transport::Tcp;
 use socketserver::{
-    Concurrency, Connection, Pooled, RequestHandler, Result, Sequential, Server, Threading,
-    Timeouts, handler_fn,
+    Concurrency, Connection, EndReason, Event, Pooled, RequestHandler, Result, Sequential, Server,
+    Threading, Timeouts, handler_fn,
 };
 
 /// Answers each line with its number, counted by the handler itself.
@@ -172,6 +172,42 @@ fn a_reset_in_a_pause_ends_it<C: Concurrency>(model: C) {
     assert_eq!(counted.running.client().ask("y"), "1 y");
 }
 
+/// The reset has arrived before the pause begins, so that a look at what was left meets it.
+fn a_reset_before_a_pause_is_a_peer_that_is_gone<C: Concurrency>(model: C) {
+    let (ends, ended) = mpsc::channel();
+    let (answers, has_answered) = mpsc::channel();
+    let (resets, has_reset) = mpsc::channel();
+    let has_reset = Mutex::new(has_reset);
+    let server = Server::<Tcp, C, ()>::builder()
+        .concurrency(model)
+        .on_event(move |event| {
+            if let Event::Ended(_, end) = event {
+                ends.send(end.reason).unwrap();
+            }
+        })
+        .bind(
+            "127.0.0.1:0",
+            handler_fn(move |conn: &mut Connection| {
+                let mut line = String::new();
+                if conn.read_line(&mut line)? > 0 {
+                    answers.send(()).unwrap();
+                    let has_reset = has_reset.lock().unwrap();
+                    has_reset.recv_timeout(PATIENCE).unwrap();
+                    conn.keep_alive();
+                }
+                Ok(())
+            }),
+        )
+        .unwrap();
+    let running = Running::start(server);
+    let mut client = running.client();
+    client.send(b"x\n").unwrap();
+    has_answered.recv_timeout(PATIENCE).unwrap();
+    client.reset();
+    resets.send(()).unwrap();
+    assert_eq!(ended.recv_timeout(PATIENCE).unwrap(), EndReason::PeerGone);
+}
+
 /// A handler that takes two bytes at a time leaves the others in the kernel.
 fn what_a_handler_leaves_is_for_the_next_call<C: Concurrency>(model: C) {
     let server = Server::<Tcp, C, ()>::builder()
@@ -225,6 +261,11 @@ macro_rules! under_every_model {
             #[test]
             fn what_a_handler_leaves_is_for_the_next_call() {
                 super::what_a_handler_leaves_is_for_the_next_call($make);
+            }
+
+            #[test]
+            fn a_reset_before_a_pause_is_a_peer_that_is_gone() {
+                super::a_reset_before_a_pause_is_a_peer_that_is_gone($make);
             }
 
             #[test]

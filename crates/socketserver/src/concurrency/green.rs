@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use greenroom::net::Outgoing;
 use greenroom::{Engine, Readiness};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, recv};
+use rustix::net::AddressFamily;
 
 use super::{AtLimit, Concurrency, Dispatch};
 use crate::ServeError;
 use crate::event::Event;
 use crate::park::{Interest, Park, Parker, send_packet};
 use crate::server::{ChildSource, Controller, Pause, Task};
+use crate::socket::has_input;
 
 /// Requests of each worker that have been handed to it and have not begun. Further ones wait in the
 /// kernel's queue: a worker begins new ones after it has gone on with the others, and what has left the
@@ -283,8 +284,7 @@ fn go_on_later(mut pause: Option<Box<dyn Pause>>) {
 #[expect(clippy::borrowed_box, reason = "as below")]
 fn has_left(pause: &Box<dyn Pause>) -> bool {
     let (readiness, socket) = watched(pause);
-    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-    !readiness.is_drained() && matches!(recv(socket, &mut [0], flags), Ok((1.., _)))
+    !readiness.is_drained() && has_input(socket)
 }
 
 #[expect(
