@@ -101,7 +101,7 @@ fn chat<C: Concurrency>(model: C, options: &Options) -> anyhow::Result<()> {
         .local_addr()
         .as_inet()
         .context("the address is not TCP")?;
-    let controller = server.controller();
+    let handle = server.handle();
     let serving = thread::spawn(move || server.serve_forever());
 
     let mut stopped = StoppedClient::connect(address)?;
@@ -113,7 +113,7 @@ fn chat<C: Concurrency>(model: C, options: &Options) -> anyhow::Result<()> {
     let delays = group.exchange(options.messages, Duration::from_secs(1) / options.rate)?;
     let counters = room.counters();
     let ended: Vec<EndReason> = ends.try_iter().collect();
-    controller.drain(Duration::ZERO);
+    handle.drain(Duration::ZERO);
     serving
         .join()
         .ok()
@@ -146,7 +146,7 @@ fn chat<C: Concurrency>(model: C, options: &Options) -> anyhow::Result<()> {
         at(0.5),
         at(0.99),
         at(1.0),
-        counters.fell_behind,
+        counters.slow_consumer,
         ended,
     )?;
     Ok(())

@@ -92,7 +92,7 @@ struct Totals {
     failed: u64,
     panicked: u64,
     timed_out: u64,
-    peer_gone: u64,
+    disconnected: u64,
     cancelled: u64,
     refused: u64,
     answers: u64,
@@ -105,7 +105,7 @@ impl Totals {
         self.failed += other.failed;
         self.panicked += other.panicked;
         self.timed_out += other.timed_out;
-        self.peer_gone += other.peer_gone;
+        self.disconnected += other.disconnected;
         self.cancelled += other.cancelled;
         self.refused += other.refused;
         self.answers += other.answers;
@@ -128,7 +128,7 @@ fn run_round<C: Concurrency>(model: C, options: &Options, seed: u64) -> anyhow::
         .local_addr()
         .as_inet()
         .context("the address is not TCP")?;
-    let controller = server.controller();
+    let handle = server.handle();
     let serving = thread::spawn(move || server.serve_forever().map_err(|e| e.to_string()));
     let finished = Arc::new(AtomicBool::new(false));
     let draining = Arc::new(AtomicBool::new(false));
@@ -154,7 +154,7 @@ fn run_round<C: Concurrency>(model: C, options: &Options, seed: u64) -> anyhow::
     thread::sleep(Duration::from_secs(options.round));
     // Drain under load: some requests finish, others are cancelled.
     draining.store(true, Ordering::SeqCst);
-    controller.drain(Duration::from_millis(seed % 400));
+    handle.drain(Duration::from_millis(seed % 400));
     let served = serving
         .join()
         .map_err(|_| anyhow::anyhow!("the server thread panicked"))?;
@@ -165,22 +165,22 @@ fn run_round<C: Concurrency>(model: C, options: &Options, seed: u64) -> anyhow::
             .join()
             .map_err(|_| anyhow::anyhow!("a client thread panicked"))?;
     }
-    let report = controller
+    let report = handle
         .drain_report()
         .context("the server has no drain report")?;
     let end = Instant::now() + Duration::from_secs(10);
-    while controller.live_count() > 0 || descriptors()? > before {
+    while handle.active_count() > 0 || descriptors()? > before {
         ensure!(
             Instant::now() < end,
             "{} requests did not end; open descriptors: {:?}, expected {before}; {report:?}",
-            controller.live_count(),
+            handle.active_count(),
             open_files()?
         );
         thread::sleep(Duration::from_millis(5));
     }
     let unanswered = unanswered.load(Ordering::Relaxed);
     ensure!(unanswered == 0, "{unanswered} messages were not answered");
-    let counters = controller.counters();
+    let counters = handle.counters();
     ensure!(
         counters.accepted == counters.ended + counters.refused,
         "a request ended without a reason: {counters:?}"
@@ -188,7 +188,7 @@ fn run_round<C: Concurrency>(model: C, options: &Options, seed: u64) -> anyhow::
     let unusual = counters.failed
         + counters.panicked
         + counters.timed_out
-        + counters.peer_gone
+        + counters.disconnected
         + counters.cancelled;
     Ok(Totals {
         accepted: counters.accepted,
@@ -196,7 +196,7 @@ fn run_round<C: Concurrency>(model: C, options: &Options, seed: u64) -> anyhow::
         failed: counters.failed,
         panicked: counters.panicked,
         timed_out: counters.timed_out,
-        peer_gone: counters.peer_gone,
+        disconnected: counters.disconnected,
         cancelled: counters.cancelled,
         refused: counters.refused,
         answers: answers.load(Ordering::Relaxed),
@@ -222,7 +222,7 @@ impl RequestHandler<Connection> for ScriptedEcho {
             }
             conn.write_all(&message[..n])?;
             if message[0] == b'k' {
-                conn.keep_alive();
+                conn.suspend_until_readable();
                 return Ok(());
             }
         }

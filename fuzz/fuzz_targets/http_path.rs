@@ -1,7 +1,7 @@
 #![no_main]
 
 #[allow(dead_code, reason = "the target uses a part of the module")]
-#[path = "../../crates/socketserver-cli/src/programs/http/path.rs"]
+#[path = "../../crates/socketserver-cli/src/programs/http/request_path.rs"]
 mod path;
 #[path = "../src/http_path.rs"]
 mod target;

@@ -11,15 +11,15 @@
 use std::io::{self, BufRead, BufReader, Read};
 
 use socketserver::http::{
-    ChunkedReader, Limits, Problem, RequestHead, StatusCode, Version, header,
+    ChunkedReader, HttpLimits, Problem, RequestHead, StatusCode, Version, header,
 };
 
 /// Short limits, so that inputs near them are found.
-fn limits() -> Limits {
-    Limits::default()
+fn limits() -> HttpLimits {
+    HttpLimits::default()
         .request_line(40)
         .header(120)
-        .fields(4)
+        .max_headers(4)
         .chunk_extensions(12)
         .body(60)
 }

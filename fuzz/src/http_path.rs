@@ -7,7 +7,7 @@
 //! * a file's name is relative, and contains no `..`, empty name or NUL byte;
 //! * a reference names no other host, and leads back to the same file.
 
-use super::path::Target;
+use super::request_path::Target;
 
 pub fn http_path(input: &[u8]) {
     let Ok(path) = std::str::from_utf8(input) else {

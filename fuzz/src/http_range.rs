@@ -11,7 +11,7 @@
 
 use std::fmt::Write;
 
-use super::range::{Wanted, wanted};
+use super::range::{RangeRequest, wanted};
 
 /// Lengths of files: zero, short, and up to the maximum of the type.
 const LENGTHS: [u64; 6] = [0, 1, 10, 10_000, i64::MAX.unsigned_abs(), u64::MAX];
@@ -22,7 +22,7 @@ pub fn http_range(input: &[u8]) {
         return;
     };
     for length in LENGTHS {
-        let Wanted::Parts(parts) = wanted(range, length) else {
+        let RangeRequest::Parts(parts) = wanted(range, length) else {
             continue;
         };
         assert!((1..=16).contains(&parts.len()), "{parts:?}");
@@ -36,6 +36,6 @@ pub fn http_range(input: &[u8]) {
         for part in &parts {
             let _ = write!(rewritten, "{}-{},", part.start, part.end - 1);
         }
-        assert_eq!(wanted(&rewritten, length), Wanted::Parts(parts));
+        assert_eq!(wanted(&rewritten, length), RangeRequest::Parts(parts));
     }
 }

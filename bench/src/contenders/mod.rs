@@ -56,7 +56,7 @@ pub(crate) enum Contender {
     IoUring,
     /// The green model
     Green,
-    /// The green model, with connections suspended between messages (`Connection::keep_alive`)
+    /// The green model, with connections suspended between messages (`Connection::suspend_until_readable`)
     GreenKeepAlive,
     /// The green model, with an event observer and metrics
     GreenWatched,
@@ -70,7 +70,7 @@ pub(crate) enum Contender {
     Forking,
     /// The pooled model
     Pooled,
-    /// The pooled model, with connections suspended between messages (`Connection::keep_alive`)
+    /// The pooled model, with connections suspended between messages (`Connection::suspend_until_readable`)
     PooledKeepAlive,
     /// The sequential model: one request at a time
     Sequential,

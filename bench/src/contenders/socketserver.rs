@@ -98,15 +98,15 @@ where
         });
     }
     let mut server = builder.adopt(socket, factory)?;
-    let controller = server.controller();
+    let handle = server.handle();
     if options.watched {
-        Metrics::new().add("watched", &controller);
+        Metrics::new().register("watched", &handle);
     }
     if options.stop {
         let (signals, writer) = UnixStream::pair()?;
         pipe::register(SIGTERM, writer)?;
         server.watch(signals, move || {
-            controller.drain(Duration::ZERO);
+            handle.drain(Duration::ZERO);
             Ok(Watched::Done)
         });
     }
@@ -129,7 +129,7 @@ fn echo_once<const N: usize>(conn: &mut Connection) -> socketserver::Result {
     let mut buf = [0; N];
     let n = conn.read(&mut buf)?;
     conn.write_all(&buf[..n])?;
-    conn.keep_alive();
+    conn.suspend_until_readable();
     Ok(())
 }
 
@@ -154,7 +154,7 @@ fn pooled() -> Pooled {
 
 pub(super) fn runtime<const N: usize>(listener: Listener) -> anyhow::Result<()> {
     use greenroom::net::{TcpListener, UnixListener};
-    let runtime = greenroom::Engine::builder().workers(1).build()?;
+    let runtime = greenroom::Runtime::builder().workers(1).build()?;
     let accepting = match listener {
         Listener::Tcp(listener) => {
             let listener = TcpListener::try_from(listener)?;

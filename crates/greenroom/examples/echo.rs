@@ -5,7 +5,7 @@
 use std::io::{self, Read, Write};
 
 use greenroom::net::{TcpListener, TcpStream};
-use greenroom::{Engine, spawn};
+use greenroom::{Runtime, spawn};
 
 fn main() -> io::Result<()> {
     let address = std::env::args()
@@ -14,7 +14,7 @@ fn main() -> io::Result<()> {
     let listener = TcpListener::bind(address)?;
     let mut out = io::stdout();
     writeln!(out, "listening {}", listener.local_addr()?)?;
-    let engine = Engine::builder().workers(1).build()?;
+    let engine = Runtime::builder().workers(1).build()?;
     let accepting = engine
         .spawn(move || accept(&listener))
         .map_err(io::Error::other)?;

@@ -5,11 +5,11 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use greenroom::{Engine, sleep, spawn};
+use greenroom::{Runtime, sleep, spawn};
 
 fn main() -> io::Result<()> {
     const RUNNERS: u64 = 10_000;
-    let engine = Engine::builder().workers(1).build()?;
+    let engine = Runtime::builder().workers(1).build()?;
     let started = Instant::now();
     let race = engine.spawn(|| {
         let run = |n: u64| {

@@ -104,7 +104,7 @@ pub(crate) fn packet<T>(run: impl FnOnce() -> T) -> (impl FnOnce(), JoinHandle<T
 /// A closure whose result and panic nobody waits for.
 pub(crate) fn detached(run: impl FnOnce()) -> impl FnOnce() {
     // As above; and what a panic leaves is visible to nobody.
-    move || drop_quietly(catch_unwind(AssertUnwindSafe(run)))
+    move || drop_catching_panic(catch_unwind(AssertUnwindSafe(run)))
 }
 
 /// Tells that a coroutine ended even if it never began.
@@ -143,7 +143,7 @@ impl<T> Packet<T> {
         if let Some(waiting) = waiting {
             waiting.unpark();
         }
-        drop_quietly(unwanted);
+        drop_catching_panic(unwanted);
     }
 }
 
@@ -154,7 +154,7 @@ pub(crate) fn quietly<T>(run: impl FnOnce() -> T) -> Option<T> {
 }
 
 /// Drops what may panic when it is dropped.
-pub(crate) fn drop_quietly<T>(value: T) {
+pub(crate) fn drop_catching_panic<T>(value: T) {
     quietly(|| drop(value));
 }
 

@@ -5,11 +5,11 @@
 //! costs the pages it has touched, and nothing has to be `async`.
 //!
 //! ```
-//! use greenroom::Engine;
+//! use greenroom::Runtime;
 //! use greenroom::net::{TcpListener, TcpStream};
 //! use std::io::{Read, Write};
 //!
-//! let engine = Engine::new()?;
+//! let engine = Runtime::new()?;
 //! let listener = TcpListener::bind("127.0.0.1:0")?;
 //! let address = listener.local_addr()?;
 //! let server = engine.spawn(move || -> std::io::Result<()> {
@@ -51,39 +51,39 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("greenroom is built on epoll and eventfd: it needs Linux");
 
+mod batch_sched;
 mod block_on;
-mod engine;
-mod feeding;
-mod inbox;
 mod join;
-mod name;
+mod mailbox;
 pub mod net;
-mod outbox;
 mod park;
-mod primitives;
 mod reactor;
+mod runtime;
+mod send_queue;
+mod slab;
 #[cfg(feature = "tracing")]
 mod span;
 mod stack;
 mod stall;
 pub mod sync;
-mod table;
+mod sync_shim;
 mod task;
+mod task_name;
 mod time;
 mod timer;
 mod unblock;
 mod worker;
 
+pub use batch_sched::BatchScheduling;
 pub use block_on::block_on;
-pub use engine::{
-    Builder, Counters, Engine, OutOfStacks, Reservation, give_way, is_coroutine, spawn, yield_now,
-};
-pub use feeding::Feeding;
 pub use join::JoinHandle;
-pub use name::Name;
 pub use reactor::{Interest, Readiness};
+pub use runtime::{
+    Builder, Counters, Runtime, SpawnError, SpawnPermit, give_way, is_coroutine, spawn, yield_now,
+};
 pub use stack::GuardPages;
 pub use stall::Stall;
+pub use task_name::TaskName;
 pub use time::{sleep, sleep_until};
-pub use unblock::{UNBLOCK_THREADS, unblock};
+pub use unblock::{MAX_BLOCKING_THREADS, unblock};
 pub use worker::LONGEST_STREAK;

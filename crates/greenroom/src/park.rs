@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::thread::Thread;
 use std::time::Instant;
 
-use crate::table::Key;
-use crate::worker::{Local, Remote};
+use crate::slab::Key;
+use crate::worker::{Worker, WorkerHandle};
 
 /// How parking ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +25,8 @@ pub(crate) enum Parked {
 
 /// Parks whoever calls, until it is unparked or `deadline` passes.
 pub(crate) fn park(deadline: Option<Instant>) -> Parked {
-    match Local::in_coroutine() {
-        Some(local) => local.park(deadline),
+    match Worker::in_coroutine() {
+        Some(worker) => worker.park(deadline),
         None => park_thread(deadline),
     }
 }
@@ -48,22 +48,22 @@ fn park_thread(deadline: Option<Instant>) -> Parked {
 /// Wakes up one coroutine or thread, from anywhere. What has ended since is left alone.
 #[derive(Clone)]
 pub(crate) enum Unparker {
-    Coroutine(Arc<Remote>, Key),
+    Coroutine(Arc<WorkerHandle>, Key),
     Thread(Thread),
 }
 
 impl Unparker {
     /// For whoever calls.
     pub(crate) fn current() -> Self {
-        match Local::in_coroutine() {
-            Some(local) => local.unparker(),
+        match Worker::in_coroutine() {
+            Some(worker) => worker.unparker(),
             None => Self::Thread(std::thread::current()),
         }
     }
 
     pub(crate) fn unpark(&self) {
         match self {
-            Self::Coroutine(remote, key) => remote.unpark(*key),
+            Self::Coroutine(handle, key) => handle.unpark(*key),
             Self::Thread(thread) => thread.unpark(),
         }
     }
@@ -71,8 +71,8 @@ impl Unparker {
     /// Whether both are for the same coroutine or thread.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Coroutine(remote, key), Self::Coroutine(other, others)) => {
-                key == others && Arc::ptr_eq(remote, other)
+            (Self::Coroutine(handle, key), Self::Coroutine(other, others)) => {
+                key == others && Arc::ptr_eq(handle, other)
             }
             (Self::Thread(thread), Self::Thread(other)) => thread.id() == other.id(),
             _ => false,

@@ -16,10 +16,10 @@ use rustix::net::ipproto;
 use rustix::net::sockopt::socket_protocol;
 
 use crate::join::detached;
-use crate::name::Name;
 use crate::park::{Parked, Unparker};
-use crate::table::{Key, Table};
-use crate::worker::{Local, Remote, lock};
+use crate::slab::{Key, Table};
+use crate::task_name::TaskName;
+use crate::worker::{Worker, WorkerHandle, lock};
 
 /// The epoll data of a worker's own waker.
 pub(crate) const WAKER: u64 = u64::MAX;
@@ -68,7 +68,7 @@ pub struct Readiness {
 #[derive(Default)]
 pub(crate) struct Source {
     /// The worker that watches it, or null; only ever compared.
-    watcher: AtomicPtr<Remote>,
+    watcher: AtomicPtr<WorkerHandle>,
     /// A read came back short: nothing more is there until the next report. Only a hint, so that
     /// most reads need no lock: who waits because of it looks at what was reported first.
     ///
@@ -100,39 +100,39 @@ impl Source {
     fn look(
         self: &Arc<Self>,
         state: &mut State,
-        local: &Local,
+        worker: &Worker,
         fd: BorrowedFd<'_>,
         interest: Interest,
     ) -> io::Result<bool> {
         if self.take(state, interest) {
             return Ok(true);
         }
-        self.watch(state, local, fd)?;
+        self.watch(state, worker, fd)?;
         // On another worker, a report may have come in since the attempt failed, and have woken up
         // somebody who left something. On this one it cannot: no coroutine has run since.
-        Ok(!state.is_near(local) && poll_once(fd, interest, Some(&NOW))?)
+        Ok(!state.is_near(worker) && poll_once(fd, interest, Some(&NOW))?)
     }
 
     /// Gives the descriptor to the worker's epoll set, unless a worker watches it already.
     fn watch(
         self: &Arc<Self>,
         state: &mut State,
-        local: &Local,
+        worker: &Worker,
         fd: BorrowedFd<'_>,
     ) -> io::Result<()> {
         if state.watched.is_some() {
             return Ok(());
         }
-        let token = local.sources.borrow_mut().insert(self);
-        if let Err(error) = local.watch(fd, token) {
-            local.sources.borrow_mut().remove(token);
+        let token = worker.sources.borrow_mut().insert(self);
+        if let Err(error) = worker.watch(fd, token) {
+            worker.sources.borrow_mut().remove(token);
             return Err(error);
         }
         if !is_tcp(fd) {
             self.has_marks.store(true, Ordering::Relaxed);
         }
-        state.watched = Some((local.remote.clone(), token));
-        let watcher = Arc::as_ptr(&local.remote).cast_mut();
+        state.watched = Some((worker.handle.clone(), token));
+        let watcher = Arc::as_ptr(&worker.handle).cast_mut();
         self.watcher.store(watcher, Ordering::Relaxed);
         Ok(())
     }
@@ -141,7 +141,7 @@ impl Source {
 #[derive(Default)]
 struct State {
     /// The worker that watches it, and under which token.
-    watched: Option<(Arc<Remote>, u64)>,
+    watched: Option<(Arc<WorkerHandle>, u64)>,
     /// Reported since it was last waited for.
     ready: u8,
     /// Ready for good: the peer has hung up.
@@ -155,16 +155,16 @@ impl State {
     }
 
     /// Whether this is the worker that watches.
-    fn is_near(&self, local: &Local) -> bool {
-        (self.watched.as_ref()).is_some_and(|(watching, _)| Arc::ptr_eq(watching, &local.remote))
+    fn is_near(&self, worker: &Worker) -> bool {
+        (self.watched.as_ref()).is_some_and(|(watching, _)| Arc::ptr_eq(watching, &worker.handle))
     }
 
     /// A worker's coroutine, as it stands in the list.
-    fn waiter(&self, local: &Local, key: Key) -> Waiter {
-        if self.is_near(local) {
+    fn waiter(&self, worker: &Worker, key: Key) -> Waiter {
+        if self.is_near(worker) {
             Waiter::Near(key)
         } else {
-            Waiter::Far(Unparker::Coroutine(local.remote.clone(), key))
+            Waiter::Far(Unparker::Coroutine(worker.handle.clone(), key))
         }
     }
 }
@@ -187,9 +187,9 @@ impl Waiter {
     }
 
     /// To be called by the worker that watches.
-    pub(crate) fn unpark(&self, local: &Local) {
+    pub(crate) fn unpark(&self, worker: &Worker) {
         match self {
-            Self::Near(key) => local.unpark(*key),
+            Self::Near(key) => worker.unpark(*key),
             Self::Far(unparker) => unparker.unpark(),
         }
     }
@@ -287,27 +287,27 @@ impl Readiness {
         interest: Interest,
         deadline: Option<Instant>,
     ) -> io::Result<()> {
-        let Some(local) = Local::in_coroutine() else {
+        let Some(worker) = Worker::in_coroutine() else {
             return wait_in_thread(fd, interest, deadline);
         };
         let own = {
             let mut state = lock(&self.source.state);
-            if self.source.look(&mut state, &local, fd, interest)? {
+            if self.source.look(&mut state, &worker, fd, interest)? {
                 drop(state);
                 // Where the attempt fails for another reason than this one, others run meanwhile.
-                local.count_operation();
+                worker.count_operation();
                 return Ok(());
             }
-            let own = state.waiter(&local, local.key());
+            let own = state.waiter(&worker, worker.key());
             state.waiting.add(interest, own.clone());
             own
         };
         loop {
             // A cancellation that comes later wakes up everybody who is parked.
-            let parked = if local.is_cancelled() {
+            let parked = if worker.is_cancelled() {
                 Err(cancelled())
             } else {
-                match local.park(deadline) {
+                match worker.park(deadline) {
                     Parked::Unparked => Ok(()),
                     Parked::TimedOut => Err(timed_out()),
                     Parked::Refused => Err(refused()),
@@ -341,10 +341,10 @@ impl Readiness {
         watch: impl FnOnce(&T) -> (&Self, BorrowedFd<'_>),
         interest: Interest,
         deadline: Option<Instant>,
-        name: impl Into<Name>,
+        name: impl Into<TaskName>,
         run: impl FnOnce(T, io::Result<()>) + 'static,
     ) {
-        let Some(local) = Local::in_coroutine() else {
+        let Some(worker) = Worker::in_coroutine() else {
             panic!("Readiness::when_ready needs a coroutine to be called by");
         };
         // The user's code comes before the lock.
@@ -353,31 +353,31 @@ impl Readiness {
         let source = readiness.source.clone();
         // Under this lock from the look at what is ready to the place in the list.
         let mut state = lock(&source.state);
-        let looked = source.look(&mut state, &local, fd, interest);
-        let start_now = !matches!(looked, Ok(false)) || local.is_cancelled();
+        let looked = source.look(&mut state, &worker, fd, interest);
+        let start_now = !matches!(looked, Ok(false)) || worker.is_cancelled();
         let theirs = source.clone();
         let body = move || {
-            let local = Local::in_coroutine().expect("a coroutine is running");
+            let worker = Worker::in_coroutine().expect("a coroutine is running");
             let still_waiting = {
                 let mut state = lock(&theirs.state);
-                let own = state.waiter(&local, local.key());
+                let own = state.waiter(&worker, worker.key());
                 state.waiting.remove(&own)
             };
             let result = match looked {
                 Err(error) => Err(error),
-                Ok(_) if local.is_cancelled() => Err(cancelled()),
+                Ok(_) if worker.is_cancelled() => Err(cancelled()),
                 Ok(_) if still_waiting => Err(timed_out()),
                 Ok(_) => Ok(()),
             };
-            drop((local, theirs));
+            drop((worker, theirs));
             run(value, result);
         };
-        let key = local.start_later(name, Box::new(detached(body)), deadline);
+        let key = worker.start_later(name, Box::new(detached(body)), deadline);
         if start_now {
             drop(state);
-            local.unpark(key);
+            worker.unpark(key);
         } else {
-            let waiter = state.waiter(&local, key);
+            let waiter = state.waiter(&worker, key);
             state.waiting.add(interest, waiter);
         }
     }
@@ -385,27 +385,27 @@ impl Readiness {
     /// An operation has moved bytes. `drained` says that it was a read that found less than it had
     /// room for, so that the next one would find nothing; that is believed of TCP connections only.
     /// Gives way to others after many operations in a row.
-    pub fn progressed(&self, drained: bool) {
-        let Some(local) = Local::in_coroutine() else {
+    pub fn record_progress(&self, drained: bool) {
+        let Some(worker) = Worker::in_coroutine() else {
             return;
         };
         // Unwatched, it would be reported by nobody.
         let source = &self.source;
         let watcher = source.watcher.load(Ordering::Relaxed);
         if drained
-            && std::ptr::eq(watcher, Arc::as_ptr(&local.remote))
+            && std::ptr::eq(watcher, Arc::as_ptr(&worker.handle))
             && !source.has_marks.load(Ordering::Relaxed)
         {
             source.drained.store(true, Ordering::Relaxed);
         }
-        local.count_operation();
+        worker.count_operation();
     }
 
     /// Whether a read is known to find nothing, so that it is better to [`wait`](Self::wait) at
     /// once. To be asked before the first attempt, and not again after that wait: outside of the
     /// worker that watches, and so in a thread, it may be out of date.
     #[must_use]
-    pub fn is_drained(&self) -> bool {
+    pub fn is_exhausted(&self) -> bool {
         self.source.drained.load(Ordering::Relaxed)
     }
 }
@@ -413,10 +413,10 @@ impl Readiness {
 impl Drop for Readiness {
     fn drop(&mut self) {
         let watched = lock(&self.source.state).watched.take();
-        if let Some((remote, token)) = watched {
+        if let Some((handle, token)) = watched {
             // The kernel forgets the descriptor when it is closed. Until then, and for as long as
             // somebody else has a copy of it, its reports carry a token that is void.
-            remote.forget(token);
+            handle.forget(token);
         }
     }
 }

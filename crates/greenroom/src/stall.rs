@@ -10,9 +10,9 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use crate::join::{drop_quietly, quietly};
-use crate::name::Name;
-use crate::worker::Remote;
+use crate::join::{drop_catching_panic, quietly};
+use crate::task_name::TaskName;
+use crate::worker::WorkerHandle;
 
 /// A coroutine that has not given way for too long; see
 /// [`Builder::on_stall`](crate::Builder::on_stall).
@@ -24,7 +24,7 @@ pub struct Stall {
     /// The number of the worker, from 0.
     pub worker: usize,
     /// For how long at least it has been running.
-    pub lasting: Duration,
+    pub duration: Duration,
 }
 
 pub(crate) type OnStall = Box<dyn Fn(&Stall) + Send>;
@@ -38,7 +38,7 @@ pub(crate) struct Monitor {
 impl Monitor {
     /// Starts to look at these workers, until they are gone.
     pub(crate) fn start(
-        workers: &[Arc<Remote>],
+        workers: &[Arc<WorkerHandle>],
         threshold: Duration,
         report: OnStall,
     ) -> io::Result<Arc<Self>> {
@@ -56,7 +56,7 @@ impl Monitor {
                         &report,
                     );
                 }
-                drop_quietly(report);
+                drop_catching_panic(report);
             })?;
         let monitor = Arc::new(Self {
             asleep: AtomicBool::new(false),
@@ -92,7 +92,7 @@ type Seen = Option<(u64, Instant, bool)>;
 fn watch(
     monitor: &Weak<Monitor>,
     first: Arc<Monitor>,
-    workers: &[Weak<Remote>],
+    workers: &[Weak<WorkerHandle>],
     threshold: Duration,
     report: &OnStall,
 ) {
@@ -102,13 +102,13 @@ fn watch(
         thread::park_timeout(threshold);
         let mut alive = false;
         let mut awake = false;
-        for (worker, (remote, seen)) in workers.iter().zip(&mut seen).enumerate() {
-            let Some(remote) = remote.upgrade() else {
+        for (worker, (handle, seen)) in workers.iter().zip(&mut seen).enumerate() {
+            let Some(handle) = handle.upgrade() else {
                 continue;
             };
             alive = true;
-            awake |= !remote.is_asleep();
-            look(worker, &remote, seen, threshold, report);
+            awake |= !handle.is_asleep();
+            look(worker, &handle, seen, threshold, report);
         }
         let Some(monitor) = monitor.upgrade().filter(|_| alive) else {
             return;
@@ -116,7 +116,8 @@ fn watch(
         if !awake {
             monitor.asleep.store(true, Ordering::SeqCst);
             // Looked at again: one may have woken up before it could see that we sleep.
-            let woken = |remote: &Weak<Remote>| remote.upgrade().is_some_and(|r| !r.is_asleep());
+            let woken =
+                |handle: &Weak<WorkerHandle>| handle.upgrade().is_some_and(|r| !r.is_asleep());
             if workers.iter().any(woken) {
                 monitor.asleep.store(false, Ordering::SeqCst);
                 continue;
@@ -134,19 +135,25 @@ fn watch(
     }
 }
 
-fn look(worker: usize, remote: &Remote, seen: &mut Seen, threshold: Duration, report: &OnStall) {
-    let Some((switch, name)) = remote.running() else {
+fn look(
+    worker: usize,
+    handle: &WorkerHandle,
+    seen: &mut Seen,
+    threshold: Duration,
+    report: &OnStall,
+) {
+    let Some((switch, name)) = handle.running() else {
         *seen = None;
         return;
     };
     match seen {
         Some((same, since, told)) if *same == switch => {
-            let lasting = since.elapsed();
-            if lasting >= threshold && !std::mem::replace(told, true) {
+            let duration = since.elapsed();
+            if duration >= threshold && !std::mem::replace(told, true) {
                 let stall = Stall {
                     name: put(name.as_ref()),
                     worker,
-                    lasting,
+                    duration,
                 };
                 quietly(|| report(&stall));
             }
@@ -154,11 +161,11 @@ fn look(worker: usize, remote: &Remote, seen: &mut Seen, threshold: Duration, re
         _ => *seen = Some((switch, Instant::now(), false)),
     }
     // The coroutine may have ended meanwhile: then this is the last one.
-    drop_quietly(name);
+    drop_catching_panic(name);
 }
 
 /// In words, whatever the user's code does with them.
-fn put(name: Option<&Name>) -> Arc<str> {
+fn put(name: Option<&TaskName>) -> Arc<str> {
     match name {
         Some(name) => quietly(|| name.put()).map_or("(a name that panics)".into(), Arc::from),
         None => "(a coroutine that is about to end)".into(),

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
-use crate::name::Name;
 use crate::stack::SlabStack;
+use crate::task_name::TaskName;
 
 /// What a coroutine runs: it comes back as a value whatever happens, so it never unwinds.
 pub(crate) type Body = Box<dyn FnOnce()>;
@@ -112,7 +112,7 @@ pub(crate) struct Task {
     pub(crate) reserved: bool,
     /// Present until the coroutine drops it, as the last thing that it does: dropping it may run
     /// code of the user's.
-    pub(crate) name: Option<Name>,
+    pub(crate) name: Option<TaskName>,
     /// It waits, and nobody has put it into the run queue.
     pub(crate) parked: bool,
     /// Unparked since it last looked.
@@ -135,7 +135,7 @@ pub(crate) enum State {
 }
 
 impl Task {
-    pub(crate) fn new(name: Name, body: Body, reserved: bool) -> Self {
+    pub(crate) fn new(name: TaskName, body: Body, reserved: bool) -> Self {
         Self {
             state: State::Dormant(body),
             reserved,

@@ -5,11 +5,11 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::join::{drop_quietly, packet};
+use crate::join::{drop_catching_panic, packet};
 use crate::worker::lock;
 
 /// How many calls of [`unblock()`] run at once, in the whole process; others wait for their turn.
-pub const UNBLOCK_THREADS: usize = 32;
+pub const MAX_BLOCKING_THREADS: usize = 32;
 
 /// How long a thread waits for something to do before it ends.
 const IDLE: Duration = Duration::from_secs(10);
@@ -18,7 +18,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// waits for its result; the worker's other coroutines go on meanwhile. Outside of the engine it
 /// runs on the calling thread.
 ///
-/// At most [`UNBLOCK_THREADS`] such calls run at once; others wait for their turn.
+/// At most [`MAX_BLOCKING_THREADS`] such calls run at once; others wait for their turn.
 ///
 /// ```
 /// let text = greenroom::unblock(|| std::fs::read_to_string("/proc/self/comm"))?;
@@ -66,7 +66,7 @@ impl Pool {
         let mut refused = None;
         let mut state = lock(&self.state);
         state.queue.push_back(task);
-        if state.idle < state.queue.len() && state.threads < UNBLOCK_THREADS {
+        if state.idle < state.queue.len() && state.threads < MAX_BLOCKING_THREADS {
             let spawned = thread::Builder::new()
                 .name("unblock".into())
                 .spawn(|| self.work());
@@ -79,7 +79,7 @@ impl Pool {
         }
         drop(state);
         // What it has captured is the user's, and may want to wait.
-        drop_quietly(refused);
+        drop_catching_panic(refused);
         self.changed.notify_one();
     }
 

@@ -1,6 +1,6 @@
 //! One worker: a thread, its coroutines, and the loop that resumes those that can go on.
 //!
-//! [`Local`] is the worker as its own thread sees it; [`Remote`] is what other threads see.
+//! [`Worker`] is the worker as its own thread sees it; [`WorkerHandle`] is what other threads see.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,30 +12,30 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use packet_batch::Outgoing;
+use packet_batch::Transmit;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 
-use crate::inbox::Inbox;
-use crate::join::drop_quietly;
-use crate::name::Name;
-use crate::outbox::Outbox;
+use crate::join::drop_catching_panic;
+use crate::mailbox::Inbox;
 use crate::park::{Parked, Unparker};
 use crate::reactor::{Sources, WAKER};
+use crate::send_queue::Outbox;
+use crate::slab::{Key, Table};
 use crate::stack::{Stacks, overflow};
 use crate::stall::Monitor;
-use crate::table::{Key, Table};
 use crate::task::{Body, Fiber, State, Task, may_suspend, suspend};
+use crate::task_name::TaskName;
 use crate::timer::Timers;
 
 /// Socket operations that a coroutine may complete in a row before it gives way to others. A peer
 /// that is always ready must not keep the worker to itself, and many such peers no newcomer waiting:
 /// it is shared by all who are ready.
-const STREAK: usize = 64;
+const OPERATION_BUDGET: usize = 64;
 
 /// But so many in a row are everybody's, as giving way costs something, too. Most requests are over
 /// with less.
-const SHORTEST_STREAK: usize = 4;
+const MIN_OPERATION_BUDGET: usize = 4;
 
 /// How long a coroutine keeps its worker while others can go on, as far as it offers to
 /// [`give_way`](crate::give_way): 1 ms. Operations of sockets offer it, but for the first two in a row.
@@ -56,7 +56,7 @@ const EVENTS: usize = 256;
 
 /// A coroutine that is to be started.
 pub(crate) struct Spawn {
-    pub(crate) name: Name,
+    pub(crate) name: TaskName,
     pub(crate) body: Box<dyn FnOnce() + Send>,
 }
 
@@ -74,7 +74,7 @@ pub(crate) enum Message {
 }
 
 /// A worker, as other threads see it.
-pub(crate) struct Remote {
+pub(crate) struct WorkerHandle {
     epoll: OwnedFd,
     waker: OwnedFd,
     inbox: Inbox<Message>,
@@ -85,10 +85,10 @@ pub(crate) struct Remote {
     wakes: AtomicU64,
     /// The coroutine that runs right now: its index and one, or zero.
     running: AtomicU32,
-    names: Mutex<Vec<Option<Name>>>,
+    names: Mutex<Vec<Option<TaskName>>>,
 }
 
-impl Remote {
+impl WorkerHandle {
     pub(crate) fn new(capacity: usize) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let waker = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
@@ -121,7 +121,7 @@ impl Remote {
 
     /// What runs now: the number of switches so far, and the name, which one that is about to end
     /// has dropped. The caller drops it where a panic does no harm.
-    pub(crate) fn running(&self) -> Option<(u64, Option<Name>)> {
+    pub(crate) fn running(&self) -> Option<(u64, Option<TaskName>)> {
         let switches = self.switches.load(Ordering::Acquire);
         let index = self.running.load(Ordering::Acquire).checked_sub(1)?;
         let name = lock(&self.names).get(index as usize)?.clone();
@@ -129,7 +129,7 @@ impl Remote {
     }
 
     /// Takes a name out of the list. It is dropped by the caller, when the list is unlocked again.
-    fn take_name(&self, index: u32) -> Option<Name> {
+    fn take_name(&self, index: u32) -> Option<TaskName> {
         lock(&self.names).get_mut(index as usize)?.take()
     }
 
@@ -160,24 +160,24 @@ impl Remote {
     }
 
     pub(crate) fn unpark(self: &Arc<Self>, key: Key) {
-        match Local::current().filter(|local| Arc::ptr_eq(&local.remote, self)) {
-            Some(local) => local.unpark(key),
+        match Worker::current().filter(|worker| Arc::ptr_eq(&worker.handle, self)) {
+            Some(worker) => worker.unpark(key),
             None => drop(self.send(Message::Unpark(key))),
         }
     }
 
     /// Forgets a socket that is gone.
     pub(crate) fn forget(self: &Arc<Self>, token: u64) {
-        match Local::current().filter(|local| Arc::ptr_eq(&local.remote, self)) {
-            Some(local) => local.sources.borrow_mut().remove(token),
+        match Worker::current().filter(|worker| Arc::ptr_eq(&worker.handle, self)) {
+            Some(worker) => worker.sources.borrow_mut().remove(token),
             None => drop(self.send(Message::Forget(token))),
         }
     }
 }
 
 /// A worker, as its own thread sees it.
-pub(crate) struct Local {
-    pub(crate) remote: Arc<Remote>,
+pub(crate) struct Worker {
+    pub(crate) handle: Arc<WorkerHandle>,
     pub(crate) sources: RefCell<Sources>,
     tasks: RefCell<Table<Task>>,
     ready: RefCell<VecDeque<Key>>,
@@ -187,12 +187,12 @@ pub(crate) struct Local {
     stacks: RefCell<Stacks>,
     outbox: RefCell<Outbox>,
     /// Coroutines that found no stack: they begin when others end.
-    postponed: RefCell<VecDeque<Key>>,
+    waiting_for_stack: RefCell<VecDeque<Key>>,
     /// Coroutines that have begun and not ended.
     on_stacks: Cell<usize>,
     current: Cell<Option<Key>>,
     /// Socket operations of the one that runs since it last gave way to others.
-    streak: Cell<usize>,
+    budget_used: Cell<usize>,
     /// When the worker last looked at the clock, which it does in each turn.
     clock: Cell<Instant>,
     /// What the clock said when the one that runs was resumed. It may have begun later than that, and
@@ -203,27 +203,27 @@ pub(crate) struct Local {
 }
 
 thread_local! {
-    static LOCAL: RefCell<Option<Rc<Local>>> = const { RefCell::new(None) };
+    static WORKER: RefCell<Option<Rc<Worker>>> = const { RefCell::new(None) };
 }
 
-impl Local {
+impl Worker {
     /// The worker of this thread, if it is one.
     pub(crate) fn current() -> Option<Rc<Self>> {
-        LOCAL
-            .try_with(|local| local.borrow().clone())
+        WORKER
+            .try_with(|worker| worker.borrow().clone())
             .ok()
             .flatten()
     }
 
     /// The worker of this thread, if a coroutine is running on it.
     pub(crate) fn in_coroutine() -> Option<Rc<Self>> {
-        Self::current().filter(|local| local.current.get().is_some())
+        Self::current().filter(|worker| worker.current.get().is_some())
     }
 
     /// Turns the calling thread into a worker, until it is stopped and has nothing left to run.
-    pub(crate) fn run_to_end(remote: Arc<Remote>, stacks: Stacks, monitor: Option<&Monitor>) {
-        let local = Rc::new(Self {
-            remote,
+    pub(crate) fn run_to_end(handle: Arc<WorkerHandle>, stacks: Stacks, monitor: Option<&Monitor>) {
+        let worker = Rc::new(Self {
+            handle,
             sources: RefCell::default(),
             tasks: RefCell::default(),
             ready: RefCell::default(),
@@ -231,31 +231,31 @@ impl Local {
             timers: RefCell::default(),
             stacks: RefCell::new(stacks),
             outbox: RefCell::default(),
-            postponed: RefCell::default(),
+            waiting_for_stack: RefCell::default(),
             on_stacks: Cell::new(0),
             current: Cell::new(None),
-            streak: Cell::new(0),
+            budget_used: Cell::new(0),
             clock: Cell::new(Instant::now()),
             since: Cell::new(Instant::now()),
             cancelled: Cell::new(false),
             stopping: Cell::new(false),
         });
-        overflow::guard(local.stacks.borrow().layout());
-        LOCAL.set(Some(local.clone()));
+        overflow::guard(worker.stacks.borrow().layout());
+        WORKER.set(Some(worker.clone()));
         let guard = AbortOnUnwind;
-        local.work(monitor);
+        worker.work(monitor);
         std::mem::forget(guard);
-        local.sources.borrow_mut().abandon();
-        LOCAL.set(None);
+        worker.sources.borrow_mut().abandon();
+        WORKER.set(None);
     }
 
     fn work(&self, monitor: Option<&Monitor>) {
         let mut messages = Vec::new();
         let mut events = [const { MaybeUninit::uninit() }; EVENTS];
         loop {
-            self.remote.inbox.take(&mut messages);
+            self.handle.inbox.take(&mut messages);
             for message in messages.drain(..) {
-                self.obey(message);
+                self.handle_message(message);
             }
             // Only those that are ready now: what they wake up has to wait for the kernel's news.
             let batch = self.ready.borrow().len();
@@ -267,7 +267,7 @@ impl Local {
             }
             self.begin_some();
             self.send_packets();
-            if self.stopping.get() && self.is_empty() && self.remote.inbox.close() {
+            if self.stopping.get() && self.is_empty() && self.handle.inbox.close() {
                 return;
             }
             self.poll(&mut events, monitor);
@@ -298,7 +298,7 @@ impl Local {
         self.ready.borrow().len() + self.fresh.borrow().len()
     }
 
-    fn obey(&self, message: Message) {
+    fn handle_message(&self, message: Message) {
         match message {
             Message::Spawn(Spawn { name, body }) => {
                 let key = self.admit(Task::new(name, body, true));
@@ -323,7 +323,7 @@ impl Local {
 
     /// Sleeps until there is news from the kernel or from other threads, and takes it in.
     fn poll(&self, events: &mut [MaybeUninit<epoll::Event>; EVENTS], monitor: Option<&Monitor>) {
-        let idle = self.others() == 0 && self.remote.inbox.fall_asleep();
+        let idle = self.others() == 0 && self.handle.inbox.fall_asleep();
         let timeout = if idle {
             let next = self.timers.borrow().next();
             next.map(|at| at.saturating_duration_since(Instant::now()))
@@ -331,9 +331,9 @@ impl Local {
             Some(Duration::ZERO)
         };
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        let polled = epoll::wait(&self.remote.epoll, events, timeout.as_ref());
+        let polled = epoll::wait(&self.handle.epoll, events, timeout.as_ref());
         if idle {
-            self.remote.inbox.wake_up();
+            self.handle.inbox.wake_up();
             if let Some(monitor) = monitor {
                 monitor.wake();
             }
@@ -378,14 +378,14 @@ impl Local {
 
     /// Starts a coroutine of this worker, for which there is a reservation. It belongs to the one that
     /// starts it, and does not wait behind new ones.
-    pub(crate) fn start(&self, name: Name, body: Body) {
+    pub(crate) fn start(&self, name: TaskName, body: Body) {
         let key = self.admit(Task::new(name, body, true));
         self.ready.borrow_mut().push_back(key);
     }
 
     /// Takes in a coroutine that begins once it is unparked, or at its deadline. Until then it has
     /// no stack.
-    pub(crate) fn start_later(&self, name: Name, body: Body, deadline: Option<Instant>) -> Key {
+    pub(crate) fn start_later(&self, name: TaskName, body: Body, deadline: Option<Instant>) -> Key {
         let mut task = Task::new(name, body, false);
         task.parked = true;
         task.deadline = deadline;
@@ -400,7 +400,7 @@ impl Local {
     fn admit(&self, task: Task) -> Key {
         let name = task.name.clone();
         let key = self.tasks.borrow_mut().insert(task);
-        let mut names = lock(&self.remote.names);
+        let mut names = lock(&self.handle.names);
         let index = key.index as usize;
         if names.len() <= index {
             names.resize(index + 1, None);
@@ -412,7 +412,7 @@ impl Local {
     fn resume(&self, key: Key) {
         let taken = self.tasks.borrow_mut().get_mut(key).map(|task| {
             let state = std::mem::replace(&mut task.state, State::Running);
-            (state, task.name.as_ref().map(Name::as_ptr))
+            (state, task.name.as_ref().map(TaskName::as_ptr))
         });
         let (mut fiber, name) = match taken {
             Some((State::Suspended(fiber), name)) => (fiber, name),
@@ -424,21 +424,21 @@ impl Local {
         };
         overflow::set_running(name);
         self.current.set(Some(key));
-        self.streak.set(0);
+        self.budget_used.set(0);
         self.since.set(self.clock.get());
-        let switches = &self.remote.switches;
+        let switches = &self.handle.switches;
         // Counted by this thread only, so there is nothing to compete with.
         switches.store(switches.load(Ordering::Relaxed) + 1, Ordering::Release);
-        self.remote.running.store(key.index + 1, Ordering::Release);
+        self.handle.running.store(key.index + 1, Ordering::Release);
         let ended = fiber.resume();
-        self.remote.running.store(0, Ordering::Release);
+        self.handle.running.store(0, Ordering::Release);
         self.current.set(None);
         overflow::set_running(None);
         if ended {
             self.stacks.borrow_mut().recycle(fiber.into_stack());
             self.on_stacks.set(self.on_stacks.get() - 1);
-            self.bury(key);
-            let next = self.postponed.borrow_mut().pop_front();
+            self.remove_task(key);
+            let next = self.waiting_for_stack.borrow_mut().pop_front();
             self.ready.borrow_mut().extend(next);
         } else if let Some(task) = self.tasks.borrow_mut().get_mut(key) {
             task.state = State::Suspended(fiber);
@@ -453,7 +453,7 @@ impl Local {
                 task.deadline = None;
                 task.unparked = false;
                 if !std::mem::replace(&mut task.reserved, true) {
-                    self.remote.reserved.fetch_add(1, Ordering::AcqRel);
+                    self.handle.reserved.fetch_add(1, Ordering::AcqRel);
                 }
             }
             self.on_stacks.set(self.on_stacks.get() + 1);
@@ -462,36 +462,36 @@ impl Local {
         // Either all are in use, or the system has no room for further guard pages: then what there
         // is has to do.
         let on_stacks = self.on_stacks.get();
-        self.remote
+        self.handle
             .capacity
             .fetch_min(on_stacks.max(1), Ordering::Relaxed);
         if on_stacks == 0 {
             // Nobody will ever give one back. Dropping the body tells whoever waits for it.
-            drop_quietly(body);
-            self.bury(key);
+            drop_catching_panic(body);
+            self.remove_task(key);
             return None;
         }
         if let Some(task) = self.tasks.borrow_mut().get_mut(key) {
             task.state = State::Dormant(body);
-            self.postponed.borrow_mut().push_back(key);
+            self.waiting_for_stack.borrow_mut().push_back(key);
         }
         None
     }
 
     /// Forgets a coroutine.
-    fn bury(&self, key: Key) {
+    fn remove_task(&self, key: Key) {
         let task = self.tasks.borrow_mut().remove(key);
         let Some(mut task) = task else { return };
         if let Some(at) = task.timer {
             self.timers.borrow_mut().remove(at, key.index);
         }
         if task.reserved {
-            self.remote.release();
+            self.handle.release();
         }
         // One that has begun has dropped its name.
         if let Some(name) = task.name.take() {
-            drop_quietly(self.remote.take_name(key.index));
-            drop_quietly(name);
+            drop_catching_panic(self.handle.take_name(key.index));
+            drop_catching_panic(name);
         }
     }
 
@@ -505,7 +505,7 @@ impl Local {
     }
 
     pub(crate) fn unparker(&self) -> Unparker {
-        Unparker::Coroutine(self.remote.clone(), self.key())
+        Unparker::Coroutine(self.handle.clone(), self.key())
     }
 
     /// Parks the coroutine that is running.
@@ -554,11 +554,13 @@ impl Local {
 
     /// The coroutine that is running has completed an operation without waiting.
     pub(crate) fn count_operation(&self) {
-        let streak = self.streak.get() + 1;
-        self.streak.set(streak);
-        if streak >= SHORTEST_STREAK && streak * (1 + self.others()) >= STREAK {
+        let budget_used = self.budget_used.get() + 1;
+        self.budget_used.set(budget_used);
+        if budget_used >= MIN_OPERATION_BUDGET
+            && budget_used * (1 + self.others()) >= OPERATION_BUDGET
+        {
             self.yield_now();
-        } else if streak > UNTIMED {
+        } else if budget_used > UNTIMED {
             self.give_way();
         }
     }
@@ -583,7 +585,7 @@ impl Local {
     pub(crate) fn send_later(
         &self,
         socket: &Arc<OwnedFd>,
-        packet: &Outgoing<'_>,
+        packet: &Transmit<'_>,
     ) -> rustix::io::Result<()> {
         let sender = self.key();
         self.outbox.borrow_mut().push(socket, packet, sender);
@@ -624,7 +626,7 @@ impl Local {
         };
         task.unparked = true;
         if std::mem::take(&mut task.parked) {
-            let wakes = &self.remote.wakes;
+            let wakes = &self.handle.wakes;
             wakes.store(wakes.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
             self.ready.borrow_mut().push_back(key);
         }
@@ -638,9 +640,9 @@ impl Local {
             | epoll::EventFlags::RDHUP
             | epoll::EventFlags::ET;
         let data = epoll::EventData::new_u64(token);
-        match epoll::add(&self.remote.epoll, &fd, data, flags) {
+        match epoll::add(&self.handle.epoll, &fd, data, flags) {
             // Watched before, by a source that is gone while the descriptor is not.
-            Err(Errno::EXIST) => Ok(epoll::modify(&self.remote.epoll, &fd, data, flags)?),
+            Err(Errno::EXIST) => Ok(epoll::modify(&self.handle.epoll, &fd, data, flags)?),
             added => Ok(added?),
         }
     }
@@ -649,17 +651,17 @@ impl Local {
 /// What a coroutine runs last, while it can still wait: its name is the user's, and so is what
 /// dropping it does.
 fn drop_name() {
-    let Some(local) = Local::in_coroutine() else {
+    let Some(worker) = Worker::in_coroutine() else {
         return;
     };
-    let key = local.key();
-    let own = (local.tasks.borrow_mut().get_mut(key)).and_then(|task| task.name.take());
-    let listed = local.remote.take_name(key.index);
+    let key = worker.key();
+    let own = (worker.tasks.borrow_mut().get_mut(key)).and_then(|task| task.name.take());
+    let listed = worker.handle.take_name(key.index);
     // An overflow from here on is one without a name.
     overflow::set_running(None);
-    drop(local);
-    drop_quietly(listed);
-    drop_quietly(own);
+    drop(worker);
+    drop_catching_panic(listed);
+    drop_catching_panic(own);
 }
 
 /// Ends the process if a worker unwinds. Its coroutines would stay suspended for good, while their
@@ -703,19 +705,19 @@ mod tests {
     use std::sync::mpsc;
 
     /// A worker on a thread of its own, whose only stack is in use for good.
-    fn without_stacks(run: impl FnOnce(&Arc<Remote>)) {
+    fn without_stacks(run: impl FnOnce(&Arc<WorkerHandle>)) {
         let mut stacks = Stacks::reserve(1, 64 << 10, GuardPages::Auto).unwrap();
         let in_use = stacks.take().unwrap();
-        let remote = Arc::new(Remote::new(1).unwrap());
-        let (theirs, stacks) = (remote.clone(), SendStacks(stacks));
+        let handle = Arc::new(WorkerHandle::new(1).unwrap());
+        let (theirs, stacks) = (handle.clone(), SendStacks(stacks));
         let (tell, told) = mpsc::channel();
         let worker = std::thread::spawn(move || {
             let SendStacks(stacks) = { stacks };
-            Local::run_to_end(theirs, stacks, None);
+            Worker::run_to_end(theirs, stacks, None);
             tell.send(()).unwrap();
         });
-        run(&remote);
-        assert!(remote.send(Message::Stop).is_ok());
+        run(&handle);
+        assert!(handle.send(Message::Stop).is_ok());
         let ended = told.recv_timeout(Duration::from_secs(20));
         ended.expect("the worker goes on to its end");
         worker.join().unwrap();
@@ -744,14 +746,14 @@ mod tests {
         for panics in [true, false] {
             let dropped = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
             let [captured, named] = dropped.each_ref().map(|it| OnDrop(panics, it.clone()));
-            without_stacks(|remote| {
-                assert!(remote.reserve());
-                let named: Arc<crate::name::Shared> = Arc::new(named);
+            without_stacks(|handle| {
+                assert!(handle.reserve());
+                let named: Arc<crate::task_name::Shared> = Arc::new(named);
                 let spawn = Spawn {
                     name: named.into(),
                     body: Box::new(move || drop(captured)),
                 };
-                assert!(remote.send(Message::Spawn(spawn)).is_ok());
+                assert!(handle.send(Message::Spawn(spawn)).is_ok());
             });
             assert!(dropped.iter().all(|it| it.load(Ordering::SeqCst)));
         }

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use greenroom::{Engine, GuardPages, OutOfStacks, sleep, sleep_until, spawn, yield_now};
+use greenroom::{GuardPages, Runtime, SpawnError, sleep, sleep_until, spawn, yield_now};
 
 /// Nothing here takes as long as this unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn one_worker() -> Engine {
-    Engine::builder().workers(1).build().unwrap()
+fn one_worker() -> Runtime {
+    Runtime::builder().workers(1).build().unwrap()
 }
 
 /// Runs something in a coroutine of an engine with one worker, and hands on its panic.
@@ -27,7 +27,7 @@ fn in_coroutine<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> 
 
 #[test]
 fn results_and_panics_reach_whoever_joins() {
-    let engine = Engine::new().unwrap();
+    let engine = Runtime::new().unwrap();
     assert_eq!(engine.spawn(|| "fine").unwrap().join().unwrap(), "fine");
     let payload = engine
         .spawn(|| panic!("not {}", std::hint::black_box("fine")))
@@ -92,7 +92,7 @@ fn coroutines_of_a_worker_share_what_is_not_send() {
 
 #[test]
 fn a_coroutine_stays_on_its_thread() {
-    let engine = Engine::builder().workers(4).build().unwrap();
+    let engine = Runtime::builder().workers(4).build().unwrap();
     let all: Vec<_> = (0..100)
         .map(|n| {
             engine
@@ -145,7 +145,7 @@ fn sleeping_takes_its_time_and_no_more_and_in_any_order() {
 
 #[test]
 fn running_out_of_stacks_is_an_error_and_passes() {
-    let engine = Engine::builder()
+    let engine = Runtime::builder()
         .workers(1)
         .max_coroutines(3)
         .build()
@@ -158,7 +158,7 @@ fn running_out_of_stacks_is_an_error_and_passes() {
         })
         .collect();
     let refused = engine.spawn(|| ()).unwrap_err();
-    assert!(matches!(refused, OutOfStacks { in_use: 3, .. }));
+    assert!(matches!(refused, SpawnError { in_use: 3, .. }));
     assert!(refused.to_string().contains("max_coroutines"));
     drop(go);
     for one in held {
@@ -184,7 +184,7 @@ fn running_out_of_stacks_is_an_error_and_passes() {
 #[test]
 fn many_coroutines_under_both_kinds_of_guard() {
     for guards in [GuardPages::Auto, GuardPages::Mprotect] {
-        let engine = Engine::builder()
+        let engine = Runtime::builder()
             .workers(2)
             .stack_size(64 << 10)
             .guard_pages(guards)
@@ -217,7 +217,7 @@ fn large_frames_and_recursion_fit_into_a_stack_that_is_large_enough() {
             deep(depth - 1) + frame[31].min(1)
         }
     }
-    let engine = Engine::builder()
+    let engine = Runtime::builder()
         .workers(1)
         .stack_size(1 << 20)
         .build()
@@ -386,7 +386,7 @@ fn an_idle_engine_does_nothing() {
 #[test]
 fn a_stall_is_reported_while_it_lasts_and_once() {
     let (tell, told) = mpsc::channel();
-    let engine = Engine::builder()
+    let engine = Runtime::builder()
         .workers(1)
         .on_stall(Duration::from_millis(20), move |stall| {
             tell.send(stall.clone()).unwrap();
@@ -406,7 +406,7 @@ fn a_stall_is_reported_while_it_lasts_and_once() {
     });
     let stall = told.recv_timeout(PATIENCE).unwrap();
     assert_eq!(&*stall.name, "the stuck one");
-    assert!(stall.lasting >= Duration::from_millis(20));
+    assert!(stall.duration >= Duration::from_millis(20));
     release.send(()).unwrap();
     stuck.join().unwrap();
     assert!(told.try_recv().is_err(), "once");

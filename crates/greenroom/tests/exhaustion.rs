@@ -6,12 +6,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use greenroom::{Engine, GuardPages};
+use greenroom::{GuardPages, Runtime};
 
 #[test]
 fn too_many_stacks_for_mprotect_are_started_when_others_end() {
     // Each guard splits the mapping twice; the kernel allows about 65,530 mappings.
-    let engine = Engine::builder()
+    let engine = Runtime::builder()
         .workers(1)
         .stack_size(8 << 10)
         .max_coroutines(40_000)

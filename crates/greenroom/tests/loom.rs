@@ -7,30 +7,30 @@
 #![cfg(greenroom_loom)]
 #![allow(clippy::unwrap_used)]
 
-mod primitives {
+mod sync_shim {
     pub(crate) use loom::sync::atomic::{AtomicBool, Ordering};
     pub(crate) use loom::sync::{Mutex, MutexGuard};
 }
 
 #[allow(dead_code)]
-#[path = "../src/inbox.rs"]
-mod inbox;
+#[path = "../src/mailbox.rs"]
+mod mailbox;
 
-use inbox::Inbox;
 use loom::sync::{Arc, Notify};
 use loom::thread;
-use primitives::{AtomicBool, Ordering};
+use mailbox::Inbox;
+use sync_shim::{AtomicBool, Ordering};
 
 /// Receives as a worker does, which sleeps until it is notified (a notification that comes early is
 /// kept, as by an eventfd), until it has got so many.
-fn receive(inbox: &Inbox<u32>, waker: &Notify, count: usize) -> Vec<u32> {
+fn receive(mailbox: &Inbox<u32>, waker: &Notify, count: usize) -> Vec<u32> {
     let (mut got, mut messages) = (Vec::new(), Vec::new());
     while got.len() < count {
-        inbox.take(&mut messages);
+        mailbox.take(&mut messages);
         got.append(&mut messages);
-        if got.len() < count && inbox.fall_asleep() {
+        if got.len() < count && mailbox.fall_asleep() {
             waker.wait();
-            inbox.wake_up();
+            mailbox.wake_up();
         }
     }
     got
@@ -61,18 +61,18 @@ fn no_wake_up_is_lost() {
 #[test]
 fn a_message_is_delivered_or_comes_back() {
     loom::model(|| {
-        let inbox = Arc::new(Inbox::default());
+        let mailbox = Arc::new(Inbox::default());
         let came_back = Arc::new(AtomicBool::new(false));
-        let (theirs, flag) = (inbox.clone(), came_back.clone());
+        let (theirs, flag) = (mailbox.clone(), came_back.clone());
         let sender = thread::spawn(move || {
             flag.store(theirs.send(7).is_err(), Ordering::SeqCst);
         });
         let mut got = Vec::new();
         loop {
             let mut messages = Vec::new();
-            inbox.take(&mut messages);
+            mailbox.take(&mut messages);
             got.append(&mut messages);
-            if inbox.close() {
+            if mailbox.close() {
                 break;
             }
         }

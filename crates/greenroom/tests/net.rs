@@ -10,10 +10,10 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use greenroom::net::{
-    Local, Outgoing, TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixStream,
-    send_together, send_together_from,
+    PacketInfo, TcpListener, TcpStream, Transmit, UdpSocket, UnixDatagram, UnixListener,
+    UnixStream, send_together, send_together_from,
 };
-use greenroom::{Engine, Interest, Readiness, spawn};
+use greenroom::{Interest, Readiness, Runtime, spawn};
 use rustix::net::SocketAddrAny;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,7 +32,7 @@ fn echo(mut stream: impl Read + Write) -> io::Result<u64> {
 }
 
 /// An echo server in coroutines; its address.
-fn serve(engine: &Engine) -> std::net::SocketAddr {
+fn serve(engine: &Runtime) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let _ = engine
@@ -60,7 +60,7 @@ fn exchange(client: &mut (impl Read + Write), bytes: &[u8]) {
 
 #[test]
 fn many_clients_on_one_worker() {
-    let engine = Engine::builder().workers(1).build().unwrap();
+    let engine = Runtime::builder().workers(1).build().unwrap();
     let address = serve(&engine);
     let mut clients: Vec<_> = (0..300).map(|_| client(address)).collect();
     for round in 0_u8..5 {
@@ -79,7 +79,7 @@ fn many_clients_on_one_worker() {
 
 #[test]
 fn clients_in_coroutines_and_megabytes_both_ways() {
-    let engine = Engine::builder().workers(2).build().unwrap();
+    let engine = Runtime::builder().workers(2).build().unwrap();
     let address = serve(&engine);
     let all: Vec<_> = (0..4_u8)
         .map(|n| {
@@ -111,7 +111,7 @@ fn clients_in_coroutines_and_megabytes_both_ways() {
 #[test]
 fn data_and_the_end_in_one_report_are_both_seen() {
     // The edge that must not be missed: bytes and FIN arrive while the reader is parked.
-    let engine = Engine::builder().workers(1).build().unwrap();
+    let engine = Runtime::builder().workers(1).build().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let server = engine
@@ -136,7 +136,7 @@ fn data_and_the_end_in_one_report_are_both_seen() {
 
 #[test]
 fn timeouts_end_waits_and_leave_the_socket_usable() {
-    let engine = Engine::builder().workers(1).build().unwrap();
+    let engine = Runtime::builder().workers(1).build().unwrap();
     let (tell, told) = mpsc::channel();
     let _ = engine
         .spawn(move || {
@@ -169,7 +169,7 @@ fn timeouts_end_waits_and_leave_the_socket_usable() {
 
 #[test]
 fn a_deadline_that_moves_is_kept_by_the_one_timer_a_coroutine_has() {
-    let engine = Engine::builder().workers(1).build().unwrap();
+    let engine = Runtime::builder().workers(1).build().unwrap();
     let done = engine.spawn(|| {
         let (mut near, mut far) = UnixStream::pair().unwrap();
         // A long one first, then a shorter one, then a longer one again.
@@ -195,7 +195,7 @@ fn a_deadline_that_moves_is_kept_by_the_one_timer_a_coroutine_has() {
 
 #[test]
 fn a_peer_that_is_always_ready_does_not_keep_the_worker() {
-    let engine = Engine::builder().workers(1).build().unwrap();
+    let engine = Runtime::builder().workers(1).build().unwrap();
     let (near, far) = UnixStream::pair().unwrap();
     let flood = std::thread::spawn(move || {
         let mut far = far;
@@ -227,7 +227,7 @@ fn a_peer_that_is_always_ready_does_not_keep_the_worker() {
 fn many_peers_that_are_always_ready_share_a_turn() {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     const PEERS: usize = 100;
-    let engine = Engine::builder().workers(1).build().unwrap();
+    let engine = Runtime::builder().workers(1).build().unwrap();
     let (over, operations) = (
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicUsize::new(0)),
@@ -269,7 +269,7 @@ fn many_peers_that_are_always_ready_share_a_turn() {
 
 #[test]
 fn datagrams_and_unix_sockets() {
-    let engine = Engine::builder().workers(1).build().unwrap();
+    let engine = Runtime::builder().workers(1).build().unwrap();
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = udp.local_addr().unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -305,7 +305,7 @@ fn datagrams_and_unix_sockets() {
 
 #[test]
 fn connecting_where_nobody_listens_is_an_error() {
-    let engine = Engine::builder().workers(1).build().unwrap();
+    let engine = Runtime::builder().workers(1).build().unwrap();
     let closed = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -328,7 +328,7 @@ fn reading_while_panicking_fails_with_advice() {
             self.1.send(error).unwrap();
         }
     }
-    let engine = Engine::builder().workers(1).build().unwrap();
+    let engine = Runtime::builder().workers(1).build().unwrap();
     let (tell, told) = mpsc::channel();
     let bomb = engine.spawn(move || {
         let (near, _far) = UnixStream::pair().unwrap();
@@ -343,7 +343,7 @@ fn reading_while_panicking_fails_with_advice() {
 
 #[test]
 fn a_coroutine_that_swallows_every_error_cannot_keep_shutdown_from_returning() {
-    let engine = Engine::builder().workers(1).build().unwrap();
+    let engine = Runtime::builder().workers(1).build().unwrap();
     let (tell, told) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
     let stubborn = engine
@@ -374,7 +374,7 @@ fn a_coroutine_that_swallows_every_error_cannot_keep_shutdown_from_returning() {
 
 #[test]
 fn a_socket_may_move_to_another_worker_and_to_a_thread() {
-    let engine = Engine::builder().workers(2).build().unwrap();
+    let engine = Runtime::builder().workers(2).build().unwrap();
     let (near, mut far) = UnixStream::pair().unwrap();
     let step = |mut near: UnixStream| {
         move || {
@@ -437,7 +437,7 @@ fn watched() -> (Watched, std::os::unix::net::UnixStream) {
 
 #[test]
 fn a_connection_between_messages_holds_no_stack() {
-    let engine = Engine::builder()
+    let engine = Runtime::builder()
         .workers(1)
         .max_coroutines(4)
         .build()
@@ -480,7 +480,7 @@ fn a_connection_between_messages_holds_no_stack() {
 
 #[test]
 fn datagrams_sent_together_arrive_once_and_fail_each_by_itself() {
-    let engine = Engine::builder().workers(1).build().unwrap();
+    let engine = Runtime::builder().workers(1).build().unwrap();
     let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     receiver.set_read_timeout(Some(PATIENCE)).unwrap();
     let good = receiver.local_addr().unwrap();
@@ -526,7 +526,7 @@ fn datagrams_sent_together_arrive_once_and_fail_each_by_itself() {
 /// Each has an address of its own, and nobody's is that of another one in the same batch.
 #[test]
 fn datagrams_sent_together_keep_their_addresses() {
-    let engine = Engine::builder().workers(1).build().unwrap();
+    let engine = Runtime::builder().workers(1).build().unwrap();
     let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     receiver.set_read_timeout(Some(PATIENCE)).unwrap();
     let to = receiver.local_addr().unwrap().into();
@@ -536,13 +536,13 @@ fn datagrams_sent_together_keep_their_addresses() {
         let run = move || {
             for _ in 0..5 {
                 let ip = [127, 0, 0, n].into();
-                let local = (n % 4 > 0).then_some(Local { ip, interface: 0 });
-                let packet = Outgoing::new(std::slice::from_ref(&n), &to).from(local);
+                let local = (n % 4 > 0).then_some(PacketInfo { ip, interface: 0 });
+                let packet = Transmit::new(std::slice::from_ref(&n), &to).from(local);
                 send_together_from(&socket, &packet).unwrap();
             }
             // TEST-NET-2, RFC 5737, none of this machine's: it alone fails.
             let ip = [198, 51, 100, n].into();
-            let nobody = Outgoing::new(b"?", &to).from(Some(Local { ip, interface: 0 }));
+            let nobody = Transmit::new(b"?", &to).from(Some(PacketInfo { ip, interface: 0 }));
             assert!(send_together_from(&socket, &nobody).is_err());
         };
         let _ = engine.spawn(run).unwrap();
@@ -569,7 +569,7 @@ fn a_datagram_can_be_sent_by_a_coroutine_that_panics() {
             send_together(&self.0, b"bye", self.1).unwrap();
         }
     }
-    let engine = Engine::builder().workers(1).build().unwrap();
+    let engine = Runtime::builder().workers(1).build().unwrap();
     let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     receiver.set_read_timeout(Some(PATIENCE)).unwrap();
     let to = receiver.local_addr().unwrap();
@@ -597,7 +597,7 @@ fn a_datagram_can_be_sent_by_a_coroutine_that_panics() {
 /// tcp(7): a read does not go past urgent data. What comes back short has not found all.
 #[test]
 fn what_follows_urgent_data_is_read() {
-    let engine = Engine::builder().workers(1).build().unwrap();
+    let engine = Runtime::builder().workers(1).build().unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let client = client(listener.local_addr().unwrap());
     client.set_nodelay(true).unwrap();
@@ -647,7 +647,7 @@ fn what_follows_urgent_data_is_read() {
 /// found all, although all of it was reported at once.
 #[test]
 fn what_follows_a_descriptor_is_read() {
-    let engine = Engine::builder().workers(1).build().unwrap();
+    let engine = Runtime::builder().workers(1).build().unwrap();
     let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
     let stream: UnixStream = near.try_into().unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
-use greenroom::{Engine, GuardPages};
+use greenroom::{GuardPages, Runtime};
 
 const ROLE: &str = "GREENROOM_TEST_ROLE";
 
@@ -37,7 +37,7 @@ fn plays_role() -> bool {
 }
 
 fn overflow(guards: GuardPages) {
-    let engine = Engine::builder()
+    let engine = Runtime::builder()
         .workers(1)
         .stack_size(64 << 10)
         .guard_pages(guards)
@@ -86,7 +86,7 @@ impl Display for Hostile {
 }
 
 fn overflow_of(hostile: fn()) {
-    let engine = Engine::builder().workers(1).build().unwrap();
+    let engine = Runtime::builder().workers(1).build().unwrap();
     let name: Arc<dyn Display + Send + Sync> = Arc::new(Hostile(hostile));
     let reservation = engine.reserve().unwrap();
     let _ = reservation.spawn(name, || descend(0)).join();
@@ -135,7 +135,7 @@ fn an_overflow_while_a_name_is_dropped_is_reported() {
         }
     }
     if plays_role() {
-        let engine = Engine::builder().workers(1).build().unwrap();
+        let engine = Runtime::builder().workers(1).build().unwrap();
         let name: Arc<dyn Display + Send + Sync> = Arc::new(Deep);
         engine.reserve().unwrap().spawn_detached(name, || ());
         std::thread::sleep(Duration::from_secs(20));
@@ -150,7 +150,7 @@ fn an_overflow_while_a_name_is_dropped_is_reported() {
 #[test]
 fn an_overflow_of_a_thread_is_left_to_the_standard_library() {
     if plays_role() {
-        let engine = Engine::builder().workers(1).build().unwrap();
+        let engine = Runtime::builder().workers(1).build().unwrap();
         engine.spawn(|| ()).unwrap().join().unwrap();
         std::thread::spawn(|| descend(0)).join().unwrap();
         return;
@@ -167,7 +167,7 @@ fn an_overflow_of_a_thread_is_left_to_the_standard_library() {
 #[test]
 fn another_fault_is_a_fault() {
     if plays_role() {
-        let engine = Engine::builder().workers(1).build().unwrap();
+        let engine = Runtime::builder().workers(1).build().unwrap();
         // A real SIGSEGV, without unsafe code. More than once: the standard library's handler, to
         // which the first is handed on, puts the default action back and expects the fault to
         // come again; and of two that come at once the kernel keeps one.

@@ -12,15 +12,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use greenroom::net::UnixStream;
-use greenroom::{Engine, Interest, JoinHandle, Readiness};
+use greenroom::{Interest, JoinHandle, Readiness, Runtime};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What nobody tells of within this time is lost.
 const LOST: Duration = Duration::from_secs(5);
 
-fn two_workers() -> Engine {
-    Engine::builder().workers(2).build().unwrap()
+fn two_workers() -> Runtime {
+    Runtime::builder().workers(2).build().unwrap()
 }
 
 /// A stream without waits of its own, and what waits for it.
@@ -39,9 +39,9 @@ fn shared() -> (Arc<Shared>, net::UnixStream) {
 impl Shared {
     /// As the sockets of this crate read: it waits first where it is better to.
     fn read(&self, buf: &mut [u8], mut waits: impl FnMut()) -> std::io::Result<usize> {
-        let mut is_drained = self.readiness.is_drained();
+        let mut is_exhausted = self.readiness.is_exhausted();
         loop {
-            if !std::mem::take(&mut is_drained) {
+            if !std::mem::take(&mut is_exhausted) {
                 match (&self.stream).read(buf) {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                     result => return result,
@@ -67,7 +67,7 @@ fn await_waiting(readiness: &impl Debug, many: usize) {
 
 /// Starts a coroutine on each of two workers: first the one that watches, as it waits first.
 fn on_both<T: Send + 'static>(
-    engine: &Engine,
+    engine: &Runtime,
     watching: impl FnOnce() -> T + Send + 'static,
     other: impl FnOnce() -> T + Send + 'static,
 ) -> [JoinHandle<T>; 2] {
@@ -135,7 +135,7 @@ fn a_hint_that_comes_late_makes_nobody_wait_for_what_is_there() {
             // As if this had come back short already.
             writes.write_all(b"ab").unwrap();
             has_read.recv_timeout(PATIENCE).unwrap();
-            shared.readiness.progressed(true);
+            shared.readiness.record_progress(true);
             hints.send(()).unwrap();
         },
     );
@@ -147,7 +147,7 @@ fn a_hint_that_comes_late_makes_nobody_wait_for_what_is_there() {
 
 #[test]
 fn a_thread_reads_what_comes_after_its_engine_has_ended() {
-    let engine = Engine::builder().workers(1).build().unwrap();
+    let engine = Runtime::builder().workers(1).build().unwrap();
     let (stream, peer) = UnixStream::pair().unwrap();
     let stream = Arc::new(stream);
     let theirs = stream.clone();
@@ -173,7 +173,7 @@ fn a_thread_reads_what_comes_after_its_engine_has_ended() {
 fn who_waits_for_what_another_engine_watches_is_woken_by_the_end_of_his_own() {
     let (here, there) = (two_workers(), two_workers());
     let (shared, _peer) = shared();
-    let wait = |engine: &Engine| {
+    let wait = |engine: &Runtime| {
         let theirs = shared.clone();
         let wait = move || {
             let fd = theirs.stream.as_fd();

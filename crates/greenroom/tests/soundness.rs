@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use greenroom::{Engine, Interest, Name, Readiness, Reservation, sleep, spawn, yield_now};
+use greenroom::{Interest, Readiness, Runtime, SpawnPermit, TaskName, sleep, spawn, yield_now};
 
 /// Nothing here takes as long as this unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -72,14 +72,14 @@ impl Display for OnDisplay {
 /// An engine with one worker, and a coroutine on it that is suspended in the middle of a scope: its
 /// threads see what it has on its stack, and its worker has thread-locals.
 struct Stage {
-    engine: Engine,
+    engine: Runtime,
     witness: greenroom::JoinHandle<usize>,
     end: greenroom::sync::Sender<()>,
 }
 
 impl Stage {
     fn new() -> Self {
-        Self::of(Engine::builder().workers(1))
+        Self::of(Runtime::builder().workers(1))
     }
 
     fn of(builder: greenroom::Builder) -> Self {
@@ -110,7 +110,7 @@ impl Stage {
         }
     }
 
-    fn reserve(&self) -> Reservation {
+    fn reserve(&self) -> SpawnPermit {
         self.engine.reserve().unwrap()
     }
 
@@ -228,7 +228,7 @@ fn displaying_a_name_in_a_report_of_a_stall() {
     for act in BOTH {
         let reported = count();
         let theirs = reported.clone();
-        let builder = Engine::builder().workers(1).on_stall(
+        let builder = Runtime::builder().workers(1).on_stall(
             Duration::from_millis(10),
             move |stall: &greenroom::Stall| {
                 if &*stall.name != "the next" {
@@ -240,7 +240,7 @@ fn displaying_a_name_in_a_report_of_a_stall() {
         );
         let (stage, displayed) = (Stage::of(builder), count());
         let name: Arc<dyn Display + Send + Sync> = Arc::new(OnDisplay(act, displayed.clone()));
-        for (name, enough) in [(Name::from(name), 1), ("the next".into(), 100)] {
+        for (name, enough) in [(TaskName::from(name), 1), ("the next".into(), 100)] {
             let reported = reported.clone();
             let told = move || reported.load(Ordering::SeqCst) >= enough;
             let ends = told.clone();
@@ -259,7 +259,7 @@ fn reporting_a_stall() {
     for act in BOTH {
         let reported = count();
         let theirs = reported.clone();
-        let builder = Engine::builder().workers(1).on_stall(
+        let builder = Runtime::builder().workers(1).on_stall(
             Duration::from_millis(10),
             move |_: &greenroom::Stall| {
                 theirs.fetch_add(1, Ordering::SeqCst);
@@ -283,7 +283,7 @@ fn reporting_a_stall() {
 #[test]
 fn making_the_name_of_a_pause_and_choosing_what_it_waits_for() {
     struct Named(Option<Act>);
-    impl From<Named> for Name {
+    impl From<Named> for TaskName {
         fn from(named: Named) -> Self {
             if let Some(act) = named.0 {
                 act.run();

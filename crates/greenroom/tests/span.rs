@@ -5,7 +5,7 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use greenroom::{Engine, spawn, yield_now};
+use greenroom::{Runtime, spawn, yield_now};
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -31,7 +31,7 @@ fn each_coroutine_sees_its_own_spans() {
         .with_target(false)
         .with_writer(move || writer.clone())
         .init();
-    let engine = Engine::builder().workers(1).build().unwrap();
+    let engine = Runtime::builder().workers(1).build().unwrap();
     let all = engine.spawn(|| {
         let each = |n: u32| {
             move || {

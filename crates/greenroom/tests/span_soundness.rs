@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use greenroom::{Engine, sleep, spawn, yield_now};
+use greenroom::{Runtime, sleep, spawn, yield_now};
 use tracing::Subscriber;
 use tracing::span::Id;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
@@ -50,7 +50,7 @@ impl<S: Subscriber> Layer<S> for Hostile {
 fn a_subscriber_that_panics_or_waits_does_no_harm_to_a_worker() {
     tracing_subscriber::registry().with(Hostile).init();
     for kind in [PANICS, SUSPENDS] {
-        let engine = Engine::builder().workers(1).build().unwrap();
+        let engine = Runtime::builder().workers(1).build().unwrap();
         let run = move || {
             let each = move || {
                 let _entered = tracing::info_span!("it").entered();

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use greenroom::sync::{Condvar, Mutex, RecvError, TrySendError, channel, oneshot};
-use greenroom::{Engine, sleep, spawn, yield_now};
+use greenroom::{Runtime, sleep, spawn, yield_now};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs `job` by two coroutines on each of two workers, and by two threads.
 fn everywhere(job: impl Fn() + Send + Sync + 'static) {
-    let engine = Engine::builder().workers(2).build().unwrap();
+    let engine = Runtime::builder().workers(2).build().unwrap();
     let job = Arc::new(job);
     let coroutines: Vec<_> = (0..4)
         .map(|_| {
@@ -56,7 +56,7 @@ fn a_lock_excludes_everybody_else_even_across_waits() {
 fn a_lock_is_free_again_after_a_panic() {
     let lock = Arc::new(Mutex::new(1));
     let theirs = lock.clone();
-    let engine = Engine::builder().workers(1).build().unwrap();
+    let engine = Runtime::builder().workers(1).build().unwrap();
     let panicked = engine.spawn(move || {
         let _guard = theirs.lock();
         panic!("with the lock held");
@@ -91,7 +91,7 @@ fn a_condition_wakes_who_waits_and_gives_up_at_a_deadline() {
 #[test]
 fn a_channel_hands_over_every_value_once() {
     let (sender, receiver) = channel(3);
-    let engine = Engine::builder().workers(2).build().unwrap();
+    let engine = Runtime::builder().workers(2).build().unwrap();
     let sum = Arc::new(AtomicUsize::new(0));
     let receivers: Vec<_> = (0..3)
         .map(|_| {
@@ -134,7 +134,7 @@ fn a_channel_is_bounded_and_knows_when_an_end_is_gone() {
 
 #[test]
 fn one_value_arrives_or_its_sender_is_gone() {
-    let engine = Engine::new().unwrap();
+    let engine = Runtime::new().unwrap();
     let (sender, receiver) = oneshot();
     let waiting = engine.spawn(move || receiver.recv()).unwrap();
     sender.send("news").unwrap();
@@ -148,7 +148,7 @@ fn one_value_arrives_or_its_sender_is_gone() {
 #[test]
 fn a_wake_up_is_not_lost_with_one_that_gave_up() {
     // Receivers that time out and receivers that do not, over and over: every value must arrive.
-    let engine = Engine::builder().workers(2).build().unwrap();
+    let engine = Runtime::builder().workers(2).build().unwrap();
     let (sender, receiver) = channel(1);
     let impatient: Vec<_> = (0..4)
         .map(|n| {
@@ -180,7 +180,7 @@ fn a_wake_up_is_not_lost_with_one_that_gave_up() {
 #[test]
 fn a_standard_lock_held_across_a_wait_is_found_by_the_stall_detector() {
     let (tell, told) = std::sync::mpsc::channel();
-    let engine = Engine::builder()
+    let engine = Runtime::builder()
         .workers(1)
         .on_stall(Duration::from_millis(20), move |stall| {
             tell.send(stall.name.clone()).unwrap();

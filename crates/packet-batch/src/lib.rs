@@ -5,13 +5,13 @@
 //! a slice of them. Both are for any socket that keeps the bounds of messages: UDP, Unix datagram.
 //!
 //! ```
-//! use packet_batch::{Batch, Outgoing, SendFlags, send};
+//! use packet_batch::{Batch, Transmit, SendFlags, send};
 //! use std::net::UdpSocket;
 //!
 //! let server = UdpSocket::bind("127.0.0.1:0")?;
 //! let client = UdpSocket::bind("127.0.0.1:0")?;
 //! let to = server.local_addr()?.into();
-//! let packets = [Outgoing::new(b"one", &to), Outgoing::new(b"two", &to)];
+//! let packets = [Transmit::new(b"one", &to), Transmit::new(b"two", &to)];
 //! assert_eq!(send(&client, &packets, SendFlags::empty())?, 2);
 //!
 //! let mut batch = Batch::new(1500);
@@ -26,25 +26,25 @@
 //!
 //! # What the kernel tells beside a datagram
 //!
-//! A batch [`with_control`](Batch::with_control) also learns which of this machine's addresses a
+//! A batch [`with_packet_info`](Batch::with_packet_info) also learns which of this machine's addresses a
 //! datagram was sent to, and how many the kernel has dropped, if the socket was asked to tell
-//! ([`tell_local`], [`tell_drops`]). A reply can then be sent from that address:
+//! ([`set_recv_pktinfo`], [`set_recv_drop_count`]). A reply can then be sent from that address:
 //!
 //! ```
-//! use packet_batch::{Batch, Outgoing, SendFlags, send, tell_local};
+//! use packet_batch::{Batch, Transmit, SendFlags, send, set_recv_pktinfo};
 //! use std::net::UdpSocket;
 //!
 //! let server = UdpSocket::bind("0.0.0.0:0")?;
-//! tell_local(&server)?;
+//! set_recv_pktinfo(&server)?;
 //! let client = UdpSocket::bind("127.0.0.1:0")?;
 //! client.connect(("127.0.0.2", server.local_addr()?.port()))?;
 //! client.send(b"hello")?;
 //!
-//! let mut batch = Batch::new(1500).with_control();
+//! let mut batch = Batch::new(1500).with_packet_info();
 //! batch.receive(&server, 1)?;
 //! let packet = batch.next().unwrap();
 //! let to = packet.from.unwrap();
-//! let reply = Outgoing::new(b"hi", &to).from(packet.local);
+//! let reply = Transmit::new(b"hi", &to).from(packet.local);
 //! send(&server, &[reply], SendFlags::empty())?;
 //! // It hears nobody but the address that it is connected to.
 //! assert_eq!(client.recv(&mut [0; 9])?, 2);
@@ -60,16 +60,16 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("packet-batch is a cover of recvmmsg(2) and sendmmsg(2), and needs Linux");
 
-mod control;
-mod option;
+mod cmsg;
 mod receive;
 mod send;
+mod sockopt;
 
-pub use control::Local;
-pub use option::{tell_drops, tell_local, unconfirmed};
+pub use cmsg::PacketInfo;
 pub use receive::{Batch, Packet};
 pub use rustix::net::SendFlags;
-pub use send::{Outgoing, send};
+pub use send::{Transmit, send};
+pub use sockopt::{set_recv_drop_count, set_recv_pktinfo, unconfirmed};
 
 /// The most that one call receives or sends.
 pub const MAX: usize = 32;

@@ -12,8 +12,8 @@ use rustix::io::Errno;
 use rustix::net::SocketAddrAny;
 use rustix::net::addr::SocketAddrStorage;
 
-use crate::control::{self, Received};
-use crate::{Local, MAX, narrow};
+use crate::cmsg::{self, Received};
+use crate::{MAX, PacketInfo, narrow};
 
 /// Datagrams that were received together, and room for them.
 pub struct Batch {
@@ -37,7 +37,7 @@ pub struct Batch {
 struct Meta {
     full_len: usize,
     from: Option<SocketAddrAny>,
-    local: Option<Local>,
+    local: Option<PacketInfo>,
 }
 
 /// One datagram of a [`Batch`].
@@ -50,8 +50,8 @@ pub struct Packet<'a> {
     /// Who sent it; `None` for a Unix socket without a name.
     pub from: Option<SocketAddrAny>,
     /// The address of this machine that it was sent to, or that an answer to a broadcast comes from;
-    /// if it was [asked for](crate::tell_local), and there is one.
-    pub local: Option<Local>,
+    /// if it was [asked for](crate::set_recv_pktinfo), and there is one.
+    pub local: Option<PacketInfo>,
 }
 
 impl Batch {
@@ -73,15 +73,15 @@ impl Batch {
     }
 
     /// Also takes what the kernel tells beside each datagram, if the socket was
-    /// [asked](crate::tell_drops) to. Descriptors that a Unix peer sends along are closed at once.
+    /// [asked](crate::set_recv_drop_count) to. Descriptors that a Unix peer sends along are closed at once.
     #[must_use]
-    pub fn with_control(mut self) -> Self {
+    pub fn with_packet_info(mut self) -> Self {
         self.controls = vec![Received::EMPTY; MAX];
         self
     }
 
     /// How many datagrams the kernel had dropped when the last one that was received came in, if the
-    /// socket was [asked](crate::tell_drops). Those that were dropped after it are known with the
+    /// socket was [asked](crate::set_recv_drop_count). Those that were dropped after it are known with the
     /// next one.
     #[must_use]
     pub fn dropped(&self) -> u64 {
@@ -103,7 +103,7 @@ impl Batch {
     /// Whether the last call found fewer than it had room for: then nothing more was there at that
     /// moment, or an error that the next call reports.
     #[must_use]
-    pub fn has_emptied_socket(&self) -> bool {
+    pub fn is_socket_empty(&self) -> bool {
         self.emptied
     }
 
@@ -191,7 +191,7 @@ impl Batch {
             // Its type is another one in other C libraries.
             let written: usize = header.msg_hdr.msg_controllen as _;
             if written > 0 {
-                let told = control::read(&control.0[..written.min(control.0.len())]);
+                let told = cmsg::read(&control.0[..written.min(control.0.len())]);
                 meta.local = told.local;
                 told.drops
                     .into_iter()

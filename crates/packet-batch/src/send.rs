@@ -9,18 +9,18 @@ use std::ptr;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketAddrAny, sendto};
 
-use crate::control::Sent;
-use crate::{Local, MAX, narrow};
+use crate::cmsg::Sent;
+use crate::{MAX, PacketInfo, narrow};
 
 /// A datagram that is to be sent.
 #[derive(Clone, Copy, Debug)]
-pub struct Outgoing<'a> {
+pub struct Transmit<'a> {
     bytes: &'a [u8],
     to: &'a SocketAddrAny,
-    from: Option<Local>,
+    from: Option<PacketInfo>,
 }
 
-impl<'a> Outgoing<'a> {
+impl<'a> Transmit<'a> {
     /// From the address that the socket is bound to, or, if that is every one, the address that the
     /// way there has.
     #[must_use]
@@ -32,7 +32,7 @@ impl<'a> Outgoing<'a> {
     /// From this address of the machine. It is for a socket of its own family: an IPv6 socket takes
     /// an IPv4 address as `::ffff:a.b.c.d`.
     #[must_use]
-    pub fn from(mut self, local: Option<Local>) -> Self {
+    pub fn from(mut self, local: Option<PacketInfo>) -> Self {
         self.from = local;
         self
     }
@@ -51,7 +51,7 @@ impl<'a> Outgoing<'a> {
 
     /// The address of this machine that it is sent from, if one was asked for.
     #[must_use]
-    pub fn local(&self) -> Option<Local> {
+    pub fn local(&self) -> Option<PacketInfo> {
         self.from
     }
 }
@@ -68,7 +68,7 @@ impl<'a> Outgoing<'a> {
 /// If there are none to send.
 pub fn send(
     socket: impl AsFd,
-    packets: &[Outgoing<'_>],
+    packets: &[Transmit<'_>],
     flags: SendFlags,
 ) -> rustix::io::Result<usize> {
     match packets {
@@ -82,7 +82,7 @@ pub fn send(
 
 fn send_up_to<const MOST: usize>(
     socket: impl AsFd,
-    packets: &[Outgoing<'_>],
+    packets: &[Transmit<'_>],
     flags: SendFlags,
 ) -> rustix::io::Result<usize> {
     let packets = &packets[..packets.len().min(MOST)];

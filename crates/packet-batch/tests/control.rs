@@ -13,14 +13,16 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use packet_batch::{Batch, Local, MAX, Outgoing, SendFlags, send, tell_drops, tell_local};
+use packet_batch::{
+    Batch, MAX, PacketInfo, SendFlags, Transmit, send, set_recv_drop_count, set_recv_pktinfo,
+};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SocketAddrAny, sockopt};
 
 fn told(bind: &str) -> UdpSocket {
     let server = UdpSocket::bind(bind).unwrap();
-    tell_local(&server).unwrap();
-    tell_drops(&server).unwrap();
+    set_recv_pktinfo(&server).unwrap();
+    set_recv_drop_count(&server).unwrap();
     server
 }
 
@@ -55,7 +57,7 @@ fn answers_come_from(bind: &str, addresses: &[(&str, &str)]) {
     for client in &clients {
         client.send(b"hello").unwrap();
     }
-    let mut batch = Batch::new(16).with_control();
+    let mut batch = Batch::new(16).with_packet_info();
     let mut senders = Vec::new();
     while senders.len() < clients.len() {
         batch.receive(&server, MAX).unwrap();
@@ -70,7 +72,7 @@ fn answers_come_from(bind: &str, addresses: &[(&str, &str)]) {
     // Together, and the first once more by itself.
     let replies: Vec<_> = senders
         .iter()
-        .map(|(to, local)| Outgoing::new(b"hi", to).from(*local))
+        .map(|(to, local)| Transmit::new(b"hi", to).from(*local))
         .collect();
     assert_eq!(
         send(&server, &replies, SendFlags::empty()).unwrap(),
@@ -112,11 +114,11 @@ fn ipv6_answers_do_and_ipv4_ones_through_the_same_socket() {
 fn an_address_that_is_not_ours_is_refused() {
     let server = told("0.0.0.0:0");
     let to: SocketAddrAny = client(&server, "127.0.0.1").local_addr().unwrap().into();
-    let local = Local {
+    let local = PacketInfo {
         ip: [198, 51, 100, 1].into(), // TEST-NET-2, RFC 5737
         interface: 0,
     };
-    let packet = Outgoing::new(b"x", &to).from(Some(local));
+    let packet = Transmit::new(b"x", &to).from(Some(local));
     let refused = send(&server, &[packet], SendFlags::empty()).unwrap_err();
     assert!(
         [Errno::INVAL, Errno::NETUNREACH].contains(&refused),
@@ -130,7 +132,7 @@ fn an_error_in_the_middle_is_left_to_the_next_call() {
     let receiver = client(&server, "127.0.0.1");
     let good: SocketAddrAny = receiver.local_addr().unwrap().into();
     let bad: SocketAddrAny = SocketAddr::from(([127, 0, 0, 1], 0)).into();
-    let packets = [&good, &good, &bad, &good].map(|to| Outgoing::new(b"x", to));
+    let packets = [&good, &good, &bad, &good].map(|to| Transmit::new(b"x", to));
     assert_eq!(send(&server, &packets, SendFlags::empty()), Ok(2));
     assert_eq!(
         send(&server, &packets[2..], SendFlags::empty()),
@@ -150,11 +152,11 @@ fn many_are_sent_whole_and_in_order() {
         .iter()
         .zip(1..)
         .map(|(bytes, n)| {
-            let local = Local {
+            let local = PacketInfo {
                 ip: [127, 0, 0, n].into(),
                 interface: 0,
             };
-            Outgoing::new(bytes, &to).from((n % 2 == 0).then_some(local))
+            Transmit::new(bytes, &to).from((n % 2 == 0).then_some(local))
         })
         .collect();
     let mut rest = &packets[..];
@@ -163,7 +165,7 @@ fn many_are_sent_whole_and_in_order() {
         assert!(sent <= MAX);
         rest = &rest[sent..];
     }
-    let mut batch = Batch::new(200).with_control();
+    let mut batch = Batch::new(200).with_packet_info();
     let mut next = 0;
     while next < contents.len() {
         batch.receive(&receiver, MAX).unwrap();
@@ -200,7 +202,7 @@ fn what_the_kernel_drops_is_counted_to_the_last_one() {
         }
         (sender, 100 * 200)
     });
-    let mut batch = Batch::new(100).with_control();
+    let mut batch = Batch::new(100).with_packet_info();
     let mut received = 0;
     let mut drain = || {
         while batch.receive(&server, MAX).is_ok() {
@@ -235,7 +237,7 @@ fn descriptors_that_a_peer_sends_along_do_not_stay() {
         let flags = SendFlags::empty();
         rustix::net::sendmsg(&client, &[IoSlice::new(b"x")], &mut control, flags).unwrap();
     }
-    let mut batch = Batch::new(9).with_control();
+    let mut batch = Batch::new(9).with_packet_info();
     assert_eq!(batch.receive(&server, MAX).unwrap(), 10);
     while let Some(packet) = batch.next() {
         assert_eq!((packet.bytes, packet.local), (&b"x"[..], None));
@@ -250,10 +252,10 @@ fn descriptors_that_a_peer_sends_along_do_not_stay() {
 #[test]
 fn only_ip_has_local_addresses_to_tell() {
     let socket = UnixDatagram::unbound().unwrap();
-    let refused = tell_local(&socket).unwrap_err();
+    let refused = set_recv_pktinfo(&socket).unwrap_err();
     assert_eq!(refused, Errno::AFNOSUPPORT);
     let file = std::fs::File::open("/dev/null").unwrap();
-    assert!(tell_drops(&file).is_err() && file.as_raw_fd() >= 0);
+    assert!(set_recv_drop_count(&file).is_err() && file.as_raw_fd() >= 0);
 }
 
 #[test]

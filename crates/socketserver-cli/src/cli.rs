@@ -79,22 +79,22 @@ impl Command {
 
 /// Options that are right one by one and cannot work together.
 #[derive(Debug)]
-pub(crate) struct Usage(pub(crate) String);
+pub(crate) struct UsageError(pub(crate) String);
 
-impl fmt::Display for Usage {
+impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for Usage {}
+impl std::error::Error for UsageError {}
 
 impl ServerOptions {
     /// Refuses what does not go together.
-    pub(crate) fn check(&self) -> Result<(), Usage> {
+    pub(crate) fn check(&self) -> Result<(), UsageError> {
         let counts_peers = self.max_per_peer.is_some() || self.rate_per_peer.is_some();
         if self.concurrency == Model::Forking && !self.proxy_from.is_empty() && counts_peers {
-            return Err(Usage(
+            return Err(UsageError(
                 "--max-per-peer and --rate-per-peer cannot be kept for clients of --proxy-from by \
                  forked processes, each of which knows only its own client: use another \
                  --concurrency, or set these limits in the proxy"
@@ -106,7 +106,7 @@ impl ServerOptions {
         for endpoint in listening.map(ToString::to_string) {
             let is_any = endpoint.ends_with(":0");
             if !is_any && seen.contains(&endpoint) {
-                return Err(Usage(format!("{endpoint} is to be listened on twice")));
+                return Err(UsageError(format!("{endpoint} is to be listened on twice")));
             }
             seen.push(endpoint);
         }
@@ -116,7 +116,7 @@ impl ServerOptions {
 
     /// Refuses options on the command line that have no effect there. A file may be for several programs
     /// and endpoints, and is not looked at.
-    fn check_effects(&self) -> Result<(), Usage> {
+    fn check_effects(&self) -> Result<(), UsageError> {
         let any = |is: fn(&Endpoint) -> bool| {
             let mut listening = self.listening();
             listening.any(|endpoint| is(endpoint) || endpoint.is_inherited())
@@ -133,12 +133,12 @@ impl ServerOptions {
             ("tls-timeout", encrypts, of_tls),
             ("tls-handshakes", encrypts, of_tls),
             ("max-amplification", has_udp, of_udp),
-            ("refuse-low-ports", has_udp, of_udp),
+            ("reject-low-ports", has_udp, of_udp),
             ("web-ping", self.web.is_some(), "--web http://HOST:PORT"),
         ];
         for (flag, has_effect, needed) in needs {
             if self.given.contains(flag) && !has_effect {
-                return Err(Usage(format!(
+                return Err(UsageError(format!(
                     "--{flag} has no effect without {needed}: add that, or leave --{flag} out"
                 )));
             }
@@ -183,7 +183,7 @@ pub(crate) struct ServerOptions {
     /// How many requests each endpoint has at once, silent ones that hold no worker included
     /// [default: any number]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) max_live: Option<u32>,
+    pub(crate) max_active: Option<u32>,
 
     /// What happens to a client that comes when all workers are busy
     #[arg(long, value_enum, default_value_t)]
@@ -205,7 +205,7 @@ pub(crate) struct ServerOptions {
     /// A line that is sent to clients that are turned away, but not to those that --deny has or
     /// --allow has not
     #[arg(long, value_name = "TEXT", value_parser = notice)]
-    pub(crate) refusal_notice: Option<String>,
+    pub(crate) rejection_message: Option<String>,
 
     /// Turn away clients from these addresses: 10.0.0.0/8, 2001:db8::/32, 127.0.0.1 or all; may be
     /// given several times
@@ -237,7 +237,7 @@ pub(crate) struct ServerOptions {
 
     /// Refuse datagrams over UDP from ports below 1024, where services are that answer anything
     #[arg(long)]
-    pub(crate) refuse_low_ports: bool,
+    pub(crate) reject_low_ports: bool,
 
     /// Trust proxies at these addresses to say who their clients are, by the PROXY protocol; "unix"
     /// is whoever connects to a Unix socket; may be given several times
@@ -255,28 +255,28 @@ pub(crate) struct ServerOptions {
 
     /// How long a client may take to say anything at all; chat has no such limit
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = limit)]
-    pub(crate) first_byte_timeout: Limit,
+    pub(crate) first_byte_timeout: TimeoutArg,
 
     /// How fast the rest of a message must arrive whose beginning has: so many bytes per second
     /// after some time, or none
     #[arg(long, value_name = "BYTES[:TIME]", default_value = "240:30s", value_parser = min_rate)]
-    pub(crate) min_receive_rate: LeastRate,
+    pub(crate) min_receive_rate: MinRateArg,
 
     /// How fast a client must read while it is waited for
     #[arg(long, value_name = "BYTES[:TIME]", default_value = "240:30s", value_parser = min_rate)]
-    pub(crate) min_send_rate: LeastRate,
+    pub(crate) min_send_rate: MinRateArg,
 
     /// How long a connection may be silent in both directions ("none" for any time)
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = limit)]
-    pub(crate) idle_timeout: Limit,
+    pub(crate) idle_timeout: TimeoutArg,
 
     /// How long a write may wait for a client that does not read [default: 60s; 1s for datagrams]
     #[arg(long, value_name = "DURATION", value_parser = limit)]
-    pub(crate) write_timeout: Option<Limit>,
+    pub(crate) write_timeout: Option<TimeoutArg>,
 
     /// How long a connection may last at all
     #[arg(long, value_name = "DURATION", default_value = "none", value_parser = limit)]
-    pub(crate) request_timeout: Limit,
+    pub(crate) request_timeout: TimeoutArg,
 
     #[command(flatten)]
     pub(crate) tls: tls::ServerTls,
@@ -287,7 +287,7 @@ pub(crate) struct ServerOptions {
     /// How long to go on serving everybody after a signal to stop, while /readyz says no: for those
     /// who distribute clients to notice and send them elsewhere, before the drain begins
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
-    pub(crate) lame_time: Duration,
+    pub(crate) lame_duck_time: Duration,
 
     /// How long requests have to end after that, before they are cut
     #[arg(
@@ -401,33 +401,33 @@ fn proxy(text: &str) -> Result<Proxy, String> {
 
 fn nonzero(text: &str) -> Result<Duration, String> {
     match limit(text)? {
-        Limit(Some(time)) => Ok(time),
-        Limit(None) => Err("it has to end at some point".into()),
+        TimeoutArg(Some(time)) => Ok(time),
+        TimeoutArg(None) => Err("it has to end at some point".into()),
     }
 }
 
 /// A time, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Limit(pub(crate) Option<Duration>);
+pub(crate) struct TimeoutArg(pub(crate) Option<Duration>);
 
-pub(crate) fn limit(text: &str) -> Result<Limit, String> {
+pub(crate) fn limit(text: &str) -> Result<TimeoutArg, String> {
     if text == "none" {
-        return Ok(Limit(None));
+        return Ok(TimeoutArg(None));
     }
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("zero would end everything at once; \"none\" is no limit".into()),
-        Ok(limit) => Ok(Limit(Some(limit))),
+        Ok(limit) => Ok(TimeoutArg(Some(limit))),
         Err(error) => Err(format!("{error}; write it as 500ms, 30s, 5m or none")),
     }
 }
 
 /// A rate, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LeastRate(pub(crate) Option<MinRate>);
+pub(crate) struct MinRateArg(pub(crate) Option<MinRate>);
 
-fn min_rate(text: &str) -> Result<LeastRate, String> {
+fn min_rate(text: &str) -> Result<MinRateArg, String> {
     if text == "none" {
-        return Ok(LeastRate(None));
+        return Ok(MinRateArg(None));
     }
     let (bytes, grace) = match text.split_once(':') {
         None => (text, None),
@@ -439,10 +439,10 @@ fn min_rate(text: &str) -> Result<LeastRate, String> {
         );
     };
     let rate = MinRate::bytes_per_second(bytes);
-    Ok(LeastRate(Some(match grace.map(limit).transpose()? {
+    Ok(MinRateArg(Some(match grace.map(limit).transpose()? {
         None => rate,
-        Some(Limit(Some(grace))) => rate.grace(grace),
-        Some(Limit(None)) => return Err("the time has to end at some point".into()),
+        Some(TimeoutArg(Some(grace))) => rate.grace(grace),
+        Some(TimeoutArg(None)) => return Err("the time has to end at some point".into()),
     })))
 }
 
@@ -472,15 +472,18 @@ mod tests {
 
     #[test]
     fn limits_are_written_as_people_write_them() {
-        assert_eq!(limit("none"), Ok(Limit(None)));
-        assert_eq!(limit("1m 30s"), Ok(Limit(Some(Duration::from_secs(90)))));
+        assert_eq!(limit("none"), Ok(TimeoutArg(None)));
+        assert_eq!(
+            limit("1m 30s"),
+            Ok(TimeoutArg(Some(Duration::from_secs(90))))
+        );
         assert!(limit("0s").is_err());
         assert!(limit("5").unwrap_err().contains("30s"));
         let rate = MinRate::bytes_per_second(1000);
-        assert_eq!(min_rate("none"), Ok(LeastRate(None)));
-        assert_eq!(min_rate("1000"), Ok(LeastRate(Some(rate))));
+        assert_eq!(min_rate("none"), Ok(MinRateArg(None)));
+        assert_eq!(min_rate("1000"), Ok(MinRateArg(Some(rate))));
         let patient = rate.grace(Duration::from_secs(60));
-        assert_eq!(min_rate("1000:1m"), Ok(LeastRate(Some(patient))));
+        assert_eq!(min_rate("1000:1m"), Ok(MinRateArg(Some(patient))));
         for bad in ["", "0", "10:", "10:0s", "10:none", ":5s", "-1", "10/s"] {
             assert!(min_rate(bad).is_err(), "{bad}");
         }

@@ -13,16 +13,16 @@ use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
 use encoding_rs::Encoding;
 use rustyline::error::ReadlineError;
-use socketserver::framing::{Body, FrameError, Framed, JsonHeader, Value};
+use socketserver::framing::{FrameError, Framed, JsonBody, JsonHeader, Value};
 
+use crate::auth_token::Token;
+use crate::byte_size::Size;
 use crate::connect::unix_address;
+use crate::decode::Printer;
 use crate::endpoint::Endpoint;
-use crate::printer::Printer;
 use crate::programs::command::{Framing, LONGEST};
-use crate::size::Size;
 use crate::terminal;
 use crate::tls::ClientTls;
-use crate::token::Token;
 
 /// Send commands to a command server, and print what they have written
 ///
@@ -159,10 +159,10 @@ impl Client {
         let mut editor = terminal::editor()?;
         loop {
             match editor.readline(">>> ") {
-                Ok(line) => match Typed::from(line.as_bytes()) {
-                    Typed::Nothing => {}
-                    Typed::Exit => break,
-                    Typed::Command(command) => match self.check(command) {
+                Ok(line) => match Input::from(line.as_bytes()) {
+                    Input::Nothing => {}
+                    Input::Exit => break,
+                    Input::Command(command) => match self.check(command) {
                         Ok(()) => drop(self.obey(command)?),
                         Err(error) => complain(&error.to_string()),
                     },
@@ -191,10 +191,10 @@ impl Client {
             if n == 0 {
                 break;
             }
-            match Typed::from(&line[..]) {
-                Typed::Nothing => {}
-                Typed::Exit => break,
-                Typed::Command(command) => drop(self.obey(command)?),
+            match Input::from(&line[..]) {
+                Input::Nothing => {}
+                Input::Exit => break,
+                Input::Command(command) => drop(self.obey(command)?),
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -244,13 +244,13 @@ impl Client {
 }
 
 /// What a line of input means.
-enum Typed<'a> {
+enum Input<'a> {
     Nothing,
     Exit,
     Command(&'a [u8]),
 }
 
-impl<'a> From<&'a [u8]> for Typed<'a> {
+impl<'a> From<&'a [u8]> for Input<'a> {
     fn from(line: &'a [u8]) -> Self {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -271,7 +271,7 @@ enum End {
 
 impl End {
     /// Servers that do not tell are believed that all went well.
-    fn of<S>(body: &Body<'_, S>) -> anyhow::Result<Self> {
+    fn of<S>(body: &JsonBody<'_, S>) -> anyhow::Result<Self> {
         let number = |name| match body.header().get(name).map(Value::as_u64) {
             None => Ok(None),
             Some(number) => number
@@ -303,7 +303,7 @@ impl End {
 }
 
 /// Prints a body as it arrives; returns whether it ends a line.
-fn print<S: Read>(mut body: Body<'_, S>, charset: &'static Encoding) -> anyhow::Result<bool> {
+fn print<S: Read>(mut body: JsonBody<'_, S>, charset: &'static Encoding) -> anyhow::Result<bool> {
     let whole = body.remaining();
     let mut printer = Printer::new(charset);
     let mut piece = vec![0; 64 << 10];

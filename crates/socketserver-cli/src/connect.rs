@@ -19,8 +19,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketAddrUnix};
 
 use crate::endpoint::Endpoint;
+use crate::escape::Escaped;
 use crate::inet;
-use crate::text::Escaped;
 use crate::tls::{self, ClientTls};
 
 /// Send lines from stdin to a server, and print what comes back

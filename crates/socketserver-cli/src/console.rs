@@ -5,13 +5,13 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use socketserver::{Controller, GroupController, LiveRequest, RequestId};
+use socketserver::{ActiveRequest, GroupHandle, RequestId, ServerHandle};
 
 use crate::cli::Model;
 use crate::config::Reloader;
-use crate::serve::Bound;
+use crate::serve::BoundServers;
 use crate::terminal::{self, Lines};
-use crate::{signals, text};
+use crate::{escape, signals};
 
 const HELP: &str = "\
 list      connections that are being served, and how many workers are busy
@@ -27,7 +27,7 @@ help      this
 
 /// What an operator can do to a group of servers.
 pub(crate) struct Console {
-    group: GroupController,
+    group: GroupHandle,
     endpoints: Vec<Served>,
     model: Model,
     drain_timeout: Duration,
@@ -45,7 +45,7 @@ struct Served {
 }
 
 impl Console {
-    pub(crate) fn new(bound: &Bound) -> Self {
+    pub(crate) fn new(bound: &BoundServers) -> Self {
         let endpoints = bound
             .listening
             .iter()
@@ -56,7 +56,7 @@ impl Console {
             })
             .collect();
         Self {
-            group: bound.controller(),
+            group: bound.handle(),
             endpoints,
             model: bound.model,
             drain_timeout: bound.patience.drain,
@@ -80,7 +80,7 @@ impl Console {
     }
 
     /// Obeys whatever comes from stdin while the servers run.
-    pub(crate) fn attend(self, bound: &mut Bound) -> anyhow::Result<()> {
+    pub(crate) fn attend(self, bound: &mut BoundServers) -> anyhow::Result<()> {
         let lines = Lines {
             prompt: "> ",
             greeting: "type help for the console's commands",
@@ -115,7 +115,7 @@ impl Console {
             _ => format!(
                 "{}{} is no command. There are:\n{}\n{}",
                 self.prefix,
-                text::printable(line.trim().as_bytes()),
+                escape::printable(line.trim().as_bytes()),
                 self.help(),
                 self.list()
             ),
@@ -132,8 +132,8 @@ impl Console {
     fn set_lame(&self, lame: bool) -> String {
         self.group.set_lame(lame);
         let mut out = String::new();
-        for (_, served, controller) in self.servers() {
-            let _ = writeln!(out, "{}: {}", served.name, controller.state());
+        for (_, served, handle) in self.servers() {
+            let _ = writeln!(out, "{}: {}", served.name, handle.state());
         }
         out
     }
@@ -145,21 +145,21 @@ impl Console {
             .collect()
     }
 
-    fn servers(&self) -> impl Iterator<Item = (usize, &Served, &Controller)> {
+    fn servers(&self) -> impl Iterator<Item = (usize, &Served, &ServerHandle)> {
         self.endpoints
             .iter()
-            .zip(self.group.controllers())
+            .zip(self.group.handles())
             .enumerate()
-            .map(|(index, (served, controller))| (index, served, controller))
+            .map(|(index, (served, handle))| (index, served, handle))
     }
 
     fn list(&self) -> String {
         let mut out = String::new();
-        for (index, served, controller) in self.servers() {
-            let live = controller.live();
+        for (index, served, handle) in self.servers() {
+            let live = handle.active();
             let Served { name, limit } = served;
             let busy = live.len();
-            let (model, state) = (self.model.name(), controller.state());
+            let (model, state) = (self.model.name(), handle.state());
             let _ = writeln!(out, "{name}: {model}, {state}, {busy} of {limit} busy");
             if live.is_empty() {
                 continue;
@@ -171,7 +171,7 @@ impl Console {
         out
     }
 
-    fn row(&self, endpoint: usize, request: &LiveRequest) -> [String; 6] {
+    fn row(&self, endpoint: usize, request: &ActiveRequest) -> [String; 6] {
         let info = &request.info;
         // Seconds are enough for people.
         let age = Duration::from_secs(info.age().as_secs());
@@ -195,35 +195,35 @@ impl Console {
     }
 
     fn kick(&self, label: &str) -> String {
-        let Some((controller, id)) = self.find(label) else {
+        let Some((handle, id)) = self.find(label) else {
             return format!(
                 "{} is no ID; list shows them\n",
-                text::printable(label.as_bytes())
+                escape::printable(label.as_bytes())
             );
         };
-        if controller.cancel(id) {
+        if handle.cancel(id) {
             format!("{label} is cut\n")
         } else {
             format!("{label} is not being served\n")
         }
     }
 
-    fn find(&self, label: &str) -> Option<(&Controller, RequestId)> {
+    fn find(&self, label: &str) -> Option<(&ServerHandle, RequestId)> {
         let (endpoint, id) = match label.split_once('.') {
             Some((endpoint, id)) => (endpoint.parse::<usize>().ok()?.checked_sub(1)?, id),
             None if self.endpoints.len() == 1 => (0, label),
             None => return None,
         };
         let id: u64 = id.parse().ok()?;
-        Some((self.group.controllers().get(endpoint)?, id.into()))
+        Some((self.group.handles().get(endpoint)?, id.into()))
     }
 
     fn stats(&self) -> String {
         let up = Duration::from_secs(self.started.elapsed().as_secs());
         let mut out = format!("up {}\n", humantime::format_duration(up));
-        for (_, served, controller) in self.servers() {
-            let n = controller.counters();
-            let live = controller.live();
+        for (_, served, handle) in self.servers() {
+            let n = handle.counters();
+            let live = handle.active();
             let received = live.iter().map(|r| r.received).sum::<u64>() + n.bytes_received;
             let sent = live.iter().map(|r| r.sent).sum::<u64>() + n.bytes_sent;
             let live = live.len();
@@ -233,7 +233,7 @@ impl Console {
                  protocol error {}, timed out {}, peer gone {}, fell behind {}, displaced {}, cut {}, killed {}), \
                  received {received} bytes, sent {sent}",
                 served.name,
-                controller.state(),
+                handle.state(),
                 n.accepted,
                 n.refused,
                 n.ended,
@@ -241,8 +241,8 @@ impl Console {
                 n.panicked,
                 n.protocol_error,
                 n.timed_out,
-                n.peer_gone,
-                n.fell_behind,
+                n.disconnected,
+                n.slow_consumer,
                 n.displaced,
                 n.cancelled,
                 n.killed,
@@ -297,7 +297,7 @@ mod tests {
         };
         let console = Console {
             reloader: None,
-            group: group.controller(),
+            group: group.handle(),
             endpoints: (0..endpoints).map(served).collect(),
             model: Model::Threading,
             drain_timeout: Duration::from_secs(30),
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(console.obey(" \t"), "");
         assert_eq!(
             console.obey("list"),
-            "tcp://host:0: threading, new, 0 of 7 busy\n"
+            "tcp://host:0: threading, bound, 0 of 7 busy\n"
         );
         assert!(console.obey(" stats ").ends_with("sent 0\na note\n"));
         assert_eq!(console.obey("help"), HELP);
@@ -333,7 +333,7 @@ mod tests {
         // They do not serve, and so are neither; what was said holds when they do.
         assert_eq!(
             console.obey("lame"),
-            "tcp://host:0: new\ntcp://host:1: new\n"
+            "tcp://host:0: bound\ntcp://host:1: bound\n"
         );
         drop(group);
         assert!(console.obey("ready").starts_with("tcp://host:0: closed\n"));

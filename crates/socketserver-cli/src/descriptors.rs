@@ -49,7 +49,7 @@ pub(crate) fn provide(need: Need) {
         tracing::warn!(
             "{connections} connections at once may need {needed} descriptors, and the hard limit is \
              {to}: clients beyond it wait, or are refused; raise it (ulimit -Hn, LimitNOFILE=), or \
-             lower --workers or --max-live"
+             lower --workers or --max-active"
         );
     } else {
         tracing::info!(

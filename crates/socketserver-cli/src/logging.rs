@@ -18,7 +18,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::log_rate::LogRate;
-use crate::lossy::Stream;
+use crate::nonblocking::Stream;
 use crate::{reopen, terminal};
 
 #[derive(Debug, Args)]

@@ -6,45 +6,45 @@
 
 #![forbid(unsafe_code)]
 
+mod auth_token;
+mod byte_size;
 mod cert;
 mod cli;
 mod command_client;
 mod config;
 mod connect;
 mod console;
+mod decode;
 mod descriptors;
 mod endpoint;
+mod escape;
+mod framing;
 mod inet;
 mod init;
 #[cfg(test)]
-mod limits;
+mod limits_page;
 mod load;
 mod log_rate;
 mod logging;
-mod lossy;
-mod messages;
 mod metrics;
-mod printer;
+mod nonblocking;
 mod privileges;
 mod programs;
 mod reopen;
 mod serve;
 mod service_manager;
 mod signals;
-mod size;
 mod terminal;
-mod text;
 mod tls;
-mod token;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
 
-use cli::{Command, Usage};
-use config::{Refused, Start};
-use lossy::Stream;
+use cli::{Command, UsageError};
+use config::{Start, StartError};
+use nonblocking::Stream;
 
 /// What is wrong usage to clap, too.
 const WRONG_USAGE: u8 = 2;
@@ -52,8 +52,8 @@ const WRONG_USAGE: u8 = 2;
 fn main() -> ExitCode {
     let mut start = match config::start(&std::env::args_os().collect::<Vec<_>>()) {
         Ok(start) => start,
-        Err(Refused::Usage(error)) => error.exit(),
-        Err(Refused::Config(error)) => return fail(&error.into(), WRONG_USAGE),
+        Err(StartError::UsageError(error)) => error.exit(),
+        Err(StartError::Config(error)) => return fail(&error.into(), WRONG_USAGE),
     };
     let is_check = match start.cli.command.program() {
         Some(program) => {
@@ -99,7 +99,11 @@ fn main() -> ExitCode {
     terminal::restore();
     logging::end();
     outcome.unwrap_or_else(|error| {
-        let code = if error.is::<Usage>() { WRONG_USAGE } else { 1 };
+        let code = if error.is::<UsageError>() {
+            WRONG_USAGE
+        } else {
+            1
+        };
         fail(&error, code)
     })
 }

@@ -6,19 +6,19 @@ use std::time::Duration;
 use socketserver::metrics::Metrics;
 use socketserver::transport::{StreamTransport, Tcp, UnixStream};
 use socketserver::{
-    Address, AtLimit, Builder, Concurrency, DualStack, Forking, GroupController, Server,
+    Address, Builder, Concurrency, DualStack, Forking, GroupHandle, OverloadPolicy, Server,
     ServerGroup, Threading, Timeouts,
 };
 
 use crate::cli::{Model, ServerOptions};
 use crate::endpoint::Endpoint;
-use crate::serve::{Bound, Condition, Inet, of_file};
+use crate::serve::{BoundServers, Condition, Inet, of_file};
 
 /// Who asks at once. Collectors are one or two, and probes of readiness another. Whoever else comes
 /// waits for a moment, and cannot take more than that from the servers that are watched; a few who
 /// are slow do not keep a probe from its answer.
 const CLIENTS: usize = 16;
-const AT_LIMIT: AtLimit = AtLimit::Queue {
+const AT_LIMIT: OverloadPolicy = OverloadPolicy::Queue {
     patience: PATIENCE,
     places: PLACES,
 };
@@ -48,27 +48,27 @@ pub(crate) fn endpoint(text: &str) -> Result<Endpoint, String> {
     }
 }
 
-pub(crate) struct Watching {
+pub(crate) struct MetricsServer {
     /// With the real port; several, if its name has several addresses.
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) metrics: Metrics,
     /// The server, unless it is a companion in the loop of the others.
-    own: Own,
+    own: Placement,
 }
 
-enum Own {
+enum Placement {
     None,
-    Bound(ServerGroup),
-    Serving(GroupController, JoinHandle<()>),
+    BoundServers(ServerGroup),
+    Serving(GroupHandle, JoinHandle<()>),
 }
 
-impl Watching {
+impl MetricsServer {
     /// Binds it for servers that are bound already.
     pub(crate) fn bind(
         endpoint: &Endpoint,
         at: &[Inet],
         options: &ServerOptions,
-        bound: &mut Bound,
+        bound: &mut BoundServers,
         condition: Option<Condition>,
     ) -> anyhow::Result<Self> {
         let metrics = Metrics::new();
@@ -82,25 +82,29 @@ impl Watching {
                 ends.collect()
             });
         }
-        for (endpoint, server) in bound.listening.iter().zip(bound.controller().controllers()) {
-            metrics.add(endpoint.to_string(), server);
+        for (endpoint, server) in bound.listening.iter().zip(bound.handle().handles()) {
+            metrics.register(endpoint.to_string(), server);
         }
         let group = &mut bound.group;
         // A forking server must have one thread, and so shares its loop: each request is answered by
         // a child, from its copy of the figures.
         let (endpoints, own) = if bound.model == Model::Forking {
-            let model = Forking::new().max_children(CLIENTS).at_limit(AT_LIMIT);
+            let model = Forking::new()
+                .max_children(CLIENTS)
+                .overload_policy(AT_LIMIT);
             let add = Add::Companion(group);
             (
                 listen(endpoint, at, options, model, &metrics, add)?,
-                Own::None,
+                Placement::None,
             )
         } else {
             let mut own = ServerGroup::new();
-            let model = Threading::new().max_threads(CLIENTS).at_limit(AT_LIMIT);
+            let model = Threading::new()
+                .max_threads(CLIENTS)
+                .overload_policy(AT_LIMIT);
             let add = Add::Member(&mut own);
             let endpoints = listen(endpoint, at, options, model, &metrics, add)?;
-            (endpoints, Own::Bound(own))
+            (endpoints, Placement::BoundServers(own))
         };
         Ok(Self {
             endpoints,
@@ -111,9 +115,9 @@ impl Watching {
 
     /// Begins to serve, unless the others' loop does.
     pub(crate) fn start(&mut self) -> anyhow::Result<()> {
-        self.own = match std::mem::replace(&mut self.own, Own::None) {
-            Own::Bound(mut group) => {
-                let controller = group.controller();
+        self.own = match std::mem::replace(&mut self.own, Placement::None) {
+            Placement::BoundServers(mut group) => {
+                let handle = group.handle();
                 let serve = move || {
                     if let Err(error) = group.serve_forever() {
                         // The servers that are watched go on.
@@ -121,7 +125,7 @@ impl Watching {
                     }
                 };
                 let thread = thread::Builder::new().name("metrics".into()).spawn(serve)?;
-                Own::Serving(controller, thread)
+                Placement::Serving(handle, thread)
             }
             other => other,
         };
@@ -130,10 +134,10 @@ impl Watching {
 
     /// The servers have ended.
     pub(crate) fn end(self) {
-        if let Own::Serving(controller, thread) = self.own {
-            controller.drain(LAST_ANSWERS);
+        if let Placement::Serving(handle, thread) = self.own {
+            handle.drain(LAST_ANSWERS);
             // It ends by itself, but for a handler that does not notice that it was cut.
-            if controller.wait(Some(LAST_ANSWERS * 2)) {
+            if handle.wait(Some(LAST_ANSWERS * 2)) {
                 let _ = thread.join();
             }
         }
@@ -162,7 +166,7 @@ fn listen<C: Concurrency>(
             let addresses: Vec<_> = server.local_addrs().cloned().collect();
             match add {
                 Add::Member(group) => group.add(server),
-                Add::Companion(group) => group.add_companion(server),
+                Add::Companion(group) => group.add_sidecar(server),
             }
             addresses
         }};
@@ -207,7 +211,7 @@ fn builder<T: StreamTransport, C: Concurrency>(model: C) -> Builder<T, C> {
     Server::<T, C, ()>::builder()
         .concurrency(model)
         .timeouts(timeouts)
-        .refusal_notice(TOO_MANY)
+        .rejection_message(TOO_MANY)
         .reserved_descriptors(RESERVED)
         // Somebody who asks badly, or not at all, is no matter for the log of the servers.
         .handle_error(|info, failure| {

@@ -22,8 +22,8 @@ use rustyline::{Config, Editor, ExternalPrinter};
 use socketserver::Watched;
 
 use crate::cli::Model;
-use crate::lossy::Stream;
-use crate::serve::Bound;
+use crate::nonblocking::Stream;
+use crate::serve::BoundServers;
 
 /// What is typed or piped in, line by line.
 pub(crate) struct Lines {
@@ -40,9 +40,9 @@ const LINE: usize = 64 << 10;
 const UNSEEN: usize = 1024;
 
 /// While lines are being edited: the way to the terminal, which is not ours alone.
-static ABOVE_PROMPT: OnceLock<SyncSender<Shown>> = OnceLock::new();
+static ABOVE_PROMPT: OnceLock<SyncSender<Output>> = OnceLock::new();
 
-enum Shown {
+enum Output {
     Text(String),
     /// Everything before this is to be shown first.
     Mark(SyncSender<()>),
@@ -61,7 +61,7 @@ impl Lines {
     /// Calls `obey` for each line, without its end, for as long as there are any.
     pub(crate) fn attend(
         self,
-        bound: &mut Bound,
+        bound: &mut BoundServers,
         obey: impl FnMut(&[u8]) + Send + 'static,
     ) -> anyhow::Result<()> {
         if bound.model == Model::Forking {
@@ -103,7 +103,7 @@ pub(crate) fn above_prompt(text: &str) -> bool {
     else {
         return false;
     };
-    match printer.try_send(Shown::Text(text.to_owned())) {
+    match printer.try_send(Output::Text(text.to_owned())) {
         Ok(()) | Err(TrySendError::Full(_)) => true,
         Err(TrySendError::Disconnected(_)) => false,
     }
@@ -121,7 +121,7 @@ pub(crate) fn restore() {
         .filter(|_| EDITING.load(Ordering::Acquire))
     {
         let (shown, all) = sync_channel(1);
-        let _ = printer.try_send(Shown::Mark(shown));
+        let _ = printer.try_send(Output::Mark(shown));
         let _ = all.recv_timeout(FLUSH);
     }
     let _ = tcsetattr(io::stdin(), OptionalActions::Now, &found);
@@ -162,14 +162,14 @@ fn print_above(editor: &mut LineEditor) -> anyhow::Result<()> {
             for shown in shown {
                 let printed = match shown {
                     // The editor takes nothing more.
-                    Shown::Text(text) if !EDITING.load(Ordering::Acquire) => {
+                    Output::Text(text) if !EDITING.load(Ordering::Acquire) => {
                         Stream::Stdout.put(text.as_bytes());
                         true
                     }
-                    Shown::Text(text) => printer.print(text).is_ok(),
+                    Output::Text(text) => printer.print(text).is_ok(),
                     // One text can be on its way to the editor. When it takes the second of these,
                     // it has shown what came before the first.
-                    Shown::Mark(all) => {
+                    Output::Mark(all) => {
                         (0..2).all(|_| printer.print(String::new()).is_ok()) && all.send(()).is_ok()
                     }
                 };
@@ -233,7 +233,7 @@ fn read(mut obey: impl FnMut(&[u8])) {
 
 /// For a process that forks, and must not have threads then.
 fn attend_in_loop(
-    bound: &mut Bound,
+    bound: &mut BoundServers,
     mut obey: impl FnMut(&[u8]) + Send + 'static,
 ) -> anyhow::Result<()> {
     let stdin = io::stdin();

@@ -16,9 +16,9 @@ use socketserver::rustls::pki_types::ServerName;
 use socketserver::rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto::ring,
 };
-use socketserver::{Tls, TlsError, TlsFiles};
+use socketserver::{Tls, TlsConfigError, TlsIdentity};
 
-use crate::cli::{ServerOptions, Usage};
+use crate::cli::{ServerOptions, UsageError};
 use crate::endpoint::Endpoint;
 
 /// How tls:// endpoints are served.
@@ -65,18 +65,18 @@ impl ServerTls {
     pub(crate) fn check<'a>(
         &self,
         mut endpoints: impl Iterator<Item = &'a Endpoint>,
-    ) -> Result<(), Usage> {
+    ) -> Result<(), UsageError> {
         let encrypted = endpoints.find(|endpoint| endpoint.is_encrypted());
         match encrypted {
-            Some(endpoint) if self.certificates.is_empty() => Err(Usage(format!(
+            Some(endpoint) if self.certificates.is_empty() => Err(UsageError(format!(
                 "{endpoint} needs a certificate: give --tls-cert FILE and --tls-key FILE, or make \
                  them for a try by `socketserver cert localhost`"
             ))),
-            None if !self.certificates.is_empty() => Err(Usage(
+            None if !self.certificates.is_empty() => Err(UsageError(
                 "--tls-cert is given, and nothing is encrypted: use --listen tls://HOST:PORT"
                     .into(),
             )),
-            _ if self.certificates.len() != self.keys.len() => Err(Usage(format!(
+            _ if self.certificates.len() != self.keys.len() => Err(UsageError(format!(
                 "there are {} of --tls-cert and {} of --tls-key: each certificate has a key",
                 self.certificates.len(),
                 self.keys.len()
@@ -85,12 +85,12 @@ impl ServerTls {
         }
     }
 
-    fn files(&self) -> Option<TlsFiles> {
+    fn files(&self) -> Option<TlsIdentity> {
         let mut pairs = self.certificates.iter().zip(&self.keys);
         let (certificate, key) = pairs.next()?;
         let files = pairs.fold(
-            TlsFiles::new(certificate, key),
-            |files, (certificate, key)| files.and(certificate, key),
+            TlsIdentity::new(certificate, key),
+            |files, (certificate, key)| files.with_identity(certificate, key),
         );
         let files = files.protocols(self.protocols.iter().copied());
         Some(match &self.client_ca {
@@ -119,11 +119,11 @@ impl ServerTls {
     /// The same for a server that is running: reads the files, and returns what puts them in force.
     pub(crate) fn reload(&self, running: Option<&Tls>) -> anyhow::Result<impl FnOnce() + use<>> {
         let files = self.files();
-        let loaded = files.map(|files| Ok::<_, TlsError>((files.load()?, files.dates()?)));
+        let loaded = files.map(|files| Ok::<_, TlsConfigError>((files.load()?, files.dates()?)));
         let fresh = running.cloned().zip(loaded.transpose()?);
         Ok(move || {
             if let Some((running, (config, dates))) = fresh {
-                running.replace(config);
+                running.reload(config);
                 running.watch_dates(dates);
             }
         })
@@ -198,7 +198,7 @@ impl ClientTls {
     fn config(&self) -> anyhow::Result<ClientConfig> {
         let path = self.ca.clone().unwrap_or_else(|| AUTHORITIES.into());
         let mut roots = RootCertStore::empty();
-        let authorities = TlsFiles::read_certificates(&path);
+        let authorities = TlsIdentity::read_certificates(&path);
         for certificate in authorities.context("no authority can be trusted: give --ca FILE")? {
             // A distribution's collection may have some that are good for nothing here.
             let _ = roots.add(certificate);
@@ -215,8 +215,8 @@ impl ClientTls {
         let (Some(certificate), Some(key)) = (&self.cert, &self.key) else {
             return Ok(builder.with_no_client_auth());
         };
-        let chain = TlsFiles::read_certificates(certificate)?;
-        let private = TlsFiles::read_key(key)?;
+        let chain = TlsIdentity::read_certificates(certificate)?;
+        let private = TlsIdentity::read_key(key)?;
         let config = builder.with_client_auth_cert(chain, private);
         config.with_context(|| format!("cannot use the certificate {}", certificate.display()))
     }
@@ -232,7 +232,7 @@ pub(crate) fn plain_end(
     theirs.set_nonblocking(true)?;
     thread::Builder::new().name("tls".into()).spawn(move || {
         let StreamOwned { conn, sock } = encrypted;
-        let mut carrier = Carrier {
+        let mut carrier = TlsTunnel {
             tls: conn,
             wire: sock,
             plain: theirs,
@@ -247,7 +247,7 @@ pub(crate) fn plain_end(
     Ok(ours)
 }
 
-struct Carrier {
+struct TlsTunnel {
     tls: ClientConnection,
     wire: TcpStream,
     plain: UnixStream,
@@ -257,7 +257,7 @@ struct Carrier {
     plain_ended: bool,
 }
 
-impl Carrier {
+impl TlsTunnel {
     fn carry(&mut self) -> io::Result<()> {
         let mut wire_ended = false;
         loop {

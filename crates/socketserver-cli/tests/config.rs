@@ -446,7 +446,7 @@ fn a_hundred_reloads_lose_nobody() {
                 let before = served.load(Ordering::Relaxed);
                 // Changes of every kind that lets everybody in.
                 config.write(format!(
-                    "rate = {}\nmax-live = {}\nidle-timeout = '{}s'\ndeny = '10.0.0.{n}'\n",
+                    "rate = {}\nmax-active = {}\nidle-timeout = '{}s'\ndeny = '10.0.0.{n}'\n",
                     100_000 + n,
                     1000 + n,
                     100 + n
@@ -495,7 +495,7 @@ fn options_without_effect_are_refused() {
         (&["upper", "--proxy-timeout", "1s"], "--proxy-from"),
         (&["upper", "--tls-timeout", "1s"], "tls://"),
         (&["upper", "--max-amplification", "2"], "udp://"),
-        (&["upper", "--refuse-low-ports"], "udp://"),
+        (&["upper", "--reject-low-ports"], "udp://"),
         (&["chat", "--web-ping", "1s"], "--web"),
     ] {
         let args = [args, &["-l", "tcp://127.0.0.1:0"]].concat();

@@ -820,7 +820,7 @@ fn ask_until_it_is_gone(address: &str) -> Result<usize, String> {
 fn a_stop_with_a_lame_time_loses_no_request() {
     let (_dir, root) = site();
     for model in MODELS {
-        let more = ["--lame-time", "500ms", "--access-log", "off"];
+        let more = ["--lame-duck-time", "500ms", "--access-log", "off"];
         let mut server = start(model, &root, &more);
         let address = server.address(0).to_owned();
         std::thread::scope(|scope| {

@@ -175,7 +175,7 @@ fn a_drain_is_told_to_its_end() {
         let during = get(&told, "/metrics").1;
         let draining = figure(&during, "socketserver_state", "state=\"draining\"");
         assert_eq!(draining, 1.0, "{model}");
-        assert_eq!(figure(&during, "socketserver_requests_live", ""), 1.0);
+        assert_eq!(figure(&during, "socketserver_requests_active", ""), 1.0);
         drop(one);
         assert!(server.wait().success(), "{model}");
         assert!(try_get(&told, "/livez").is_err(), "it has ended with them");
@@ -185,7 +185,7 @@ fn a_drain_is_told_to_its_end() {
 #[test]
 fn a_signal_makes_it_lame_for_a_time() {
     for model in MODELS {
-        let mut server = start(model, &["--lame-time", "1h", "--drain-timeout", "0s"]);
+        let mut server = start(model, &["--lame-duck-time", "1h", "--drain-timeout", "0s"]);
         let told = metrics(&server).to_owned();
         eventually(|| get(&told, "/readyz").0 == 200);
         server.signal("TERM");

@@ -27,7 +27,7 @@ fn in_group(args: &[&str]) -> Server {
 #[test]
 fn a_lame_server_serves_for_its_time_and_drains() {
     for model in MODELS {
-        let args = ["upper", "-c", model, "-l", TCP, "--lame-time", "1s"];
+        let args = ["upper", "-c", model, "-l", TCP, "--lame-duck-time", "1s"];
         let mut server = in_group(&args);
         // A sequential one serves nobody beside who is there.
         let old = (model != "sequential").then(|| client(&server, 0));
@@ -53,7 +53,7 @@ fn a_second_one_forces_a_lame_server() {
         .into_iter()
         .zip(["1h", "400000000000y"].into_iter().cycle())
     {
-        let args = ["upper", "-c", model, "-l", TCP, "--lame-time", time];
+        let args = ["upper", "-c", model, "-l", TCP, "--lame-duck-time", time];
         let mut server = Server::start(&args, 1);
         let mut silent = client(&server, 0);
         exchange(&mut silent, b"here");

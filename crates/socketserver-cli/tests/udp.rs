@@ -67,7 +67,7 @@ fn what_was_not_sent_is_in_the_totals() {
 
 #[test]
 fn low_ports_are_refused() {
-    let args = ["upper", "-l", "udp://127.0.0.1:0", "--refuse-low-ports"];
+    let args = ["upper", "-l", "udp://127.0.0.1:0", "--reject-low-ports"];
     let server = Server::start(&args, 1);
     let low = (600..1024).find_map(|port| client(&server, ("127.0.0.1", port), "127.0.0.1").ok());
     match low {

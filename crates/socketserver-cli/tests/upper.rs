@@ -137,7 +137,7 @@ fn a_drain_ends_at_its_deadline() {
             0,
             "{model}: the client is cut"
         );
-        assert!(server.logged("drained").contains("cut=1"), "{model}");
+        assert!(server.logged("drained").contains("cancelled=1"), "{model}");
     }
 }
 

@@ -34,7 +34,7 @@ fn main() -> Result {
         }
     });
     let mut server = ThreadingTcpServer::bind("127.0.0.1:8888", collect)?;
-    let controller = server.controller();
+    let handle = server.handle();
     let serving = std::thread::spawn(move || server.serve_forever());
 
     let mut out = std::io::stdout();
@@ -47,6 +47,6 @@ fn main() -> Result {
         )?;
     }
     drop(chunks);
-    controller.drain(Duration::from_secs(5));
+    handle.drain(Duration::from_secs(5));
     serving.join().expect("handlers that panic do not end it")
 }

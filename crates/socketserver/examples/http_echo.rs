@@ -12,7 +12,7 @@ fn main() -> Result {
     let address = std::env::args().nth(1);
     let address = address.as_deref().unwrap_or("127.0.0.1:8000");
     let echo = Http::new().handler_fn(|request: &mut Request<'_>| {
-        // No more of it than `Limits::body`, which is 1 MiB.
+        // No more of it than `HttpLimits::body`, which is 1 MiB.
         let mut body = Vec::new();
         request.body().read_to_end(&mut body)?;
         Ok(Response::bytes(body))

@@ -12,8 +12,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use socketserver::metrics::Metrics;
 use socketserver::{
-    Admission, AtLimit, Connection, Pooled, PooledTcpServer, Result, Threading, ThreadingTcpServer,
-    handler_fn,
+    Admission, Connection, OverloadPolicy, Pooled, PooledTcpServer, Result, Threading,
+    ThreadingTcpServer, handler_fn,
 };
 
 /// How long load balancers have to notice that no more should come.
@@ -25,7 +25,7 @@ fn upper(conn: &mut Connection) -> Result {
     let mut line = String::new();
     if conn.read_line(&mut line)? > 0 {
         conn.write_all(line.to_uppercase().as_bytes())?;
-        conn.keep_alive();
+        conn.suspend_until_readable();
     }
     Ok(())
 }
@@ -34,26 +34,26 @@ fn main() -> Result {
     // Before there are threads, so that no signal finds the default action.
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
 
-    let few = AtLimit::Queue {
+    let few = OverloadPolicy::Queue {
         patience: Duration::from_secs(1),
         places: 8,
     };
     let mut server = PooledTcpServer::builder()
         .concurrency(Pooled::new().workers(8))
-        .admission(Admission::new().max_live(1000).max_per_peer(100))
+        .admission(Admission::new().max_active(1000).max_per_peer(100))
         .bind("127.0.0.1:8888", handler_fn(upper))?;
-    let controller = server.controller();
+    let handle = server.handle();
 
     // A server of its own, with few places: it answers while the other one drains.
     let metrics = Metrics::new();
-    metrics.add("upper", &controller);
+    metrics.register("upper", &handle);
     let mut watching = ThreadingTcpServer::builder()
-        .concurrency(Threading::new().max_threads(4).at_limit(few))
+        .concurrency(Threading::new().max_threads(4).overload_policy(few))
         .bind("127.0.0.1:9100", metrics.endpoint())?;
-    let watched = watching.controller();
+    let watched = watching.handle();
     let watching = thread::spawn(move || watching.serve_forever());
 
-    let stopped = controller.clone();
+    let stopped = handle.clone();
     thread::spawn(move || {
         let mut signals = signals.forever();
         if signals.next().is_some() {
@@ -70,8 +70,12 @@ fn main() -> Result {
     server.serve_forever()?;
 
     let mut out = std::io::stdout();
-    if let Some(report) = controller.drain_report() {
-        writeln!(out, "{} finished, {} cut", report.finished, report.cut)?;
+    if let Some(report) = handle.drain_report() {
+        writeln!(
+            out,
+            "{} finished, {} cut",
+            report.finished, report.cancelled
+        )?;
     }
     watched.drain(Duration::from_secs(1));
     watching.join().expect("handlers that panic do not end it")

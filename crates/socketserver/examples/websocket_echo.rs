@@ -8,15 +8,15 @@
 //! the Autobahn testsuite is run against it (CONTRIBUTING.md).
 
 use socketserver::http::{Http, Request};
-use socketserver::websocket::{Limits, Message, WebSocket, WebSockets};
+use socketserver::websocket::{Message, WebSocket, WebSocketLimits, WebSocketUpgrade};
 use socketserver::{Concurrency, Forking, Pooled, Result, Sequential, Server, Threading};
 
 fn main() -> Result {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let arg = |n: usize, default: &'static str| args.get(n).map_or(default, String::as_str);
     let longest = arg(2, "1").parse::<usize>()? << 20;
-    let limits = Limits::default().message(longest).frame(longest);
-    let sockets = WebSockets::new().limits(limits.frames(longest / 64 + 8));
+    let limits = WebSocketLimits::default().message(longest).frame(longest);
+    let sockets = WebSocketUpgrade::new().limits(limits.frames(longest / 64 + 8));
     let address = arg(0, "127.0.0.1:8000");
     match arg(1, "threading") {
         "sequential" => serve(Sequential, address, sockets),
@@ -29,7 +29,7 @@ fn main() -> Result {
     }
 }
 
-fn serve<C: Concurrency>(model: C, address: &str, sockets: WebSockets) -> Result {
+fn serve<C: Concurrency>(model: C, address: &str, sockets: WebSocketUpgrade) -> Result {
     let site = Http::new().handler_fn(move |request: &mut Request<'_>| {
         sockets.upgrade(request, |socket: &mut WebSocket<'_>, message: Message| {
             Ok(socket.send(message)?)

@@ -15,7 +15,7 @@ use crate::ProxyHeader;
 use crate::address::{Address, Credentials};
 use crate::event::EndReason;
 use crate::park::give_way;
-use crate::server::{Controller, RequestId};
+use crate::server::{RequestId, ServerHandle};
 use crate::socket::Socket;
 use crate::timeouts::{Limits, Timeouts, earliest, nonzero};
 #[cfg(feature = "tls")]
@@ -41,27 +41,27 @@ pub struct Connection {
     /// What a trusted proxy has said.
     #[cfg(feature = "proxy")]
     proxied: Option<Box<ProxyHeader>>,
-    server: Controller,
+    server: ServerHandle,
     id: RequestId,
     /// Shared by all until a handler changes its own.
     timeouts: Arc<Timeouts>,
     deadline: Option<Instant>,
-    reading: Reading,
+    reading: MessageProgress,
     /// A message of the peer was complete.
     has_spoken: bool,
     /// Between two messages the peer loses nothing by an end of the connection.
     is_disposable: bool,
     buffer: Option<Box<Buffer>>,
     ended: bool,
-    keep_alive: bool,
-    rest: Rest,
+    suspend_requested: bool,
+    rest: SuspendState,
     /// How it ends, if neither the handler fails nor the server cuts it.
     verdict: Option<EndReason>,
 }
 
 /// What is particular about the next pause.
 #[derive(Clone, Copy, Default)]
-struct Rest {
+struct SuspendState {
     /// The silence began then, and not with the pause.
     since: Option<Instant>,
     /// The handler is to be called then, whatever the peer does.
@@ -72,7 +72,7 @@ struct Rest {
 
 /// How far the peer has come with what it says.
 #[derive(Clone, Copy)]
-enum Reading {
+enum MessageProgress {
     /// It has said nothing since it was accepted.
     Nothing(Instant),
     BetweenMessages,
@@ -88,7 +88,7 @@ impl Connection {
     pub(crate) fn new(
         socket: Socket,
         peer: Address,
-        server: Controller,
+        server: ServerHandle,
         id: RequestId,
         timeouts: Arc<Timeouts>,
     ) -> Self {
@@ -103,14 +103,14 @@ impl Connection {
             id,
             timeouts,
             deadline,
-            reading: Reading::Nothing(now),
+            reading: MessageProgress::Nothing(now),
             has_spoken: false,
             is_disposable: false,
             buffer: None,
             ended: false,
-            keep_alive: false,
+            suspend_requested: false,
             verdict: None,
-            rest: Rest::default(),
+            rest: SuspendState::default(),
         }
     }
 
@@ -167,7 +167,7 @@ impl Connection {
         }
         self.proxied = Some(Box::new(header));
         // The client itself has said nothing yet.
-        self.reading = Reading::Nothing(Instant::now());
+        self.reading = MessageProgress::Nothing(Instant::now());
     }
 
     /// Who is at the other end of the socket.
@@ -203,7 +203,7 @@ impl Connection {
 
     /// The server's controller: a handler may ask for a shutdown, or look at the counters.
     #[must_use]
-    pub fn server(&self) -> &Controller {
+    pub fn server(&self) -> &ServerHandle {
         &self.server
     }
 
@@ -270,7 +270,7 @@ impl Connection {
     ///
     /// [`read_exact`](Read::read_exact), [`read_line`](BufRead::read_line) and
     /// [`read_until`](BufRead::read_until) say it by themselves, and so does `framing::Framed` once
-    /// it is `paced`. It is for handlers that put messages together out of single reads.
+    /// it is `with_receive_rate`. It is for handlers that put messages together out of single reads.
     ///
     /// ```
     /// use socketserver::Connection;
@@ -291,9 +291,9 @@ impl Connection {
     /// }
     /// ```
     pub fn begin_message(&mut self) {
-        if !matches!(self.reading, Reading::Message { .. }) {
-            self.reading = Reading::Message {
-                before: self.bytes_moved().0,
+        if !matches!(self.reading, MessageProgress::Message { .. }) {
+            self.reading = MessageProgress::Message {
+                before: self.byte_counts().0,
                 waited: Duration::ZERO,
             };
         }
@@ -301,8 +301,8 @@ impl Connection {
 
     /// The message is complete, or was given up: the peer may be silent again.
     pub fn end_message(&mut self) {
-        if matches!(self.reading, Reading::Message { .. }) {
-            self.reading = Reading::BetweenMessages;
+        if matches!(self.reading, MessageProgress::Message { .. }) {
+            self.reading = MessageProgress::BetweenMessages;
             self.has_spoken = true;
         }
     }
@@ -339,13 +339,13 @@ impl Connection {
     ///     let mut line = String::new();
     ///     conn.read_line(&mut line)?;
     ///     conn.write_all(line.to_uppercase().as_bytes())?;
-    ///     conn.keep_alive();
+    ///     conn.suspend_until_readable();
     ///     Ok(())
     /// }))?;
     /// # Ok::<(), socketserver::Error>(())
     /// ```
-    pub fn keep_alive(&mut self) {
-        self.keep_alive = true;
+    pub fn suspend_until_readable(&mut self) {
+        self.suspend_requested = true;
     }
 
     /// Half-closes: after `Shutdown::Write` the peer reads an end of input and can still send.
@@ -354,7 +354,7 @@ impl Connection {
     /// Those of `shutdown(2)`; a peer that is gone already is none.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         if let Shutdown::Write | Shutdown::Both = how {
-            self.socket.say_goodbye(self.write_limits());
+            self.socket.close_notify(self.write_limits());
         }
         self.socket.shutdown(how)
     }
@@ -363,8 +363,8 @@ impl Connection {
     /// writes fail with [`io::ErrorKind::BrokenPipe`]; drop it then, as it keeps the descriptor
     /// open.
     #[must_use]
-    pub fn writer(&self) -> Writer {
-        Writer {
+    pub fn writer(&self) -> WriteHalf {
+        WriteHalf {
             socket: self.socket.clone(),
             limits: self.write_limits(),
         }
@@ -415,13 +415,13 @@ impl Connection {
 
     /// Bytes received from the peer and sent to it so far.
     #[must_use]
-    pub fn bytes_moved(&self) -> (u64, u64) {
-        self.socket.meters()
+    pub fn byte_counts(&self) -> (u64, u64) {
+        self.socket.byte_counts()
     }
 
     /// Whether the handler has asked to keep the connection, since this was last looked at.
-    pub(crate) fn take_keep_alive(&mut self) -> bool {
-        std::mem::take(&mut self.keep_alive) && !self.ended
+    pub(crate) fn take_suspend_request(&mut self) -> bool {
+        std::mem::take(&mut self.suspend_requested) && !self.ended
     }
 
     /// Sets how the request ends, if neither the handler fails nor the server cuts it; the first such
@@ -450,8 +450,8 @@ impl Connection {
 
     /// Lets the silence of the next pause count from a time on, and has the handler called within it.
     #[cfg(feature = "http")]
-    pub(crate) fn rest_since(&mut self, since: Instant, wake_at: Option<Instant>) {
-        self.rest = Rest {
+    pub(crate) fn idle_since(&mut self, since: Instant, wake_at: Option<Instant>) {
+        self.rest = SuspendState {
             since: Some(since),
             wake_at,
             woken: false,
@@ -468,28 +468,28 @@ impl Connection {
         // Before the pause itself would end.
         let early = |end: Instant| end.checked_sub(Duration::from_millis(1));
         let wake_at = earliest(limits.deadline, end).and_then(early);
-        self.rest_since(now, wake_at);
-        self.keep_alive();
+        self.idle_since(now, wake_at);
+        self.suspend_until_readable();
         now
     }
 
     /// Lets the next pause be like any other again.
     #[cfg(feature = "http")]
     pub(crate) fn end_rest(&mut self) {
-        self.rest = Rest::default();
+        self.rest = SuspendState::default();
     }
 
     /// Counts a pause within a message into the time that its peer was waited for.
     #[cfg(feature = "http")]
     pub(crate) fn has_waited(&mut self, time: Duration) {
-        if let Reading::Message { waited, .. } = &mut self.reading {
+        if let MessageProgress::Message { waited, .. } = &mut self.reading {
             *waited += time;
         }
     }
 
     /// Whether a message has begun, and its rest is to come.
     pub(crate) fn is_within_message(&self) -> bool {
-        matches!(self.reading, Reading::Message { .. })
+        matches!(self.reading, MessageProgress::Message { .. })
     }
 
     /// Whether a read finds something, or has found the end, without waiting.
@@ -500,12 +500,12 @@ impl Connection {
 
     /// Whether the handler is called for no other reason than that.
     #[cfg(feature = "http")]
-    pub(crate) fn take_woken(&mut self) -> bool {
+    pub(crate) fn take_timer_wakeup(&mut self) -> bool {
         std::mem::take(&mut self.rest.woken)
     }
 
     /// When a pause that begins now is over, and when the handler is to be called before.
-    pub(crate) fn pause_until(&self) -> (Option<Instant>, Option<Instant>) {
+    pub(crate) fn suspend_until(&self) -> (Option<Instant>, Option<Instant>) {
         let limits = self.read_limits();
         let silence = [limits.wait, limits.idle].into_iter().flatten().min();
         let since = self.rest.since.unwrap_or_else(Instant::now);
@@ -517,7 +517,7 @@ impl Connection {
 
     /// A pause has lasted for as long as it might: whether that was only for the handler to be called.
     pub(crate) fn wake(&mut self) -> bool {
-        let (_, wake_at) = self.pause_until();
+        let (_, wake_at) = self.suspend_until();
         self.rest.woken = wake_at.is_some();
         self.rest.wake_at = None;
         self.rest.woken
@@ -527,7 +527,7 @@ impl Connection {
     /// time for which a connection may be idle, and it was written to meanwhile.
     pub(crate) fn is_written_to(&self, moved_before: u64) -> bool {
         let limits = self.read_limits();
-        let (received, sent) = self.bytes_moved();
+        let (received, sent) = self.byte_counts();
         let has_time = |end| end > Instant::now();
         self.rest.since.is_none()
             && limits.wait.is_none()
@@ -539,12 +539,12 @@ impl Connection {
     pub(crate) fn awaited(&self) -> Awaited {
         match self.reading {
             // Where clients may be silent for any time, they are members that only listen.
-            Reading::Nothing(_) if self.timeouts.first_byte.is_none() => Awaited::Message,
-            Reading::Nothing(_) => Awaited::Opening,
-            Reading::Message { .. } if !self.has_spoken => Awaited::Opening,
-            Reading::Message { .. } => Awaited::Rest,
-            Reading::BetweenMessages if self.is_disposable => Awaited::Request,
-            Reading::BetweenMessages => Awaited::Message,
+            MessageProgress::Nothing(_) if self.timeouts.first_byte.is_none() => Awaited::Message,
+            MessageProgress::Nothing(_) => Awaited::Opening,
+            MessageProgress::Message { .. } if !self.has_spoken => Awaited::Opening,
+            MessageProgress::Message { .. } => Awaited::Rest,
+            MessageProgress::BetweenMessages if self.is_disposable => Awaited::Request,
+            MessageProgress::BetweenMessages => Awaited::Message,
         }
     }
 
@@ -559,16 +559,16 @@ impl Connection {
     pub(crate) fn read_limits(&self) -> Limits {
         let (mut wait, mut deadline) = (self.timeouts.read, self.deadline);
         match (self.reading, &*self.timeouts) {
-            (Reading::Nothing(accepted), Timeouts { first_byte, .. }) => {
+            (MessageProgress::Nothing(accepted), Timeouts { first_byte, .. }) => {
                 let end = first_byte.and_then(|limit| accepted.checked_add(limit));
                 deadline = earliest(deadline, end);
             }
-            (Reading::Message { before, waited }, Timeouts { receive_rate, .. }) => {
-                let allowed = receive_rate.map(|rate| rate.allows(self.bytes_moved().0 - before));
+            (MessageProgress::Message { before, waited }, Timeouts { receive_rate, .. }) => {
+                let allowed = receive_rate.map(|rate| rate.allows(self.byte_counts().0 - before));
                 let left = allowed.map(|allowed| allowed.saturating_sub(waited));
                 wait = [wait, left].into_iter().flatten().min();
             }
-            (Reading::BetweenMessages, _) => {}
+            (MessageProgress::BetweenMessages, _) => {}
         }
         Limits {
             wait,
@@ -612,8 +612,10 @@ impl Connection {
         let limits = self.read_limits();
         self.socket.input().begin(self.awaited());
         let received = match &mut self.reading {
-            Reading::Nothing(_) | Reading::BetweenMessages => self.socket.recv(buf, limits),
-            Reading::Message { waited, .. } => {
+            MessageProgress::Nothing(_) | MessageProgress::BetweenMessages => {
+                self.socket.recv(buf, limits)
+            }
+            MessageProgress::Message { waited, .. } => {
                 let began = Instant::now();
                 let received = self.socket.recv(buf, limits);
                 *waited += began.elapsed();
@@ -623,8 +625,8 @@ impl Connection {
         self.socket.input().end();
         let n = received?;
         self.ended = n == 0;
-        if let Reading::Nothing(_) = self.reading {
-            self.reading = Reading::BetweenMessages;
+        if let MessageProgress::Nothing(_) = self.reading {
+            self.reading = MessageProgress::BetweenMessages;
         }
         Ok(n)
     }
@@ -635,13 +637,13 @@ impl Connection {
         read: impl FnOnce(&mut Self) -> io::Result<T>,
     ) -> io::Result<T> {
         // A handler that paces a longer message goes on doing so.
-        let is_outermost = !matches!(self.reading, Reading::Message { .. });
-        let received = self.bytes_moved().0;
+        let is_outermost = !matches!(self.reading, MessageProgress::Message { .. });
+        let received = self.byte_counts().0;
         let outcome = read(self);
         if is_outermost {
             self.end_message();
         }
-        if received == self.bytes_moved().0 {
+        if received == self.byte_counts().0 {
             // It was here already, so that no wait has let others go first.
             give_way();
         }
@@ -770,12 +772,12 @@ impl fmt::Debug for Connection {
 ///
 /// Each `write` is bounded like the connection's own at the time it was made.
 #[derive(Clone)]
-pub struct Writer {
+pub struct WriteHalf {
     socket: Arc<Socket>,
     limits: Limits,
 }
 
-impl Writer {
+impl WriteHalf {
     pub(crate) fn socket(&self) -> &Socket {
         &self.socket
     }
@@ -802,7 +804,7 @@ impl Writer {
     }
 }
 
-impl Write for Writer {
+impl Write for WriteHalf {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.write_vectored(&[IoSlice::new(buf)])
     }
@@ -816,7 +818,7 @@ impl Write for Writer {
     }
 }
 
-impl fmt::Debug for Writer {
+impl fmt::Debug for WriteHalf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Writer")
             .field("limits", &self.limits)

@@ -1,6 +1,6 @@
 //! The errors of the library: what a handler returns, why a bind failed, why serving ended.
 //!
-//! What happened to one request is not here but in [`crate::HandlerFailure`].
+//! What happened to one request is not here but in [`crate::HandlerError`].
 
 use std::error::Error as StdError;
 use std::path::PathBuf;
@@ -198,7 +198,7 @@ pub enum BindError {
         /// What the descriptor is.
         found: String,
     },
-    /// Any other refusal by the system.
+    /// Any other rejection by the system.
     #[error("cannot {step} {address}")]
     System {
         /// The step that failed: `bind`, `listen on`, ...

@@ -15,7 +15,7 @@ use crate::Result;
 /// `handle` fails or panics, `finish` runs all the same. The first failure goes to the server's
 /// `handle_error` hook; it never ends the server.
 ///
-/// A handler that has asked to [keep the connection alive](crate::Connection::keep_alive) is called
+/// A handler that has asked to [keep the connection alive](crate::Connection::suspend_until_readable) is called
 /// again, by `handle` only, when the peer sends more; perhaps on another thread, which is why a
 /// handler is `Send`.
 ///

@@ -38,23 +38,23 @@
 //! | requests and responses of HTTP | `http`, with the feature of that name |
 //! | messages with browsers | `websocket`, with the feature of that name |
 //! | the server | [`Server`] and its aliases, [`Builder`] for options and hooks, [`ServerGroup`] |
-//! | stopping and looking | [`Controller`]: shutdown, drain, wait, live requests, counters |
+//! | stopping and looking | [`ServerHandle`]: shutdown, drain, wait, live requests, counters |
 //! | sending to many connections at once | [`Room`] |
 //! | what is remembered of a datagram's sender | [`Sessions`] |
 //! | every limit, with its default | [`limits`], a page of this manual |
 //! | limits on waiting | [`Timeouts`] |
-//! | limits on numbers | [`Admission`], [`Threading`], [`Pooled`], [`Forking`], `Green`, [`AtLimit`] |
+//! | limits on numbers | [`Admission`], [`Threading`], [`Pooled`], [`Forking`], `Green`, [`OverloadPolicy`] |
 //! | sleeping, locking, blocking in a handler that runs under every model | `greenroom`, re-exported with the feature `green` |
-//! | encrypted connections | `Tls`, `TlsFiles`, with the feature `tls` |
+//! | encrypted connections | `Tls`, `TlsIdentity`, with the feature `tls` |
 //! | clients behind a proxy | `ProxyProtocol`, with the feature `proxy` |
-//! | what happened | [`Event`], [`HandlerFailure`], and `tracing` |
+//! | what happened | [`Event`], [`HandlerError`], and `tracing` |
 //! | how it fares | [`ServerState`], [`Counters`]; `metrics`, with the feature of that name |
 //! | what went wrong | [`Error`], [`BindError`], [`ServeError`] |
 //!
 //! # Promises
 //!
 //! * Nothing polls: an idle server makes no system call, and a stop takes effect at once.
-//! * Every wait has an end, and nothing is unbounded: see [`Timeouts`] and [`AtLimit`].
+//! * Every wait has an end, and nothing is unbounded: see [`Timeouts`] and [`OverloadPolicy`].
 //! * Errors and panics of handlers and hooks stay with the request; the server goes on.
 //! * Running out of descriptors, threads or processes makes clients wait, and nothing worse.
 //! * What was written before a close arrives; what was accepted before a drain is served.
@@ -68,7 +68,7 @@
 //!
 //! # What a server does not do by itself
 //!
-//! It catches no signal: call [`Controller::drain`] from whatever does. It prints nothing: errors of
+//! It catches no signal: call [`ServerHandle::drain`] from whatever does. It prints nothing: errors of
 //! handlers go to [`Builder::handle_error`] or, without one, to `tracing`, for which the application
 //! installs a subscriber.
 //!
@@ -90,7 +90,6 @@ mod connection;
 mod datagram;
 mod error;
 mod event;
-mod failure;
 #[cfg(feature = "framing")]
 pub mod framing;
 mod handler;
@@ -99,51 +98,53 @@ pub mod http;
 pub mod limits;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+mod notify;
 mod park;
 mod preamble;
 mod process;
 mod room;
+#[cfg(any(feature = "tls", feature = "websocket"))]
+mod send_lock;
 mod server;
 mod sessions;
-mod signal;
 mod socket;
 mod timeouts;
 #[cfg(feature = "tls")]
 mod tls;
 pub mod transport;
-#[cfg(any(feature = "tls", feature = "websocket"))]
-mod turn;
+mod user_code;
 mod waiting;
 #[cfg(feature = "websocket")]
 pub mod websocket;
 
 pub use address::{Address, Credentials, UnixAddress};
-pub use admission::{Admission, BadNetwork, BadRate, Network, Rate};
+pub use admission::{Admission, Network, ParseNetworkError, ParseRateError, Rate};
 #[cfg(feature = "green")]
 pub use concurrency::Green;
-pub use concurrency::{AtLimit, Concurrency, Forking, Pooled, Sequential, Threading};
-pub use connection::{Connection, Writer};
+pub use concurrency::{Concurrency, Forking, OverloadPolicy, Pooled, Sequential, Threading};
+pub use connection::{Connection, WriteHalf};
 pub use datagram::{AmplificationExceeded, Datagram};
 pub use error::{BindError, Error, Result, ServeError};
-pub use event::{Counters, EndReason, Ended, Event, Refusal};
-pub use failure::{Cause, HandlerFailure, Stage};
+pub use event::{Counters, EndReason, Event, Rejection, RequestSummary};
 pub use handler::{HandlerFn, RequestHandler, handler_fn};
 #[cfg(feature = "tls")]
-pub use preamble::TlsFault;
+pub use preamble::TlsHandshakeError;
 #[cfg(feature = "proxy")]
-pub use preamble::{BadProxyHeader, ProxyHeader, ProxyProtocol};
+pub use preamble::{ProxyHeader, ProxyHeaderError, ProxyProtocol};
 pub use room::{Member, Room, RoomCounters, RoomLimits};
 #[cfg(feature = "tls")]
 pub use rustls;
 pub use server::{
-    Builder, Controller, Displacement, DrainReport, GroupController, Handled, LiveRequest, Request,
-    RequestId, RequestInfo, RequestState, Server, ServerGroup, ServerState, Watched,
+    ActiveRequest, Builder, Displacement, DrainReport, GroupHandle, Request, RequestId,
+    RequestInfo, RequestOutcome, RequestState, Server, ServerGroup, ServerHandle, ServerState,
+    Watched,
 };
-pub use sessions::{SessionLimits, SessionRefused, Sessions};
+pub use sessions::{SessionError, SessionLimits, Sessions};
 pub use timeouts::{MinRate, Timeouts};
 #[cfg(feature = "tls")]
-pub use tls::{CertificateDates, Tls, TlsError, TlsFiles, TlsInfo};
-pub use transport::{DualStack, Keepalive, Transport};
+pub use tls::{CertificateDates, Tls, TlsConfigError, TlsIdentity, TlsInfo};
+pub use transport::{DualStack, TcpKeepalive, Transport};
+pub use user_code::{HandlerError, HandlerErrorKind, Phase};
 
 use transport::{Tcp, Udp, UnixDatagram, UnixStream};
 

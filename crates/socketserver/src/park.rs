@@ -13,7 +13,7 @@ use std::slice;
 use std::sync::Arc;
 use std::time::Instant;
 
-use packet_batch::{Outgoing, SendFlags};
+use packet_batch::{SendFlags, Transmit};
 use rustix::event::PollFlags;
 
 /// What is waited for.
@@ -59,13 +59,13 @@ pub trait Park: Send + Sync {
     fn as_any(&self) -> &dyn Any;
 
     /// Whether a read is known to find nothing, so that it is better to wait at once.
-    fn is_drained(&self) -> bool {
+    fn is_exhausted(&self) -> bool {
         false
     }
 
     /// An operation has moved bytes; `drained` says that it was a read that found less than it had
     /// room for.
-    fn progressed(&self, drained: bool) {
+    fn record_progress(&self, drained: bool) {
         let _ = drained;
     }
 }
@@ -79,7 +79,7 @@ pub(crate) fn give_way() {
     greenroom::give_way();
 }
 
-pub(crate) fn send_packet(socket: &OwnedFd, packet: &Outgoing<'_>) -> rustix::io::Result<()> {
+pub(crate) fn send_packet(socket: &OwnedFd, packet: &Transmit<'_>) -> rustix::io::Result<()> {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     packet_batch::send(socket, slice::from_ref(packet), flags).map(drop)
 }
@@ -92,7 +92,7 @@ pub trait Parker: Send + Sync {
 
     /// Sends a datagram without waiting for room. A model that serves many at once may send what
     /// they have to say together.
-    fn send_packet(&self, socket: &Arc<OwnedFd>, packet: &Outgoing<'_>) -> rustix::io::Result<()> {
+    fn send_packet(&self, socket: &Arc<OwnedFd>, packet: &Transmit<'_>) -> rustix::io::Result<()> {
         send_packet(socket, packet)
     }
 }

@@ -16,9 +16,9 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
 use crate::EndReason;
+use crate::notify::Notify;
 use crate::park::{Interest, Park};
-use crate::signal::Signal;
-use crate::timeouts::{Limits, Pace, Wait, timed_out};
+use crate::timeouts::{Limits, SendRateMeter, Wait, timed_out};
 #[cfg(feature = "tls")]
 use crate::tls;
 use crate::waiting::{Awaited, Waiting};
@@ -28,7 +28,7 @@ use crate::waiting::{Awaited, Waiting};
 const AT_ONCE: usize = 1 << 20;
 /// How long sendfile(2) may wait for room itself. It sends a file in several pieces, and begins its
 /// timer anew with each of them: the wait that has to end is a poll(2).
-const BRIEFLY: Duration = Duration::from_millis(1);
+const MAX_BLOCK: Duration = Duration::from_millis(1);
 /// How much of a file is copied at a time where that cannot be avoided.
 const COPY: usize = 32 << 10;
 
@@ -37,15 +37,15 @@ pub struct Socket {
     park: Option<Box<dyn Park>>, // dropped before the descriptor: see `Park`
     fd: OwnedFd,
     /// Set before the socket is shut down from outside, so that the handler sees an error, no EOF.
-    cut: OnceLock<Cut>,
+    cut: OnceLock<CancelReason>,
     /// Raised when it is cut, for a handler that waits for something else.
-    on_cut: Mutex<Vec<Weak<Signal>>>,
+    on_cut: Mutex<Vec<Weak<Notify>>>,
     /// The peer reset the connection or closed it under a write: not a fault of the handler.
     lost: AtomicBool,
     received: AtomicU64,
     sent: AtomicU64,
     /// What was sent while the peer was waited for.
-    sending: Pace,
+    sending: SendRateMeter,
     /// What the handler waits for, and since when; for who looks from outside.
     input: Waiting,
     /// The same for whatever writes, from any thread.
@@ -69,7 +69,7 @@ impl Socket {
             lost: AtomicBool::new(false),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
-            sending: Pace::default(),
+            sending: SendRateMeter::default(),
             input: Waiting::default(),
             output: Waiting::default(),
             #[cfg(feature = "tls")]
@@ -87,7 +87,7 @@ impl Socket {
     }
 
     /// Bytes received and sent so far.
-    pub(crate) fn meters(&self) -> (u64, u64) {
+    pub(crate) fn byte_counts(&self) -> (u64, u64) {
         (
             self.received.load(Ordering::Relaxed),
             self.sent.load(Ordering::Relaxed),
@@ -97,7 +97,7 @@ impl Socket {
     /// Bytes moved so far, without those that the peer has not confirmed yet.
     pub(crate) fn confirmed(&self) -> u64 {
         let unsent = packet_batch::unconfirmed(&self.fd).unwrap_or(0);
-        self.moved().saturating_sub(unsent as u64)
+        self.total_bytes().saturating_sub(unsent as u64)
     }
 
     /// What is being waited for in a read, or between two calls of the handler.
@@ -119,7 +119,7 @@ impl Socket {
         &self.output
     }
 
-    pub(crate) fn is_lost(&self) -> bool {
+    pub(crate) fn is_disconnected(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
 
@@ -128,7 +128,7 @@ impl Socket {
     }
 
     /// Why it was cut from this side, if it was.
-    pub(crate) fn cut(&self) -> Option<Cut> {
+    pub(crate) fn cut(&self) -> Option<CancelReason> {
         self.cut.get().copied()
     }
 
@@ -138,11 +138,11 @@ impl Socket {
         if let Some(tls) = self.tls.get() {
             return tls.recv(self, buf, limits);
         }
-        self.recv_raw(buf, limits)
+        self.recv_ciphertext(buf, limits)
     }
 
     /// What has come over the wire.
-    pub(crate) fn recv_raw(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
+    pub(crate) fn recv_ciphertext(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
         let n = self.receive(buf, limits)?;
         self.has_received(n, buf.len());
         Ok(n)
@@ -150,7 +150,7 @@ impl Socket {
 
     /// What has come over the wire by now; fails as [`io::ErrorKind::WouldBlock`] if nothing has.
     #[cfg(any(feature = "proxy", feature = "tls"))]
-    pub(crate) fn try_recv_raw(&self, buf: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn try_recv_ciphertext(&self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.receive_now(buf, RecvFlags::empty())?;
         self.has_received(n, buf.len());
         Ok(n)
@@ -178,22 +178,22 @@ impl Socket {
     fn has_received(&self, n: usize, room: usize) {
         self.received.fetch_add(n as u64, Ordering::Relaxed);
         if let Some(park) = &self.park {
-            park.progressed(n > 0 && n < room);
+            park.record_progress(n > 0 && n < room);
         }
     }
 
     fn receive(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
-        let mut wait = Wait::begin(limits, self.moved())?;
+        let mut wait = Wait::start(limits, self.total_bytes())?;
         loop {
             self.check_cancelled()?;
-            self.arm(Interest::Read, &wait)?;
-            if self.park.as_ref().is_some_and(|park| park.is_drained()) {
-                self.again(Errno::AGAIN, Interest::Read, &mut wait)?;
+            self.set_kernel_timeout(Interest::Read, &wait)?;
+            if self.park.as_ref().is_some_and(|park| park.is_exhausted()) {
+                self.wait_or_fail(Errno::AGAIN, Interest::Read, &mut wait)?;
             }
             match rustix::net::recv(&self.fd, &mut *buf, RecvFlags::empty()) {
                 Ok((0, _)) if self.is_cancelled() => return Err(self.cancelled()),
                 Ok((n, _)) => return Ok(n),
-                Err(errno) => self.again(errno, Interest::Read, &mut wait)?,
+                Err(errno) => self.wait_or_fail(errno, Interest::Read, &mut wait)?,
             }
         }
     }
@@ -201,14 +201,14 @@ impl Socket {
     /// Waits for something to read, or the end of it, without reading. It may end early, with
     /// [`io::ErrorKind::Interrupted`], to let the caller look around.
     pub(crate) fn wait_readable(&self, limits: Limits) -> io::Result<()> {
-        let mut wait = Wait::begin(limits, self.moved())?;
-        self.arm(Interest::Read, &wait)?;
+        let mut wait = Wait::start(limits, self.total_bytes())?;
+        self.set_kernel_timeout(Interest::Read, &wait)?;
         let mut byte = [0];
         match rustix::net::recv(&self.fd, &mut byte, RecvFlags::PEEK) {
             Ok((0, _)) if self.is_cancelled() => Err(self.cancelled()),
             Ok(_) => Ok(()),
             Err(errno) => {
-                self.again(errno, Interest::Read, &mut wait)?;
+                self.wait_or_fail(errno, Interest::Read, &mut wait)?;
                 Err(io::ErrorKind::Interrupted.into())
             }
         }
@@ -247,7 +247,7 @@ impl Socket {
     }
 
     fn send_raw(&self, bufs: &[IoSlice<'_>], limits: Limits) -> io::Result<usize> {
-        self.transmit(limits, None, |flags| match bufs {
+        self.send_with_rate(limits, None, |flags| match bufs {
             [one] => rustix::net::send(&self.fd, one, flags),
             many => {
                 let mut control = SendAncillaryBuffer::default();
@@ -267,8 +267,8 @@ impl Socket {
     ) -> io::Result<usize> {
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(AT_ONCE);
         if !self.is_encrypted() && is_sigpipe_ignored() {
-            let waits = self.park.is_none().then_some(BRIEFLY);
-            let sent = self.transmit(limits, waits, |_| {
+            let waits = self.park.is_none().then_some(MAX_BLOCK);
+            let sent = self.send_with_rate(limits, waits, |_| {
                 let mut offset = offset;
                 rustix::fs::sendfile(&self.fd, file, Some(&mut offset), count)
             });
@@ -295,11 +295,11 @@ impl Socket {
     }
 
     /// Has `operation` send something, as soon as there is room. If it takes no flags, and so cannot be
-    /// kept from waiting, nor be relied on to give up in time, it only waits `briefly`.
-    fn transmit(
+    /// kept from waiting, nor be relied on to give up in time, it only waits `max_block`.
+    fn send_with_rate(
         &self,
         limits: Limits,
-        briefly: Option<Duration>,
+        max_block: Option<Duration>,
         mut operation: impl FnMut(SendFlags) -> rustix::io::Result<usize>,
     ) -> io::Result<usize> {
         // Known once the first of several waits is over.
@@ -308,31 +308,32 @@ impl Socket {
             // Usually there is room. Then the time that it takes is not the peer's, and nobody needs to
             // look at the clock. And after a wait in vain there may be some: the kernel wakes nobody up
             // before a good part of its buffer is free.
-            if briefly.is_none()
-                && let Some(sent) = self.transmit_now(limits, &mut operation)?
+            if max_block.is_none()
+                && let Some(sent) = self.send_now(limits, &mut operation)?
             {
                 return Ok(sent);
             }
             let Some(rate) = limits.rate else {
-                return self.transmit_within(limits, briefly, &mut operation);
+                return self.send_within(limits, max_block, &mut operation);
             };
             // Only now, as it is full again: what found room since the last wait was read in it.
             self.sending.check(rate)?;
             // No longer than until the next look at the rate: the kernel would let one write wait
             // for as long as a single byte gets on.
-            let patience = self.sending.patience(rate);
+            let until_check = self.sending.until_check(rate);
             let left = match (end, limits.wait) {
                 (Some(end), _) => Some(Instant::saturating_duration_since(&end, Instant::now())),
                 (None, wait) => wait,
             };
             let began = Instant::now();
             let attempt = Limits {
-                wait: Some(left.map_or(patience, |left| left.min(patience))),
+                wait: Some(left.map_or(until_check, |left| left.min(until_check))),
                 ..limits
             };
-            let sent = self.transmit_within(attempt, briefly, &mut operation);
+            let sent = self.send_within(attempt, max_block, &mut operation);
             match &sent {
-                Err(error) if error.kind() == io::ErrorKind::TimedOut && !self.is_lost() => {}
+                Err(error)
+                    if error.kind() == io::ErrorKind::TimedOut && !self.is_disconnected() => {}
                 _ => return sent,
             }
             self.sending.moved(0, began.elapsed());
@@ -349,7 +350,7 @@ impl Socket {
     }
 
     /// One attempt; `None` if there is no room.
-    fn transmit_now(
+    fn send_now(
         &self,
         limits: Limits,
         operation: &mut impl FnMut(SendFlags) -> rustix::io::Result<usize>,
@@ -372,26 +373,26 @@ impl Socket {
         self.sending.moved(n, waited);
         self.sent.fetch_add(n as u64, Ordering::Relaxed);
         if let Some(park) = &self.park {
-            park.progressed(false);
+            park.record_progress(false);
         }
     }
 
-    fn transmit_within(
+    fn send_within(
         &self,
         limits: Limits,
-        briefly: Option<Duration>,
+        max_block: Option<Duration>,
         operation: &mut impl FnMut(SendFlags) -> rustix::io::Result<usize>,
     ) -> io::Result<usize> {
-        let mut wait = Wait::begin(limits, self.moved())?;
+        let mut wait = Wait::start(limits, self.total_bytes())?;
         let began = wait.clock();
         let _waiting = self.output.for_now(Awaited::Room);
         // Who parks knows whether he had to; the kernel does not say.
         let mut has_waited = self.park.is_none();
         loop {
             self.check_cancelled()?;
-            match briefly {
+            match max_block {
                 Some(time) => self.set_timer(Interest::Write, Some(time))?,
-                None => self.arm(Interest::Write, &wait)?,
+                None => self.set_kernel_timeout(Interest::Write, &wait)?,
             }
             match operation(SendFlags::NOSIGNAL) {
                 Ok(n) => {
@@ -400,9 +401,9 @@ impl Socket {
                     self.has_sent(n, waited);
                     return Ok(n);
                 }
-                Err(Errno::AGAIN) if briefly.is_some() => self.await_room(&mut wait)?,
+                Err(Errno::AGAIN) if max_block.is_some() => self.wait_writable(&mut wait)?,
                 Err(errno) => {
-                    self.again(errno, Interest::Write, &mut wait)?;
+                    self.wait_or_fail(errno, Interest::Write, &mut wait)?;
                     has_waited = true;
                 }
             }
@@ -410,13 +411,13 @@ impl Socket {
     }
 
     /// Waits until there is room, where nobody parks.
-    fn await_room(&self, wait: &mut Wait) -> io::Result<()> {
+    fn wait_writable(&self, wait: &mut Wait) -> io::Result<()> {
         let left = wait.left().and_then(|left| Timespec::try_from(left).ok());
         let mut fds = [PollFd::new(&self.fd, PollFlags::OUT)];
         match poll(&mut fds, left.as_ref()) {
             // The operation knows what is the matter if it is not room.
             Ok(1..) => Ok(()),
-            Ok(0) | Err(Errno::INTR) => wait.expired(self.moved()),
+            Ok(0) | Err(Errno::INTR) => wait.check(self.total_bytes()),
             Err(errno) => Err(errno.into()),
         }
     }
@@ -458,26 +459,26 @@ impl Socket {
 
     /// Tells the peer, in the language of TLS, that no more will come. To be done before the socket
     /// is shut down for writing.
-    pub(crate) fn say_goodbye(&self, limits: Limits) {
+    pub(crate) fn close_notify(&self, limits: Limits) {
         #[cfg(feature = "tls")]
         if let Some(tls) = self.tls.get() {
-            tls.say_goodbye(self, limits);
+            tls.close_notify(self, limits);
         }
         let _ = limits;
     }
 
     /// Ends the connection from outside: whoever waits in it wakes up with an error.
-    pub(crate) fn cancel(&self, why: Cut) {
+    pub(crate) fn cancel(&self, why: CancelReason) {
         let _ = self.cut.set(why);
         let _ = self.shutdown(Shutdown::Both);
         let signals = std::mem::take(&mut *self.on_cut());
         for signal in signals.iter().filter_map(Weak::upgrade) {
-            signal.raise();
+            signal.notify();
         }
     }
 
     /// Has a signal raised once the connection is cut.
-    pub(crate) fn raise_if_cut(&self, signal: &Arc<Signal>) {
+    pub(crate) fn raise_if_cut(&self, signal: &Arc<Notify>) {
         {
             let mut signals = self.on_cut();
             signals.retain(|other| other.strong_count() > 0);
@@ -485,11 +486,11 @@ impl Socket {
         }
         // It may have been cut before the signal was there.
         if self.is_cancelled() {
-            signal.raise();
+            signal.notify();
         }
     }
 
-    fn on_cut(&self) -> MutexGuard<'_, Vec<Weak<Signal>>> {
+    fn on_cut(&self) -> MutexGuard<'_, Vec<Weak<Notify>>> {
         self.on_cut.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -497,7 +498,7 @@ impl Socket {
     /// noticed.
     fn check_cancelled(&self) -> io::Result<()> {
         if self.park.as_ref().is_some_and(|park| park.is_over()) {
-            let _ = self.cut.set(Cut::ByServer);
+            let _ = self.cut.set(CancelReason::ByServer);
         }
         if self.is_cancelled() {
             return Err(self.cancelled());
@@ -505,15 +506,15 @@ impl Socket {
         Ok(())
     }
 
-    fn moved(&self) -> u64 {
-        let (received, sent) = self.meters();
+    fn total_bytes(&self) -> u64 {
+        let (received, sent) = self.byte_counts();
         received + sent
     }
 
     /// Tells the kernel when to give up, where it is the kernel that parks us. A timer that is set
     /// already and is not far too short is kept, so that the usual wait costs no system call;
     /// waking up early is harmless, as [`Wait`] knows the real end.
-    fn arm(&self, interest: Interest, wait: &Wait) -> io::Result<()> {
+    fn set_kernel_timeout(&self, interest: Interest, wait: &Wait) -> io::Result<()> {
         if self.park.is_some() {
             return Ok(());
         }
@@ -538,19 +539,19 @@ impl Socket {
     }
 
     /// Decides what a failed system call means: try again (`Ok`), or give up.
-    fn again(&self, errno: Errno, interest: Interest, wait: &mut Wait) -> io::Result<()> {
+    fn wait_or_fail(&self, errno: Errno, interest: Interest, wait: &mut Wait) -> io::Result<()> {
         match errno {
-            Errno::INTR => self.expired(interest, wait),
+            Errno::INTR => self.check(interest, wait),
             Errno::AGAIN => match &self.park {
                 Some(park) => match park.wait(self.fd.as_fd(), interest, wait.until()) {
-                    Err(e) if e.kind() == io::ErrorKind::TimedOut => self.expired(interest, wait),
+                    Err(e) if e.kind() == io::ErrorKind::TimedOut => self.check(interest, wait),
                     Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {
-                        let _ = self.cut.set(Cut::ByServer);
+                        let _ = self.cut.set(CancelReason::ByServer);
                         Err(e)
                     }
                     other => other,
                 },
-                None => self.expired(interest, wait),
+                None => self.check(interest, wait),
             },
             _ => Err(self.failed(errno)),
         }
@@ -560,7 +561,7 @@ impl Socket {
     /// read before the clock is believed: this process may not have run for a while, after a stop by a
     /// signal for example.
     fn expired(&self, interest: Interest, wait: &mut Wait) -> io::Result<()> {
-        match wait.expired(self.moved()) {
+        match wait.check(self.total_bytes()) {
             Err(_) if interest == Interest::Read && self.has_input() => Ok(()),
             known => known,
         }
@@ -569,13 +570,13 @@ impl Socket {
     /// What reads and writes say once it was cut.
     pub(crate) fn cancelled(&self) -> io::Error {
         let why = match self.cut() {
-            Some(Cut::FellBehind) => {
+            Some(CancelReason::SlowConsumer) => {
                 "the connection was cut by this server: the peer did not read what was sent to it"
             }
-            Some(Cut::Displaced) => {
+            Some(CancelReason::Displaced) => {
                 "the connection was cut by this server: it used nothing, and others needed its place"
             }
-            Some(Cut::ByServer) | None => return cancelled(),
+            Some(CancelReason::ByServer) | None => return cancelled(),
         };
         io::Error::new(io::ErrorKind::ConnectionAborted, why)
     }
@@ -597,18 +598,18 @@ impl Socket {
 #[cfg(feature = "tls")]
 impl tls::Wire for Socket {
     fn recv(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
-        self.recv_raw(buf, limits)
+        self.recv_ciphertext(buf, limits)
     }
 
     fn try_recv(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.try_recv_raw(buf)
+        self.try_recv_ciphertext(buf)
     }
 
     fn send(&self, bytes: &[u8], limits: Limits) -> io::Result<usize> {
         self.send_raw(&[IoSlice::new(bytes)], limits)
     }
 
-    fn is_lost(&self) {
+    fn is_disconnected(&self) {
         self.lost.store(true, Ordering::Relaxed);
     }
 }
@@ -668,21 +669,21 @@ fn is_unsupported(error: &io::Error) -> bool {
 
 /// Why a connection was cut from this side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
+pub enum CancelReason {
     /// The server was told to, or its time was over.
     ByServer,
     /// The peer did not read what was sent to it.
-    FellBehind,
+    SlowConsumer,
     /// Others needed its place, and it used nothing.
     Displaced,
 }
 
-impl From<Cut> for EndReason {
-    fn from(cut: Cut) -> Self {
+impl From<CancelReason> for EndReason {
+    fn from(cut: CancelReason) -> Self {
         match cut {
-            Cut::ByServer => Self::Cancelled,
-            Cut::FellBehind => Self::FellBehind,
-            Cut::Displaced => Self::Displaced,
+            CancelReason::ByServer => Self::Cancelled,
+            CancelReason::SlowConsumer => Self::SlowConsumer,
+            CancelReason::Displaced => Self::Displaced,
         }
     }
 }

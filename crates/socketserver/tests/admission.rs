@@ -18,16 +18,16 @@ use socketserver::{Admission, Concurrency, Event, Rate, Sequential, Server};
 
 struct Watched {
     running: Running,
-    refusals: mpsc::Receiver<String>,
+    rejections: mpsc::Receiver<String>,
 }
 
 fn tcp<C: Concurrency>(model: C, admission: Admission) -> Watched {
-    let (told, refusals) = mpsc::channel();
+    let (told, rejections) = mpsc::channel();
     let server = Server::<Tcp, C, ()>::builder()
         .concurrency(model)
         .admission(admission)
         .on_event(move |event| {
-            if let Event::Refused(info, reason) = event {
+            if let Event::Rejected(info, reason) = event {
                 let ip = info.peer().as_inet().unwrap().ip();
                 let _ = told.send(format!("{ip}: {reason}"));
             }
@@ -36,7 +36,7 @@ fn tcp<C: Concurrency>(model: C, admission: Admission) -> Watched {
         .unwrap();
     Watched {
         running: Running::start(server),
-        refusals,
+        rejections,
     }
 }
 
@@ -48,8 +48,8 @@ impl Watched {
         }
     }
 
-    fn refusal(&self) -> String {
-        self.refusals.recv_timeout(PATIENCE).unwrap()
+    fn rejection(&self) -> String {
+        self.rejections.recv_timeout(PATIENCE).unwrap()
     }
 
     /// A connection from one of the addresses of this machine.
@@ -77,16 +77,16 @@ fn rules_turn_addresses_away<C: Concurrency>(model: C) {
     let server = tcp(model, admission);
     assert!(answers(&mut server.connect("127.0.0.1")));
     assert!(!answers(&mut server.connect("127.0.0.2")));
-    assert_eq!(server.refusal(), "127.0.0.2: denied by a rule");
+    assert_eq!(server.rejection(), "127.0.0.2: denied by a rule");
     assert!(answers(&mut server.connect("127.0.0.3")));
-    let counters = server.running.controller.counters();
+    let counters = server.running.handle.counters();
     assert_eq!((counters.accepted, counters.refused), (3, 1));
 
     // From now on nobody, and then everybody.
-    let controller = &server.running.controller;
-    controller.set_admission(Admission::new().deny("all".parse().unwrap()));
+    let handle = &server.running.handle;
+    handle.set_admission(Admission::new().deny("all".parse().unwrap()));
     assert!(!answers(&mut server.connect("127.0.0.1")));
-    controller.set_admission(Admission::new());
+    handle.set_admission(Admission::new());
     assert!(answers(&mut server.connect("127.0.0.2")));
 }
 
@@ -95,7 +95,7 @@ fn each_peer_has_so_many<C: Concurrency>(model: C) {
     let mut live: Vec<_> = (0..2).map(|_| server.connect("127.0.0.1")).collect();
     assert!(live.iter_mut().all(answers));
     assert!(!answers(&mut server.connect("127.0.0.1")));
-    assert_eq!(server.refusal(), "127.0.0.1: too many of this peer");
+    assert_eq!(server.rejection(), "127.0.0.1: too many of this peer");
     assert!(answers(&mut server.connect("127.0.0.2")), "another one");
     drop(live.pop());
     common::eventually(PATIENCE, "a place", || {
@@ -104,7 +104,7 @@ fn each_peer_has_so_many<C: Concurrency>(model: C) {
     // Raised while serving.
     server
         .running
-        .controller
+        .handle
         .set_admission(Admission::new().max_per_peer(4));
     let mut more: Vec<_> = (0..3).map(|_| server.connect("127.0.0.1")).collect();
     common::eventually(PATIENCE, "three more", || {
@@ -119,11 +119,11 @@ fn a_limit_that_is_new_counts_those_who_are_there<C: Concurrency>(model: C) {
     let server = tcp(model, Admission::new());
     let mut live: Vec<_> = (0..2).map(|_| server.connect("127.0.0.1")).collect();
     assert!(live.iter_mut().all(answers));
-    let controller = &server.running.controller;
-    controller.set_admission(Admission::new().max_per_peer(2));
+    let handle = &server.running.handle;
+    handle.set_admission(Admission::new().max_per_peer(2));
     assert!(live.iter_mut().all(answers), "they stay");
     assert!(!answers(&mut server.connect("127.0.0.1")));
-    assert_eq!(server.refusal(), "127.0.0.1: too many of this peer");
+    assert_eq!(server.rejection(), "127.0.0.1: too many of this peer");
     live.pop();
     common::eventually(PATIENCE, "a place", || {
         answers(&mut server.connect("127.0.0.1"))
@@ -143,7 +143,7 @@ fn who_comes_too_fast_is_refused<C: Concurrency>(model: C) {
         (3..=3 + usize::try_from(regained).unwrap() + 1).contains(&served),
         "{served}"
     );
-    assert_eq!(server.refusal(), "127.0.0.1: too fast from this peer");
+    assert_eq!(server.rejection(), "127.0.0.1: too fast from this peer");
     assert!(answers(&mut server.connect("127.0.0.2")));
 }
 
@@ -158,12 +158,12 @@ fn all_together_wait_for_their_turn<C: Concurrency>(model: C) {
     }
     let took = started.elapsed();
     assert!(took > Duration::from_millis(480), "{took:?}");
-    assert!(server.refusals.try_recv().is_err());
+    assert!(server.rejections.try_recv().is_err());
     // Lifted while clients wait.
-    let controller = &server.running.controller;
-    controller.set_admission(Admission::new().rate(Rate::per_second(1).burst(1)));
+    let handle = &server.running.handle;
+    handle.set_admission(Admission::new().rate(Rate::per_second(1).burst(1)));
     let mut waiting: Vec<_> = (0..20).map(|_| server.connect("127.0.0.1")).collect();
-    controller.set_admission(Admission::new());
+    handle.set_admission(Admission::new());
     let started = Instant::now();
     for client in &mut waiting {
         assert!(answers(client));
@@ -208,7 +208,7 @@ fn datagrams_are_subject_to_it<C: Concurrency>(model: C) {
     assert_eq!(other.recv(&mut [0; 9]).unwrap(), 4);
     assert!((0..2).all(|_| fast.recv(&mut [0; 9]).is_ok()));
     common::eventually(PATIENCE, "refusals", || {
-        running.controller.counters().refused >= 3
+        running.handle.counters().refused >= 3
     });
     for refused in [&denied, &fast] {
         refused.set_nonblocking(true).unwrap();

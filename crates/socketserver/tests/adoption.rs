@@ -68,7 +68,7 @@ fn a_blocking_listener_does_not_block_the_loop() {
             .unwrap(),
     );
     assert_eq!(running.client().ask("hello"), "hello");
-    running.controller.shutdown();
+    running.handle.shutdown();
     running.ends().unwrap();
     drop(shared);
 }

@@ -226,10 +226,10 @@ fn several_addresses_are_one_server() {
             "hello"
         );
     }
-    running.controller.drain(PATIENCE);
-    let controller = running.controller.clone();
+    running.handle.drain(PATIENCE);
+    let handle = running.handle.clone();
     running.ends().unwrap();
-    assert_eq!(controller.counters().accepted, 3);
+    assert_eq!(handle.counters().accepted, 3);
     for address in all {
         assert!(TcpStream::connect(address).is_err());
     }

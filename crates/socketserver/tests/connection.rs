@@ -15,7 +15,7 @@ use common::{PATIENCE, eventually};
 use rustix::net::sockopt;
 use socketserver::transport::Tcp;
 use socketserver::{
-    Connection, EndReason, Event, Keepalive, RequestId, Result, Server, Threading,
+    Connection, EndReason, Event, RequestId, Result, Server, TcpKeepalive, Threading,
     ThreadingTcpServer, ThreadingUnixStreamServer, Timeouts, handler_fn,
 };
 
@@ -88,15 +88,15 @@ fn lines_are_the_same_wherever_they_are_split() {
         client.send(head.as_bytes()).unwrap();
         // The first part has been taken before the second is sent.
         let moved =
-            |live: &[socketserver::LiveRequest]| live.iter().any(|r| r.received == split as u64);
+            |live: &[socketserver::ActiveRequest]| live.iter().any(|r| r.received == split as u64);
         eventually(PATIENCE, "the head to be read", || {
-            split == 0 || moved(&running.controller.live())
+            split == 0 || moved(&running.handle.active())
         });
         client.send(tail.as_bytes()).unwrap();
         client.half_close().unwrap();
         assert_eq!(client.rest().unwrap(), text.as_bytes(), "split at {split}");
         eventually(PATIENCE, "the request to end", || {
-            running.controller.live_count() == 0
+            running.handle.active_count() == 0
         });
     }
 }
@@ -166,20 +166,20 @@ fn a_cut_connection_fails_reads_and_writes_alike() {
     });
     let client = running.client();
     let id = live_id(&running);
-    assert!(running.controller.cancel(id));
+    assert!(running.handle.cancel(id));
     let aborted = ErrorKind::ConnectionAborted;
     assert_eq!(kinds.recv_timeout(PATIENCE).unwrap(), (aborted, aborted));
     assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), EndReason::Cancelled);
     assert!(client.was_cut());
     eventually(PATIENCE, "its place to be free", || {
-        running.controller.live_count() == 0
+        running.handle.active_count() == 0
     });
     assert!(
-        !running.controller.cancel(id),
+        !running.handle.cancel(id),
         "there is no such request any more"
     );
-    assert!(!running.controller.cancel(RequestId::from(12_345)));
-    assert_eq!(running.controller.counters().cancelled, 1);
+    assert!(!running.handle.cancel(RequestId::from(12_345)));
+    assert_eq!(running.handle.counters().cancelled, 1);
 }
 
 #[test]
@@ -188,18 +188,18 @@ fn a_cut_ends_a_write_that_waits_for_room() {
     let mut client = running.client();
     let id = live_id(&running);
     assert_ne!(client.read(&mut [0]).unwrap(), 0);
-    assert!(running.controller.cancel(id));
+    assert!(running.handle.cancel(id));
     assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), EndReason::Cancelled);
     drop(client);
 }
 
 #[track_caller]
 fn live_id(running: &Running) -> RequestId {
-    let controller = &running.controller;
+    let handle = &running.handle;
     eventually(PATIENCE, "a request to be live", || {
-        controller.live_count() == 1
+        handle.active_count() == 1
     });
-    controller.live()[0].info.id()
+    handle.active()[0].info.id()
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn live_requests_can_be_looked_at() {
     // A byte is counted a moment after it was sent.
     let mut seen = Vec::new();
     eventually(PATIENCE, "every byte to be counted", || {
-        seen = running.controller.live();
+        seen = running.handle.active();
         seen.iter().map(|r| r.received + r.sent).sum::<u64>() == 16
     });
     let figures: Vec<_> = seen
@@ -228,9 +228,9 @@ fn live_requests_can_be_looked_at() {
     assert!(seen[0].info.age() >= seen[1].info.age());
     drop((one, two));
     eventually(PATIENCE, "both to end", || {
-        running.controller.live().is_empty()
+        running.handle.active().is_empty()
     });
-    let counters = running.controller.counters();
+    let counters = running.handle.counters();
     assert_eq!((counters.accepted, counters.ended), (2, 2));
     assert_eq!((counters.bytes_received, counters.bytes_sent), (8, 8));
 }
@@ -324,7 +324,7 @@ fn a_gathered_write_is_one_write() {
         conn.shutdown(Shutdown::Write)?;
         conn.shutdown(Shutdown::Write)?;
         assert_eq!(conn.write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
-        assert_eq!(conn.bytes_moved(), (0, 14));
+        assert_eq!(conn.byte_counts(), (0, 14));
         Ok(())
     });
     assert_eq!(running.client().rest().unwrap(), b"head and tail\n");
@@ -364,7 +364,7 @@ fn both_addresses_are_known() {
 
 #[test]
 fn options_of_the_listener_are_those_of_its_connections() {
-    let keepalive = Keepalive::default()
+    let keepalive = TcpKeepalive::default()
         .idle(Duration::from_secs(7))
         .interval(Duration::from_secs(3))
         .probes(2);
@@ -444,6 +444,6 @@ fn a_peer_that_never_stops_sending_is_closed_on() {
         assert!(since.elapsed() < PATIENCE, "the server reads for ever");
     }
     eventually(PATIENCE, "the request to end", || {
-        running.controller.live_count() == 0
+        running.handle.active_count() == 0
     });
 }

@@ -91,11 +91,11 @@ fn survives<C: Concurrency>(model: C) {
     let mut client = running.client();
     client.send(b"?").unwrap();
     assert_eq!(client.rest().unwrap(), b"!");
-    let controller = running.controller.clone();
-    controller.drain(PATIENCE);
+    let handle = running.handle.clone();
+    handle.drain(PATIENCE);
     running.ends().unwrap();
-    let counters = controller.counters();
-    assert_eq!((counters.accepted, controller.live_count()), (10, 0));
+    let counters = handle.counters();
+    assert_eq!((counters.accepted, handle.active_count()), (10, 0));
 }
 
 #[test]
@@ -138,10 +138,10 @@ fn hooks_that_return_errors_that_panic() {
     for _ in 0..5 {
         assert!(running.client().was_cut());
     }
-    let controller = running.controller.clone();
-    controller.shutdown();
+    let handle = running.handle.clone();
+    handle.shutdown();
     running.ends().unwrap();
-    assert_eq!(controller.counters().refused, 5);
+    assert_eq!(handle.counters().refused, 5);
 }
 
 /// Hooks and observers run in the coroutine of their request: they may panic, and they may wait.
@@ -194,10 +194,10 @@ mod on_one_worker {
         }
         between.send(b"?").unwrap();
         assert_eq!(between.rest().unwrap(), b"!");
-        let controller = running.controller.clone();
-        controller.drain(PATIENCE);
+        let handle = running.handle.clone();
+        handle.drain(PATIENCE);
         running.ends().unwrap();
-        assert_eq!(controller.live_count(), 0);
+        assert_eq!(handle.active_count(), 0);
     }
 
     #[test]

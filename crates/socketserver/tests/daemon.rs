@@ -90,12 +90,12 @@ fn a_child_is_cut_whatever_its_parent_blocks() {
     let mut client = knock(&path);
     server.handle_request(Some(PATIENCE)).unwrap();
     assert_eq!(client.read(&mut [0]).unwrap(), 1);
-    server.controller().drain(Duration::from_millis(50));
+    server.handle().drain(Duration::from_millis(50));
     server.serve_forever().unwrap();
-    let report = server.controller().drain_report().unwrap();
-    assert_eq!((report.cut, report.abandoned), (1, 0), "{report:?}");
+    let report = server.handle().drain_report().unwrap();
+    assert_eq!((report.cancelled, report.abandoned), (1, 0), "{report:?}");
     // It took the first signal, and not the one that nothing can block, a second later.
-    assert_eq!(server.controller().counters().killed, 1);
+    assert_eq!(server.handle().counters().killed, 1);
     assert!(report.elapsed < Duration::from_millis(900), "{report:?}");
 }
 
@@ -117,10 +117,10 @@ fn served_by_a_fork<C: Concurrency>(model: C) {
     let pid = unsafe { libc::fork() };
     if pid == 0 {
         drop(stop);
-        let controller = server.controller();
+        let handle = server.handle();
         server.watch(stopped, move || {
             // The other end was closed.
-            controller.drain(PATIENCE);
+            handle.drain(PATIENCE);
             Ok(Watched::Done)
         });
         let served = server.serve_forever().is_ok();

@@ -139,12 +139,15 @@ fn a_sender_that_is_gone_is_no_failure() {
     let running = Running::start(server);
     client.send_to(b"hello", &path).unwrap();
     eventually(PATIENCE, "the request to be live", || {
-        running.controller.live_count() == 1
+        running.handle.active_count() == 1
     });
     drop(client);
     released.send(()).unwrap();
-    assert_eq!(ended.recv_timeout(PATIENCE).unwrap(), EndReason::PeerGone);
-    assert_eq!(running.controller.counters().hook_failures, 0);
+    assert_eq!(
+        ended.recv_timeout(PATIENCE).unwrap(),
+        EndReason::Disconnected
+    );
+    assert_eq!(running.handle.counters().hook_failures, 0);
 }
 
 /// A reply to a port that nobody has comes back as an error of the server's own socket.
@@ -268,7 +271,7 @@ fn a_datagram_from_another_server_of_the_process_is_refused() {
 
 #[track_caller]
 fn refuses(running: &Running, mut send: impl FnMut()) {
-    let counters = || running.controller.counters();
+    let counters = || running.handle.counters();
     for sent in 1..=3 {
         send();
         eventually(PATIENCE, "refused", || counters().own_address == sent);

@@ -89,7 +89,7 @@ fn pace(timeouts: Timeouts) -> Timeouts {
 }
 
 fn who_says_nothing_is_cut<C: Concurrency>(model: C) {
-    let timeouts = Timeouts::none().first_byte(Some(SHORT));
+    let timeouts = Timeouts::unlimited().first_byte(Some(SHORT));
     let server = serve(model, timeouts, |conn| {
         let mut byte = [0];
         while conn.read(&mut byte)? > 0 {
@@ -113,7 +113,7 @@ fn who_says_nothing_is_cut<C: Concurrency>(model: C) {
 }
 
 fn a_line_must_not_trickle<C: Concurrency>(model: C) {
-    let server = serve(model, pace(Timeouts::none()), |conn| {
+    let server = serve(model, pace(Timeouts::unlimited()), |conn| {
         let mut line = String::new();
         while conn.read_line(&mut line)? > 0 {
             conn.write_all(line.as_bytes())?;
@@ -136,7 +136,7 @@ fn a_line_must_not_trickle<C: Concurrency>(model: C) {
 }
 
 fn a_block_must_not_trickle<C: Concurrency>(model: C) {
-    let server = serve(model, pace(Timeouts::none()), |conn| {
+    let server = serve(model, pace(Timeouts::unlimited()), |conn| {
         let mut block = vec![0; 1 << 16];
         conn.read_exact(&mut block)?;
         conn.write_all(b"whole")?;
@@ -152,7 +152,7 @@ fn a_block_must_not_trickle<C: Concurrency>(model: C) {
 }
 
 fn the_handlers_own_time_is_not_the_peers<C: Concurrency>(model: C) {
-    let server = serve(model, pace(Timeouts::none()), |conn| {
+    let server = serve(model, pace(Timeouts::unlimited()), |conn| {
         let mut some = [0; 4];
         conn.read_exact(&mut some)?;
         conn.begin_message();
@@ -174,7 +174,9 @@ fn the_handlers_own_time_is_not_the_peers<C: Concurrency>(model: C) {
 fn who_reads_in_sips_is_cut<C: Concurrency>(model: C) {
     let rate = MinRate::bytes_per_second(u32::MAX).grace(SHORT);
     // Each single write would have its time.
-    let timeouts = Timeouts::none().write(Some(LONG)).send_rate(Some(rate));
+    let timeouts = Timeouts::unlimited()
+        .write(Some(LONG))
+        .send_rate(Some(rate));
     let server = serve(model, timeouts, |conn| {
         let piece = vec![7; 64 << 10];
         for _ in 0..4096 {
@@ -198,7 +200,7 @@ fn who_reads_in_sips_is_cut<C: Concurrency>(model: C) {
 fn who_does_not_read_at_all_is_cut<C: Concurrency>(model: C) {
     // By the rate alone.
     let rate = MinRate::bytes_per_second(1).grace(SHORT);
-    let timeouts = Timeouts::none().send_rate(Some(rate));
+    let timeouts = Timeouts::unlimited().send_rate(Some(rate));
     let server = serve(model, timeouts, |conn| {
         conn.write_all(&vec![7; 64 << 20])?;
         Ok(())
@@ -208,7 +210,7 @@ fn who_does_not_read_at_all_is_cut<C: Concurrency>(model: C) {
 }
 
 fn limits_of_new_requests_are_changed_while_serving<C: Concurrency>(model: C) {
-    let server = serve(model, Timeouts::none().idle(Some(LONG)), |conn| {
+    let server = serve(model, Timeouts::unlimited().idle(Some(LONG)), |conn| {
         let mut line = String::new();
         while conn.read_line(&mut line)? > 0 {
             conn.write_all(line.as_bytes())?;
@@ -216,15 +218,15 @@ fn limits_of_new_requests_are_changed_while_serving<C: Concurrency>(model: C) {
         }
         Ok(())
     });
-    let controller = &server.running.controller;
-    let zero = Timeouts::none().idle(Some(Duration::ZERO));
+    let handle = &server.running.handle;
+    let zero = Timeouts::unlimited().idle(Some(Duration::ZERO));
     assert_eq!(
-        controller.set_timeouts(zero).unwrap_err().kind(),
+        handle.set_timeouts(zero).unwrap_err().kind(),
         ErrorKind::InvalidInput
     );
-    assert_eq!(controller.timeouts(), Timeouts::none().idle(Some(LONG)));
-    controller
-        .set_timeouts(Timeouts::none().idle(Some(SHORT)))
+    assert_eq!(handle.timeouts(), Timeouts::unlimited().idle(Some(LONG)));
+    handle
+        .set_timeouts(Timeouts::unlimited().idle(Some(SHORT)))
         .unwrap();
     let mut later = server.connect();
     assert_eq!(later.read(&mut [0]).unwrap(), 0);
@@ -266,8 +268,8 @@ fn a_frame_must_not_trickle() {
     use socketserver::Threading;
     use socketserver::framing::{Framed, LengthPrefix};
 
-    let server = serve(Threading::new(), pace(Timeouts::none()), |conn| {
-        let mut frames = Framed::new(conn, LengthPrefix::u32_be()).paced();
+    let server = serve(Threading::new(), pace(Timeouts::unlimited()), |conn| {
+        let mut frames = Framed::new(conn, LengthPrefix::u32_be()).with_receive_rate();
         while let Some(frame) = frames.read()? {
             frames.write(frame)?;
         }

@@ -23,8 +23,8 @@ use rustix::net::sockopt;
 use socketserver::greenroom;
 use socketserver::transport::Tcp;
 use socketserver::{
-    Admission, AtLimit, Builder, Concurrency, Connection, Displacement, EndReason, Event, Pooled,
-    RequestHandler, Result, Server, Threading, Timeouts, handler_fn,
+    Admission, Builder, Concurrency, Connection, Displacement, EndReason, Event, OverloadPolicy,
+    Pooled, RequestHandler, Result, Server, Threading, Timeouts, handler_fn,
 };
 
 /// Places of each server here.
@@ -41,7 +41,7 @@ struct Full {
 fn builder<C: Concurrency>(model: C) -> Builder<Tcp, C> {
     Server::<Tcp, C, ()>::builder()
         .concurrency(model)
-        .admission(Admission::new().max_live(PLACES))
+        .admission(Admission::new().max_active(PLACES))
 }
 
 fn start<C, F, H>(builder: Builder<Tcp, C>, handler: F) -> Full
@@ -73,13 +73,13 @@ impl Full {
     /// Takes all places.
     fn crowd(&self) -> Vec<TcpStream> {
         let crowd = (0..PLACES).map(|_| self.connect()).collect();
-        let is_full = || self.running.controller.live_count() == PLACES;
+        let is_full = || self.running.handle.active_count() == PLACES;
         eventually(PATIENCE, "all places are taken", is_full);
         crowd
     }
 
     fn displaced(&self) -> u64 {
-        self.running.controller.counters().displaced
+        self.running.handle.counters().displaced
     }
 }
 
@@ -114,7 +114,7 @@ fn silent_connections_make_room<C: Concurrency>(model: C) {
     assert!(server.displaced() >= 1);
     let told: Vec<_> = server.told.try_iter().collect();
     assert_eq!(told.len(), 1, "{told:?}");
-    let ended = server.running.controller.counters().ends();
+    let ended = server.running.handle.counters().ends();
     let displaced = ended.into_iter().find(|(reason, _)| *reason == "displaced");
     assert_eq!(displaced, Some(("displaced", server.displaced())));
     drop(crowd);
@@ -274,7 +274,7 @@ under_each_model! {
 /// A client that would be rejected takes the place of one that uses nothing, as soon as that has gone.
 #[test]
 fn a_silent_connection_goes_and_not_the_newcomer_where_clients_are_rejected() {
-    let model = Threading::new().at_limit(AtLimit::Reject);
+    let model = Threading::new().overload_policy(OverloadPolicy::Reject);
     let server = start(builder(model), echo());
     let crowd = server.crowd();
     assert!(ask(&mut server.connect()).is_err(), "they are new as well");

@@ -33,34 +33,34 @@ fn out_of_descriptors_clients_wait_and_all_are_served() {
     if errand().is_some() {
         return serve_with_few_descriptors();
     }
-    let mut companion = Companion::start(NAME, "serve");
-    let endpoint = Endpoint::Tcp(companion.hears("address ").parse().unwrap());
+    let mut sidecar = Companion::start(NAME, "serve");
+    let endpoint = Endpoint::Tcp(sidecar.hears("address ").parse().unwrap());
     let mut clients: Vec<_> = (0..100)
         .map(|_| Client::connect(&endpoint).unwrap())
         .collect();
     for (n, client) in clients.iter_mut().enumerate() {
         client.say(&format!("client {n}")).unwrap();
     }
-    companion.hears("paused");
+    sidecar.hears("paused");
     // The first are served while the rest wait: for them nothing is lost.
     let mut first = clients.remove(0);
     assert_eq!(first.hear().unwrap().as_deref(), Some("client 0"));
 
     // A second of having no room costs next to nothing.
-    let (before, since) = (ticks(companion.pid()), Instant::now());
+    let (before, since) = (ticks(sidecar.pid()), Instant::now());
     while since.elapsed() < Duration::from_secs(1) {
         assert_eq!(first.ask("are you busy?"), "are you busy?");
         std::thread::sleep(Duration::from_millis(100));
     }
-    let used = ticks(companion.pid()) - before;
+    let used = ticks(sidecar.pid()) - before;
     assert!(used <= 20, "{used} ticks of a hundred");
     drop(first);
 
     for (n, mut client) in clients.into_iter().enumerate() {
         assert_eq!(client.hear().unwrap(), Some(format!("client {}", n + 1)));
     }
-    companion.tell("report");
-    let report = companion.hears("report ");
+    sidecar.tell("report");
+    let report = sidecar.hears("report ");
     let figures: Vec<u64> = report
         .split(' ')
         .map(|figure| figure.parse().unwrap())
@@ -71,7 +71,7 @@ fn out_of_descriptors_clients_wait_and_all_are_served() {
     assert_eq!((pauses, accepted), (1, 100), "{report}");
     // One at the beginning, a handful in that second, and one for each that left.
     assert!((1..=150).contains(&errors), "{report}");
-    companion.passes();
+    sidecar.passes();
 }
 
 fn serve_with_few_descriptors() {
@@ -95,9 +95,9 @@ fn serve_with_few_descriptors() {
     let running = Running::start(server);
     assert_eq!(told(), "report");
     eventually(PATIENCE, "the last one to end", || {
-        running.controller.live_count() == 0
+        running.handle.active_count() == 0
     });
-    let counters = running.controller.counters();
+    let counters = running.handle.counters();
     let pauses = pauses.try_iter().count();
     println!(
         "report {pauses} {} {}",
@@ -146,8 +146,8 @@ fn a_request_without_a_thread_waits_for_one() {
         let mut client = running.client();
         client.say("I can wait").unwrap();
         assert_eq!(events.recv_timeout(PATIENCE).unwrap(), "paused");
-        assert_eq!(running.controller.live_count(), 1);
-        assert_eq!(running.controller.counters().ended, 0);
+        assert_eq!(running.handle.active_count(), 1);
+        assert_eq!(running.handle.counters().ended, 0);
 
         setrlimit(Resource::As, unlimited).unwrap();
         assert_eq!(client.hear().unwrap().as_deref(), Some("I can wait"));
@@ -174,13 +174,13 @@ fn a_socket_that_never_has_what_it_promises_is_left_alone() {
     let running = Running::start(server);
     let reason = pauses.recv_timeout(PATIENCE).unwrap();
     assert!(reason.contains("again and again"), "{reason}");
-    let attempts = || running.controller.counters().accept_errors;
+    let attempts = || running.handle.counters().accept_errors;
     eventually(PATIENCE, "a few more attempts", || attempts() > 3);
     // Nothing is left in the queue: that is seen even so.
-    let controller = running.controller.clone();
-    controller.drain(PATIENCE);
+    let handle = running.handle.clone();
+    handle.drain(PATIENCE);
     running.ends().unwrap();
-    assert!(controller.drain_report().unwrap().elapsed < PATIENCE / 2);
+    assert!(handle.drain_report().unwrap().elapsed < PATIENCE / 2);
     assert!(pauses.try_recv().is_err(), "told once");
 }
 
@@ -194,18 +194,18 @@ fn a_request_that_never_gets_a_thread_is_refused_in_the_end() {
     let running = Running::start(server);
     let mut client = running.client();
     client.say("hello").unwrap();
-    let controller = running.controller.clone();
+    let handle = running.handle.clone();
     eventually(PATIENCE, "more than one attempt", || {
-        controller.counters().accept_errors > 1
+        handle.counters().accept_errors > 1
     });
-    assert_eq!(controller.live_count(), 1, "it is kept");
-    controller.drain(Duration::from_millis(50));
+    assert_eq!(handle.active_count(), 1, "it is kept");
+    handle.drain(Duration::from_millis(50));
     running.ends().unwrap();
     assert!(client.was_cut());
-    let (report, counters) = (controller.drain_report().unwrap(), controller.counters());
+    let (report, counters) = (handle.drain_report().unwrap(), handle.counters());
     assert_eq!(
         (report.refused, counters.refused, counters.ended),
         (1, 1, 0)
     );
-    assert_eq!(controller.live_count(), 0);
+    assert_eq!(handle.active_count(), 0);
 }

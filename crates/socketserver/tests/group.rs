@@ -59,20 +59,20 @@ fn all_answer(endpoints: &[Endpoint]) {
 fn one_call_serves_all_and_one_stop_stops_all() {
     let dir = tempfile::tempdir().unwrap();
     let (mut group, endpoints) = group(dir.path());
-    let controller = group.controller();
+    let handle = group.handle();
     let serving = thread::spawn(move || group.serve_forever().map(|()| group));
     all_answer(&endpoints);
-    controller.shutdown();
-    assert!(controller.wait(Some(PATIENCE)));
+    handle.shutdown();
+    assert!(handle.wait(Some(PATIENCE)));
     let mut group = serving.join().unwrap().unwrap();
 
     // And again, on the same listeners.
-    let controller = group.controller();
+    let handle = group.handle();
     let serving = thread::spawn(move || group.serve_forever());
     all_answer(&endpoints);
-    controller.drain(PATIENCE);
+    handle.drain(PATIENCE);
     serving.join().unwrap().unwrap();
-    for each in controller.controllers() {
+    for each in handle.handles() {
         assert_eq!(each.counters().accepted, 2);
         assert!(each.drain_report().is_some());
     }
@@ -88,14 +88,14 @@ fn one_call_serves_all_and_one_stop_stops_all() {
 fn one_member_can_stop_while_the_others_serve() {
     let dir = tempfile::tempdir().unwrap();
     let (mut group, endpoints) = group(dir.path());
-    let controller = group.controller();
+    let handle = group.handle();
     let serving = thread::spawn(move || group.serve_forever());
     all_answer(&endpoints);
-    controller.controllers()[0].drain(PATIENCE);
-    assert!(controller.controllers()[0].wait(Some(PATIENCE)));
+    handle.handles()[0].drain(PATIENCE);
+    assert!(handle.handles()[0].wait(Some(PATIENCE)));
     assert!(Client::connect(&endpoints[0]).is_err());
     all_answer(&endpoints[1..]);
-    controller.shutdown();
+    handle.shutdown();
     serving.join().unwrap().unwrap();
 }
 
@@ -104,15 +104,15 @@ fn one_member_can_stop_while_the_others_serve() {
 fn a_companion_outlives_a_drain() {
     let dir = tempfile::tempdir().unwrap();
     let (mut group, endpoints) = group(dir.path());
-    let companion = ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap();
-    let beside = Endpoint::Tcp(companion.local_addr().as_inet().unwrap());
-    let its = companion.controller();
-    group.add_companion(companion);
-    let controller = group.controller();
-    assert_eq!(controller.controllers().len(), endpoints.len());
+    let sidecar = ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap();
+    let beside = Endpoint::Tcp(sidecar.local_addr().as_inet().unwrap());
+    let its = sidecar.handle();
+    group.add_sidecar(sidecar);
+    let handle = group.handle();
+    assert_eq!(handle.handles().len(), endpoints.len());
     let serving = thread::spawn(move || group.serve_forever().map(|()| group));
     all_answer(&endpoints);
-    controller.shutdown();
+    handle.shutdown();
     let mut group = serving.join().unwrap().unwrap();
     assert_eq!(its.state(), ServerState::Stopped);
 
@@ -121,7 +121,7 @@ fn a_companion_outlives_a_drain() {
         client.ask("hello");
         client
     });
-    controller.drain(PATIENCE * 3);
+    handle.drain(PATIENCE * 3);
     eventually(PATIENCE, "a listener to close", || {
         Client::connect(&endpoints[0]).is_err()
     });
@@ -132,7 +132,7 @@ fn a_companion_outlives_a_drain() {
     // Who holds on to it is cut.
     serving.join().unwrap().unwrap();
     assert_eq!(its.state(), ServerState::Closed);
-    assert_eq!(its.drain_report().unwrap().cut, 1);
+    assert_eq!(its.drain_report().unwrap().cancelled, 1);
     assert!(client.was_cut());
 }
 
@@ -142,14 +142,14 @@ fn a_group_watches_descriptors_of_its_own() {
     let (mut group, endpoints) = group(dir.path());
     let (mut signal, watched) = UnixStream::pair().unwrap();
     let (sender, calls) = channel();
-    let controller = group.controller();
+    let handle = group.handle();
     group.watch(watched.try_clone().unwrap(), move || {
         use std::io::Read;
         let mut byte = [0];
         (&watched).read_exact(&mut byte)?;
         sender.send(byte[0])?;
         if byte == *b"q" {
-            controller.shutdown();
+            handle.shutdown();
         }
         Ok(())
     });
@@ -176,7 +176,7 @@ fn a_watch_that_fails_is_not_called_again() {
         let running = common::running::Running::start(server);
         signal.write_all(b"x").unwrap();
         calls.recv_timeout(PATIENCE).unwrap();
-        let failures = || running.controller.counters().hook_failures;
+        let failures = || running.handle.counters().hook_failures;
         eventually(PATIENCE, "the failure to be counted", || failures() == 1);
         signal.write_all(b"x").unwrap();
         for _ in 0..3 {
@@ -192,7 +192,7 @@ fn a_member_that_cannot_serve_ends_the_group() {
     let dir = tempfile::tempdir().unwrap();
     let good = ThreadingUnixStreamServer::bind(dir.path().join("socket"), echo()).unwrap();
     let mut closed = PooledTcpServer::bind("127.0.0.1:0", echo()).unwrap();
-    closed.controller().drain(Duration::ZERO);
+    closed.handle().drain(Duration::ZERO);
     closed.serve_forever().unwrap();
     let mut group = ServerGroup::new().with(good).with(closed);
     let error = group.serve_forever().unwrap_err();
@@ -200,7 +200,7 @@ fn a_member_that_cannot_serve_ends_the_group() {
         matches!(error.downcast_ref(), Some(ServeError::Closed)),
         "{error}"
     );
-    assert!(group.controller().wait(Some(PATIENCE)), "nobody serves");
+    assert!(group.handle().wait(Some(PATIENCE)), "nobody serves");
 }
 
 #[test]
@@ -216,11 +216,11 @@ fn a_group_has_one_epoll_set_for_all() {
         };
         let dir = tempfile::tempdir().unwrap();
         let (mut group, endpoints) = group(dir.path());
-        let controller = group.controller();
+        let handle = group.handle();
         let serving = thread::spawn(move || group.serve_forever().map(|()| group));
         all_answer(&endpoints);
         assert_eq!(sets(), 1);
-        controller.shutdown();
+        handle.shutdown();
         drop(serving.join().unwrap().unwrap());
     });
 }
@@ -228,5 +228,5 @@ fn a_group_has_one_epoll_set_for_all() {
 #[test]
 fn an_empty_group_is_done_at_once() {
     ServerGroup::new().serve_forever().unwrap();
-    assert!(ServerGroup::new().controller().wait(None));
+    assert!(ServerGroup::new().handle().wait(None));
 }

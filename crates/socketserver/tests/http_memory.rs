@@ -6,7 +6,7 @@
 use std::alloc::System;
 use std::io::{self, BufReader, Read};
 
-use socketserver::http::{ChunkedReader, Limits, Problem, RequestHead, StatusCode};
+use socketserver::http::{ChunkedReader, HttpLimits, Problem, RequestHead, StatusCode};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -70,7 +70,7 @@ fn nothing_grows_above_its_limit() {
 }
 
 fn heads_end_at_their_limits() {
-    let limits = Limits::default();
+    let limits = HttpLimits::default();
     let most = limits.request_line + limits.header;
     let long = "x".repeat(1000);
     let field = format!("A: {long}\r\n");
@@ -98,14 +98,14 @@ fn heads_end_at_their_limits() {
         assert!(bytes <= 4 * most + 4096, "{case}: {bytes} bytes");
     }
     // One that is within its limits has no more than a small multiple of them, either.
-    let shortest = format!("{start}{}\r\n", "a:\r\n".repeat(limits.fields - 1));
+    let shortest = format!("{start}{}\r\n", "a:\r\n".repeat(limits.max_headers - 1));
     let (head, bytes) = allocated(|| RequestHead::parse(shortest.as_bytes(), &limits));
     assert!(head.unwrap().is_some());
     assert!(bytes <= 4 * most, "{bytes} bytes");
 }
 
 fn chunked_bodies_end_at_their_limits() {
-    let limits = Limits::default().body(100_000);
+    let limits = HttpLimits::default().body(100_000);
     let long = format!("A: {}\r\n", "x".repeat(1000));
     for (begin, again, expected) in [
         // What is said is not believed.

@@ -31,7 +31,7 @@ impl RequestHandler<Connection> for Numbers {
             self.lines += 1;
             writeln!(conn, "{} {}", self.lines, line.trim())?;
         }
-        conn.keep_alive();
+        conn.suspend_until_readable();
         Ok(())
     }
 
@@ -69,7 +69,7 @@ impl Counted {
     fn until_finished(&self, count: usize) {
         let finished = || self.finished.load(Ordering::SeqCst);
         eventually(PATIENCE, "all to finish", || {
-            finished() >= count && self.running.controller.live_count() == 0
+            finished() >= count && self.running.handle.active_count() == 0
         });
         assert_eq!(finished(), count);
     }
@@ -96,7 +96,7 @@ fn one_handler_for_all_messages<C: Concurrency>(model: C) {
     client.half_close().unwrap();
     assert_eq!(next(&mut client), None);
     counted.until_finished(1);
-    let counters = counted.running.controller.counters();
+    let counters = counted.running.handle.counters();
     assert_eq!((counters.ended, counters.failed), (1, 0));
 }
 
@@ -109,7 +109,7 @@ fn silence_ends_it<C: Concurrency>(model: C) {
     assert_eq!(next(&mut client), None);
     assert!(before.elapsed() >= limit);
     counted.until_finished(1);
-    assert_eq!(counted.running.controller.counters().timed_out, 1);
+    assert_eq!(counted.running.handle.counters().timed_out, 1);
 }
 
 /// Others may write to somebody who only listens.
@@ -117,7 +117,7 @@ fn who_is_written_to_is_not_silent<C: Concurrency>(model: C) {
     let limit = Duration::from_secs(2);
     let listen = handler_fn(move |conn: &mut Connection| {
         let mut writer = conn.writer();
-        if conn.bytes_moved() == (0, 0) {
+        if conn.byte_counts() == (0, 0) {
             std::thread::spawn(move || {
                 let began = Instant::now();
                 while began.elapsed() < 2 * limit && writeln!(writer, "news").is_ok() {
@@ -125,7 +125,7 @@ fn who_is_written_to_is_not_silent<C: Concurrency>(model: C) {
                 }
             });
         }
-        conn.keep_alive();
+        conn.suspend_until_readable();
         Ok(())
     });
     let server = Server::<Tcp, C, ()>::builder()
@@ -140,7 +140,7 @@ fn who_is_written_to_is_not_silent<C: Concurrency>(model: C) {
     // For as long as there were news, and about one silence.
     assert!(before.elapsed() >= limit / 2 * 5, "{:?}", before.elapsed());
     eventually(PATIENCE, "the end", || {
-        running.controller.counters().timed_out == 1
+        running.handle.counters().timed_out == 1
     });
 }
 
@@ -150,13 +150,13 @@ fn a_drain_ends_pauses_at_once<C: Concurrency>(model: C, count: usize) {
     for client in &mut clients {
         assert_eq!(client.ask("x"), "1 x");
     }
-    let controller = running.controller.clone();
+    let handle = running.handle.clone();
     let before = Instant::now();
-    controller.drain(PATIENCE);
+    handle.drain(PATIENCE);
     running.ends().unwrap();
     assert!(before.elapsed() < PATIENCE / 2, "long before its deadline");
-    let report = controller.drain_report().unwrap();
-    assert_eq!((report.finished, report.cut), (count as u64, 0));
+    let report = handle.drain_report().unwrap();
+    assert_eq!((report.finished, report.cancelled), (count as u64, 0));
     for client in &mut clients {
         assert_eq!(next(client), None);
     }
@@ -168,7 +168,7 @@ fn a_reset_in_a_pause_ends_it<C: Concurrency>(model: C) {
     assert_eq!(client.ask("x"), "1 x");
     client.reset();
     counted.until_finished(1);
-    assert_eq!(counted.running.controller.counters().failed, 0);
+    assert_eq!(counted.running.handle.counters().failed, 0);
     assert_eq!(counted.running.client().ask("y"), "1 y");
 }
 
@@ -193,7 +193,7 @@ fn a_reset_before_a_pause_is_a_peer_that_is_gone<C: Concurrency>(model: C) {
                     answers.send(()).unwrap();
                     let has_reset = has_reset.lock().unwrap();
                     has_reset.recv_timeout(PATIENCE).unwrap();
-                    conn.keep_alive();
+                    conn.suspend_until_readable();
                 }
                 Ok(())
             }),
@@ -205,7 +205,10 @@ fn a_reset_before_a_pause_is_a_peer_that_is_gone<C: Concurrency>(model: C) {
     has_answered.recv_timeout(PATIENCE).unwrap();
     client.reset();
     resets.send(()).unwrap();
-    assert_eq!(ended.recv_timeout(PATIENCE).unwrap(), EndReason::PeerGone);
+    assert_eq!(
+        ended.recv_timeout(PATIENCE).unwrap(),
+        EndReason::Disconnected
+    );
 }
 
 /// A handler that takes two bytes at a time leaves the others in the kernel.
@@ -218,7 +221,7 @@ fn what_a_handler_leaves_is_for_the_next_call<C: Concurrency>(model: C) {
                 let mut two = [0; 2];
                 conn.read_exact(&mut two)?;
                 conn.write_all(&two)?;
-                conn.keep_alive();
+                conn.suspend_until_readable();
                 Ok(())
             }),
         )
@@ -333,7 +336,7 @@ fn what_is_alive_when_the_server_is_dropped_comes_to_its_end() {
         })
         .unwrap();
     let endpoint = Endpoint::Tcp(server.local_addr().as_inet().unwrap());
-    let controller = server.controller();
+    let handle = server.handle();
     let mut clients: Vec<_> = (0..2)
         .map(|_| Client::connect(&endpoint).unwrap())
         .collect();
@@ -349,7 +352,7 @@ fn what_is_alive_when_the_server_is_dropped_comes_to_its_end() {
     }
     drop(clients);
     eventually(PATIENCE, "both to end", || {
-        finished.load(Ordering::SeqCst) == 2 && controller.live_count() == 0
+        finished.load(Ordering::SeqCst) == 2 && handle.active_count() == 0
     });
-    assert_eq!(controller.counters().ended, 2);
+    assert_eq!(handle.counters().ended, 2);
 }

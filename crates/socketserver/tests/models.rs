@@ -19,8 +19,8 @@ use common::process::{alone, descriptors, nobody_starts, threads};
 use common::running::{Running, echo};
 use common::{PATIENCE, eventually};
 use socketserver::{
-    AtLimit, Connection, DrainReport, Forking, ForkingTcpServer, Handled, Pooled, PooledTcpServer,
-    ServeError, Threading, ThreadingTcpServer, handler_fn,
+    Connection, DrainReport, Forking, ForkingTcpServer, OverloadPolicy, Pooled, PooledTcpServer,
+    RequestOutcome, ServeError, Threading, ThreadingTcpServer, handler_fn,
 };
 
 fn own_threads() -> usize {
@@ -36,7 +36,7 @@ fn ten_requests_leave_no_thread() {
             assert_eq!(running.client().ask("hello"), "hello");
         }
         eventually(PATIENCE, "every thread to end", || own_threads() == before);
-        assert!(running.controller.live().is_empty());
+        assert!(running.handle.active().is_empty());
     });
 }
 
@@ -51,7 +51,7 @@ fn a_pool_makes_threads_as_they_are_needed_and_keeps_them() {
             let before = own_threads();
             for _ in 0..20 {
                 assert_eq!(running.client().ask("one at a time"), "one at a time");
-                eventually(PATIENCE, "the end", || running.controller.live_count() == 0);
+                eventually(PATIENCE, "the end", || running.handle.active_count() == 0);
             }
             assert!(own_threads() <= before + 3, "{}", own_threads());
             let mut clients: Vec<_> = (0..3).map(|_| running.client()).collect();
@@ -60,7 +60,7 @@ fn a_pool_makes_threads_as_they_are_needed_and_keeps_them() {
             }
             assert_eq!(own_threads(), before + 3);
             drop(clients);
-            running.controller.drain(PATIENCE);
+            running.handle.drain(PATIENCE);
             running.ends().unwrap();
             eventually(PATIENCE, "the pool to end with its server", || {
                 own_threads() < before
@@ -79,7 +79,7 @@ fn what_waits_in_a_pools_queue_is_served_in_order() {
         client.say(&format!("client {n}")).unwrap();
     }
     eventually(PATIENCE, "all to be accepted", || {
-        running.controller.live_count() == 5
+        running.handle.active_count() == 5
     });
     for (n, mut client) in clients.into_iter().enumerate() {
         assert_eq!(client.hear().unwrap(), Some(format!("client {n}")));
@@ -88,21 +88,24 @@ fn what_waits_in_a_pools_queue_is_served_in_order() {
 
 #[test]
 fn a_full_pool_rejects_if_it_is_told_to() {
-    let pool = Pooled::new().workers(1).queue(1).at_limit(AtLimit::Reject);
+    let pool = Pooled::new()
+        .workers(1)
+        .queue(1)
+        .overload_policy(OverloadPolicy::Reject);
     let server = PooledTcpServer::builder().concurrency(pool);
     let running = Running::start(server.bind("127.0.0.1:0", echo()).unwrap());
     let mut served = running.client();
     assert_eq!(served.ask("hello"), "hello");
     let mut queued = running.client();
     eventually(PATIENCE, "the queue to fill", || {
-        running.controller.live_count() == 2
+        running.handle.active_count() == 2
     });
     for _ in 0..3 {
         assert!(running.client().was_cut());
     }
     drop(served);
     assert_eq!(queued.ask("hello"), "hello");
-    assert_eq!(running.controller.counters().refused, 3);
+    assert_eq!(running.handle.counters().refused, 3);
 }
 
 /// A handler that nothing can cut: it waits for the test, and not for its connection.
@@ -128,16 +131,19 @@ fn a_drain_does_not_wait_for_daemon_threads() {
     let running = Running::start(server.bind("127.0.0.1:0", handler_fn(handle)).unwrap());
     let mut client = running.client();
     assert_eq!(client.hear().unwrap().as_deref(), Some("stuck"));
-    let controller = running.controller.clone();
-    controller.drain(Duration::from_secs(3600));
+    let handle = running.handle.clone();
+    handle.drain(Duration::from_secs(3600));
     running.ends().unwrap();
-    let report = controller.drain_report().unwrap();
-    assert_eq!((report.finished, report.cut, report.abandoned), (0, 0, 0));
+    let report = handle.drain_report().unwrap();
+    assert_eq!(
+        (report.finished, report.cancelled, report.abandoned),
+        (0, 0, 0)
+    );
     // It was not cut, and goes on for as long as it likes.
-    assert_eq!(controller.live_count(), 1);
+    assert_eq!(handle.active_count(), 1);
     release();
     assert!(client.rest().unwrap().is_empty());
-    eventually(PATIENCE, "its end", || controller.live_count() == 0);
+    eventually(PATIENCE, "its end", || handle.active_count() == 0);
 }
 
 #[test]
@@ -151,7 +157,7 @@ fn a_close_that_is_told_not_to_block_does_not() {
         common::client::Client::connect(&common::client::Endpoint::Tcp(address)).unwrap();
     assert_eq!(
         server.handle_request(Some(PATIENCE)).unwrap(),
-        Handled::Request
+        RequestOutcome::Request
     );
     assert_eq!(client.hear().unwrap().as_deref(), Some("stuck"));
     assert_eq!(server.server_close().unwrap(), DrainReport::default());
@@ -173,7 +179,7 @@ fn a_close_gives_a_stuck_handler_its_time_and_no_more() {
     assert_eq!(client.hear().unwrap().as_deref(), Some("stuck"));
     let since = Instant::now();
     let report = server.server_close().unwrap();
-    assert_eq!((report.cut, report.abandoned), (1, 1));
+    assert_eq!((report.cancelled, report.abandoned), (1, 1));
     assert!(
         report.elapsed >= limit && since.elapsed() < PATIENCE,
         "{report:?}"
@@ -228,7 +234,7 @@ fn a_thousand_requests_leave_nothing_behind() {
         let idle = own_threads();
         assert_eq!(running.client().ask("first"), "first");
         eventually(PATIENCE, "the first to end", || {
-            running.controller.live_count() == 0
+            running.handle.active_count() == 0
         });
         eventually(PATIENCE, "its thread to end", || own_threads() == idle);
         let before = (descriptors(pid), own_threads());
@@ -236,7 +242,7 @@ fn a_thousand_requests_leave_nothing_behind() {
             assert_eq!(running.client().ask("next"), "next");
         }
         eventually(PATIENCE, "all to end", || {
-            running.controller.live_count() == 0
+            running.handle.active_count() == 0
         });
         let now = || (descriptors(pid), own_threads());
         eventually(
@@ -244,7 +250,7 @@ fn a_thousand_requests_leave_nothing_behind() {
             "descriptors and threads to be what they were",
             || now() == before,
         );
-        assert_eq!(running.controller.counters().ended, 1001);
+        assert_eq!(running.handle.counters().ended, 1001);
     });
 }
 
@@ -284,7 +290,7 @@ fn events_and_counters_agree() {
         client.send(command).unwrap();
         assert_eq!(reasons.recv_timeout(PATIENCE).unwrap(), reason);
     }
-    let counters = running.controller.counters();
+    let counters = running.handle.counters();
     assert_eq!((counters.accepted, counters.ended), (4, 4));
     assert_eq!(
         (counters.failed, counters.panicked, counters.timed_out),

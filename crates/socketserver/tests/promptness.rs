@@ -12,22 +12,22 @@ use std::time::{Duration, Instant};
 
 use common::{PATIENCE, eventually};
 use socketserver::{
-    Connection, Controller, Handled, ServeError, ServerGroup, TcpServer, ThreadingTcpServer,
-    Timeouts, handler_fn,
+    Connection, RequestOutcome, ServeError, ServerGroup, ServerHandle, TcpServer,
+    ThreadingTcpServer, Timeouts, handler_fn,
 };
 
 /// Waits until the only request there is has come to its end, or has sent nothing more for a
 /// moment, as it waits for its client to read.
 #[track_caller]
-fn until_it_waits(controller: &Controller) {
+fn until_it_waits(handle: &ServerHandle) {
     let (mut sent, mut since) = (0, Instant::now());
     eventually(PATIENCE, "the writer to wait", || {
-        let now = controller.live().first().map_or(0, |live| live.sent);
+        let now = handle.active().first().map_or(0, |live| live.sent);
         if now != sent {
             (sent, since) = (now, Instant::now());
         }
         let waits = sent > 0 && since.elapsed() > Duration::from_millis(20);
-        waits || controller.counters().ended > 0
+        waits || handle.counters().ended > 0
     });
 }
 
@@ -63,7 +63,7 @@ fn a_drain_refuses_whom_a_sequential_server_has_no_time_for() {
     let _clients: Vec<_> = (0..40)
         .map(|_| TcpStream::connect(address).unwrap())
         .collect();
-    server.controller().drain(Duration::from_millis(200));
+    server.handle().drain(Duration::from_millis(200));
     let before = Instant::now();
     server.serve_forever().unwrap();
     assert!(
@@ -71,10 +71,10 @@ fn a_drain_refuses_whom_a_sequential_server_has_no_time_for() {
         "{:?}",
         before.elapsed()
     );
-    let report = server.controller().drain_report().unwrap();
+    let report = server.handle().drain_report().unwrap();
     assert!(report.refused > 10, "{report:?}");
     assert_eq!(
-        report.finished + report.cut + report.refused,
+        report.finished + report.cancelled + report.refused,
         40,
         "{report:?}"
     );
@@ -102,14 +102,16 @@ fn a_client_that_always_sends_cannot_outlast_a_drain() {
             (ServerGroup::new().with(threading), address)
         },
     ] {
-        let controller = group.controller();
+        let handle = group.handle();
         let serving = std::thread::spawn(move || group.serve_forever());
         let mut client = TcpStream::connect(address).unwrap();
         let flooding = std::thread::spawn(move || while client.write_all(&[0; 65_536]).is_ok() {});
-        let own = &controller.controllers()[0];
-        eventually(PATIENCE, "the client to be served", || own.live_count() > 0);
+        let own = &handle.handles()[0];
+        eventually(PATIENCE, "the client to be served", || {
+            own.active_count() > 0
+        });
         let before = Instant::now();
-        controller.drain(Duration::from_millis(100));
+        handle.drain(Duration::from_millis(100));
         serving.join().unwrap().unwrap();
         assert!(
             before.elapsed() < Duration::from_millis(900),
@@ -117,7 +119,7 @@ fn a_client_that_always_sends_cannot_outlast_a_drain() {
             before.elapsed()
         );
         let report = own.drain_report().unwrap();
-        assert_eq!((report.cut, report.abandoned), (1, 0), "{report:?}");
+        assert_eq!((report.cancelled, report.abandoned), (1, 0), "{report:?}");
         assert!(report.elapsed >= Duration::from_millis(90), "{report:?}");
         flooding.join().unwrap();
     }
@@ -140,12 +142,12 @@ fn a_writer_on_another_thread_does_not_take_commands_away() {
         });
         let mut server = TcpServer::bind("127.0.0.1:0", handler).unwrap();
         let address = server.local_addr().as_inet().unwrap();
-        let controller = server.controller();
+        let handle = server.handle();
         let serving = std::thread::spawn(move || server.serve_forever());
         let client = TcpStream::connect(address).unwrap();
-        until_it_waits(&controller);
+        until_it_waits(&handle);
         let before = Instant::now();
-        controller.drain(Duration::from_millis(100));
+        handle.drain(Duration::from_millis(100));
         serving.join().unwrap().unwrap();
         assert!(
             before.elapsed() < Duration::from_secs(5),
@@ -165,7 +167,7 @@ fn a_loop_around_handle_request_ends_when_a_handler_asks_for_it() {
     let mut server = TcpServer::bind("127.0.0.1:0", handler).unwrap();
     let _client = TcpStream::connect(server.local_addr().as_inet().unwrap()).unwrap();
     let mut rounds = 0;
-    while server.handle_request(Some(PATIENCE)).unwrap() != Handled::Stopped {
+    while server.handle_request(Some(PATIENCE)).unwrap() != RequestOutcome::Stopped {
         rounds += 1;
         assert!(rounds < 5);
     }
@@ -174,11 +176,11 @@ fn a_loop_around_handle_request_ends_when_a_handler_asks_for_it() {
     let _second = TcpStream::connect(server.local_addr().as_inet().unwrap()).unwrap();
     assert_eq!(
         server.handle_request(Some(PATIENCE)).unwrap(),
-        Handled::Request
+        RequestOutcome::Request
     );
     assert_eq!(
         server.handle_request(Some(PATIENCE)).unwrap(),
-        Handled::Stopped
+        RequestOutcome::Stopped
     );
 }
 
@@ -193,12 +195,12 @@ fn handle_request_without_time_serves_who_waits_already() {
     let mut server = TcpServer::bind("127.0.0.1:0", handler).unwrap();
     assert_eq!(
         server.handle_request(Some(Duration::ZERO)).unwrap(),
-        Handled::TimedOut
+        RequestOutcome::TimedOut
     );
     let _client = TcpStream::connect(server.local_addr().as_inet().unwrap()).unwrap();
     assert_eq!(
         server.handle_request(Some(Duration::ZERO)).unwrap(),
-        Handled::Request
+        RequestOutcome::Request
     );
     assert!(served.load(Ordering::SeqCst));
 }
@@ -207,11 +209,11 @@ fn handle_request_without_time_serves_who_waits_already() {
 fn waiting_for_a_drain_before_serving_has_begun_waits_for_it() {
     let mut server =
         TcpServer::bind("127.0.0.1:0", handler_fn(|_: &mut Connection| Ok(()))).unwrap();
-    let controller = server.controller();
-    controller.drain(Duration::from_secs(1));
+    let handle = server.handle();
+    handle.drain(Duration::from_secs(1));
     let serving = std::thread::spawn(move || server.serve_forever());
-    assert!(controller.wait(Some(PATIENCE)));
-    assert!(controller.drain_report().is_some());
+    assert!(handle.wait(Some(PATIENCE)));
+    assert!(handle.drain_report().is_some());
     serving.join().unwrap().unwrap();
 }
 
@@ -240,16 +242,16 @@ fn a_long_reply_survives_a_client_that_sends_a_little_more() {
         .bind("127.0.0.1:0", handler)
         .unwrap();
     let address = server.local_addr().as_inet().unwrap();
-    let controller = server.controller();
+    let handle = server.handle();
     let serving = std::thread::spawn(move || server.serve_forever());
     let mut client = TcpStream::connect(address).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     client.write_all(b"?").unwrap();
-    until_it_waits(&controller);
+    until_it_waits(&handle);
     client.write_all(b"more").unwrap();
     let mut reply = Vec::new();
     client.read_to_end(&mut reply).unwrap();
     assert_eq!(reply.len(), 2_000_000);
-    controller.shutdown();
+    handle.shutdown();
     serving.join().unwrap().unwrap();
 }

@@ -22,49 +22,49 @@ use common::{PATIENCE, eventually};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socketserver::transport::Tcp;
 use socketserver::{
-    Admission, AtLimit, Concurrency, Displacement, Event, Pooled, RequestState, Server, Threading,
-    ThreadingTcpServer,
+    Admission, Concurrency, Displacement, Event, OverloadPolicy, Pooled, RequestState, Server,
+    Threading, ThreadingTcpServer,
 };
 
 /// It has the kernel's attention only where there is room, and takes part in each test with a policy
 /// of its own.
 trait Limited: Concurrency {
-    fn with(policy: AtLimit) -> Self;
+    fn with(policy: OverloadPolicy) -> Self;
 }
 
 impl Limited for Threading {
-    fn with(policy: AtLimit) -> Self {
-        Self::new().at_limit(policy)
+    fn with(policy: OverloadPolicy) -> Self {
+        Self::new().overload_policy(policy)
     }
 }
 
 impl Limited for Pooled {
-    fn with(policy: AtLimit) -> Self {
-        Self::new().at_limit(policy)
+    fn with(policy: OverloadPolicy) -> Self {
+        Self::new().overload_policy(policy)
     }
 }
 
 #[cfg(feature = "green")]
 impl Limited for socketserver::Green {
-    fn with(policy: AtLimit) -> Self {
-        Self::new().at_limit(policy)
+    fn with(policy: OverloadPolicy) -> Self {
+        Self::new().overload_policy(policy)
     }
 }
 
 struct Full {
     running: Running,
-    refusals: Receiver<String>,
+    rejections: Receiver<String>,
 }
 
 /// A server for one client at a time.
-fn serve<C: Limited>(policy: AtLimit, notice: &str) -> Full {
-    let (told, refusals) = channel();
+fn serve<C: Limited>(policy: OverloadPolicy, notice: &str) -> Full {
+    let (told, rejections) = channel();
     let server = Server::<Tcp, C, ()>::builder()
         .concurrency(C::with(policy))
-        .admission(Admission::new().max_live(1))
-        .refusal_notice(notice)
+        .admission(Admission::new().max_active(1))
+        .rejection_message(notice)
         .on_event(move |event| {
-            if let Event::Refused(_, reason) = event {
+            if let Event::Rejected(_, reason) = event {
                 let _ = told.send(reason.to_string());
             }
         })
@@ -72,7 +72,7 @@ fn serve<C: Limited>(policy: AtLimit, notice: &str) -> Full {
         .unwrap();
     Full {
         running: Running::start(server),
-        refusals,
+        rejections,
     }
 }
 
@@ -87,12 +87,12 @@ impl Full {
     }
 
     fn states(&self) -> Vec<RequestState> {
-        let live = self.running.controller.live();
+        let live = self.running.handle.active();
         live.iter().map(|request| request.state).collect()
     }
 
-    fn refusal(&self) -> String {
-        self.refusals.recv_timeout(PATIENCE).unwrap()
+    fn rejection(&self) -> String {
+        self.rejections.recv_timeout(PATIENCE).unwrap()
     }
 }
 
@@ -104,8 +104,8 @@ fn is_served(stream: &mut TcpStream) {
 
 const PLACES: usize = 2;
 
-fn queue(patience: Duration) -> AtLimit {
-    AtLimit::Queue {
+fn queue(patience: Duration) -> OverloadPolicy {
+    OverloadPolicy::Queue {
         patience,
         places: PLACES,
     }
@@ -126,13 +126,13 @@ fn the_next_wait_in_order<C: Limited>() {
     assert_eq!(server.states(), [Serving, Queued, Queued]);
     // No place is left.
     assert_eq!(server.connect().read(&mut [0]).unwrap(), 0);
-    assert_eq!(server.refusal(), "at the limit");
+    assert_eq!(server.rejection(), "at the limit");
     for mut next in waiting {
         drop(first);
         is_served(&mut next);
         first = next;
     }
-    assert!(server.refusals.try_recv().is_err());
+    assert!(server.rejections.try_recv().is_err());
 }
 
 fn who_waits_alone_is_served_once_there_is_room<C: Limited>() {
@@ -142,7 +142,7 @@ fn who_waits_alone_is_served_once_there_is_room<C: Limited>() {
     is_served(&mut first);
     let mut second = server.connect();
     eventually(PATIENCE, "a place in the queue", || {
-        server.running.controller.queued_count() == 1
+        server.running.handle.queued_count() == 1
     });
     drop(first);
     is_served(&mut second);
@@ -160,7 +160,7 @@ fn nobody_waits_for_ever<C: Limited>() {
     second.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "full\n");
     assert!(started.elapsed() >= PATIENCE_OF_ONE);
-    assert_eq!(server.refusal(), "at the limit");
+    assert_eq!(server.rejection(), "at the limit");
     is_served(&mut first);
 }
 
@@ -172,14 +172,14 @@ fn a_drain_serves_the_queue<C: Limited>() {
     eventually(PATIENCE, "a place in the queue", || {
         server.states().len() == 2
     });
-    let controller = server.running.controller.clone();
-    controller.drain(PATIENCE);
+    let handle = server.running.handle.clone();
+    handle.drain(PATIENCE);
     drop(first);
     is_served(&mut second);
     drop(second);
     server.running.ends().unwrap();
-    assert_eq!(controller.drain_report().unwrap().refused, 0);
-    assert_eq!(controller.counters().refused, 0);
+    assert_eq!(handle.drain_report().unwrap().refused, 0);
+    assert_eq!(handle.counters().refused, 0);
 }
 
 fn a_drain_refuses_the_queue_when_its_time_is_over<C: Limited>() {
@@ -190,25 +190,25 @@ fn a_drain_refuses_the_queue_when_its_time_is_over<C: Limited>() {
     eventually(PATIENCE, "a place in the queue", || {
         server.states().len() == 2
     });
-    let controller = server.running.controller.clone();
-    controller.drain(Duration::from_millis(100));
+    let handle = server.running.handle.clone();
+    handle.drain(Duration::from_millis(100));
     let mut answer = String::new();
     second.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "not today\n");
     server.running.ends().unwrap();
-    let report = controller.drain_report().unwrap();
-    assert_eq!((report.refused, report.cut), (1, 1));
+    let report = handle.drain_report().unwrap();
+    assert_eq!((report.refused, report.cancelled), (1, 1));
 }
 
 fn who_is_refused_hears_why_even_if_he_talks<C: Limited>() {
-    let server = serve::<C>(AtLimit::Reject, "busy\n");
+    let server = serve::<C>(OverloadPolicy::Reject, "busy\n");
     let mut first = server.connect();
     is_served(&mut first);
     for _ in 0..20 {
         let mut talker = server.connect();
         // A reset would take the notice away: some is sent before it is accepted, some afterwards.
         let _ = talker.write_all(&[b'x'; 5000]);
-        assert_eq!(server.refusal(), "at the limit");
+        assert_eq!(server.rejection(), "at the limit");
         let _ = talker.write_all(&[b'x'; 5000]);
         let mut answer = String::new();
         talker.read_to_string(&mut answer).unwrap();
@@ -245,7 +245,7 @@ under_each! {
 #[test]
 fn a_notice_that_is_too_long_is_refused() {
     let error = ThreadingTcpServer::builder()
-        .refusal_notice([b'x'; 1025])
+        .rejection_message([b'x'; 1025])
         .bind("127.0.0.1:0", echo())
         .unwrap_err();
     assert!(error.to_string().contains("1024"), "{error}");
@@ -253,7 +253,7 @@ fn a_notice_that_is_too_long_is_refused() {
 
 #[test]
 fn descriptors_of_those_who_linger_come_back() {
-    let server = serve::<Threading>(AtLimit::Reject, "busy\n");
+    let server = serve::<Threading>(OverloadPolicy::Reject, "busy\n");
     let mut first = server.connect();
     is_served(&mut first);
     let started = Instant::now();
@@ -272,7 +272,7 @@ fn descriptors_of_those_who_linger_come_back() {
         started.elapsed() > Duration::from_millis(500),
         "it was not given time"
     );
-    assert_eq!(server.running.controller.live_count(), 1);
+    assert_eq!(server.running.handle.active_count(), 1);
 }
 
 #[test]
@@ -281,13 +281,13 @@ fn who_lingers_does_not_keep_a_drain_awake() {
     let server = ThreadingTcpServer::builder()
         .concurrency(Threading::new().max_threads(2))
         .verify_request(move |_| Ok(asked.fetch_add(1, Ordering::SeqCst) != 1))
-        .refusal_notice("no\n")
+        .rejection_message("no\n")
         .bind("127.0.0.1:0", echo())
         .unwrap();
-    let (_, refusals) = channel();
+    let (_, rejections) = channel();
     let server = Full {
         running: Running::start(server),
-        refusals,
+        rejections,
     };
     let mut first = server.connect();
     is_served(&mut first);
@@ -296,26 +296,26 @@ fn who_lingers_does_not_keep_a_drain_awake() {
     let mut last = server.connect();
     is_served(&mut last);
     // It cannot tell whether the backlog is empty before there is room.
-    server.running.controller.drain(10 * PATIENCE);
+    server.running.handle.drain(10 * PATIENCE);
     eventually(PATIENCE, "a reset", || refused.write(b"x").is_err());
 }
 
 #[test]
 fn a_drain_serves_who_came_when_the_limit_had_been_lowered() {
-    let (_, refusals) = channel();
+    let (_, rejections) = channel();
     let server = Full {
         running: Running::start(ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap()),
-        refusals,
+        rejections,
     };
     let mut first = server.connect();
     is_served(&mut first);
     is_served(&mut server.connect());
-    let controller = server.running.controller.clone();
-    eventually(PATIENCE, "one client", || controller.live_count() == 1);
-    controller.set_admission(Admission::new().max_live(1));
+    let handle = server.running.handle.clone();
+    eventually(PATIENCE, "one client", || handle.active_count() == 1);
+    handle.set_admission(Admission::new().max_active(1));
     let mut second = server.connect();
-    controller.drain(PATIENCE);
-    eventually(PATIENCE, "a drain", || controller.counters().drains == 1);
+    handle.drain(PATIENCE);
+    eventually(PATIENCE, "a drain", || handle.counters().drains == 1);
     drop(first);
     is_served(&mut second);
 }
@@ -326,8 +326,8 @@ fn out_of_descriptors_clients_are_told() {
     if errand().is_some() {
         return refuse_with_few_descriptors();
     }
-    let mut companion = Companion::start(NAME, "serve");
-    let address: std::net::SocketAddr = companion.hears("address ").parse().unwrap();
+    let mut sidecar = Companion::start(NAME, "serve");
+    let address: std::net::SocketAddr = sidecar.hears("address ").parse().unwrap();
     let connect = || {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -346,18 +346,18 @@ fn out_of_descriptors_clients_are_told() {
         }
     }
     assert!((1..60).contains(&refused), "{refused}");
-    companion.hears("out of descriptors");
+    sidecar.hears("out of descriptors");
     // There is room again.
     is_served(&mut connect());
-    companion.tell("report");
-    assert_eq!(companion.hears("refused "), refused.to_string());
-    companion.passes();
+    sidecar.tell("report");
+    assert_eq!(sidecar.hears("refused "), refused.to_string());
+    sidecar.passes();
 }
 
 fn refuse_with_few_descriptors() {
     let server = ThreadingTcpServer::builder()
-        .concurrency(Threading::new().at_limit(AtLimit::Reject))
-        .refusal_notice("busy\n")
+        .concurrency(Threading::new().overload_policy(OverloadPolicy::Reject))
+        .rejection_message("busy\n")
         // They are silent for as long as this machine lets them wait.
         .displacement(Displacement::off())
         .on_event(move |event| {
@@ -375,6 +375,6 @@ fn refuse_with_few_descriptors() {
     println!("address {}", server.local_addr());
     let running = Running::start(server);
     assert_eq!(told(), "report");
-    println!("refused {}", running.controller.counters().refused);
+    println!("refused {}", running.handle.counters().refused);
     let _ = std::io::stdout().flush();
 }

@@ -148,7 +148,7 @@ fn who_does_not_read_is_cut_and_nobody_waits<C: Concurrency>(model: C) {
     let mut talking = chat.client();
     let line = [vec![b'x'; 100_000], b"\n".to_vec()].concat();
     let mut slowest = Duration::ZERO;
-    while chat.room.counters().fell_behind == 0 {
+    while chat.room.counters().slow_consumer == 0 {
         let started = Instant::now();
         talking.write_all(&line).unwrap();
         assert_eq!(read_exactly(&mut talking, line.len()), line);
@@ -156,8 +156,8 @@ fn who_does_not_read_is_cut_and_nobody_waits<C: Concurrency>(model: C) {
         slowest = slowest.max(started.elapsed());
     }
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
-    assert_eq!(chat.ended(), EndReason::FellBehind);
-    until(|| chat.running.controller.counters().fell_behind == 1);
+    assert_eq!(chat.ended(), EndReason::SlowConsumer);
+    until(|| chat.running.handle.counters().slow_consumer == 1);
     assert_eq!(chat.room.counters().members, 2);
     drop(frozen);
     talking.write_all(b"still here\n").unwrap();
@@ -173,8 +173,8 @@ fn one_blocked_write_is_enough<C: Concurrency>(model: C) {
     );
     let _frozen = chat.client();
     assert_eq!(chat.room.send(vec![b'x'; 64 << 20]), 1);
-    assert_eq!(chat.ended(), EndReason::FellBehind);
-    assert_eq!(chat.room.counters().fell_behind, 1);
+    assert_eq!(chat.ended(), EndReason::SlowConsumer);
+    assert_eq!(chat.room.counters().slow_consumer, 1);
 }
 
 fn who_floods_is_read_as_fast_as_it_reads<C: Concurrency>(model: C) {
@@ -193,7 +193,7 @@ fn who_floods_is_read_as_fast_as_it_reads<C: Concurrency>(model: C) {
         assert_eq!(read_exactly(&mut flooding, line.len()), line);
     }
     writing.join().unwrap();
-    assert_eq!(chat.room.counters().fell_behind, 0);
+    assert_eq!(chat.room.counters().slow_consumer, 0);
 }
 
 fn a_member_that_sends_too_fast_is_delayed_alone<C: Concurrency>(model: C) {
@@ -214,7 +214,7 @@ fn a_member_that_sends_too_fast_is_delayed_alone<C: Concurrency>(model: C) {
     let took = started.elapsed();
     assert!(took > Duration::from_millis(550), "{took:?}");
     assert!(took < Duration::from_secs(5), "{took:?}");
-    assert_eq!(chat.room.counters().fell_behind, 0);
+    assert_eq!(chat.room.counters().slow_consumer, 0);
 }
 
 fn messages_are_limited_as_bytes_are<C: Concurrency>(model: C) {
@@ -237,8 +237,8 @@ fn a_delayed_member_is_cut_at_once<C: Concurrency>(model: C) {
         .unwrap();
     read_exactly(&mut fast, 130);
     let started = Instant::now();
-    for request in chat.running.controller.live() {
-        assert!(chat.running.controller.cancel(request.info.id()));
+    for request in chat.running.handle.active() {
+        assert!(chat.running.handle.cancel(request.info.id()));
     }
     assert_eq!(chat.ended(), EndReason::Cancelled);
     assert!(started.elapsed() < Duration::from_secs(2));
@@ -266,7 +266,7 @@ fn who_reads_slowly_is_not_cut<C: Concurrency>(model: C) {
         }
     }
     writing.join().unwrap();
-    assert_eq!(chat.room.counters().fell_behind, 0);
+    assert_eq!(chat.room.counters().slow_consumer, 0);
 }
 
 fn who_vanishes_or_panics_leaves<C: Concurrency>(model: C) {
@@ -321,7 +321,7 @@ fn a_member_that_is_leaked_holds_up_nobody<C: Concurrency>(model: C) {
     drop(running.client().rest());
     until(|| leaked.load(Ordering::SeqCst) == 1);
     room.send(*b"to nobody");
-    running.controller.drain(PATIENCE);
+    running.handle.drain(PATIENCE);
     running.ends().unwrap();
 }
 

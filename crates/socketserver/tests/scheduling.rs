@@ -56,7 +56,7 @@ fn a_green_server_leaves_its_thread_as_it_was() {
     let (builder, told) = told_by(Green::new().workers(1));
     let mut server = builder.bind("127.0.0.1:0", handler_fn(tell)).unwrap();
     let address = server.local_addr().as_inet().unwrap();
-    let controller = server.controller();
+    let handle = server.handle();
     let (serve, rounds) = mpsc::channel();
     let (ends, ended) = mpsc::channel();
     let serving = thread::spawn(move || {
@@ -74,11 +74,11 @@ fn a_green_server_leaves_its_thread_as_it_was() {
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         client.read_to_string(&mut handler).unwrap();
         assert_eq!(handler, OTHER.to_string(), "a worker");
-        controller.shutdown();
+        handle.shutdown();
         assert_eq!(ended.recv_timeout(PATIENCE), Ok((OTHER, true)));
         while told.try_recv().is_ok() {}
     }
-    controller.drain(PATIENCE);
+    handle.drain(PATIENCE);
     // The first one comes to the end of the drain, and the second one cannot begin.
     for is_ok in [true, false] {
         serve.send(()).unwrap();
@@ -95,12 +95,12 @@ fn who_serves_others_as_well_is_scheduled_as_before() {
     let (builder, beside) = told_by(Threading::new());
     let threading = builder.bind("127.0.0.1:0", handler_fn(tell)).unwrap();
     let mut group = ServerGroup::new().with(green).with(threading);
-    let controller = group.controller();
+    let handle = group.handle();
     let serving = thread::spawn(move || group.serve_forever().is_ok());
     for told in [told, beside] {
         assert_eq!(told.recv_timeout(PATIENCE), Ok(OTHER));
     }
-    controller.drain(PATIENCE);
+    handle.drain(PATIENCE);
     assert!(serving.join().unwrap());
 }
 
@@ -109,9 +109,9 @@ fn who_says_so_is_scheduled_as_before() {
     let model = Green::new().workers(1).batch_scheduling(false);
     let (builder, told) = told_by(model);
     let mut server = builder.bind("127.0.0.1:0", handler_fn(tell)).unwrap();
-    let controller = server.controller();
+    let handle = server.handle();
     let serving = thread::spawn(move || server.serve_forever().is_ok());
     assert_eq!(told.recv_timeout(PATIENCE), Ok(OTHER));
-    controller.drain(PATIENCE);
+    handle.drain(PATIENCE);
     assert!(serving.join().unwrap());
 }

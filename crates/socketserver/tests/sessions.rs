@@ -18,7 +18,7 @@ use common::running::Running;
 use common::{PATIENCE, eventually};
 use socketserver::transport::{Udp, UnixDatagram as Unixgram};
 use socketserver::{
-    Address, Concurrency, Datagram, Sequential, Server, SessionLimits, SessionRefused, Sessions,
+    Address, Concurrency, Datagram, Sequential, Server, SessionError, SessionLimits, Sessions,
     handler_fn,
 };
 
@@ -150,7 +150,7 @@ fn a_peer_without_a_name_has_none<C: Concurrency>(model: C) {
     let nobody = UnixDatagram::unbound().unwrap();
     nobody.send_to(b"?", path).unwrap();
     let refused = told.recv_timeout(PATIENCE).unwrap().unwrap_err();
-    assert_eq!(refused, SessionRefused::Unnamed);
+    assert_eq!(refused, SessionError::Unnamed);
     running.client().say("?").unwrap();
     assert_eq!(told.recv_timeout(PATIENCE).unwrap(), Ok(()));
 }
@@ -206,7 +206,7 @@ fn making_a_state_keeps_nobody_waiting() {
     let mut slow = running.client();
     slow.say("slow").unwrap();
     eventually(PATIENCE, "it to be under way", || {
-        running.controller.live_count() == 1
+        running.handle.active_count() == 1
     });
     for _ in 0..10 {
         assert_eq!(running.client().ask("quick"), "quick");
@@ -259,7 +259,7 @@ fn the_limits_hold_under_load() {
                     let peer = Address::Inet(address);
                     match sessions.get_or_insert_with(&peer, || address.port()) {
                         Ok(state) => assert_eq!(*state, address.port()),
-                        Err(refused) => assert_ne!(refused, SessionRefused::Unnamed),
+                        Err(refused) => assert_ne!(refused, SessionError::Unnamed),
                     }
                     if n % 16 == 0 {
                         sessions.remove(&peer);

@@ -14,7 +14,7 @@ use common::running::{Running, echo};
 use common::{PATIENCE, eventually, under_each_model};
 use socketserver::transport::Tcp;
 use socketserver::{
-    Admission, AtLimit, Concurrency, Connection, Event, Sequential, Server, ServerGroup,
+    Admission, Concurrency, Connection, Event, OverloadPolicy, Sequential, Server, ServerGroup,
     ServerState, TcpServer, Threading, ThreadingTcpServer, handler_fn,
 };
 
@@ -32,9 +32,9 @@ fn told(event: &Event<'_>) -> Option<String> {
             drop(std::net::TcpListener::bind(address).unwrap());
             "listener closed".into()
         }
-        Event::DrainCutting { live } => format!("cutting {live}"),
+        Event::DrainDeadlineReached { live } => format!("cutting {live}"),
         Event::DrainKilled { live } => format!("killed {live}"),
-        Event::DrainEnded(report) => format!("drain ended, cut {}", report.cut),
+        Event::DrainEnded(report) => format!("drain ended, cancelled {}", report.cancelled),
         _ => return None,
     })
 }
@@ -61,56 +61,56 @@ fn tells(life: &Receiver<String>, expected: &[&str]) {
 fn lame_serves_and_is_not_ready<C: Concurrency>(model: C) {
     let (builder, life) = with_life(model);
     let server = builder.bind("127.0.0.1:0", echo()).unwrap();
-    let controller = server.controller();
-    assert_eq!(controller.state(), ServerState::New);
-    assert!(!controller.is_ready());
+    let handle = server.handle();
+    assert_eq!(handle.state(), ServerState::Bound);
+    assert!(!handle.is_ready());
     // Said before, it holds when serving begins.
-    controller.set_lame(true);
+    handle.set_lame(true);
     let running = Running::start(server);
-    tells(&life, &["new -> lame"]);
+    tells(&life, &["bound -> lame_duck"]);
     let mut client = running.client();
     assert_eq!(client.ask("while lame"), "while lame");
-    assert!(!controller.is_ready());
-    controller.set_lame(false);
-    tells(&life, &["lame -> serving"]);
-    assert!(controller.is_ready());
+    assert!(!handle.is_ready());
+    handle.set_lame(false);
+    tells(&life, &["lame_duck -> serving"]);
+    assert!(handle.is_ready());
     // An idle server hears of it at once, from any thread.
     std::thread::spawn({
-        let controller = controller.clone();
-        move || controller.set_lame(true)
+        let handle = handle.clone();
+        move || handle.set_lame(true)
     });
-    tells(&life, &["serving -> lame"]);
+    tells(&life, &["serving -> lame_duck"]);
     assert_eq!(client.ask("again"), "again");
     client.half_close().unwrap();
     client.rest().unwrap();
-    eventually(PATIENCE, "it to end", || controller.live_count() == 0);
-    controller.drain(PATIENCE);
+    eventually(PATIENCE, "it to end", || handle.active_count() == 0);
+    handle.drain(PATIENCE);
     tells(
         &life,
         &[
-            "lame -> draining",
+            "lame_duck -> draining",
             "drain started, live 0",
             "backlog taken, queued 0, refused 0",
             "listener closed",
-            "drain ended, cut 0",
+            "drain ended, cancelled 0",
             "draining -> closed",
         ],
     );
     running.ends().unwrap();
-    assert_eq!(controller.state(), ServerState::Closed);
-    assert_eq!(controller.counters().drains, 1);
+    assert_eq!(handle.state(), ServerState::Closed);
+    assert_eq!(handle.counters().drains, 1);
     assert!(life.try_recv().is_err());
 }
 
 fn a_drain_that_is_forced_tells_each_step<C: Concurrency>(model: C) {
     let (builder, life) = with_life(model);
     let running = Running::start(builder.bind("127.0.0.1:0", echo()).unwrap());
-    tells(&life, &["new -> serving"]);
+    tells(&life, &["bound -> serving"]);
     let mut client = running.client();
     client.ask("hello");
-    let controller = running.controller.clone();
-    assert_eq!(controller.drain_progress(), None);
-    controller.drain(Duration::from_millis(100));
+    let handle = running.handle.clone();
+    assert_eq!(handle.drain_progress(), None);
+    handle.drain(Duration::from_millis(100));
     tells(
         &life,
         &[
@@ -118,15 +118,15 @@ fn a_drain_that_is_forced_tells_each_step<C: Concurrency>(model: C) {
             "drain started, live 1",
             "backlog taken, queued 0, refused 0",
             "listener closed",
-            "draining -> forced",
+            "draining -> terminating",
             "cutting 1",
-            "drain ended, cut 1",
-            "forced -> closed",
+            "drain ended, cancelled 1",
+            "terminating -> closed",
         ],
     );
     running.ends().unwrap();
-    assert_eq!(controller.drain_progress(), controller.drain_report());
-    assert_eq!(controller.counters().cancelled, 1);
+    assert_eq!(handle.drain_progress(), handle.drain_report());
+    assert_eq!(handle.counters().cancelled, 1);
 }
 
 fn the_progress_of_a_drain_is_seen<C: Concurrency>(model: C) {
@@ -140,17 +140,17 @@ fn the_progress_of_a_drain_is_seen<C: Concurrency>(model: C) {
     for client in &mut clients {
         client.ask("hello");
     }
-    let controller = running.controller.clone();
-    controller.drain(PATIENCE * 3);
-    assert_eq!(controller.state(), ServerState::Draining);
-    let progress = || controller.drain_progress().unwrap();
-    assert_eq!(controller.drain_report(), None);
+    let handle = running.handle.clone();
+    handle.drain(PATIENCE * 3);
+    assert_eq!(handle.state(), ServerState::Draining);
+    let progress = || handle.drain_progress().unwrap();
+    assert_eq!(handle.drain_report(), None);
     clients.pop().unwrap().half_close().unwrap();
     eventually(PATIENCE, "one to be counted", || progress().finished == 1);
-    assert_eq!(controller.drain_report(), None);
+    assert_eq!(handle.drain_report(), None);
     drop(clients);
     running.ends().unwrap();
-    assert_eq!((progress().finished, progress().cut), (3, 0));
+    assert_eq!((progress().finished, progress().cancelled), (3, 0));
 }
 
 under_each_model! {
@@ -163,15 +163,15 @@ under_each_model! {
 fn a_sequential_server_tells_its_life_between_requests() {
     let (builder, life) = with_life(Sequential);
     let running = Running::start(builder.bind("127.0.0.1:0", echo()).unwrap());
-    tells(&life, &["new -> serving"]);
+    tells(&life, &["bound -> serving"]);
     let mut client = running.client();
     client.ask("hello");
-    running.controller.set_lame(true);
-    assert_eq!(running.controller.state(), ServerState::Lame, "at once");
+    running.handle.set_lame(true);
+    assert_eq!(running.handle.state(), ServerState::LameDuck, "at once");
     client.half_close().unwrap();
-    tells(&life, &["serving -> lame"]);
-    running.controller.shutdown();
-    tells(&life, &["lame -> stopped"]);
+    tells(&life, &["serving -> lame_duck"]);
+    running.handle.shutdown();
+    tells(&life, &["lame_duck -> stopped"]);
     drop(running);
 }
 
@@ -179,14 +179,14 @@ fn a_sequential_server_tells_its_life_between_requests() {
 fn a_server_that_is_dropped_is_closed() {
     let (builder, life) = with_life(Threading::new());
     let server = builder.bind("127.0.0.1:0", echo()).unwrap();
-    let controller = server.controller();
+    let handle = server.handle();
     drop(server);
-    assert_eq!(controller.state(), ServerState::Closed);
-    tells(&life, &["new -> closed"]);
-    controller.set_lame(true);
-    controller.set_lame(false);
-    controller.drain(PATIENCE);
-    assert_eq!(controller.state(), ServerState::Closed, "for good");
+    assert_eq!(handle.state(), ServerState::Closed);
+    tells(&life, &["bound -> closed"]);
+    handle.set_lame(true);
+    handle.set_lame(false);
+    handle.drain(PATIENCE);
+    assert_eq!(handle.state(), ServerState::Closed, "for good");
 }
 
 #[test]
@@ -194,8 +194,8 @@ fn handle_request_leaves_it_new() {
     let (builder, life) = with_life(Sequential);
     let mut server = builder.bind("127.0.0.1:0", echo()).unwrap();
     server.handle_request(Some(Duration::ZERO)).unwrap();
-    assert_eq!(server.controller().state(), ServerState::New);
-    tells(&life, &["new -> serving", "serving -> new"]);
+    assert_eq!(server.handle().state(), ServerState::Bound);
+    tells(&life, &["bound -> serving", "serving -> new"]);
 }
 
 #[test]
@@ -203,15 +203,15 @@ fn a_group_is_ready_when_all_are() {
     let one = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
     let two = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
     let mut group = ServerGroup::new().with(one).with(two);
-    let controller = group.controller();
+    let handle = group.handle();
     let serving = std::thread::spawn(move || group.serve_forever());
-    eventually(PATIENCE, "both to serve", || controller.is_ready());
-    controller.controllers()[1].set_lame(true);
-    assert!(!controller.is_ready());
-    controller.set_lame(false);
-    assert!(controller.is_ready());
-    controller.drain(PATIENCE);
-    assert!(!controller.is_ready(), "at once");
+    eventually(PATIENCE, "both to serve", || handle.is_ready());
+    handle.handles()[1].set_lame(true);
+    assert!(!handle.is_ready());
+    handle.set_lame(false);
+    assert!(handle.is_ready());
+    handle.drain(PATIENCE);
+    assert!(!handle.is_ready(), "at once");
     serving.join().unwrap().unwrap();
 }
 
@@ -238,7 +238,7 @@ fn every_observer_hears_everything_in_the_order_of_their_coming() {
     let running = Running::start(server);
     assert_eq!(running.client().ask("hello"), "hello");
     assert_eq!(*order.lock().unwrap(), ["first", "second", "third"]);
-    let counters = running.controller.counters();
+    let counters = running.handle.counters();
     assert_eq!(counters.hook_failures, 1);
     let failed: Vec<_> = counters
         .hook_failures_by_hook()
@@ -250,7 +250,11 @@ fn every_observer_hears_everything_in_the_order_of_their_coming() {
 #[test]
 fn refusals_are_counted_by_reason() {
     let server = ThreadingTcpServer::builder()
-        .concurrency(Threading::new().max_threads(1).at_limit(AtLimit::Reject))
+        .concurrency(
+            Threading::new()
+                .max_threads(1)
+                .overload_policy(OverloadPolicy::Reject),
+        )
         .verify_request(|conn: &Connection| Ok(conn.id().get() > 1))
         .bind("127.0.0.1:0", echo())
         .unwrap();
@@ -260,17 +264,17 @@ fn refusals_are_counted_by_reason() {
     held.ask("hello");
     assert!(running.client().was_cut(), "there is room for one");
     running
-        .controller
+        .handle
         .set_admission(Admission::new().deny("all".parse().unwrap()));
     assert!(running.client().was_cut(), "nobody is let in");
     // The peer finds the end before it is counted.
     eventually(PATIENCE, "all to be counted", || {
-        running.controller.counters().refused == 3
+        running.handle.counters().refused == 3
     });
     let refused: Vec<_> = running
-        .controller
+        .handle
         .counters()
-        .refusals()
+        .rejections()
         .filter(|(_, count)| *count > 0)
         .collect();
     assert_eq!(refused, [("verify", 1), ("at_limit", 1), ("denied", 1)]);
@@ -293,7 +297,7 @@ fn ends_are_counted_by_reason_and_add_up() {
         client.send(what.as_bytes()).unwrap();
         assert!(client.was_cut());
     }
-    let counters = || running.controller.counters();
+    let counters = || running.handle.counters();
     eventually(PATIENCE, "all to end", || counters().ended == 4);
     let ends: Vec<_> = counters().ends().filter(|(_, count)| *count > 0).collect();
     assert_eq!(ends, [("completed", 2), ("failed", 1), ("panicked", 1)]);

@@ -26,7 +26,7 @@ use socketserver::{
 fn an_idle_server_stops_within_ten_milliseconds() {
     let attempt = || {
         let mut server = ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap();
-        let controller = server.controller();
+        let handle = server.handle();
         let mut times: Vec<_> = (0..15)
             .map(|_| {
                 thread::scope(|scope| {
@@ -34,9 +34,9 @@ fn an_idle_server_stops_within_ten_milliseconds() {
                         server.serve_forever().unwrap();
                         Instant::now()
                     });
-                    eventually(PATIENCE, "serving", || controller.is_serving());
+                    eventually(PATIENCE, "serving", || handle.is_serving());
                     let asked = Instant::now();
-                    controller.shutdown();
+                    handle.shutdown();
                     serving.join().unwrap().duration_since(asked)
                 })
             })
@@ -69,7 +69,7 @@ fn race<C: Concurrency>() {
                 .unwrap()
         })
         .collect();
-    let controllers: Vec<_> = servers.iter().map(Server::controller).collect();
+    let handles: Vec<_> = servers.iter().map(Server::handle).collect();
     let serving: Vec<_> = servers
         .into_iter()
         .map(|mut server| {
@@ -80,26 +80,22 @@ fn race<C: Concurrency>() {
             })
         })
         .collect();
-    let stopping: Vec<_> = controllers
+    let stopping: Vec<_> = handles
         .iter()
         .cloned()
-        .map(|controller| {
+        .map(|handle| {
             let start = start.clone();
             thread::spawn(move || {
                 start.wait();
-                controller.shutdown();
+                handle.shutdown();
             })
         })
         .collect();
     for thread in stopping {
         thread.join().unwrap();
     }
-    for (controller, thread) in controllers.iter().zip(serving) {
-        assert!(
-            controller.wait(Some(PATIENCE)),
-            "a stop was lost: {}",
-            C::NAME
-        );
+    for (handle, thread) in handles.iter().zip(serving) {
+        assert!(handle.wait(Some(PATIENCE)), "a stop was lost: {}", C::NAME);
         thread.join().unwrap().unwrap();
     }
 }
@@ -117,38 +113,38 @@ fn twenty_servers_start_and_stop_at_once() {
 #[test]
 fn waiting_has_a_limit_and_an_answer() {
     let mut server = ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap();
-    let controller = server.controller();
-    assert!(controller.wait(None), "nobody serves yet");
-    assert!(!controller.is_serving());
+    let handle = server.handle();
+    assert!(handle.wait(None), "nobody serves yet");
+    assert!(!handle.is_serving());
     let serving = thread::spawn(move || server.serve_forever());
-    eventually(PATIENCE, "serving", || controller.is_serving());
+    eventually(PATIENCE, "serving", || handle.is_serving());
     let since = Instant::now();
-    assert!(!controller.wait(Some(Duration::from_millis(30))));
+    assert!(!handle.wait(Some(Duration::from_millis(30))));
     assert!(since.elapsed() >= Duration::from_millis(30));
 
     let waiting: Vec<_> = (0..4)
-        .map(|_| controller.clone())
-        .map(|controller| thread::spawn(move || controller.wait(Some(PATIENCE))))
+        .map(|_| handle.clone())
+        .map(|handle| thread::spawn(move || handle.wait(Some(PATIENCE))))
         .collect();
-    controller.shutdown();
-    controller.shutdown();
+    handle.shutdown();
+    handle.shutdown();
     assert!(waiting.into_iter().all(|thread| thread.join().unwrap()));
     serving.join().unwrap().unwrap();
-    assert!(!controller.is_serving());
+    assert!(!handle.is_serving());
     // The server is gone, and its controller no worse for it.
-    controller.shutdown();
-    assert!(controller.wait(None));
+    handle.shutdown();
+    assert!(handle.wait(None));
 }
 
 #[test]
 fn a_drained_server_is_closed_for_good() {
     let mut server = UdpServer::bind("127.0.0.1:0", echo_datagram()).unwrap();
-    let controller = server.controller();
-    assert_eq!(controller.drain_report(), None);
-    controller.drain(PATIENCE);
-    assert!(controller.is_draining());
+    let handle = server.handle();
+    assert_eq!(handle.drain_report(), None);
+    handle.drain(PATIENCE);
+    assert!(handle.is_draining());
     server.serve_forever().unwrap();
-    assert!(controller.drain_report().is_some());
+    assert!(handle.drain_report().is_some());
     assert_eq!(server.local_addrs().count(), 0);
     let closed = server.serve_forever().unwrap_err();
     assert!(
@@ -161,10 +157,7 @@ fn a_drained_server_is_closed_for_good() {
         "{closed}"
     );
     // To close what is closed is no error; the report is the same.
-    assert_eq!(
-        Some(server.server_close().unwrap()),
-        controller.drain_report()
-    );
+    assert_eq!(Some(server.server_close().unwrap()), handle.drain_report());
 }
 
 #[test]
@@ -172,20 +165,23 @@ fn the_earliest_of_several_deadlines_holds() {
     let running = Running::start(ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap());
     let mut client = running.client();
     assert_eq!(client.ask("hello"), "hello");
-    running.controller.drain(Duration::from_secs(3600));
+    running.handle.drain(Duration::from_secs(3600));
     let Endpoint::Tcp(address) = running.endpoint else {
         panic!("no TCP");
     };
     let is_free = || std::net::TcpListener::bind(address).is_ok();
     eventually(PATIENCE, "the listener to be closed", is_free);
-    assert_eq!(running.controller.live_count(), 1);
-    running.controller.drain(Duration::MAX);
-    running.controller.drain(Duration::ZERO);
+    assert_eq!(running.handle.active_count(), 1);
+    running.handle.drain(Duration::MAX);
+    running.handle.drain(Duration::ZERO);
     assert!(client.was_cut());
-    let controller = running.controller.clone();
+    let handle = running.handle.clone();
     running.ends().unwrap();
-    let report = controller.drain_report().unwrap();
-    assert_eq!((report.finished, report.cut, report.abandoned), (0, 1, 0));
+    let report = handle.drain_report().unwrap();
+    assert_eq!(
+        (report.finished, report.cancelled, report.abandoned),
+        (0, 1, 0)
+    );
 }
 
 /// With somebody connected and waiting, even. A thread that makes a call has to run for it, and
@@ -221,16 +217,16 @@ fn an_idle_server_makes_no_system_call() {
     }
     let seconds = std::env::var("SOCKETSERVER_IDLE_SECONDS").ok();
     let seconds = seconds.and_then(|text| text.parse().ok()).unwrap_or(3);
-    let mut companion = Companion::start(NAME, "idle");
-    companion.hears("idle");
+    let mut sidecar = Companion::start(NAME, "idle");
+    sidecar.hears("idle");
     // Whoever has just answered is on the way back to its wait.
     eventually(PATIENCE, "every thread to wait", || {
-        is_asleep(companion.pid())
+        is_asleep(sidecar.pid())
     });
-    let before = switches(companion.pid());
-    assert_eq!(before.len(), threads(companion.pid()));
+    let before = switches(sidecar.pid());
+    assert_eq!(before.len(), threads(sidecar.pid()));
     thread::sleep(Duration::from_secs(seconds));
-    assert_eq!(switches(companion.pid()), before);
-    companion.tell("enough");
-    companion.passes();
+    assert_eq!(switches(sidecar.pid()), before);
+    sidecar.tell("enough");
+    sidecar.passes();
 }

@@ -89,7 +89,7 @@ fn of_a_connection_that_is_kept_alive() {
         if let Some(count) = own.serve(&line) {
             std::io::Write::write_all(conn, format!("{count}\n").as_bytes())?;
         }
-        conn.keep_alive();
+        conn.suspend_until_readable();
         Ok(())
     });
     others_are_served_between(&work, factory, "work\n", "count\n");
@@ -161,7 +161,7 @@ fn clients_wait_in_the_queue_of_the_kernel_while_a_worker_is_busy() {
     let running = Running::start(server);
     let blocked = is_busy.lock().unwrap();
     let clients: Vec<_> = (0..CLIENTS).map(|_| running.client()).collect();
-    let accepted = || running.controller.counters().accepted;
+    let accepted = || running.handle.counters().accepted;
     eventually(PATIENCE, "as many as may wait", || accepted() >= 32);
     thread::sleep(Duration::from_millis(100));
     let taken = accepted();

@@ -20,7 +20,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 use socketserver::transport::Tcp;
 use socketserver::{
-    Concurrency, Connection, EndReason, Event, RequestState, Result, Server, Tls, TlsFiles,
+    Concurrency, Connection, EndReason, Event, RequestState, Result, Server, Tls, TlsIdentity,
     handler_fn, rustls,
 };
 
@@ -66,9 +66,9 @@ impl Authority {
         paths
     }
 
-    fn files(&self, name: &str) -> TlsFiles {
+    fn files(&self, name: &str) -> TlsIdentity {
         let (certificate, key) = self.issue(name);
-        TlsFiles::new(certificate, key)
+        TlsIdentity::new(certificate, key)
     }
 
     fn client(&self) -> ClientConfig {
@@ -123,7 +123,7 @@ fn serve<C: Concurrency>(
         .tls(tls)
         .on_event(move |event| {
             let _ = match event {
-                Event::Refused(_, reason) => tell.send(reason.to_string()),
+                Event::Rejected(_, reason) => tell.send(reason.to_string()),
                 Event::Ended(_, end) => tell.send(end.reason.to_string()),
                 _ => Ok(()),
             };
@@ -207,7 +207,7 @@ fn a_cut_connection_is_no_end_of_input<C: Concurrency>(model: C) {
         seen.recv_timeout(PATIENCE).unwrap(),
         Some(ErrorKind::UnexpectedEof)
     );
-    server.tells(&EndReason::PeerGone.to_string());
+    server.tells(&EndReason::Disconnected.to_string());
 }
 
 fn much_passes_in_both_directions_at_once<C: Concurrency>(model: C) {
@@ -287,7 +287,7 @@ fn silence_and_noise_hold_nobody_up<C: Concurrency>(model: C) {
         .unwrap();
     server.tells("no TLS: the client sent no TLS, or no version");
     answers(&mut server.client(authority.client(), "localhost"));
-    server.tells("peer gone");
+    server.tells("disconnected");
     // It begins as it should; a byte now and then does not extend its time.
     silent.write_all(b"\x16\x03\x01\x20\x00").unwrap();
     while started.elapsed() < PATIENCE && silent.write_all(b"\x01").is_ok() {
@@ -295,7 +295,7 @@ fn silence_and_noise_hold_nobody_up<C: Concurrency>(model: C) {
     }
     assert!(started.elapsed() >= Duration::from_secs(3));
     server.tells("no TLS: it took too long");
-    assert_eq!(server.running.controller.counters().tls, 2);
+    assert_eq!(server.running.handle.counters().tls, 2);
 }
 
 fn handshakes_are_limited<C: Concurrency>(model: C) {
@@ -317,7 +317,7 @@ fn handshakes_are_limited<C: Concurrency>(model: C) {
     assert!(server.told.try_recv().is_err(), "the others may go on");
     drop((begun, silent));
     eventually(PATIENCE, "room", || {
-        server.running.controller.live_count() == 0
+        server.running.handle.active_count() == 0
     });
     answers(&mut server.client(authority.client(), "localhost"));
 }
@@ -344,7 +344,7 @@ fn half_handshakes_make_room<C: Concurrency>(model: C) {
     for _ in 0..3 {
         answers(&mut server.client(authority.client(), "localhost"));
     }
-    let counters = server.running.controller.counters();
+    let counters = server.running.handle.counters();
     assert_eq!((counters.tls, counters.displaced), (1, 1));
     drop(attackers);
 }
@@ -364,18 +364,18 @@ fn a_drain_lets_a_handshake_end<C: Concurrency>(model: C) {
     client.write_tls(&mut hello).unwrap();
     let mut slow = server.plain();
     slow.write_all(&hello[..100]).unwrap();
-    let controller = &server.running.controller;
+    let handle = &server.running.handle;
     let states = || {
-        let live = controller.live();
+        let live = handle.active();
         let mut states: Vec<_> = live.iter().map(|request| request.state).collect();
         states.sort_by_key(|state| format!("{state:?}"));
         states
     };
     let expected = [RequestState::Serving, RequestState::Waiting];
     eventually(PATIENCE, "one to begin", || states() == expected);
-    controller.drain(PATIENCE);
+    handle.drain(PATIENCE);
     assert!(matches!(silent.read(&mut [0]), Ok(0)), "it is closed");
-    server.tells("peer gone");
+    server.tells("disconnected");
     slow.write_all(&hello[100..]).unwrap();
     let mut slow = StreamOwned::new(client, slow);
     answers(&mut slow);
@@ -395,9 +395,9 @@ fn neither_silence_nor_a_beginning_holds_a_worker<C: Concurrency>(model: C) {
         client.write_all(BEGINNING).unwrap();
     }
     answers(&mut server.client(authority.client(), "localhost"));
-    server.tells("peer gone");
+    server.tells("disconnected");
     eventually(PATIENCE, "the others to be there", || {
-        server.running.controller.live_count() == held.len()
+        server.running.handle.active_count() == held.len()
     });
 }
 
@@ -442,7 +442,7 @@ fn a_connection_is_kept_alive_and_drained<C: Concurrency>(model: C) {
         let mut line = String::new();
         if conn.read_line(&mut line)? > 0 {
             conn.write_all(line.as_bytes())?;
-            conn.keep_alive();
+            conn.suspend_until_readable();
         }
         Ok(())
     });
@@ -452,9 +452,9 @@ fn a_connection_is_kept_alive_and_drained<C: Concurrency>(model: C) {
     client.write_all(b"hello\nhello\n").unwrap();
     let mut twice = [0; 12];
     client.read_exact(&mut twice).unwrap();
-    let paused = || server.running.controller.live()[0].state == RequestState::Waiting;
+    let paused = || server.running.handle.active()[0].state == RequestState::Waiting;
     eventually(PATIENCE, "it to wait", paused);
-    server.running.controller.drain(PATIENCE);
+    server.running.handle.drain(PATIENCE);
     // An end, and a proper one.
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
     server.tells("completed");
@@ -516,7 +516,7 @@ fn certificates_are_chosen_by_name_and_replaced_while_serving() {
     let (certificate, key) = authority.issue("other.example");
     let files = authority
         .files("localhost")
-        .and(certificate, key)
+        .with_identity(certificate, key)
         .protocols(["echo", "chat"]);
     let tls = Tls::new(files.load().unwrap());
     let server = serve(socketserver::Threading::new(), tls.clone(), |conn| {
@@ -546,7 +546,7 @@ fn certificates_are_chosen_by_name_and_replaced_while_serving() {
     assert_eq!(greet("localhost"), (true, Some(HandshakeKind::Full)));
     assert_eq!(greet("localhost"), (true, Some(HandshakeKind::Resumed)));
     // From now on it has another name only.
-    tls.replace(authority.files("renewed.example").load().unwrap());
+    tls.reload(authority.files("renewed.example").load().unwrap());
     assert!(!greet("localhost").0);
     assert!(greet("renewed.example").0);
 }
@@ -567,7 +567,7 @@ fn files_that_are_no_good_are_named() {
         (&certificate, &key, Some(&empty), "empty.pem"),
         (&certificate, &key, Some(&missing), "missing.pem"),
     ] {
-        let mut files = TlsFiles::new(certificate, key);
+        let mut files = TlsIdentity::new(certificate, key);
         if let Some(ca) = ca {
             files = files.client_ca(ca);
         }

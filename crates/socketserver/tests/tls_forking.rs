@@ -17,7 +17,7 @@ use std::time::Duration;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::server::ProducesTickets;
 use socketserver::transport::Tcp;
-use socketserver::{Connection, Forking, Result, Server, Tls, TlsFiles, handler_fn, rustls};
+use socketserver::{Connection, Forking, Result, Server, Tls, TlsIdentity, handler_fn, rustls};
 
 const SERVER: &str = "SOCKETSERVER_TEST_CERTIFICATES";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -57,7 +57,7 @@ impl ProducesTickets for Telling {
 
 fn serve(dir: &std::path::Path) {
     let (certificate, key) = (dir.join("a.pem"), dir.join("a.key"));
-    let mut config = TlsFiles::new(certificate, key).load().unwrap();
+    let mut config = TlsIdentity::new(certificate, key).load().unwrap();
     config.ticketer = Arc::new(Telling);
     let mut server = Server::<Tcp, Forking, ()>::builder()
         .tls(Tls::new(config))

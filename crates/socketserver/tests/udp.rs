@@ -138,7 +138,7 @@ fn a_handler_can_tell_the_limit_from_other_errors_and_send_less() {
     assert_eq!(running.client().ask("hello"), "brief");
     let expected = (ErrorKind::QuotaExceeded, 100, 5, 2);
     assert_eq!(told.recv_timeout(PATIENCE).unwrap(), expected);
-    assert_eq!(running.controller.counters().amplification_refused, 1);
+    assert_eq!(running.handle.counters().amplification_refused, 1);
 }
 
 /// What a datagram brought counts, not what there was room for; what could not be sent does not.
@@ -161,7 +161,7 @@ fn the_whole_datagram_counts_and_a_reply_that_fails_does_not() {
         amplification_refused,
         truncated,
         ..
-    } = running.controller.counters();
+    } = running.handle.counters();
     assert_eq!((amplification_refused, truncated), (0, 1));
 }
 
@@ -213,7 +213,7 @@ fn drops_are_told_seldom_and_completely() {
     for _ in 0..10 {
         client.say("wait").unwrap();
         eventually(PATIENCE, "it to be served", || {
-            running.controller.live_count() == 1
+            running.handle.active_count() == 1
         });
         for _ in 0..100 {
             client.say("nothing").unwrap();
@@ -230,9 +230,9 @@ fn drops_are_told_seldom_and_completely() {
                 break;
             }
         }
-        eventually(PATIENCE, "rest", || running.controller.live_count() == 0);
+        eventually(PATIENCE, "rest", || running.handle.active_count() == 0);
     }
-    let counters = running.controller.counters();
+    let counters = running.handle.counters();
     let dropped = counters.dropped_by_kernel;
     assert_eq!(counters.accepted + dropped, sent);
     let early: Vec<_> = told.try_iter().collect();

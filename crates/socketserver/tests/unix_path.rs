@@ -271,7 +271,7 @@ fn the_longest_path_works() {
     let refused = UnixStreamServer::bind(too_long, echo()).unwrap_err();
     assert!(matches!(refused, BindError::BadAddress { .. }), "{refused}");
     assert!(matches!(UnixAddress::parse(&path), UnixAddress::Path(_)));
-    running.controller.drain(Duration::from_secs(5));
+    running.handle.drain(Duration::from_secs(5));
     running.ends().unwrap();
     assert!(!path.exists());
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use socketserver::http::{Http, Request};
 use socketserver::transport::Tcp;
-use socketserver::websocket::{Message, WebSocket, WebSockets};
+use socketserver::websocket::{Message, WebSocket, WebSocketUpgrade};
 use socketserver::{Concurrency, Forking, Sequential, Server};
 use tungstenite::Message as Frame;
 
@@ -37,7 +37,7 @@ fn main() {
 }
 
 fn serve<C: Concurrency>(model: C) {
-    let sockets = WebSockets::new().ping(Some(IDLE / 4));
+    let sockets = WebSocketUpgrade::new().ping_interval(Some(IDLE / 4));
     let site = Http::new().handler_fn(move |request: &mut Request<'_>| {
         sockets.upgrade(request, |socket: &mut WebSocket<'_>, message: Message| {
             if message.as_text() == Some("drain") {

@@ -86,7 +86,7 @@ mod tcp;
 mod udp;
 mod unix;
 
-pub use packet_batch::{Local, Outgoing};
+pub use packet_batch::{PacketInfo, Transmit};
 pub use tcp::{TcpListener, TcpStream};
 pub use udp::{UdpSocket, send_together, send_together_from};
 pub use unix::{UnixDatagram, UnixListener, UnixStream};

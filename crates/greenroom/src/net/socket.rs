@@ -68,7 +68,7 @@ impl<S: AsFd> Socket<S> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 done => {
-                    self.readiness.progressed(false);
+                    self.readiness.record_progress(false);
                     return done;
                 }
             }
@@ -82,14 +82,14 @@ impl<S: AsFd> Socket<S> {
         mut read: impl FnMut(&S, &mut [u8]) -> io::Result<usize>,
     ) -> io::Result<usize> {
         let mut deadline = None;
-        let mut is_drained = self.readiness.is_drained();
+        let mut is_exhausted = self.readiness.is_exhausted();
         loop {
-            if !std::mem::take(&mut is_drained) {
+            if !std::mem::take(&mut is_exhausted) {
                 match read(&self.inner, buf) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                     Ok(n) => {
-                        self.readiness.progressed(n > 0 && n < buf.len());
+                        self.readiness.record_progress(n > 0 && n < buf.len());
                         return Ok(n);
                     }
                     error => return error,

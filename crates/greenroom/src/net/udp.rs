@@ -7,13 +7,13 @@ use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use packet_batch::Outgoing;
+use packet_batch::Transmit;
 use rustix::io::Errno;
 
 use super::socket::Socket;
 use crate::Interest;
-use crate::outbox::FLAGS;
-use crate::worker::Local;
+use crate::send_queue::FLAGS;
+use crate::worker::Worker;
 
 /// A UDP socket.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ socket!(UdpSocket, net::UdpSocket);
 /// # Errors
 /// Those of `sendto(2)` for this datagram, [`io::ErrorKind::WouldBlock`] among them.
 pub fn send_together(socket: &Arc<OwnedFd>, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
-    send_together_from(socket, &Outgoing::new(bytes, &to.into()))
+    send_together_from(socket, &Transmit::new(bytes, &to.into()))
 }
 
 /// As [`send_together`], for a datagram that may be
@@ -99,8 +99,8 @@ pub fn send_together(socket: &Arc<OwnedFd>, bytes: &[u8], to: SocketAddr) -> io:
 ///
 /// # Errors
 /// As for [`send_together`].
-pub fn send_together_from(socket: &Arc<OwnedFd>, packet: &Outgoing<'_>) -> io::Result<()> {
-    match Local::in_coroutine() {
+pub fn send_together_from(socket: &Arc<OwnedFd>, packet: &Transmit<'_>) -> io::Result<()> {
+    match Worker::in_coroutine() {
         Some(local) if local.may_send_later(packet.bytes()) => {
             Ok(local.send_later(socket, packet)?)
         }

@@ -11,8 +11,8 @@ use std::sync::OnceLock;
 
 use super::slab::Layout;
 use crate::join::quietly;
-use crate::name::Shared;
 use crate::task::Hold;
+use crate::task_name::Shared;
 
 thread_local! {
     // Without destructors and with constant initialisers: access is a plain load, as a signal

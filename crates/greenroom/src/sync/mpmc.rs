@@ -12,7 +12,7 @@ use crate::worker::lock;
 ///
 /// ```
 /// let (sender, receiver) = greenroom::sync::channel(8);
-/// let engine = greenroom::Engine::new()?;
+/// let engine = greenroom::Runtime::new()?;
 /// let sending = engine.spawn(move || (1..=100).try_for_each(|n| sender.send(n)))?;
 /// assert_eq!(receiver.iter().sum::<i32>(), 5050);
 /// sending.join().unwrap()?;

@@ -14,10 +14,10 @@ use super::wait_list::{WaitList, Waited};
 /// The guard is not `Send`, as coroutines stay where they are.
 ///
 /// ```
-/// use greenroom::{Engine, sleep, sync::Mutex};
+/// use greenroom::{Runtime, sleep, sync::Mutex};
 /// use std::{sync::Arc, time::Duration};
 ///
-/// let engine = Engine::builder().workers(1).build()?;
+/// let engine = Runtime::builder().workers(1).build()?;
 /// let total = Arc::new(Mutex::new(0));
 /// let add = |total: Arc<Mutex<i32>>| move || {
 ///     let mut total = total.lock();

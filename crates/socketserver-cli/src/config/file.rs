@@ -8,8 +8,8 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::BadConfig;
-use crate::size::Size;
-use crate::text;
+use crate::byte_size::Size;
+use crate::escape;
 
 /// No configuration is longer than this.
 const LONGEST: u64 = 1 << 20;
@@ -27,7 +27,7 @@ impl File {
     /// Reads a regular file. Nothing that is found at the path can make this wait for long or
     /// take much memory.
     pub(super) fn read(path: &Path) -> Result<Self, BadConfig> {
-        let name = text::printable(path.as_os_str().as_encoded_bytes());
+        let name = escape::printable(path.as_os_str().as_encoded_bytes());
         let refuse = |why: String| BadConfig::of_file(&name, why);
         let bytes = match read(path) {
             Ok(Ok(bytes)) => bytes,

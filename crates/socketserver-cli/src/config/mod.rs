@@ -9,7 +9,7 @@
 //! serving. What an option does is not known here.
 
 mod effective;
-mod fault;
+mod error;
 mod file;
 mod reload;
 mod settings;
@@ -24,7 +24,7 @@ use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
 
 use crate::cli::Cli;
 pub(crate) use effective::Effective;
-pub(crate) use fault::BadConfig;
+pub(crate) use error::BadConfig;
 pub(crate) use reload::Reloader;
 #[cfg(test)]
 pub(crate) use reload::{Effect, effect};
@@ -40,19 +40,19 @@ pub(crate) struct Start {
 
 /// Nothing can be started.
 #[derive(Debug)]
-pub(crate) enum Refused {
+pub(crate) enum StartError {
     /// The command line is wrong, or asks for help.
-    Usage(clap::Error),
+    UsageError(clap::Error),
     Config(BadConfig),
 }
 
-impl From<clap::Error> for Refused {
+impl From<clap::Error> for StartError {
     fn from(error: clap::Error) -> Self {
-        Self::Usage(error)
+        Self::UsageError(error)
     }
 }
 
-impl From<BadConfig> for Refused {
+impl From<BadConfig> for StartError {
     fn from(error: BadConfig) -> Self {
         Self::Config(error)
     }
@@ -71,7 +71,7 @@ pub(crate) struct Source {
 }
 
 /// Takes a command line, and the configuration that it names.
-pub(crate) fn start(argv: &[OsString]) -> Result<Start, Refused> {
+pub(crate) fn start(argv: &[OsString]) -> Result<Start, StartError> {
     let parsed = Cli::command().try_get_matches_from(argv);
     let found = match &parsed {
         Ok(matches) => Source::find(argv, matches),
@@ -193,7 +193,7 @@ impl Source {
         };
         match alone(&settings) {
             Err(error) if error.kind() != ErrorKind::MissingRequiredArgument => {
-                return Err(fault::blame(&file, &settings, &error, alone));
+                return Err(error::blame(&file, &settings, &error, alone));
             }
             _ => settings.retain(|key| !self.given.contains(key)),
         }
@@ -202,7 +202,7 @@ impl Source {
             argv.splice(self.options_at..self.options_at, settings.as_args());
             Start::new(&Cli::command().try_get_matches_from(argv)?)
         };
-        parse(&settings).map_err(|error| fault::blame(&file, &settings, &error, parse))
+        parse(&settings).map_err(|error| error::blame(&file, &settings, &error, parse))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
-use socketserver::{GroupController, Tls};
+use socketserver::{GroupHandle, Tls};
 
 use super::{Effective, Origin, Source};
 use crate::endpoint::Endpoint;
@@ -22,7 +22,7 @@ pub(crate) enum Effect {
 pub(crate) fn effect(key: &str) -> Effect {
     match key {
         "log-level" => Effect::AtOnce,
-        "allow" | "deny" | "max-live" | "max-per-peer" | "rate" | "rate-per-peer"
+        "allow" | "deny" | "max-active" | "max-per-peer" | "rate" | "rate-per-peer"
         | "first-byte-timeout" | "idle-timeout" | "write-timeout" | "request-timeout"
         | "min-receive-rate" | "min-send-rate" | "tls-cert" | "tls-key" | "tls-client-ca" => {
             Effect::NextRequest
@@ -38,7 +38,7 @@ pub(crate) struct Reloader(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     source: Source,
-    group: GroupController,
+    group: GroupHandle,
     endpoints: Vec<Endpoint>,
     tls: Option<Tls>,
     /// What the servers run with. Held during a reload: one comes after the other.
@@ -55,7 +55,7 @@ struct Changes {
 impl Reloader {
     pub(crate) fn new(
         origin: &Origin,
-        group: GroupController,
+        group: GroupHandle,
         endpoints: Vec<Endpoint>,
         tls: Option<Tls>,
     ) -> Self {
@@ -121,8 +121,8 @@ impl Reloader {
         let options = program.server();
         // Certificates may have been renewed under the same names.
         let renew = options.tls.reload(tls.as_ref())?;
-        for (controller, endpoint) in group.controllers().iter().zip(endpoints) {
-            serve::apply(options, controller, endpoint)?;
+        for (handle, endpoint) in group.handles().iter().zip(endpoints) {
+            serve::apply(options, handle, endpoint)?;
         }
         renew();
         logging::set_level(&start.cli.logging);

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use super::reload::{Effect, effect};
-use super::{Refused, Start, built, settings, start};
+use super::{Start, StartError, built, settings, start};
 
-fn started(config: &str, args: &[&str]) -> Result<Start, Refused> {
+fn started(config: &str, args: &[&str]) -> Result<Start, StartError> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.toml");
     std::fs::write(&path, config).unwrap();
@@ -25,12 +25,12 @@ fn in_force(config: &str, args: &[&str]) -> String {
 
 fn refused(config: &str, args: &[&str]) -> String {
     match started(config, args).unwrap_err() {
-        Refused::Config(error) => {
+        StartError::Config(error) => {
             let error = error.to_string();
             let place = error.find("s.toml").unwrap();
             error[place..].to_owned()
         }
-        Refused::Usage(error) => panic!("{error}"),
+        StartError::UsageError(error) => panic!("{error}"),
     }
 }
 
@@ -104,7 +104,7 @@ fn what_is_printed_can_be_fed_back() {
         deny = ['10.1.2.3/8']
         unix-mode = '0660'
         workers = 1_000
-        refusal-notice = \"tab\\tbed\"
+        rejection-message = \"tab\\tbed\"
         output = '123'
         ack = true
     ";

@@ -28,18 +28,18 @@
 //! when a request is due, `exchange.rs` what becomes of one; `crew.rs` has the threads, and `report/`
 //! tells it all.
 
-mod answer;
-mod crew;
-mod exchange;
+mod client_socket;
+mod connection;
+mod cpu_usage;
 mod failure;
-mod limits;
-mod link;
-mod own;
+mod fd_limit;
+mod progress;
 mod report;
-mod screen;
-mod supply;
-mod tally;
+mod response;
+mod schedule;
+mod stats;
 mod target;
+mod threads;
 mod worker;
 
 use std::fs::File;
@@ -53,13 +53,13 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
-use crate::cli::Usage;
+use crate::byte_size::Size;
+use crate::cli::UsageError;
 use crate::endpoint::Endpoint;
-use crate::size::Size;
 use crate::tls::ClientTls;
 
-use answer::{Answer, Rule, Verify};
 use report::Report;
+use response::{MatchRule, ResponseMatcher, Verify};
 use target::Target;
 use worker::{Expected, Plan, Progress};
 
@@ -121,7 +121,7 @@ pub(crate) struct Options {
     /// With `none`, the latency is the time until the system has taken all of the message. At the
     /// end a connection is closed by half, and the server has --timeout to close it, too.
     #[arg(long, value_name = "HOW", default_value = "same")]
-    answer: Answer,
+    answer: ResponseMatcher,
 
     /// Compare each answer with what it should be
     #[arg(long, value_name = "WITH", value_enum)]
@@ -171,9 +171,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let plan = options.plan(target)?;
     // What cannot be written is told before the work, and not after it.
     let histogram = options.histogram.as_deref().map(create).transpose()?;
-    limits::make_room_for(options.connections, options.threads)?;
-    screen::catch_signals(&plan.progress.stop)?;
-    let (tally, was_interrupted) = crew::work(options, &plan)?;
+    fd_limit::make_room_for(options.connections, options.threads)?;
+    progress::catch_signals(&plan.progress.stop)?;
+    let (tally, was_interrupted) = threads::work(options, &plan)?;
     let report = Report::new(options, &plan, &tally, was_interrupted);
     if let Some((path, mut file)) = options.histogram.as_deref().zip(histogram) {
         report::percentiles(&mut file, &tally.latency)
@@ -198,14 +198,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
 impl Options {
     /// Refuses what does not go together.
-    fn check(&self) -> Result<(), Usage> {
-        if self.verify.is_some() && self.answer == Answer::None {
-            return Err(Usage(
+    fn check(&self) -> Result<(), UsageError> {
+        if self.verify.is_some() && self.answer == ResponseMatcher::None {
+            return Err(UsageError(
                 "--verify compares answers, and --answer none has none".into(),
             ));
         }
         if self.threads > self.connections {
-            return Err(Usage(format!(
+            return Err(UsageError(format!(
                 "--threads {} share {} connections: there is not one for each",
                 self.threads, self.connections
             )));
@@ -216,7 +216,7 @@ impl Options {
     fn plan(&self, target: Target) -> anyhow::Result<Plan> {
         let message = self.message()?;
         if let Some(longest) = target.longest().filter(|&longest| message.len() > longest) {
-            return Err(Usage(format!(
+            return Err(UsageError(format!(
                 "a message of {} bytes does not fit into a datagram, which has at most {longest}",
                 message.len()
             ))
@@ -229,7 +229,7 @@ impl Options {
             Some(Verify::First) => Expected::First(OnceLock::new()),
         };
         Ok(Plan {
-            rule: Rule {
+            rule: MatchRule {
                 answer: self.answer,
                 sent: message.len(),
                 is_datagram: target.is_datagram(),
@@ -258,7 +258,7 @@ impl Options {
                 None => text.as_bytes().to_vec(),
             },
         };
-        if self.answer == Answer::Line && !message.ends_with(b"\n") {
+        if self.answer == ResponseMatcher::Line && !message.ends_with(b"\n") {
             match (&self.message, message.last_mut()) {
                 // One that is made up keeps its size.
                 (None, Some(last)) => *last = b'\n',
@@ -266,7 +266,7 @@ impl Options {
             }
         }
         if message.is_empty() {
-            return Err(Usage("an empty message cannot be sent".into()).into());
+            return Err(UsageError("an empty message cannot be sent".into()).into());
         }
         Ok(message)
     }
@@ -281,8 +281,8 @@ impl Options {
 /// All connections send the same one, so that this much is there once.
 const LONGEST_MESSAGE: usize = 1 << 30;
 
-fn too_long() -> Usage {
-    Usage("a message has at most 1GiB".into())
+fn too_long() -> UsageError {
+    UsageError("a message has at most 1GiB".into())
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {

@@ -17,12 +17,12 @@ use socketserver::rustls::client::Resumption;
 use socketserver::rustls::pki_types::ServerName;
 use socketserver::rustls::{ClientConfig, ClientConnection};
 
-use crate::cli::Usage;
+use crate::cli::UsageError;
 use crate::endpoint::Endpoint;
 use crate::tls::ClientTls;
 
+use super::client_socket::ClientSocket;
 use super::failure::{Failure, Kind};
-use super::link::Link;
 
 #[derive(Debug)]
 pub(super) struct Target {
@@ -40,7 +40,7 @@ enum Address {
 /// What came of opening a connection.
 pub(super) enum Opened {
     /// It is there, or will be once it can be written to.
-    Link { link: Link, is_there: bool },
+    ClientSocket { link: ClientSocket, is_there: bool },
     /// The listener's backlog is full. Only Unix sockets say so: connect(2), `EAGAIN`.
     NotYet,
 }
@@ -63,7 +63,7 @@ impl Target {
                 if let Some(address) = found.iter().find(elsewhere)
                     && !allow_remote
                 {
-                    return Err(Usage(format!(
+                    return Err(UsageError(format!(
                         "{endpoint} is {}, which is no loopback address: whoever may put load on \
                          that machine, and on the network to it, says so by --allow-remote",
                         address.ip()
@@ -80,7 +80,7 @@ impl Target {
             Endpoint::Unix(path) => (Address::Unix(unix(path)?), SocketType::STREAM),
             Endpoint::Unixgram(path) => (Address::Unix(unix(path)?), SocketType::DGRAM),
             Endpoint::Http(_) | Endpoint::Https(_) => {
-                return Err(Usage(format!(
+                return Err(UsageError(format!(
                     "{endpoint} is for browsers, and load speaks no HTTP: wrk, oha and h2load do"
                 ))
                 .into());
@@ -149,8 +149,8 @@ impl Target {
                 Some(Box::new(state))
             }
         };
-        let link = Link::new(socket, tls, self.is_datagram());
-        Ok(Opened::Link { link, is_there })
+        let link = ClientSocket::new(socket, tls, self.is_datagram());
+        Ok(Opened::ClientSocket { link, is_there })
     }
 
     /// A nameless client of a Unix datagram socket cannot be answered; the kernel chooses an abstract

@@ -15,19 +15,19 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 use rustix::thread::set_current_timer_slack;
 
-use super::answer::Rule;
-use super::exchange::{Slot, State};
+use super::connection::{Connection, State};
+use super::cpu_usage::CpuUsage;
 use super::failure::Kind;
-use super::own::Used;
-use super::supply::{Next, Supply};
-use super::tally::Tally;
+use super::response::MatchRule;
+use super::schedule::{NextRequest, RequestSchedule};
+use super::stats::Stats;
 use super::target::Target;
 
 /// What all workers do.
 pub(super) struct Plan {
     pub(super) target: Target,
     pub(super) message: Vec<u8>,
-    pub(super) rule: Rule,
+    pub(super) rule: MatchRule,
     pub(super) expected: Expected,
     /// A connection for each request.
     pub(super) churn: bool,
@@ -53,8 +53,8 @@ pub(super) struct Progress {
 
 pub(super) struct Worker<'a> {
     pub(super) plan: &'a Plan,
-    pub(super) tally: Tally,
-    pub(super) slots: Vec<Slot>,
+    pub(super) tally: Stats,
+    pub(super) slots: Vec<Connection>,
     pub(super) epoll: OwnedFd,
     /// Connected, and without a request. One may have been closed since.
     pub(super) ready: VecDeque<usize>,
@@ -75,7 +75,7 @@ pub(super) struct Worker<'a> {
     pub(super) unseen: (u64, u64),
     looked: Instant,
     /// When the window began, and what this thread had used by then.
-    began: Option<(Instant, Used)>,
+    began: Option<(Instant, CpuUsage)>,
 }
 
 /// How many connections are opened at once: fewer than fit into any backlog.
@@ -95,8 +95,8 @@ impl<'a> Worker<'a> {
         let now = Instant::now();
         Ok(Self {
             plan,
-            tally: Tally::new()?,
-            slots: (0..connections).map(|_| Slot::new(now)).collect(),
+            tally: Stats::new()?,
+            slots: (0..connections).map(|_| Connection::new(now)).collect(),
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             ready: VecDeque::with_capacity(connections),
             down: VecDeque::with_capacity(connections),
@@ -135,7 +135,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Puts the load on, until all is over or somebody stops it.
-    pub(super) fn load(mut self, mut supply: Supply) -> anyhow::Result<Tally> {
+    pub(super) fn load(mut self, mut supply: RequestSchedule) -> anyhow::Result<Stats> {
         self.rests = !supply.is_open();
         loop {
             let now = Instant::now();
@@ -170,7 +170,7 @@ impl<'a> Worker<'a> {
 
     /// Begins as many requests as are due and as there are connections for; says how long nothing
     /// more is due.
-    fn hand_out(&mut self, supply: &mut Supply) -> anyhow::Result<Duration> {
+    fn hand_out(&mut self, supply: &mut RequestSchedule) -> anyhow::Result<Duration> {
         // One that is sent is done at once if no answer is waited for: what has arrived for others is
         // to be looked at all the same.
         let at_most = (self.ready.len() + self.down.len()).clamp(16, 1024);
@@ -181,12 +181,12 @@ impl<'a> Worker<'a> {
             }
             let now = Instant::now();
             match supply.look(now) {
-                Next::Over => {
+                NextRequest::Over => {
                     self.end_requests(supply, now);
                     return Ok(LOOK);
                 }
-                Next::At(due) => return Ok(LOOK.min(due - now)),
-                Next::Now(due) => {
+                NextRequest::At(due) => return Ok(LOOK.min(due - now)),
+                NextRequest::Now(due) => {
                     let free = self.ready.pop_front().or_else(|| self.down.pop_front());
                     let Some(index) = free else {
                         supply.is_held_up(now);
@@ -201,11 +201,11 @@ impl<'a> Worker<'a> {
     }
 
     /// Those that were due and waited for a connection for too long.
-    fn expire(&mut self, supply: &mut Supply, now: Instant) {
+    fn expire(&mut self, supply: &mut RequestSchedule, now: Instant) {
         if !supply.is_open() {
             return;
         }
-        while let Next::Now(due) = supply.look(now)
+        while let NextRequest::Now(due) = supply.look(now)
             && now - due > self.plan.timeout
         {
             if supply.take(due) {
@@ -215,7 +215,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn end_requests(&mut self, supply: &Supply, now: Instant) {
+    fn end_requests(&mut self, supply: &RequestSchedule, now: Instant) {
         if std::mem::replace(&mut self.is_over, true) {
             return;
         }
@@ -253,10 +253,10 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn keep_window(&mut self, supply: &Supply, now: Instant) {
+    fn keep_window(&mut self, supply: &RequestSchedule, now: Instant) {
         let is_past = supply.end.is_some_and(|end| now >= end);
         if self.began.is_none() && now >= supply.measured_from {
-            self.began = Some((now, Used::by_this_thread()));
+            self.began = Some((now, CpuUsage::by_this_thread()));
             self.in_window = true;
         }
         if self.in_window && is_past {
@@ -273,11 +273,11 @@ impl<'a> Worker<'a> {
             return;
         };
         let window = now - began;
-        let used = Used::by_this_thread().since(before);
+        let used = CpuUsage::by_this_thread().since(before);
         let share = |time: Duration| time.as_nanos() as f64 / window.as_nanos().max(1) as f64;
         self.tally.window = window;
         self.tally.busiest = share(used.total());
-        self.tally.held_up = used.held_up.map_or(0.0, share);
+        self.tally.run_queue_delay = used.run_queue_delay.map_or(0.0, share);
         self.tally.used = used;
     }
 

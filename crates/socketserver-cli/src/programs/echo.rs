@@ -7,9 +7,9 @@ use clap::Args;
 use socketserver::{Connection, Datagram, RequestHandler, Result};
 
 use crate::cli::{Program, ServerOptions};
-use crate::messages::{Framing, MessageOptions, Messages, is_quit};
-use crate::serve::{Any, serve};
-use crate::text::{excerpt, name_of};
+use crate::escape::{excerpt, name_of};
+use crate::framing::{Framing, MessageOptions, Messages, is_quit};
+use crate::serve::{AnyTransport, serve};
 
 /// Send everything back with the sender's address before it, and log its beginning
 ///
@@ -36,7 +36,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         framing,
         messages: Messages::new(framing),
     };
-    serve(&options.server, &Any(factory))
+    serve(&options.server, &AnyTransport(factory))
 }
 
 struct Echo {

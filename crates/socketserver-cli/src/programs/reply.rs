@@ -11,15 +11,15 @@ use bytes::Bytes;
 use clap::Args;
 use socketserver::greenroom::sync::{OneshotSender, RecvError, oneshot};
 use socketserver::{
-    Connection, Controller, Datagram, Error, RequestHandler, RequestId, RequestState, Result,
+    Connection, Datagram, Error, RequestHandler, RequestId, RequestState, Result, ServerHandle,
 };
 
 use crate::cli::{Program, ServerOptions};
 use crate::console::Console;
-use crate::messages::{Framing, MessageOptions, Messages, is_quit};
-use crate::serve::{Any, bind, need_another_thread, need_one_process};
+use crate::escape::{name_of, printable};
+use crate::framing::{Framing, MessageOptions, Messages, is_quit};
+use crate::serve::{AnyTransport, bind, need_another_thread, need_one_process};
 use crate::terminal::{self, Lines};
-use crate::text::{name_of, printable};
 
 /// Answer each message by hand
 ///
@@ -51,7 +51,7 @@ impl Program for Options {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    let desk = Arc::new(Desk {
+    let desk = Arc::new(OperatorQueue {
         waiting: Mutex::default(),
         asked: AtomicU64::new(0),
         timeout: options.answer_timeout,
@@ -62,7 +62,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         framing,
         messages: Messages::new(framing),
     };
-    let mut bound = bind(&options.server, &Any(factory))?;
+    let mut bound = bind(&options.server, &AnyTransport(factory))?;
     let counted = desk.clone();
     let console = Console::new(&bound)
         .with_prefix("/")
@@ -83,7 +83,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 /// Messages that wait for their answers. The first one has been shown.
-struct Desk {
+struct OperatorQueue {
     waiting: Mutex<VecDeque<Question>>,
     /// How many have been asked.
     asked: AtomicU64,
@@ -92,18 +92,18 @@ struct Desk {
 
 struct Question {
     number: u64,
-    server: Controller,
+    server: ServerHandle,
     id: RequestId,
     peer: String,
     text: String,
     answer: OneshotSender<Vec<u8>>,
 }
 
-impl Desk {
+impl OperatorQueue {
     /// Waits for the operator's answer.
     fn ask(
         &self,
-        (server, id): (&Controller, RequestId),
+        (server, id): (&ServerHandle, RequestId),
         peer: &str,
         message: &[u8],
     ) -> Result<Vec<u8>> {
@@ -168,9 +168,9 @@ impl Desk {
     /// Forgets messages whose connections the operator has cut. Their handlers then end.
     fn forget_cut(&self) {
         self.keep(|question| {
-            let live = question.server.live();
+            let live = question.server.active();
             let request = live.iter().find(|request| request.info.id() == question.id);
-            request.is_some_and(|request| request.state != RequestState::Cut)
+            request.is_some_and(|request| request.state != RequestState::Cancelled)
         });
     }
 
@@ -199,7 +199,7 @@ fn show(question: &Question) {
 }
 
 struct Reply {
-    desk: Arc<Desk>,
+    desk: Arc<OperatorQueue>,
     framing: Framing,
     messages: Messages,
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use socketserver::{Connection, Datagram, RequestHandler, Result};
 
 use crate::cli::{Program, ServerOptions};
-use crate::serve::{Any, serve};
+use crate::serve::{AnyTransport, serve};
 
 /// Send everything back with its ASCII letters in upper case
 ///
@@ -26,7 +26,7 @@ impl Program for Options {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    serve(&options.server, &Any(|| Upper))
+    serve(&options.server, &AnyTransport(|| Upper))
 }
 
 struct Upper;

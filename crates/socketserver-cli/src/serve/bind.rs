@@ -12,8 +12,8 @@ use socketserver::{
 };
 
 use super::NO_DATAGRAMS;
-use super::build::{builder, of_file, stream_builder, udp_builder, web_builder};
-use super::visitors::Visitors;
+use super::connection_log::ConnectionLog;
+use super::options::{builder, of_file, stream_builder, udp_builder, web_builder};
 use crate::cli::ServerOptions;
 use crate::endpoint::Endpoint;
 use crate::service_manager::Socket;
@@ -78,10 +78,10 @@ pub(crate) trait Handlers {
 }
 
 /// Handlers of one factory for connections and datagrams alike.
-pub(crate) struct Any<F>(pub(crate) F);
+pub(crate) struct AnyTransport<F>(pub(crate) F);
 
 /// Handlers of one factory for connections.
-pub(crate) struct Streams<F> {
+pub(crate) struct StreamsOnly<F> {
     factory: F,
     on_drain: Option<Arc<dyn Fn() + Send + Sync>>,
     condition: Option<Condition>,
@@ -91,7 +91,7 @@ pub(crate) struct Streams<F> {
 /// What has to hold for a program to be ready: an error says why it is not.
 pub(crate) type Condition = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-impl<F> Streams<F> {
+impl<F> StreamsOnly<F> {
     pub(crate) fn new(factory: F) -> Self {
         Self {
             factory,
@@ -123,7 +123,7 @@ impl<F> Streams<F> {
     }
 }
 
-impl<F, H> Handlers for Any<F>
+impl<F, H> Handlers for AnyTransport<F>
 where
     F: Fn() -> H + Clone + Send + Sync + 'static,
     H: RequestHandler<Connection> + RequestHandler<Datagram> + 'static,
@@ -150,13 +150,13 @@ where
             Source::Adopt(Socket::Unixgram(socket)) => builder::<UnixDatagram, C>(options, model)
                 .adopt(socket, factory)
                 .map(|server| add(group, server)),
-            _ => return Streams::new(factory).bind(options, model, source, group),
+            _ => return StreamsOnly::new(factory).bind(options, model, source, group),
         };
         Ok(server?)
     }
 }
 
-impl<F, H> Handlers for Streams<F>
+impl<F, H> Handlers for StreamsOnly<F>
 where
     F: Fn() -> H + Clone + Send + Sync + 'static,
     H: RequestHandler<Connection> + 'static,
@@ -174,7 +174,7 @@ where
     ) -> anyhow::Result<Address> {
         let factory = self.factory.clone();
         let on_drain = self.on_drain.clone();
-        let visitors = Visitors::default();
+        let visitors = ConnectionLog::default();
         let on_event = move |event: &Event<'_>| {
             visitors.observe(event);
             if let (Event::DrainStarted { .. }, Some(call)) = (event, &on_drain) {

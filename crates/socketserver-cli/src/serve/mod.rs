@@ -2,9 +2,9 @@
 //! ends it.
 
 mod bind;
-mod build;
+mod connection_log;
+mod options;
 mod plan;
-mod visitors;
 
 use std::iter;
 use std::process::ExitCode;
@@ -12,27 +12,27 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, bail};
 use socketserver::{
-    Address, Concurrency, Controller, Forking, GroupController, Sequential, ServerGroup, Tls,
+    Address, Concurrency, Forking, GroupHandle, Sequential, ServerGroup, ServerHandle, Tls,
 };
 
-use crate::cli::{Model, Policy, ServerOptions, Usage};
+use crate::cli::{Model, Policy, ServerOptions, UsageError};
 use crate::config::Reloader;
 use crate::console::Console;
 use crate::descriptors::{self, Need};
 use crate::endpoint::Endpoint;
-use crate::lossy::Stream;
-use crate::metrics::Watching;
+use crate::metrics::MetricsServer;
+use crate::nonblocking::Stream;
 use crate::service_manager::{self, Socket};
-use crate::signals::{Patience, Signals};
+use crate::signals::{ShutdownTimeouts, Signals};
 use crate::{terminal, tls};
-use build::{forking, green, pooled, threading};
+use options::{forking, green, pooled, threading};
 use plan::Plan;
 
-pub(crate) use bind::{Any, Condition, Handlers, Inet, Source, Streams};
-pub(crate) use build::{apply, of_file};
+pub(crate) use bind::{AnyTransport, Condition, Handlers, Inet, Source, StreamsOnly};
+pub(crate) use options::{apply, of_file};
 
 /// Servers that are bound and do not serve yet.
-pub(crate) struct Bound {
+pub(crate) struct BoundServers {
     pub(crate) group: ServerGroup,
     /// Where clients find them, with real ports.
     pub(crate) listening: Vec<Endpoint>,
@@ -40,7 +40,7 @@ pub(crate) struct Bound {
     /// How many requests each of them serves at once.
     pub(crate) limits: Vec<usize>,
     pub(crate) model: Model,
-    pub(crate) patience: Patience,
+    pub(crate) patience: ShutdownTimeouts,
     /// What the exit status is if a drain had to cut.
     cut_status: u8,
     /// Stdout belongs to the program: what is said here goes to stderr.
@@ -50,12 +50,15 @@ pub(crate) struct Bound {
     /// If they were started with a configuration.
     pub(crate) reloader: Option<Reloader>,
     /// Who tells how the servers fare.
-    watching: Option<Watching>,
+    watching: Option<MetricsServer>,
     signals: Signals,
 }
 
 /// Binds every endpoint, or none.
-pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow::Result<Bound> {
+pub(crate) fn bind(
+    options: &ServerOptions,
+    handlers: &impl Handlers,
+) -> anyhow::Result<BoundServers> {
     // Before anything is opened that could be taken for one of them.
     let mut inherited = match options.endpoints.iter().any(Endpoint::is_inherited) {
         true => service_manager::inherited().context("cannot start")?,
@@ -67,14 +70,14 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
     }
     let reloads = options.origin.is_some();
     let signals = Signals::catch(reloads).context("cannot catch signals")?;
-    let mut bound = Bound {
+    let mut bound = BoundServers {
         group: ServerGroup::new(),
         listening: Vec::new(),
         addresses: Vec::new(),
         limits: Vec::new(),
         model: options.concurrency,
-        patience: Patience {
-            lame: options.lame_time,
+        patience: ShutdownTimeouts {
+            lame: options.lame_duck_time,
             drain: options.drain_timeout,
         },
         cut_status: options.cut_status,
@@ -122,7 +125,7 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
     bound.reloader = options.origin.as_ref().map(|origin| {
         Reloader::new(
             origin,
-            bound.controller(),
+            bound.handle(),
             bound.listening.clone(),
             bound.tls.clone(),
         )
@@ -131,7 +134,7 @@ pub(crate) fn bind(options: &ServerOptions, handlers: &impl Handlers) -> anyhow:
         let condition = handlers.condition();
         let number = asked.len() - 1;
         let at = plan.addresses(number);
-        let watching = Watching::bind(endpoint, &at, options, &mut bound, condition)
+        let watching = MetricsServer::bind(endpoint, &at, options, &mut bound, condition)
             .map_err(|error| plan.explain(error, number))
             .with_context(|| format!("cannot start {endpoint} for metrics"))?;
         bound.watching = Some(watching);
@@ -159,7 +162,7 @@ fn need(options: &ServerOptions, limits: &[usize], besides: u32) -> Need {
         Model::Pooled => IDLE,
         _ => 0,
     };
-    let most = options.max_live.map_or(u64::MAX, u64::from);
+    let most = options.max_active.map_or(u64::MAX, u64::from);
     let limits = limits.iter().map(|limit| (*limit as u64).min(most));
     let (connections, busy) = limits.fold((0, 0), |(connections, busy), limit| {
         let live = limit.saturating_add(idle).min(most);
@@ -171,7 +174,7 @@ fn need(options: &ServerOptions, limits: &[usize], besides: u32) -> Need {
     }
 }
 
-impl Bound {
+impl BoundServers {
     /// What an endpoint is bound to: one socket, or one for each address of its name.
     fn sources<'a>(&self, endpoint: &'a Endpoint, at: Vec<Inet>) -> Vec<Source<'a>> {
         let each = at.into_iter();
@@ -221,8 +224,8 @@ impl Bound {
     }
 
     /// The handle that stops all of them.
-    pub(crate) fn controller(&self) -> GroupController {
-        self.group.controller()
+    pub(crate) fn handle(&self) -> GroupHandle {
+        self.group.handle()
     }
 
     /// Adds a condition for `/readyz`, if there is such a page.
@@ -239,7 +242,7 @@ impl Bound {
     /// Says where clients can connect, and serves until the end; 1 if it was forced, and
     /// `--cut-status` if a drain had to cut.
     pub(crate) fn serve_forever(mut self) -> anyhow::Result<ExitCode> {
-        let group = self.controller();
+        let group = self.handle();
         let forced = self.signals.forced();
         let reloader = self.reloader.take();
         if self.model == Model::Forking {
@@ -269,10 +272,12 @@ impl Bound {
         terminal::restore();
         served.map_err(|error| anyhow::Error::from_boxed(error.into()).context("serving ended"))?;
         let reports = group
-            .controllers()
+            .handles()
             .iter()
-            .filter_map(Controller::drain_report);
-        let cut: u64 = reports.map(|report| report.cut + report.refused).sum();
+            .filter_map(ServerHandle::drain_report);
+        let cut: u64 = reports
+            .map(|report| report.cancelled + report.refused)
+            .sum();
         Ok(if forced.load(Ordering::Relaxed) {
             ExitCode::FAILURE
         } else if cut > 0 {
@@ -298,7 +303,7 @@ pub(crate) fn need_another_thread(options: &ServerOptions, what: &str) -> anyhow
             "{what}, and a sequential server can do nothing else meanwhile: use --concurrency \
              threading, pooled or green"
         );
-        return Err(Usage(why).into());
+        return Err(UsageError(why).into());
     }
     Ok(())
 }
@@ -310,7 +315,7 @@ pub(crate) fn need_connections(options: &ServerOptions) -> anyhow::Result<()> {
         .iter()
         .find(|endpoint| endpoint.is_datagram())
     {
-        Some(endpoint) => Err(Usage(format!("{endpoint}: {NO_DATAGRAMS}")).into()),
+        Some(endpoint) => Err(UsageError(format!("{endpoint}: {NO_DATAGRAMS}")).into()),
         None => Ok(()),
     }
 }
@@ -323,7 +328,7 @@ pub(crate) fn need_one_process(options: &ServerOptions, what: &str) -> anyhow::R
         let why = format!(
             "{what}, which processes of their own cannot do: use another --concurrency than forking"
         );
-        return Err(Usage(why).into());
+        return Err(UsageError(why).into());
     }
     Ok(())
 }

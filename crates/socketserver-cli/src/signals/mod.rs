@@ -3,7 +3,7 @@
 //! one of those that stop. SIGUSR1 opens files anew. Others, which by default would end the process
 //! and which are sent for other reasons, are disregarded.
 
-mod stop;
+mod shutdown;
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,9 +26,9 @@ use socketserver::ServerGroup;
 use crate::cli::Model;
 use crate::config::Reloader;
 use crate::{reopen, terminal};
-use stop::{Asked, Stop};
+use shutdown::{ShutdownRequest, Stop};
 
-pub(crate) use stop::{Patience, drain};
+pub(crate) use shutdown::{ShutdownTimeouts, drain};
 
 /// How long a forced end may take: a drain without time needs up to two seconds, to cut handlers
 /// and then to kill children.
@@ -104,7 +104,7 @@ impl Signals {
     pub(crate) fn heed_in_threads(
         self,
         group: &ServerGroup,
-        patience: Patience,
+        patience: ShutdownTimeouts,
         model: Model,
         reloader: Option<Reloader>,
     ) -> io::Result<()> {
@@ -124,7 +124,7 @@ impl Signals {
                     .set_read_timeout(stop.lame_for())
                     .and_then(|()| stops.read(&mut [0; 16]));
                 match arrived {
-                    Ok(1..) if stop.signalled() == Asked::ToForce => {
+                    Ok(1..) if stop.signalled() == ShutdownRequest::ToForce => {
                         // A handler may be stuck on the serving thread itself.
                         let _ = stop.wait(FORCED);
                         terminal::restore();
@@ -148,7 +148,7 @@ impl Signals {
     pub(crate) fn heed_in_loop(
         self,
         group: &mut ServerGroup,
-        patience: Patience,
+        patience: ShutdownTimeouts,
         reloader: Option<Reloader>,
     ) -> io::Result<()> {
         if let Some(hangups) = self.hangups {

@@ -26,7 +26,7 @@ fn victim(model: Model) -> Victim {
         ["-l", "tcp://127.0.0.1:0"],
         ["--framing", "lines"],
         ["--log-level", "warn"],
-        ["--max-live", &places],
+        ["--max-active", &places],
     ];
     let victim = Victim::with(model, args.as_flattened());
     Talk::with(victim.address()).ask();
@@ -130,7 +130,7 @@ fn slow_readers(model: Model) {
         // As it is by default: what is short are threads.
         args.extend(["--workers", "32"]);
     } else {
-        args.extend(["--max-live", &places]);
+        args.extend(["--max-active", &places]);
     }
     let victim = Victim::serving("http", model, &args);
     let _ = get(&victim, "/little");

@@ -82,7 +82,7 @@ fn loses_nothing(model: Model) {
     assert!(victim.server.wait().success());
     assert!(took >= DEADLINE && took < DEADLINE * 3, "{took:?}");
     let report = victim.server.logged("drained");
-    assert!(report.contains(&format!("cut={STUCK} ")), "{report}");
+    assert!(report.contains(&format!("cancelled={STUCK} ")), "{report}");
     assert!(report.contains("abandoned=0"), "{report}");
 }
 

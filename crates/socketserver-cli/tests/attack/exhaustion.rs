@@ -53,7 +53,7 @@ fn a_share_for_each(model: Model) {
 /// server never runs out.
 fn fewer_than_there_is_room_for(model: Model) {
     let _alone = alone();
-    let victim = victim(model, &["--max-live", "30"]);
+    let victim = victim(model, &["--max-active", "30"]);
     is_served_after(&victim);
     assert_eq!(warnings(&victim), [""; 0]);
 }

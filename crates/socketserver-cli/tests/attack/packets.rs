@@ -18,14 +18,14 @@ pub const FULL: PerSecond = u32::MAX;
 /// From one address.
 pub fn flood(victim: &Victim, rate: PerSecond) {
     let (socket, to) = (sender(ELSEWHERE, 0).unwrap(), victim.address());
-    paced(rate, |_| throw(&socket, b"hello", to));
+    with_receive_rate(rate, |_| throw(&socket, b"hello", to));
 }
 
 /// As if from everywhere: each datagram has another source.
 pub fn everywhere(victim: &Victim, rate: PerSecond) {
     static LAST: AtomicU32 = AtomicU32::new(0x7f01_0000);
     let to = victim.address();
-    paced(rate, |_| {
+    with_receive_rate(rate, |_| {
         let source = Ipv4Addr::from_bits(LAST.fetch_add(1, Ordering::Relaxed));
         throw(&sender(source, 0).unwrap(), b"hello", to);
     });
@@ -39,7 +39,7 @@ pub fn low_ports(victim: &Victim, rate: PerSecond) {
     if sockets.is_empty() {
         println!("SKIPPED: this user may not bind ports below 1024");
     } else {
-        paced(rate, |n| {
+        with_receive_rate(rate, |n| {
             throw(&sockets[n as usize % sockets.len()], b"hello", to);
         });
     }
@@ -50,7 +50,7 @@ pub fn huge_and_empty(victim: &Victim, rate: PerSecond) {
     let (socket, to) = (sender(ELSEWHERE, 0).unwrap(), victim.address());
     // 65,535 less the headers of IP and UDP.
     let huge = vec![b'x'; 65_507];
-    paced(rate, |n| {
+    with_receive_rate(rate, |n| {
         throw(&socket, if n % 2 == 0 { &huge } else { b"" }, to);
     });
 }
@@ -75,13 +75,13 @@ pub fn not_reading(victim: &Victim, rate: PerSecond) {
         }
         socket.set_nonblocking(true).unwrap();
     }
-    paced(rate, |n| {
+    with_receive_rate(rate, |n| {
         tried(crowd[n as usize % crowd.len()].send_to_addr(b"hello", &to));
     });
 }
 
 /// Calls it so many times a second, as far as that can be done.
-fn paced(rate: PerSecond, mut send: impl FnMut(u32)) {
+fn with_receive_rate(rate: PerSecond, mut send: impl FnMut(u32)) {
     let (start, mut sent) = (Instant::now(), 0);
     while start.elapsed() < LASTING {
         let due = start.elapsed().as_secs_f64() * f64::from(rate);

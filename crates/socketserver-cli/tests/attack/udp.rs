@@ -28,7 +28,7 @@ fn victim(model: Model) -> Victim {
     ];
     let victim = Victim::with(
         model,
-        &[args.as_flattened(), &["--refuse-low-ports"]].concat(),
+        &[args.as_flattened(), &["--reject-low-ports"]].concat(),
     );
     Caller::by_udp(victim.address()).ask();
     victim

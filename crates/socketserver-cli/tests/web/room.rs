@@ -133,7 +133,10 @@ fn one_that_does_not_read_is_cut_as_a_terminal_is() {
         let cut = (0..5000).any(|_| {
             talking.write_all(&chunk).unwrap();
             hear(&mut talking, &expected);
-            server.log().iter().any(|line| line.contains("fell behind"))
+            server
+                .log()
+                .iter()
+                .any(|line| line.contains("slow consumer"))
         });
         assert!(cut, "{model}: it was not cut");
         drop(frozen);
@@ -225,7 +228,7 @@ fn the_console_and_the_limits_know_browsers() {
     let mut figures = String::new();
     metrics.read_to_string(&mut figures).unwrap();
     assert!(
-        figures.contains(&format!("socketserver_requests_live{{server=\"{web}\"}}")),
+        figures.contains(&format!("socketserver_requests_active{{server=\"{web}\"}}")),
         "{figures}"
     );
     server.type_in(&format!("kick {id}"));

@@ -11,17 +11,17 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
-pub use network::{BadNetwork, Network};
-pub use rate::{BadRate, Rate};
+pub use network::{Network, ParseNetworkError};
+pub use rate::{ParseRateError, Rate};
 
-use crate::{Address, Refusal};
+use crate::{Address, Rejection};
 pub(crate) use peers::PeerKey;
 use peers::Peers;
 pub(crate) use rate::Bucket;
 
 /// Limits on who may connect or send a datagram; none by default. See
 /// [`Builder::admission`](crate::Builder::admission), and
-/// [`Controller::set_admission`](crate::Controller::set_admission) to change them while serving.
+/// [`ServerHandle::set_admission`](crate::ServerHandle::set_admission) to change them while serving.
 ///
 /// They concern addresses, so clients of Unix sockets are subject to [`rate`](Self::rate) only. An
 /// IPv4 client of an IPv6 socket is known by its IPv4 address. An IPv6 client is known by the first
@@ -40,15 +40,15 @@ pub(crate) use rate::Bucket;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Admission {
-    pub(crate) rules: Vec<(Verdict, Network)>,
-    pub(crate) max_live: Option<usize>,
+    pub(crate) rules: Vec<(RuleAction, Network)>,
+    pub(crate) max_active: Option<usize>,
     pub(crate) max_per_peer: Option<u32>,
     pub(crate) rate: Option<Rate>,
     pub(crate) rate_per_peer: Option<Rate>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum RuleAction {
     Allow,
     Deny,
 }
@@ -64,24 +64,24 @@ impl Admission {
     /// rule names are denied.
     #[must_use]
     pub fn allow(mut self, network: Network) -> Self {
-        self.rules.push((Verdict::Allow, network));
+        self.rules.push((RuleAction::Allow, network));
         self
     }
 
     /// Turns addresses away that no earlier rule allows.
     #[must_use]
     pub fn deny(mut self, network: Network) -> Self {
-        self.rules.push((Verdict::Deny, network));
+        self.rules.push((RuleAction::Deny, network));
         self
     }
 
     /// How many requests may be live at once at all, those that are
-    /// [kept alive](crate::Connection::keep_alive) included. The concurrency model has a limit of its
+    /// [kept alive](crate::Connection::suspend_until_readable) included. The concurrency model has a limit of its
     /// own, and its policy says what happens to the next one; this one can only be lower. 0 is taken
     /// as 1.
     #[must_use]
-    pub fn max_live(mut self, max: usize) -> Self {
-        self.max_live = Some(max.max(1));
+    pub fn max_active(mut self, max: usize) -> Self {
+        self.max_active = Some(max.max(1));
         self
     }
 
@@ -112,11 +112,11 @@ impl Admission {
             .iter()
             .find(|(_, network)| network.contains(address));
         match first {
-            Some((verdict, _)) => *verdict == Verdict::Allow,
+            Some((action, _)) => *action == RuleAction::Allow,
             None => !self
                 .rules
                 .iter()
-                .any(|(verdict, _)| *verdict == Verdict::Allow),
+                .any(|(action, _)| *action == RuleAction::Allow),
         }
     }
 
@@ -134,7 +134,7 @@ pub(crate) struct AdmissionControl {
 }
 
 /// A live request's share of its peer's limit, given back when it is dropped.
-pub struct Ticket {
+pub struct PeerPermit {
     control: Arc<AdmissionControl>,
     peer: PeerKey,
 }
@@ -150,8 +150,8 @@ impl AdmissionControl {
     }
 
     /// How many requests may be live at once.
-    pub(crate) fn max_live(&self) -> usize {
-        self.limits().max_live.unwrap_or(usize::MAX)
+    pub(crate) fn max_active(&self) -> usize {
+        self.limits().max_active.unwrap_or(usize::MAX)
     }
 
     /// When the next request may be taken on, if not now; and how many may, if so.
@@ -163,7 +163,7 @@ impl AdmissionControl {
     }
 
     /// Decides about one request.
-    pub(crate) fn admit(self: &Arc<Self>, peer: &Address) -> Result<Option<Ticket>, Refusal> {
+    pub(crate) fn admit(self: &Arc<Self>, peer: &Address) -> Result<Option<PeerPermit>, Rejection> {
         self.admit_any(peer)?;
         self.count_in(peer)
     }
@@ -171,7 +171,7 @@ impl AdmissionControl {
     /// Decides about a request that comes by a proxy. Who the client is, and what that means, will
     /// be seen: all clients of a proxy have its address, so that it is not limited as a peer.
     #[cfg(feature = "proxy")]
-    pub(crate) fn admit_proxy(&self, proxy: &Address) -> Result<(), Refusal> {
+    pub(crate) fn admit_proxy(&self, proxy: &Address) -> Result<(), Rejection> {
         self.admit_any(proxy)
     }
 
@@ -180,12 +180,12 @@ impl AdmissionControl {
     pub(crate) fn admit_client(
         self: &Arc<Self>,
         client: &Address,
-    ) -> Result<Option<Ticket>, Refusal> {
+    ) -> Result<Option<PeerPermit>, Rejection> {
         self.check_rules(client)?;
         self.count_in(client)
     }
 
-    fn admit_any(&self, peer: &Address) -> Result<(), Refusal> {
+    fn admit_any(&self, peer: &Address) -> Result<(), Rejection> {
         self.check_rules(peer)?;
         if let Some(rate) = self.limits().rate {
             lock(&self.all).take(rate, Instant::now());
@@ -193,32 +193,32 @@ impl AdmissionControl {
         Ok(())
     }
 
-    fn check_rules(&self, peer: &Address) -> Result<(), Refusal> {
+    fn check_rules(&self, peer: &Address) -> Result<(), Rejection> {
         let limits = self.limits();
         match ip(peer) {
-            Some(ip) if !limits.rules.is_empty() && !limits.allows(ip) => Err(Refusal::Denied),
+            Some(ip) if !limits.rules.is_empty() && !limits.allows(ip) => Err(Rejection::Denied),
             _ => Ok(()),
         }
     }
 
-    fn count_in(self: &Arc<Self>, peer: &Address) -> Result<Option<Ticket>, Refusal> {
+    fn count_in(self: &Arc<Self>, peer: &Address) -> Result<Option<PeerPermit>, Rejection> {
         let limits = self.limits();
         let Some(ip) = ip(peer).filter(|_| limits.counts_peers()) else {
             return Ok(None);
         };
         let peer = lock(&self.peers).enter(PeerKey::of(ip), &limits, Instant::now())?;
-        Ok(Some(Ticket {
+        Ok(Some(PeerPermit {
             control: self.clone(),
             peer,
         }))
     }
 
     /// Counts a request that is live and was let in when nobody counted.
-    pub(crate) fn count_live(self: &Arc<Self>, peer: &Address) -> Option<Ticket> {
+    pub(crate) fn count_live(self: &Arc<Self>, peer: &Address) -> Option<PeerPermit> {
         let limits = self.limits();
         let ip = ip(peer).filter(|_| limits.counts_peers())?;
         let peer = lock(&self.peers).count(PeerKey::of(ip), &limits, Instant::now());
-        Some(Ticket {
+        Some(PeerPermit {
             control: self.clone(),
             peer,
         })
@@ -236,13 +236,13 @@ fn ip(peer: &Address) -> Option<std::net::IpAddr> {
     Some(peer.as_inet()?.ip().to_canonical())
 }
 
-impl Drop for Ticket {
+impl Drop for PeerPermit {
     fn drop(&mut self) {
         lock(&self.control.peers).leave(self.peer);
     }
 }
 
-impl fmt::Debug for Ticket {
+impl fmt::Debug for PeerPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Ticket").field(&self.peer).finish()
     }

@@ -14,7 +14,7 @@ pub struct Network(Option<IpNet>);
 /// A text is no range of addresses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no network: write 10.0.0.0/8, 2001:db8::/32, 127.0.0.1 or all")]
-pub struct BadNetwork(String);
+pub struct ParseNetworkError(String);
 
 impl Network {
     /// Every address there is.
@@ -33,9 +33,9 @@ impl Network {
 }
 
 impl FromStr for Network {
-    type Err = BadNetwork;
+    type Err = ParseNetworkError;
 
-    fn from_str(text: &str) -> Result<Self, BadNetwork> {
+    fn from_str(text: &str) -> Result<Self, ParseNetworkError> {
         if text == "all" {
             return Ok(Self::all());
         }
@@ -43,7 +43,9 @@ impl FromStr for Network {
             Ok(network) => Some(network),
             Err(_) => text.parse::<IpAddr>().ok().map(IpNet::from),
         };
-        let network = network.ok_or_else(|| BadNetwork(text.into()))?.trunc();
+        let network = network
+            .ok_or_else(|| ParseNetworkError(text.into()))?
+            .trunc();
         Ok(Self(Some(canonical(network))))
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Admission;
 use super::rate::Bucket;
-use crate::Refusal;
+use crate::Rejection;
 
 /// How many peers are told apart. Beyond it newcomers share the limits of one peer with those of the
 /// same hash.
@@ -60,16 +60,16 @@ impl Peers {
         key: PeerKey,
         limits: &Admission,
         now: Instant,
-    ) -> Result<PeerKey, Refusal> {
+    ) -> Result<PeerKey, Rejection> {
         let key = self.place(key, limits, now);
         let peer = self.peer(key);
         if limits.max_per_peer.is_some_and(|max| peer.live >= max) {
-            return Err(Refusal::PeerLimit);
+            return Err(Rejection::PeerLimit);
         }
         if let Some(rate) = limits.rate_per_peer
             && !peer.bucket.take(rate, now)
         {
-            return Err(Refusal::PeerRate);
+            return Err(Rejection::PeerRate);
         }
         peer.live += 1;
         Ok(key)
@@ -150,7 +150,7 @@ mod tests {
             assert!(peers.enter(peer, &limits, now).is_ok());
             assert!(matches!(
                 peers.enter(peer, &limits, now),
-                Err(Refusal::PeerLimit)
+                Err(Rejection::PeerLimit)
             ));
         }
         peers.leave(key(1));
@@ -160,7 +160,7 @@ mod tests {
         assert!(peers.enter(key(3), &slow, now).is_ok());
         assert!(matches!(
             peers.enter(key(3), &slow, now),
-            Err(Refusal::PeerRate)
+            Err(Rejection::PeerRate)
         ));
         let later = now + Duration::from_secs(1);
         assert!(peers.enter(key(3), &slow, later).is_ok());
@@ -179,7 +179,7 @@ mod tests {
         assert!(matches!(shared, PeerKey::Others(_)));
         assert!(matches!(
             peers.enter(key(many), &limits, now),
-            Err(Refusal::PeerLimit)
+            Err(Rejection::PeerLimit)
         ));
         let newcomers = many + 1_000_000..many + 1_000_053;
         let refused = newcomers.filter(|n| peers.enter(key(*n), &limits, now).is_err());

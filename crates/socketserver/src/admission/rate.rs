@@ -17,7 +17,7 @@ impl Eq for Rate {}
 /// A text is no rate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no rate: write 100 for a hundred per second, or 100:500 to allow 500 at once")]
-pub struct BadRate(String);
+pub struct ParseRateError(String);
 
 impl Rate {
     /// So many per second, and as many at once after a second's pause; 0 is taken as 1.
@@ -39,9 +39,9 @@ impl Rate {
 }
 
 impl FromStr for Rate {
-    type Err = BadRate;
+    type Err = ParseRateError;
 
-    fn from_str(text: &str) -> Result<Self, BadRate> {
+    fn from_str(text: &str) -> Result<Self, ParseRateError> {
         let number = |text: &str| match text.parse::<u32>() {
             Ok(n @ 1..) => Ok(n),
             _ => Err(()),
@@ -50,7 +50,7 @@ impl FromStr for Rate {
             None => Ok(Self::per_second(number(text)?)),
             Some((rate, burst)) => Ok(Self::per_second(number(rate)?).burst(number(burst)?)),
         };
-        parse().map_err(|()| BadRate(text.into()))
+        parse().map_err(|()| ParseRateError(text.into()))
     }
 }
 

@@ -8,16 +8,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use greenroom::net::Outgoing;
-use greenroom::{Engine, Readiness};
+use greenroom::net::Transmit;
+use greenroom::{Readiness, Runtime};
 use rustix::io::Errno;
 use rustix::net::AddressFamily;
 
-use super::{AtLimit, Concurrency, Dispatch};
+use super::{Concurrency, Dispatch, OverloadPolicy};
 use crate::ServeError;
 use crate::event::Event;
 use crate::park::{Interest, Park, Parker, send_packet};
-use crate::server::{ChildSource, Controller, Pause, Task};
+use crate::server::{ChildWatcher, ServerHandle, Suspended, Task};
 use crate::socket::has_input;
 
 /// Requests of each worker that have been handed to it and have not begun. Further ones wait in the
@@ -46,23 +46,23 @@ const BACKLOG_PER_WORKER: usize = 32;
 /// ends the process for them, there is [`batch_scheduling`](Self::batch_scheduling).
 pub struct Green {
     max_requests: usize,
-    at_limit: AtLimit,
+    at_limit: OverloadPolicy,
     pub(crate) workers: Option<usize>,
     pub(crate) stack_size: usize,
     pub(crate) stall_threshold: Option<Duration>,
     batch_scheduling: bool,
     backlog: Arc<Backlog>,
     /// Told of stalls.
-    server: OnceLock<Controller>,
+    server: OnceLock<ServerHandle>,
     /// Started when serving begins.
-    engine: OnceLock<Engine>,
+    engine: OnceLock<Runtime>,
 }
 
 impl Default for Green {
     fn default() -> Self {
         Self {
             max_requests: 10_000,
-            at_limit: AtLimit::Wait,
+            at_limit: OverloadPolicy::Wait,
             workers: None,
             stack_size: 256 << 10,
             stall_threshold: Some(Duration::from_millis(100)),
@@ -81,7 +81,7 @@ struct Backlog {
     /// The loop waits for it to shrink.
     is_awaited: AtomicBool,
     limit: OnceLock<usize>,
-    loop_of: OnceLock<Controller>,
+    loop_of: OnceLock<ServerHandle>,
 }
 
 impl Backlog {
@@ -144,7 +144,7 @@ impl Green {
 
     /// What happens to the next one.
     #[must_use]
-    pub fn at_limit(mut self, policy: AtLimit) -> Self {
+    pub fn overload_policy(mut self, policy: OverloadPolicy) -> Self {
         self.at_limit = policy;
         self
     }
@@ -187,8 +187,8 @@ impl Green {
         u32::try_from(coroutines).unwrap_or(u32::MAX)
     }
 
-    fn start(&self) -> io::Result<Engine> {
-        let mut builder = Engine::builder()
+    fn start(&self) -> io::Result<Runtime> {
+        let mut builder = Runtime::builder()
             .stack_size(self.stack_size)
             .max_coroutines(self.max_coroutines());
         if let Some(workers) = self.workers {
@@ -199,7 +199,7 @@ impl Green {
             builder = builder.on_stall(threshold, move |stall| {
                 server.0.emit(&Event::Stalled {
                     name: &stall.name,
-                    lasting: stall.lasting,
+                    duration: stall.duration,
                 });
             });
         }
@@ -210,11 +210,11 @@ impl Green {
 impl Concurrency for Green {
     const NAME: &'static str = "green";
 
-    fn limit(&self) -> (usize, AtLimit) {
+    fn limit(&self) -> (usize, OverloadPolicy) {
         (self.max_requests, self.at_limit)
     }
 
-    fn feeds_workers(&self) -> bool {
+    fn hands_off_to_workers(&self) -> bool {
         self.batch_scheduling
     }
 
@@ -235,19 +235,19 @@ impl Concurrency for Green {
         Ok(())
     }
 
-    fn process_request<J: Task>(&mut self, task: J, _: &ChildSource<'_>) -> Dispatch<J> {
+    fn process_request<J: Task>(&mut self, task: J, _: &ChildWatcher<'_>) -> Dispatch<J> {
         let Some(engine) = self.engine.get() else {
             return Dispatch::NoRoom(task, io::Error::other("the engine was not started"));
         };
         match engine.reserve() {
             Ok(reservation) => {
-                let name = task.subject();
+                let name = task.label();
                 // Boxed by itself: what a coroutine runs is kept until it ends.
                 let task = Box::new(task);
                 let to_begin = self.backlog.enter();
                 reservation.spawn_detached(name, move || {
                     drop(to_begin);
-                    go_on_later(task.run());
+                    resume_later(task.run());
                 });
                 Dispatch::Taken
             }
@@ -255,25 +255,25 @@ impl Concurrency for Green {
         }
     }
 
-    fn parker(&self, server: &Controller) -> Option<Arc<dyn Parker>> {
+    fn parker(&self, server: &ServerHandle) -> Option<Arc<dyn Parker>> {
         let _ = self.server.set(server.clone());
         let _ = self.backlog.loop_of.set(server.clone());
-        Some(Arc::new(Watching))
+        Some(Arc::new(GreenParker))
     }
 }
 
 /// Lets a request that is to go on later do so in a new coroutine of this worker. Until then it has
 /// no stack.
-fn go_on_later(mut pause: Option<Box<dyn Pause>>) {
+fn resume_later(mut pause: Option<Box<dyn Suspended>>) {
     let interest = greenroom::Interest::Read;
     while let Some(waiting) = pause {
         if has_left(&waiting) {
             pause = waiting.resume(Ok(()));
             continue;
         }
-        let (until, name) = (waiting.until(), waiting.subject());
+        let (until, name) = (waiting.until(), waiting.label());
         Readiness::when_ready(waiting, watched, interest, until, name, |pause, waited| {
-            go_on_later(pause.resume(waited));
+            resume_later(pause.resume(waited));
         });
         return;
     }
@@ -282,16 +282,16 @@ fn go_on_later(mut pause: Option<Box<dyn Pause>>) {
 /// Whether the handler has read less than there was. Readiness is told once: what was left is not
 /// told again.
 #[expect(clippy::borrowed_box, reason = "as below")]
-fn has_left(pause: &Box<dyn Pause>) -> bool {
+fn has_left(pause: &Box<dyn Suspended>) -> bool {
     let (readiness, socket) = watched(pause);
-    !readiness.is_drained() && has_input(socket)
+    !readiness.is_exhausted() && has_input(socket)
 }
 
 #[expect(
     clippy::borrowed_box,
     reason = "it is what waits, and when_ready lends it like this"
 )]
-fn watched(pause: &Box<dyn Pause>) -> (&Readiness, BorrowedFd<'_>) {
+fn watched(pause: &Box<dyn Suspended>) -> (&Readiness, BorrowedFd<'_>) {
     let readiness = pause.park().and_then(|park| park.as_any().downcast_ref());
     let readiness = readiness.expect("every connection of this model was given one");
     (readiness, pause.socket())
@@ -310,14 +310,14 @@ impl fmt::Debug for Green {
 }
 
 /// Parks whoever waits, a coroutine or a thread.
-struct Watching;
+struct GreenParker;
 
-impl Parker for Watching {
+impl Parker for GreenParker {
     fn attach(&self, _: BorrowedFd<'_>) -> io::Result<Box<dyn Park>> {
         Ok(Box::new(Readiness::new()))
     }
 
-    fn send_packet(&self, socket: &Arc<OwnedFd>, packet: &Outgoing<'_>) -> rustix::io::Result<()> {
+    fn send_packet(&self, socket: &Arc<OwnedFd>, packet: &Transmit<'_>) -> rustix::io::Result<()> {
         // One Unix peer that does not read must not fail what goes to others.
         if packet.to().address_family() == AddressFamily::UNIX {
             return send_packet(socket, packet);
@@ -345,11 +345,11 @@ impl Park for Readiness {
         Self::wait(self, fd, interest, until)
     }
 
-    fn is_drained(&self) -> bool {
-        Self::is_drained(self)
+    fn is_exhausted(&self) -> bool {
+        Self::is_exhausted(self)
     }
 
-    fn progressed(&self, drained: bool) {
-        Self::progressed(self, drained);
+    fn record_progress(&self, drained: bool) {
+        Self::record_progress(self, drained);
     }
 }

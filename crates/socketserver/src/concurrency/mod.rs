@@ -25,7 +25,7 @@ pub use threading::Threading;
 
 use crate::ServeError;
 use crate::park::Parker;
-use crate::server::{ChildSource, Controller, Pause, Task};
+use crate::server::{ChildWatcher, ServerHandle, Suspended, Task};
 
 /// A way to serve requests: [`Sequential`], [`Threading`], [`Pooled`], [`Forking`], or `Green` with
 /// the feature of that name.
@@ -42,11 +42,11 @@ pub trait Concurrency: sealed::Sealed + Default + Send + 'static {
     const FORKS: bool = false;
 
     /// How many requests may be live at once, and what happens to the next one.
-    fn limit(&self) -> (usize, AtLimit);
+    fn limit(&self) -> (usize, OverloadPolicy);
 
     /// Takes on a task, and serves it here or elsewhere.
     #[doc(hidden)]
-    fn process_request<J: Task>(&mut self, task: J, children: &ChildSource<'_>) -> Dispatch<J>;
+    fn process_request<J: Task>(&mut self, task: J, children: &ChildWatcher<'_>) -> Dispatch<J>;
 
     /// How many more requests the model can begin to serve soon. At 0 they are left in the kernel's
     /// queue, and the model wakes the loop when it is worth while to go on.
@@ -57,7 +57,7 @@ pub trait Concurrency: sealed::Sealed + Default + Send + 'static {
 
     /// Whether requests that wait between two calls of their handlers count against the limit.
     #[doc(hidden)]
-    fn counts_pauses(&self) -> bool {
+    fn counts_suspended(&self) -> bool {
         true
     }
 
@@ -75,7 +75,7 @@ pub trait Concurrency: sealed::Sealed + Default + Send + 'static {
 
     /// Whether requests are handed to few threads, which are not to be interrupted for each of them.
     #[doc(hidden)]
-    fn feeds_workers(&self) -> bool {
+    fn hands_off_to_workers(&self) -> bool {
         false
     }
 
@@ -87,14 +87,14 @@ pub trait Concurrency: sealed::Sealed + Default + Send + 'static {
 
     /// Watches the children that are still there, as serving begins.
     #[doc(hidden)]
-    fn watch_children(&mut self, children: &ChildSource<'_>) -> Result<(), ServeError> {
+    fn watch_children(&mut self, children: &ChildWatcher<'_>) -> Result<(), ServeError> {
         let _ = children;
         Ok(())
     }
 
     /// A child's descriptor became readable: it has exited.
     #[doc(hidden)]
-    fn collect_child(&mut self, child: u32, children: &ChildSource<'_>) {
+    fn collect_child(&mut self, child: u32, children: &ChildWatcher<'_>) {
         let _ = (child, children);
     }
 
@@ -110,7 +110,7 @@ pub trait Concurrency: sealed::Sealed + Default + Send + 'static {
 
     /// What parks a handler that waits for its connection, if it is not the kernel.
     #[doc(hidden)]
-    fn parker(&self, server: &Controller) -> Option<Arc<dyn Parker>> {
+    fn parker(&self, server: &ServerHandle) -> Option<Arc<dyn Parker>> {
         let _ = server;
         None
     }
@@ -123,9 +123,9 @@ pub trait Concurrency: sealed::Sealed + Default + Send + 'static {
 }
 
 /// Lets the calling thread feed such workers, for as long as what is returned lives.
-pub(crate) fn feed_workers() -> impl Sized {
+pub(crate) fn hand_off_to_workers() -> impl Sized {
     #[cfg(feature = "green")]
-    greenroom::Feeding::begin()
+    greenroom::BatchScheduling::begin()
 }
 
 mod sealed {
@@ -143,7 +143,7 @@ mod sealed {
 /// What a server does with a request when as many are live as its model allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum AtLimit {
+pub enum OverloadPolicy {
     /// Leave it in the kernel's queue until another one ends. A full queue makes further clients
     /// wait in `connect`, and drops datagrams.
     #[default]
@@ -174,9 +174,9 @@ pub enum Dispatch<J> {
 
 /// Hands a task to a thread that `start` finds or makes. Where it fails, the closure that the task
 /// went into is lost, and the task comes back whole all the same.
-fn hand_over<J: Task>(task: J, start: impl FnOnce(Handed<J>) -> io::Result<()>) -> Dispatch<J> {
-    let ours = Handed(Arc::new(Mutex::new(Some(Box::new(task)))));
-    let theirs = Handed(ours.0.clone());
+fn spawn_task<J: Task>(task: J, start: impl FnOnce(TaskCell<J>) -> io::Result<()>) -> Dispatch<J> {
+    let ours = TaskCell(Arc::new(Mutex::new(Some(Box::new(task)))));
+    let theirs = TaskCell(ours.0.clone());
     match start(theirs) {
         Ok(()) => Dispatch::Taken,
         Err(error) => match ours.take() {
@@ -187,10 +187,10 @@ fn hand_over<J: Task>(task: J, start: impl FnOnce(Handed<J>) -> io::Result<()>) 
 }
 
 /// A task that belongs to whoever takes it first.
-struct Handed<J>(Arc<Mutex<Option<Box<J>>>>);
+struct TaskCell<J>(Arc<Mutex<Option<Box<J>>>>);
 
-impl<J: Task> Handed<J> {
-    fn run(self) -> Option<Box<dyn Pause>> {
+impl<J: Task> TaskCell<J> {
+    fn run(self) -> Option<Box<dyn Suspended>> {
         self.take()?.run()
     }
 

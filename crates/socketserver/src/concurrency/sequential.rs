@@ -9,9 +9,9 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::{AtLimit, Concurrency, Dispatch};
+use super::{Concurrency, Dispatch, OverloadPolicy};
 use crate::park::{Interest, Park, Parker};
-use crate::server::{ChildSource, Controller, Task, wait_to_end};
+use crate::server::{ChildWatcher, ServerHandle, Task, wait_to_end};
 use crate::socket::cancelled;
 use crate::timeouts::{earliest, timed_out};
 
@@ -27,32 +27,32 @@ impl Concurrency for Sequential {
     const NAME: &'static str = "sequential";
     const IS_INLINE: bool = true;
 
-    fn limit(&self) -> (usize, AtLimit) {
-        (1, AtLimit::Wait)
+    fn limit(&self) -> (usize, OverloadPolicy) {
+        (1, OverloadPolicy::Wait)
     }
 
-    fn process_request<J: Task>(&mut self, task: J, _: &ChildSource<'_>) -> Dispatch<J> {
+    fn process_request<J: Task>(&mut self, task: J, _: &ChildWatcher<'_>) -> Dispatch<J> {
         wait_to_end(Box::new(task).run());
         Dispatch::Taken
     }
 
-    fn parker(&self, server: &Controller) -> Option<Arc<dyn Parker>> {
-        Some(Arc::new(Attentive(server.clone())))
+    fn parker(&self, server: &ServerHandle) -> Option<Arc<dyn Parker>> {
+        Some(Arc::new(CommandAwareParker(server.clone())))
     }
 }
 
 /// Waits for the connection and for commands at once. The loop that would cut the connection at a
 /// drain's deadline is the very thread that waits here.
 #[derive(Clone)]
-struct Attentive(Controller);
+struct CommandAwareParker(ServerHandle);
 
-impl Parker for Attentive {
+impl Parker for CommandAwareParker {
     fn attach(&self, _: BorrowedFd<'_>) -> io::Result<Box<dyn Park>> {
         Ok(Box::new(self.clone()))
     }
 }
 
-impl Park for Attentive {
+impl Park for CommandAwareParker {
     fn as_any(&self) -> &dyn Any {
         self
     }
@@ -80,7 +80,7 @@ impl Park for Attentive {
             }
             let timeout = earliest(until, drain)
                 .and_then(|end| Timespec::try_from(end.saturating_duration_since(now)).ok());
-            // Only the serving thread hears commands: another one, that writes through a `Writer`,
+            // Only the serving thread hears commands: another one, that writes through a `WriteHalf`,
             // would take them away from it.
             let hears = lifecycle.is_serving_thread();
             let mut fds = [
@@ -98,7 +98,7 @@ impl Park for Attentive {
                 Ok(_) if !fds[0].revents().is_empty() => return Ok(()),
                 // The caller looks around and comes back.
                 Ok(_) if !fds[1].revents().is_empty() => {
-                    lifecycle.woken();
+                    lifecycle.on_wakeup();
                     return Ok(());
                 }
                 Ok(_) => {}

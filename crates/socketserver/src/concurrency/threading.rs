@@ -2,8 +2,8 @@
 
 use std::thread;
 
-use super::{AtLimit, Concurrency, Dispatch, hand_over};
-use crate::server::{ChildSource, Task, wait_to_end};
+use super::{Concurrency, Dispatch, OverloadPolicy, spawn_task};
+use crate::server::{ChildWatcher, Task, wait_to_end};
 
 /// Serves each request on a thread of its own.
 ///
@@ -12,7 +12,7 @@ use crate::server::{ChildSource, Task, wait_to_end};
 #[derive(Clone, Copy, Debug)]
 pub struct Threading {
     max_threads: usize,
-    at_limit: AtLimit,
+    at_limit: OverloadPolicy,
     pub(crate) stack_size: Option<usize>,
     daemon: bool,
 }
@@ -21,7 +21,7 @@ impl Default for Threading {
     fn default() -> Self {
         Self {
             max_threads: 1024,
-            at_limit: AtLimit::Wait,
+            at_limit: OverloadPolicy::Wait,
             stack_size: None,
             daemon: false,
         }
@@ -44,7 +44,7 @@ impl Threading {
 
     /// What happens to the next one.
     #[must_use]
-    pub fn at_limit(mut self, policy: AtLimit) -> Self {
+    pub fn overload_policy(mut self, policy: OverloadPolicy) -> Self {
         self.at_limit = policy;
         self
     }
@@ -68,16 +68,16 @@ impl Threading {
 impl Concurrency for Threading {
     const NAME: &'static str = "threading";
 
-    fn limit(&self) -> (usize, AtLimit) {
+    fn limit(&self) -> (usize, OverloadPolicy) {
         (self.max_threads, self.at_limit)
     }
 
-    fn process_request<J: Task>(&mut self, task: J, _: &ChildSource<'_>) -> Dispatch<J> {
+    fn process_request<J: Task>(&mut self, task: J, _: &ChildWatcher<'_>) -> Dispatch<J> {
         let mut builder = thread::Builder::new().name(format!("request {}", task.info().id()));
         if let Some(bytes) = self.stack_size {
             builder = builder.stack_size(bytes);
         }
-        hand_over(task, |theirs| {
+        spawn_task(task, |theirs| {
             let thread = builder.spawn(move || wait_to_end(theirs.run()));
             thread.map(drop)
         })

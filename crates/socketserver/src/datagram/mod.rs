@@ -1,7 +1,7 @@
 //! What a datagram handler is given: one packet, over UDP or a Unix datagram socket.
 
-mod allowance;
-mod way_back;
+mod amplification;
+mod reply_path;
 
 use std::fmt;
 use std::io;
@@ -10,13 +10,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-pub use allowance::AmplificationExceeded;
-pub(crate) use way_back::WayBack;
+pub use amplification::AmplificationExceeded;
+pub(crate) use reply_path::ReplyPath;
 
-use allowance::Allowance;
+use amplification::AmplificationBudget;
 
 use crate::address::Address;
-use crate::server::{Controller, RequestId};
+use crate::server::{RequestId, ServerHandle};
 
 /// One datagram and the way back to its sender.
 ///
@@ -28,9 +28,9 @@ pub struct Datagram {
     peer: Address,
     /// What the socket is bound to.
     bound: Arc<Address>,
-    way_back: WayBack,
-    allowance: Option<Allowance>,
-    server: Controller,
+    reply_path: ReplyPath,
+    amplification: Option<AmplificationBudget>,
+    server: ServerHandle,
     id: RequestId,
     received: usize,
     sent: AtomicU64,
@@ -40,10 +40,10 @@ pub struct Datagram {
 impl Datagram {
     pub(crate) fn new(
         (data, full_len): (&[u8], usize),
-        (peer, way_back): (Address, WayBack),
+        (peer, reply_path): (Address, ReplyPath),
         bound: Arc<Address>,
         max_amplification: Option<u32>,
-        server: Controller,
+        server: ServerHandle,
         id: RequestId,
     ) -> Self {
         Self {
@@ -51,8 +51,9 @@ impl Datagram {
             full_len,
             peer,
             bound,
-            way_back,
-            allowance: max_amplification.map(|factor| Allowance::new(full_len, factor)),
+            reply_path,
+            amplification: max_amplification
+                .map(|factor| AmplificationBudget::new(full_len, factor)),
             server,
             id,
             received: data.len(),
@@ -104,7 +105,7 @@ impl Datagram {
     /// one that answers it.
     #[must_use]
     pub fn local_addr(&self) -> Address {
-        match (self.way_back.from, &*self.bound) {
+        match (self.reply_path.from, &*self.bound) {
             (Some(local), Address::Inet(bound)) => Address::Inet(match local.ip {
                 IpAddr::V4(_) => SocketAddr::new(local.ip, bound.port()),
                 IpAddr::V6(ip) => SocketAddrV6::new(ip, bound.port(), 0, local.interface).into(),
@@ -133,14 +134,14 @@ impl Datagram {
     /// }
     /// ```
     pub fn mark_validated(&self) {
-        if let Some(allowance) = &self.allowance {
-            allowance.lift();
+        if let Some(amplification) = &self.amplification {
+            amplification.lift();
         }
     }
 
     /// The server's controller: a handler may ask for a shutdown, or look at the counters.
     #[must_use]
-    pub fn server(&self) -> &Controller {
+    pub fn server(&self) -> &ServerHandle {
         &self.server
     }
 
@@ -160,22 +161,22 @@ impl Datagram {
     ///   something shorter may be.
     /// * `EMSGSIZE`: `bytes` is more than one datagram can carry.
     pub fn reply(&self, bytes: &[u8]) -> io::Result<()> {
-        if let Some(allowance) = &self.allowance
-            && let Err(exceeded) = allowance.take(bytes.len())
+        if let Some(amplification) = &self.amplification
+            && let Err(exceeded) = amplification.take(bytes.len())
         {
-            self.server.0.reporter.amplification_refused();
+            self.server.0.sink.amplification_refused();
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, exceeded));
         }
-        let sent = self.way_back.send(bytes);
+        let sent = self.reply_path.send(bytes);
         match &sent {
             Ok(()) => {
                 self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             }
             Err(error) => {
-                if let Some(allowance) = &self.allowance {
-                    allowance.give_back(bytes.len());
+                if let Some(amplification) = &self.amplification {
+                    amplification.give_back(bytes.len());
                 }
-                if way_back::is_gone(error) {
+                if reply_path::is_gone(error) {
                     self.lost.store(true, Ordering::Relaxed);
                 }
             }
@@ -183,11 +184,11 @@ impl Datagram {
         sent
     }
 
-    pub(crate) fn meters(&self) -> (u64, u64) {
+    pub(crate) fn byte_counts(&self) -> (u64, u64) {
         (self.received as u64, self.sent.load(Ordering::Relaxed))
     }
 
-    pub(crate) fn is_lost(&self) -> bool {
+    pub(crate) fn is_disconnected(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
 }
@@ -195,7 +196,7 @@ impl Datagram {
 /// The socket that it came in by, and that the whole server shares.
 impl AsFd for Datagram {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.way_back.socket.as_fd()
+        self.reply_path.socket.as_fd()
     }
 }
 

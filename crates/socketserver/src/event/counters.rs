@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
-use super::{EndReason, Event, Refusal};
+use super::{EndReason, Event, Rejection};
 
-/// Totals since the server was made; see [`Controller::counters`](crate::Controller::counters).
+/// Totals since the server was made; see [`ServerHandle::counters`](crate::ServerHandle::counters).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
@@ -32,7 +32,7 @@ pub struct Counters {
     /// Of those: requests of this peer came faster than the `Admission` allows.
     pub peer_rate: u64,
     /// Of those: datagrams from source ports that the server
-    /// [refuses](crate::Builder::refuse_low_ports).
+    /// [refuses](crate::Builder::reject_low_ports).
     pub low_port: u64,
     /// Of those: datagrams whose source is an address that this process serves datagrams at.
     pub own_address: u64,
@@ -55,11 +55,11 @@ pub struct Counters {
     /// Of those: a wait reached its limit.
     pub timed_out: u64,
     /// Of those: the peer went away.
-    pub peer_gone: u64,
+    pub disconnected: u64,
     /// Of those: cut by the server.
     pub cancelled: u64,
     /// Of those: cut because they did not read what a [`Room`](crate::Room) sent to them.
-    pub fell_behind: u64,
+    pub slow_consumer: u64,
     /// Of those: cut because they used nothing, and others needed their places; see
     /// [`Displacement`](crate::Displacement).
     pub displaced: u64,
@@ -92,7 +92,7 @@ pub struct Counters {
 
 impl Counters {
     /// The refused requests by reason, each with its name as in metrics.
-    pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+    pub fn rejections(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         [
             ("verify", self.not_verified),
             ("at_limit", self.at_limit),
@@ -119,9 +119,9 @@ impl Counters {
             ("panicked", self.panicked),
             ("protocol_error", self.protocol_error),
             ("timed_out", self.timed_out),
-            ("peer_gone", self.peer_gone),
+            ("disconnected", self.disconnected),
             ("cancelled", self.cancelled),
-            ("fell_behind", self.fell_behind),
+            ("slow_consumer", self.slow_consumer),
             ("displaced", self.displaced),
             ("killed", self.killed),
         ]
@@ -206,9 +206,9 @@ pub(super) struct Totals {
     panicked: AtomicU64,
     protocol_error: AtomicU64,
     timed_out: AtomicU64,
-    peer_gone: AtomicU64,
+    disconnected: AtomicU64,
     cancelled: AtomicU64,
-    fell_behind: AtomicU64,
+    slow_consumer: AtomicU64,
     displaced: AtomicU64,
     killed: AtomicU64,
     accept_errors: AtomicU64,
@@ -227,9 +227,9 @@ impl Totals {
     pub(super) fn count(&self, event: &Event<'_>) {
         match event {
             Event::Accepted(_) => add(&self.accepted, 1),
-            Event::Refused(_, reason) => {
+            Event::Rejected(_, reason) => {
                 add(&self.refused, 1);
-                add(self.refusal(reason), 1);
+                add(self.rejection(reason), 1);
             }
             Event::HookFailed { hook, .. } => self.hook_failed(hook),
             Event::DrainStarted { .. } => add(&self.drains, 1),
@@ -273,23 +273,23 @@ impl Totals {
         add(&self.hook_failures, 1);
     }
 
-    fn refusal(&self, reason: &Refusal) -> &AtomicU64 {
+    fn rejection(&self, reason: &Rejection) -> &AtomicU64 {
         match reason {
-            Refusal::Verify => &self.not_verified,
-            Refusal::AtLimit => &self.at_limit,
-            Refusal::NoDescriptors => &self.no_descriptors,
-            Refusal::Displaced => &self.displaced_in_queue,
-            Refusal::Draining => &self.draining,
-            Refusal::Denied => &self.denied,
-            Refusal::PeerLimit => &self.peer_limit,
-            Refusal::PeerRate => &self.peer_rate,
-            Refusal::LowPort => &self.low_port,
-            Refusal::OwnAddress => &self.own_address,
-            Refusal::NoPort => &self.no_port,
+            Rejection::Verify => &self.not_verified,
+            Rejection::AtLimit => &self.at_limit,
+            Rejection::NoDescriptors => &self.no_descriptors,
+            Rejection::Displaced => &self.displaced_in_queue,
+            Rejection::Draining => &self.draining,
+            Rejection::Denied => &self.denied,
+            Rejection::PeerLimit => &self.peer_limit,
+            Rejection::PeerRate => &self.peer_rate,
+            Rejection::LowPort => &self.low_port,
+            Rejection::OwnAddress => &self.own_address,
+            Rejection::NoPort => &self.no_port,
             #[cfg(feature = "proxy")]
-            Refusal::ProxyHeader(_) => &self.proxy_header,
+            Rejection::ProxyHeader(_) => &self.proxy_header,
             #[cfg(feature = "tls")]
-            Refusal::Tls(_) => &self.tls,
+            Rejection::Tls(_) => &self.tls,
         }
     }
 
@@ -300,9 +300,9 @@ impl Totals {
             EndReason::Panicked => &self.panicked,
             EndReason::ProtocolError => &self.protocol_error,
             EndReason::TimedOut => &self.timed_out,
-            EndReason::PeerGone => &self.peer_gone,
+            EndReason::Disconnected => &self.disconnected,
             EndReason::Cancelled => &self.cancelled,
-            EndReason::FellBehind => &self.fell_behind,
+            EndReason::SlowConsumer => &self.slow_consumer,
             EndReason::Displaced => &self.displaced,
             EndReason::Killed(_) => &self.killed,
         }
@@ -320,9 +320,9 @@ impl Totals {
             panicked: read(&self.panicked),
             protocol_error: read(&self.protocol_error),
             timed_out: read(&self.timed_out),
-            peer_gone: read(&self.peer_gone),
+            disconnected: read(&self.disconnected),
             cancelled: read(&self.cancelled),
-            fell_behind: read(&self.fell_behind),
+            slow_consumer: read(&self.slow_consumer),
             displaced: read(&self.displaced),
             killed: read(&self.killed),
             refused: read(&self.refused),

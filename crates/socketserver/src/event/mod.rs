@@ -2,7 +2,7 @@
 //! and the application's observers only subscribe.
 
 mod counters;
-mod reporter;
+mod sink;
 mod throttle;
 
 use std::fmt;
@@ -10,22 +10,22 @@ use std::io;
 use std::time::Duration;
 
 pub use counters::Counters;
-pub(crate) use reporter::Reporter;
+pub(crate) use sink::EventSink;
 pub(crate) use throttle::Throttle;
 
 use crate::address::Address;
 use crate::concurrency::CUT;
-use crate::failure::{Cause, HandlerFailure};
 use crate::server::{DrainReport, RequestInfo, ServerState};
+use crate::user_code::{HandlerError, HandlerErrorKind};
 
 /// Something that happened in a server; see [`Builder::on_event`](crate::Builder::on_event).
 ///
-/// A request's events come in this order: `Accepted`, then either `Refused`, or `Dispatched`,
+/// A request's events come in this order: `Accepted`, then either `Rejected`, or `Dispatched`,
 /// `Started`, perhaps `Failed`, `Closing`, `Ended`. Under a forking server those from `Started` to
 /// `Closing` happen in the child, and `Ended` in the parent.
 ///
 /// Where a header of the PROXY protocol is to come first (feature `proxy`), it is read after
-/// `Dispatched`. Then `Started` follows, or `Refused`, or, if the peer went away or was cut, `Ended`.
+/// `Dispatched`. Then `Started` follows, or `Rejected`, or, if the peer went away or was cut, `Ended`.
 /// From then on the peer is the client that the header names. What a forked child refuses is told
 /// by the child, which knows the client, and by the parent, which counts.
 ///
@@ -34,24 +34,24 @@ use crate::server::{DrainReport, RequestInfo, ServerState};
 /// they all cost a connection by `cargo run --release -p bench -- churn --contenders green,green-watched`.
 ///
 /// A drain's events come in this order: `DrainStarted`, `DrainBacklogTaken`, `ListenerClosed` for each
-/// address, then `DrainCutting` and `DrainKilled` if it comes to that, and `DrainEnded`.
+/// address, then `DrainDeadlineReached` and `DrainKilled` if it comes to that, and `DrainEnded`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
     /// A connection was accepted or a datagram received (`get_request`).
     Accepted(&'a RequestInfo),
     /// The request was closed without a handler.
-    Refused(&'a RequestInfo, &'a Refusal),
+    Rejected(&'a RequestInfo, &'a Rejection),
     /// The request was handed to the concurrency model (`process_request`).
     Dispatched(&'a RequestInfo),
     /// Its service begins (`finish_request`).
     Started(&'a RequestInfo),
     /// The handler failed; `handle_error` is called next. A peer that went away is no failure.
-    Failed(&'a RequestInfo, &'a HandlerFailure),
+    Failed(&'a RequestInfo, &'a HandlerError),
     /// The service is over and the request is about to be closed (`shutdown_request`).
     Closing(&'a RequestInfo),
     /// The request is closed (`close_request`).
-    Ended(&'a RequestInfo, &'a Ended),
+    Ended(&'a RequestInfo, &'a RequestSummary),
     /// Accepting pauses because the system has no room. Once per episode: until nothing failed
     /// for ten seconds, further pauses belong to the same one.
     AcceptPaused {
@@ -87,7 +87,7 @@ pub enum Event<'a> {
         /// The name of the hook.
         hook: &'static str,
         /// What it did.
-        cause: &'a Cause,
+        cause: &'a HandlerErrorKind,
     },
     /// A request has kept its thread to itself for too long, and goes on doing so. Told once for
     /// each time, by event-driven servers only.
@@ -95,7 +95,7 @@ pub enum Event<'a> {
         /// Which request, and whose.
         name: &'a str,
         /// For how long at least.
-        lasting: Duration,
+        duration: Duration,
     },
     /// The kernel dropped datagrams, mostly because its buffer for the socket was full: they came
     /// faster than they were taken out of it. Told with the next datagram, once per second at most.
@@ -120,7 +120,7 @@ pub enum Event<'a> {
         /// How long it lasted.
         lasted: Duration,
     },
-    /// The server is in another state; see [`Controller::state`](crate::Controller::state).
+    /// The server is in another state; see [`ServerHandle::state`](crate::ServerHandle::state).
     ///
     /// Told by the serving thread, in order, when it gets to it. What it was in between for a moment
     /// only, or while nobody served, is not told.
@@ -151,7 +151,7 @@ pub enum Event<'a> {
     },
     /// The drain's deadline has passed, and what is left is cut. A sequential server does not tell
     /// it, as its handler notices the deadline by itself, and sooner.
-    DrainCutting {
+    DrainDeadlineReached {
         /// How many requests that concerns.
         live: usize,
     },
@@ -167,15 +167,15 @@ pub enum Event<'a> {
 /// Why a request was closed without a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum Rejection {
     /// `verify_request` said no, or failed.
     Verify,
-    /// The server is at its limit, and its [policy](crate::AtLimit) is not to let clients wait, or
+    /// The server is at its limit, and its [policy](crate::OverloadPolicy) is not to let clients wait, or
     /// not for longer.
     AtLimit,
     /// The process is out of descriptors, and the policy is not to let clients wait.
     NoDescriptors,
-    /// It waited in the [queue](crate::AtLimit::Queue), and another client that has fewer places
+    /// It waited in the [queue](crate::OverloadPolicy::Queue), and another client that has fewer places
     /// needed its place.
     Displaced,
     /// The drain's deadline passed before the request could be served.
@@ -187,7 +187,7 @@ pub enum Refusal {
     /// Requests of this peer come faster than its `Admission` allows.
     PeerRate,
     /// The datagram's source port is that of a service, and the server
-    /// [refuses these](crate::Builder::refuse_low_ports).
+    /// [refuses these](crate::Builder::reject_low_ports).
     LowPort,
     /// The datagram's source is an address that this process serves datagrams at: the answer would be
     /// the next question.
@@ -196,13 +196,13 @@ pub enum Refusal {
     NoPort,
     /// The peer is a [trusted proxy](crate::ProxyProtocol), and did not begin with a header.
     #[cfg(feature = "proxy")]
-    ProxyHeader(crate::BadProxyHeader),
+    ProxyHeader(crate::ProxyHeaderError),
     /// The [TLS](crate::Tls) handshake came to nothing.
     #[cfg(feature = "tls")]
-    Tls(crate::TlsFault),
+    Tls(crate::TlsHandshakeError),
 }
 
-impl Refusal {
+impl Rejection {
     /// Whether the client is told the server's notice. Who is denied is told nothing: it costs
     /// least, and says least. A proxy without a header may pass the notice on to anybody.
     pub(crate) fn is_told(self) -> bool {
@@ -218,7 +218,7 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Verify => "not verified",
@@ -256,11 +256,11 @@ pub enum EndReason {
     /// A wait reached its limit, and the handler passed the error on.
     TimedOut,
     /// The peer reset the connection or closed it under a write.
-    PeerGone,
+    Disconnected,
     /// The server cut the connection.
     Cancelled,
     /// The peer did not read what a [`Room`](crate::Room) sent to it, and was cut.
-    FellBehind,
+    SlowConsumer,
     /// The server cut the connection, which used nothing, as another client needed its place; see
     /// [`Displacement`](crate::Displacement).
     Displaced,
@@ -276,9 +276,9 @@ impl fmt::Display for EndReason {
             Self::Panicked => f.write_str("panicked"),
             Self::ProtocolError => f.write_str("protocol error"),
             Self::TimedOut => f.write_str("timed out"),
-            Self::PeerGone => f.write_str("peer gone"),
+            Self::Disconnected => f.write_str("disconnected"),
             Self::Cancelled => f.write_str("cancelled"),
-            Self::FellBehind => f.write_str("fell behind"),
+            Self::SlowConsumer => f.write_str("slow consumer"),
             Self::Displaced => f.write_str("displaced"),
             // Only the server sends this one.
             Self::Killed(signal) if *signal == CUT.as_raw() => {
@@ -292,7 +292,7 @@ impl fmt::Display for EndReason {
 /// The end of a request, in figures.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub struct Ended {
+pub struct RequestSummary {
     /// How it ended.
     pub reason: EndReason,
     /// Bytes received from the peer. Zero where a child process has counted them.

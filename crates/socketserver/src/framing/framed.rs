@@ -4,8 +4,8 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::iter::FusedIterator;
 
-use super::wire::Wire;
-use super::{Decoder, Encoder, Parts};
+use super::frame_state::FrameState;
+use super::{Decoder, Encoder, FramedParts};
 use crate::Connection;
 
 /// Reads and writes messages on a stream: on a [`Connection`], a `&mut` to one, a
@@ -30,7 +30,7 @@ use crate::Connection;
 /// use socketserver::framing::{Framed, LengthPrefix};
 ///
 /// let echo = handler_fn(|conn: &mut Connection| {
-///     let mut frames = Framed::new(conn, LengthPrefix::u32_be()).paced();
+///     let mut frames = Framed::new(conn, LengthPrefix::u32_be()).with_receive_rate();
 ///     while let Some(frame) = frames.read()? {
 ///         frames.write(frame)?;
 ///     }
@@ -42,23 +42,23 @@ use crate::Connection;
 pub struct Framed<S, C> {
     stream: S,
     codec: C,
-    wire: Wire,
+    wire: FrameState,
     /// Told of a message's beginning (`true`) and end.
-    told: Option<Told<S>>,
+    told: Option<ProgressCallback<S>>,
 }
 
-pub(super) type Told<S> = fn(&mut S, bool);
+pub(super) type ProgressCallback<S> = fn(&mut S, bool);
 
 impl<S, C> Framed<S, C> {
     /// Frames on `stream`, of which nothing was read yet.
     #[must_use]
     pub fn new(stream: S, codec: C) -> Self {
-        Self::from_parts(stream, Parts::new(codec))
+        Self::from_parts(stream, FramedParts::new(codec))
     }
 
     /// Goes on where [`into_parts`](Framed::into_parts) has stopped.
     #[must_use]
-    pub fn from_parts(stream: S, parts: Parts<C>) -> Self {
+    pub fn from_parts(stream: S, parts: FramedParts<C>) -> Self {
         Self {
             stream,
             codec: parts.codec,
@@ -70,7 +70,7 @@ impl<S, C> Framed<S, C> {
     /// Separates the stream from what was read of it, and not yet decoded. Memory that this does
     /// not need is given back.
     #[must_use]
-    pub fn into_parts(mut self) -> (S, Parts<C>) {
+    pub fn into_parts(mut self) -> (S, FramedParts<C>) {
         self.wire.shrink();
         let Self {
             stream,
@@ -78,7 +78,7 @@ impl<S, C> Framed<S, C> {
             wire,
             ..
         } = self;
-        (stream, Parts { codec, wire })
+        (stream, FramedParts { codec, wire })
     }
 
     /// Goes on with another codec, from the first byte that is not decoded: for a protocol that
@@ -127,11 +127,11 @@ impl<S, C> Framed<S, C> {
         self.wire.size()
     }
 
-    pub(super) fn told(&self) -> Told<S> {
+    pub(super) fn told(&self) -> ProgressCallback<S> {
         self.told.unwrap_or(|_, _| {})
     }
 
-    pub(super) fn split(&mut self) -> (&mut S, &mut C, &mut Wire) {
+    pub(super) fn split(&mut self) -> (&mut S, &mut C, &mut FrameState) {
         (&mut self.stream, &mut self.codec, &mut self.wire)
     }
 }
@@ -140,7 +140,7 @@ impl<C> Framed<&mut Connection, C> {
     /// Holds the peer to the connection's [`receive_rate`](crate::Timeouts::receive_rate) within
     /// each message: one that trickles in is cut, silence between messages is not.
     #[must_use]
-    pub fn paced(mut self) -> Self {
+    pub fn with_receive_rate(mut self) -> Self {
         self.told = Some(|conn, begins| {
             if begins {
                 conn.begin_message();
@@ -173,15 +173,15 @@ impl<S: Read, C: Decoder> Framed<S, C> {
     /// assert_eq!(all, ["a", "b"]);
     /// # Ok::<(), FrameError>(())
     /// ```
-    pub fn frames(&mut self) -> Frames<'_, S, C> {
-        Frames(self)
+    pub fn frames(&mut self) -> FrameIter<'_, S, C> {
+        FrameIter(self)
     }
 }
 
 impl<S, C: Decoder> Framed<S, C> {
     /// The next message if all of it has been read from the stream already. It never waits.
     ///
-    /// A handler that is [kept alive](crate::Connection::keep_alive) has to take these before it
+    /// A handler that is [kept alive](crate::Connection::suspend_until_readable) has to take these before it
     /// returns: it is called again for what is still to come, not for what it holds.
     ///
     /// # Errors
@@ -225,9 +225,9 @@ impl<S, C: fmt::Debug> fmt::Debug for Framed<S, C> {
 
 /// The messages of a stream, made by [`Framed::frames`].
 #[derive(Debug)]
-pub struct Frames<'a, S, C>(&'a mut Framed<S, C>);
+pub struct FrameIter<'a, S, C>(&'a mut Framed<S, C>);
 
-impl<S: Read, C: Decoder> Iterator for Frames<'_, S, C> {
+impl<S: Read, C: Decoder> Iterator for FrameIter<'_, S, C> {
     type Item = Result<C::Item, C::Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -235,4 +235,4 @@ impl<S: Read, C: Decoder> Iterator for Frames<'_, S, C> {
     }
 }
 
-impl<S: Read, C: Decoder> FusedIterator for Frames<'_, S, C> {}
+impl<S: Read, C: Decoder> FusedIterator for FrameIter<'_, S, C> {}

@@ -6,9 +6,9 @@ use std::io::{self, Read, Write};
 use bytes::{Buf, BytesMut};
 use serde_json::{Map, Value};
 
-use super::framed::Told;
+use super::frame_state::FrameState;
+use super::framed::ProgressCallback;
 use super::json_header::Incoming;
-use super::wire::Wire;
 use super::{Decoder, FrameError, Framed, JsonHeader};
 
 impl<S: Read> Framed<S, JsonHeader> {
@@ -34,14 +34,14 @@ impl<S: Read> Framed<S, JsonHeader> {
     /// assert!(frames.read_body()?.is_none());
     /// # Ok::<(), FrameError>(())
     /// ```
-    pub fn read_body(&mut self) -> Result<Option<Body<'_, S>>, FrameError> {
+    pub fn read_body(&mut self) -> Result<Option<JsonBody<'_, S>>, FrameError> {
         let told = self.told();
         let (stream, codec, wire) = self.split();
-        let Some(length) = wire.read(stream, &mut Heads(codec), told)? else {
+        let Some(length) = wire.read(stream, &mut HeaderOnly(codec), told)? else {
             return Ok(None);
         };
         codec.incoming = Incoming::Rest(length);
-        Ok(Some(Body {
+        Ok(Some(JsonBody {
             stream,
             codec,
             wire,
@@ -71,7 +71,7 @@ impl<S: Write> Framed<S, JsonHeader> {
     /// assert_eq!(frames.stream(), b"\x15\0\0\0{\"dataBodyLength\": 5}hello");
     /// # Ok::<(), FrameError>(())
     /// ```
-    pub fn write_body(&mut self, length: u64) -> Result<BodyWriter<'_, S>, FrameError> {
+    pub fn write_body(&mut self, length: u64) -> Result<JsonBodyWriter<'_, S>, FrameError> {
         self.write_body_with(length, &Map::new())
     }
 
@@ -100,26 +100,26 @@ impl<S: Write> Framed<S, JsonHeader> {
         &mut self,
         length: u64,
         members: &Map<String, Value>,
-    ) -> Result<BodyWriter<'_, S>, FrameError> {
+    ) -> Result<JsonBodyWriter<'_, S>, FrameError> {
         let (stream, codec, wire) = self.split();
         wire.write(stream, |dst| {
             codec.encode_head(length, members, dst)?;
             codec.owed = length;
             Ok::<_, FrameError>(())
         })?;
-        Ok(BodyWriter { stream, codec })
+        Ok(JsonBodyWriter { stream, codec })
     }
 }
 
 /// The body of a frame that is being received. It ends where the frame ends.
-pub struct Body<'a, S> {
+pub struct JsonBody<'a, S> {
     stream: &'a mut S,
     codec: &'a mut JsonHeader,
-    wire: &'a mut Wire,
-    told: Told<S>,
+    wire: &'a mut FrameState,
+    told: ProgressCallback<S>,
 }
 
-impl<S> Body<'_, S> {
+impl<S> JsonBody<'_, S> {
     /// How many bytes are still to be read.
     #[must_use]
     pub fn remaining(&self) -> u64 {
@@ -138,7 +138,7 @@ impl<S> Body<'_, S> {
 
 /// Fails with [`io::ErrorKind::UnexpectedEof`] if the peer ends before the body does. After a timeout
 /// it can be read on.
-impl<S: Read> Read for Body<'_, S> {
+impl<S: Read> Read for JsonBody<'_, S> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let Incoming::Rest(left) = &mut self.codec.incoming else {
             return Ok(0);
@@ -167,7 +167,7 @@ impl<S: Read> Read for Body<'_, S> {
     }
 }
 
-impl<S> fmt::Debug for Body<'_, S> {
+impl<S> fmt::Debug for JsonBody<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Body")
             .field("remaining", &self.remaining())
@@ -177,12 +177,12 @@ impl<S> fmt::Debug for Body<'_, S> {
 
 /// The body of a frame that is being sent: it takes as many bytes as were announced, unbuffered.
 #[must_use = "the peer waits for the body"]
-pub struct BodyWriter<'a, S> {
+pub struct JsonBodyWriter<'a, S> {
     stream: &'a mut S,
     codec: &'a mut JsonHeader,
 }
 
-impl<S: Write> BodyWriter<'_, S> {
+impl<S: Write> JsonBodyWriter<'_, S> {
     /// How many bytes are still to be written.
     #[must_use]
     pub fn remaining(&self) -> u64 {
@@ -206,7 +206,7 @@ impl<S: Write> BodyWriter<'_, S> {
 }
 
 /// Writing more than was announced fails with [`io::ErrorKind::InvalidInput`], and sends nothing.
-impl<S: Write> Write for BodyWriter<'_, S> {
+impl<S: Write> Write for JsonBodyWriter<'_, S> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         if buf.len() as u64 > self.codec.owed {
             return Err(FrameError::too_long_to_send(buf.len() as u64, self.codec.owed).into());
@@ -221,7 +221,7 @@ impl<S: Write> Write for BodyWriter<'_, S> {
     }
 }
 
-impl<S> fmt::Debug for BodyWriter<'_, S> {
+impl<S> fmt::Debug for JsonBodyWriter<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BodyWriter")
             .field("remaining", &self.codec.owed)
@@ -230,9 +230,9 @@ impl<S> fmt::Debug for BodyWriter<'_, S> {
 }
 
 /// Decodes headers only.
-struct Heads<'a>(&'a mut JsonHeader);
+struct HeaderOnly<'a>(&'a mut JsonHeader);
 
-impl Decoder for Heads<'_> {
+impl Decoder for HeaderOnly<'_> {
     type Item = u64;
     type Error = FrameError;
 

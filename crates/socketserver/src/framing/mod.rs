@@ -60,21 +60,21 @@
 //! # Connections that are kept alive
 //!
 //! What was read too much belongs to the next message. A handler that returns in between keeps it in
-//! [`Parts`].
+//! [`FramedParts`].
 
 mod buffer;
 mod codec;
 mod error;
+mod frame_state;
 mod framed;
+mod framed_parts;
 mod json_body;
 mod json_header;
 mod length_prefix;
 mod lines;
 mod netstring;
-mod parts;
 #[cfg(feature = "tokio-codec")]
 mod tokio_codec;
-mod wire;
 
 #[doc(no_inline)]
 pub use bytes::{Bytes, BytesMut};
@@ -83,13 +83,13 @@ pub use serde_json::{Map, Value};
 
 pub use codec::{Decoder, Encoder};
 pub use error::FrameError;
-pub use framed::{Framed, Frames};
-pub use json_body::{Body, BodyWriter};
+pub use framed::{FrameIter, Framed};
+pub use framed_parts::FramedParts;
+pub use json_body::{JsonBody, JsonBodyWriter};
 pub use json_header::JsonHeader;
 pub use length_prefix::LengthPrefix;
 pub use lines::{Lines, Utf8Lines};
 pub use netstring::Netstring;
-pub use parts::Parts;
 #[cfg(feature = "tokio-codec")]
 pub use tokio_codec::TokioCodec;
 

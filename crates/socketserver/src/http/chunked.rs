@@ -5,8 +5,8 @@ use std::io::{self, BufRead, Read};
 
 use ::http::{HeaderMap, StatusCode};
 
-use super::Limits;
-use super::extension::are_extensions;
+use super::HttpLimits;
+use super::chunk_extension::are_extensions;
 use super::head::fields;
 use super::problem::{bad, problem};
 
@@ -21,7 +21,7 @@ pub(super) struct Chunks {
     fields: usize,
     /// What extensions may still take.
     extensions: usize,
-    limits: Limits,
+    limits: HttpLimits,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ enum State {
 const DIGITS: usize = 16;
 
 impl Chunks {
-    pub fn new(limits: &Limits) -> Self {
+    pub fn new(limits: &HttpLimits) -> Self {
         Self {
             state: State::Size,
             line: Vec::new(),
@@ -187,7 +187,7 @@ impl Chunks {
             self.state = State::Done;
         } else {
             self.fields += 1;
-            if self.fields > self.limits.fields {
+            if self.fields > self.limits.max_headers {
                 return Err(too_large().into());
             }
         }
@@ -202,12 +202,12 @@ fn ended() -> super::Problem {
 /// Reads a chunked body from any buffered stream, and nothing behind it.
 ///
 /// ```
-/// use socketserver::http::{ChunkedReader, Limits};
+/// use socketserver::http::{ChunkedReader, HttpLimits};
 /// use std::io::Read;
 ///
 /// let wire = b"3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\nDigest: x\r\n\r\nnext";
 /// let mut rest = &wire[..];
-/// let mut body = ChunkedReader::new(&mut rest, &Limits::default());
+/// let mut body = ChunkedReader::new(&mut rest, &HttpLimits::default());
 /// let mut text = String::new();
 /// body.read_to_string(&mut text)?;
 /// assert_eq!(text, "abcdefg");
@@ -226,7 +226,7 @@ pub struct ChunkedReader<R> {
 
 impl<R: BufRead> ChunkedReader<R> {
     /// A body that begins with the next byte.
-    pub fn new(from: R, limits: &Limits) -> Self {
+    pub fn new(from: R, limits: &HttpLimits) -> Self {
         Self {
             from,
             chunks: Chunks::new(limits),

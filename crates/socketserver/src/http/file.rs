@@ -13,8 +13,8 @@ use bytes::Bytes;
 use httpdate::fmt_http_date;
 
 use super::conditional::{Validators, Verdict};
-use super::range::{Wanted, wanted};
-use super::response::{Content, Piece};
+use super::range::{RangeRequest, wanted};
+use super::response::{ResponseBody, Segment};
 use super::{RequestHead, Response};
 use crate::Result;
 
@@ -62,24 +62,24 @@ impl Response {
             request.method() == Method::GET && validators.admits_range(request.headers(), now)
         });
         let file = Arc::new(file);
-        let wanted = range.map_or(Wanted::Whole, |range| wanted(range, length));
+        let wanted = range.map_or(RangeRequest::Whole, |range| wanted(range, length));
         match wanted {
-            Wanted::Unsatisfiable => {
+            RangeRequest::Unsatisfiable => {
                 let all = HeaderValue::from_str(&format!("bytes */{length}"))?;
                 base.insert(CONTENT_RANGE, all);
                 Ok(Self::new(StatusCode::RANGE_NOT_SATISFIABLE).with_fields(base))
             }
-            Wanted::Parts(parts) if parts.len() > 1 => {
+            RangeRequest::Parts(parts) if parts.len() > 1 => {
                 let (boundary, pieces) = multipart(&file, &parts, length, media_type);
                 let multipart = format!("multipart/byteranges; boundary={boundary}");
                 base.insert(CONTENT_TYPE, HeaderValue::from_str(&multipart)?);
-                let content = Content::Pieces(pieces);
+                let content = ResponseBody::Pieces(pieces);
                 Ok(Self::with(StatusCode::PARTIAL_CONTENT, content).with_fields(base))
             }
             one => {
                 base.insert(CONTENT_TYPE, HeaderValue::from_str(media_type)?);
                 let (status, range) = match one {
-                    Wanted::Parts(parts) => {
+                    RangeRequest::Parts(parts) => {
                         let range = parts.into_iter().next().unwrap_or(0..length);
                         let place = HeaderValue::from_str(&content_range(&range, length))?;
                         base.insert(CONTENT_RANGE, place);
@@ -87,7 +87,7 @@ impl Response {
                     }
                     _ => (StatusCode::OK, 0..length),
                 };
-                let content = Content::Pieces(vec![Piece::File(file, range)]);
+                let content = ResponseBody::Pieces(vec![Segment::File(file, range)]);
                 Ok(Self::with(status, content).with_fields(base))
             }
         }
@@ -138,7 +138,7 @@ fn multipart(
     parts: &[Range<u64>],
     length: u64,
     media_type: &str,
-) -> (String, Vec<Piece>) {
+) -> (String, Vec<Segment>) {
     // Nobody who wrote the file can have known it.
     let random = || RandomState::new().build_hasher().finish();
     let boundary = format!("{:016x}{:016x}", random(), random());
@@ -149,10 +149,10 @@ fn multipart(
         let head = format!(
             "{begin}--{boundary}\r\nContent-Type: {media_type}\r\nContent-Range: {place}\r\n\r\n"
         );
-        pieces.push(Piece::Memory(Bytes::from(head)));
-        pieces.push(Piece::File(file.clone(), range.clone()));
+        pieces.push(Segment::Memory(Bytes::from(head)));
+        pieces.push(Segment::File(file.clone(), range.clone()));
     }
-    pieces.push(Piece::Memory(Bytes::from(format!(
+    pieces.push(Segment::Memory(Bytes::from(format!(
         "\r\n--{boundary}--\r\n"
     ))));
     (boundary, pieces)

@@ -10,19 +10,19 @@ use ::http::header::{CONNECTION, EXPECT, HOST};
 use ::http::uri::Authority;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 
-use super::Limits;
-use super::framing::Framing;
+use super::HttpLimits;
+use super::body_length::BodyLength;
+use super::head_scanner::HeadScanner;
 use super::problem::{Problem, bad, problem};
-use super::scan::Scan;
-use super::target;
+use super::request_target;
 
 /// The request line and the fields of a request.
 ///
 /// ```
-/// use socketserver::http::{Limits, RequestHead};
+/// use socketserver::http::{HttpLimits, RequestHead};
 ///
 /// let bytes = b"GET /a?b HTTP/1.1\r\nHost: example.org\r\n\r\nwhat follows";
-/// let (head, length) = RequestHead::parse(bytes, &Limits::default())?.unwrap();
+/// let (head, length) = RequestHead::parse(bytes, &HttpLimits::default())?.unwrap();
 /// assert_eq!((head.path(), head.query()), ("/a", Some("b")));
 /// assert_eq!(&bytes[length..], b"what follows");
 /// # Ok::<(), socketserver::http::Problem>(())
@@ -33,7 +33,7 @@ pub struct RequestHead {
     uri: Uri,
     version: Version,
     headers: HeaderMap,
-    framing: Framing,
+    framing: BodyLength,
 }
 
 impl RequestHead {
@@ -42,8 +42,8 @@ impl RequestHead {
     ///
     /// # Errors
     /// What the client is to be answered; the connection has to be closed then.
-    pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Option<(Self, usize)>, Problem> {
-        let mut scan = Scan::default();
+    pub fn parse(bytes: &[u8], limits: &HttpLimits) -> Result<Option<(Self, usize)>, Problem> {
+        let mut scan = HeadScanner::default();
         match scan.advance(bytes, limits)? {
             Some(end) => Ok(Some((Self::of(&bytes[..end], scan)?, end))),
             None => Ok(None),
@@ -55,7 +55,7 @@ impl RequestHead {
     /// # Errors
     /// Those of the stream, and a [`Problem`] with what the client is to be answered. Either loses
     /// what was read.
-    pub fn read(from: &mut impl BufRead, limits: &Limits) -> io::Result<Option<Self>> {
+    pub fn read(from: &mut impl BufRead, limits: &HttpLimits) -> io::Result<Option<Self>> {
         match HeadReader::default().read(from, limits, |_| true)? {
             Took::Head(head) => Ok(Some(head)),
             Took::End | Took::Part => Ok(None),
@@ -63,7 +63,7 @@ impl RequestHead {
     }
 
     /// Takes a head that was found to be whole.
-    fn of(bytes: &[u8], scan: Scan) -> Result<Self, Problem> {
+    fn of(bytes: &[u8], scan: HeadScanner) -> Result<Self, Problem> {
         let Some((line, header)) = scan.into_parts() else {
             return Err(bad("there is no request line"));
         };
@@ -74,7 +74,7 @@ impl RequestHead {
         } = line;
         let headers = fields(&bytes[header..])?;
         check_host(&uri, version, &headers)?;
-        let framing = Framing::of_request(&method, version, &headers)?;
+        let framing = BodyLength::of_request(&method, version, &headers)?;
         Ok(Self {
             method,
             uri,
@@ -124,9 +124,9 @@ impl RequestHead {
     /// The first field of a name, if it is text.
     ///
     /// ```
-    /// # use socketserver::http::{Limits, RequestHead};
+    /// # use socketserver::http::{HttpLimits, RequestHead};
     /// # let bytes = b"GET / HTTP/1.0\r\nAccept: text/html\r\n\r\n";
-    /// # let (head, _) = RequestHead::parse(bytes, &Limits::default())?.unwrap();
+    /// # let (head, _) = RequestHead::parse(bytes, &HttpLimits::default())?.unwrap();
     /// assert_eq!(head.header("accept"), Some("text/html"));
     /// # Ok::<(), socketserver::http::Problem>(())
     /// ```
@@ -140,7 +140,7 @@ impl RequestHead {
         only(&self.headers, name)
     }
 
-    pub(super) fn framing(&self) -> Framing {
+    pub(super) fn framing(&self) -> BodyLength {
         self.framing
     }
 
@@ -170,7 +170,7 @@ impl RequestHead {
 /// A head as it arrives.
 #[derive(Debug, Default)]
 pub(super) struct HeadReader {
-    scan: Scan,
+    scan: HeadScanner,
     /// What was taken from the stream, as it had a part of the head only.
     taken: Vec<u8>,
 }
@@ -191,7 +191,7 @@ impl HeadReader {
     pub(super) fn read<S: BufRead>(
         &mut self,
         from: &mut S,
-        limits: &Limits,
+        limits: &HttpLimits,
         mut goes_on: impl FnMut(&mut S) -> bool,
     ) -> io::Result<Took> {
         let Self { scan, taken } = self;
@@ -277,7 +277,7 @@ impl RequestLine {
             }
             _ => return Err(bad("the request line has no version of HTTP")),
         };
-        let uri = target::parse(&method, target)?;
+        let uri = request_target::parse(&method, target)?;
         Ok(Self {
             method,
             uri,

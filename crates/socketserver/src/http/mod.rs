@@ -20,7 +20,7 @@
 //! | what you write | [`Handler`], a method for each of HTTP's; or a function, [`Http::handler_fn`] |
 //! | what it is given | [`Request`]: a [`RequestHead`], and a [`Body`] to read |
 //! | what it returns | [`Response`]: bytes, a reader, a stream, a file, [another protocol](Response::upgrade); or a [`Problem`] |
-//! | the server's part | [`Http`]: [`Limits`], error pages, an [access log](Http::on_exchange) |
+//! | the server's part | [`Http`]: [`HttpLimits`], error pages, an [access log](Http::on_response) |
 //! | the wire alone | [`RequestHead::parse`], [`RequestHead::read`], [`ChunkedReader`] |
 //!
 //! The types of the `http` crate are here again: [`Method`], [`StatusCode`], [`HeaderMap`], ...
@@ -28,40 +28,40 @@
 //! # What it does
 //!
 //! * HTTP/1.0 and 1.1; a connection stays for as long as its client wants it to, and one that is idle
-//!   [costs next to nothing](crate::Connection::keep_alive). Requests that are sent without waiting
+//!   [costs next to nothing](crate::Connection::suspend_until_readable). Requests that are sent without waiting
 //!   are answered in their order.
 //! * Bodies with a length or in chunks, read as they arrive; `100 Continue` for who waits for it.
-//! * Every part of a request has a limit, in size and in time: see [`Limits`] and
+//! * Every part of a request has a limit, in size and in time: see [`HttpLimits`] and
 //!   [`Timeouts`](crate::Timeouts). Memory is taken for what has arrived only.
 //! * A request with two readings is refused, so that nobody hides one in another one's body
 //!   (RFC 9112, 11.2): both a length and a transfer coding, several lengths, anything but CRLF at the
 //!   end of a line, folded fields, spaces before a colon, codings other than `chunked`.
 //! * A failure before the answer has begun is a 500. One after that cuts the connection, so that the
 //!   client does not take a part for all; over a Unix socket under HTTP/1.0 it cannot be told.
-//! * In a drain, and while the server is [lame](crate::Controller::set_lame), answers say
+//! * In a drain, and while the server is [lame](crate::ServerHandle::set_lame), answers say
 //!   `Connection: close`. A drain ends idle connections at once, if nothing has arrived on them.
 //!
 //! # What it does not
 //!
 //! No HTTP/2, no tunnels (`CONNECT`), no compression, no routing, no client.
 
+mod body_length;
+mod chunk_extension;
 mod chunked;
 mod conditional;
-mod extension;
+mod connection;
 mod file;
-mod framing;
 mod handler;
 mod head;
-mod incoming;
+mod head_scanner;
 mod limits;
 mod problem;
 mod range;
 mod request;
+mod request_body;
+mod request_target;
 mod response;
-mod scan;
-mod send;
-mod service;
-mod target;
+mod response_writer;
 mod upgrade;
 
 #[doc(no_inline)]
@@ -70,10 +70,10 @@ pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Ve
 pub use bytes::Bytes;
 
 pub use chunked::ChunkedReader;
+pub use connection::{Http, HttpHandler, RequestLog};
 pub use handler::{Handler, HandlerFn};
 pub use head::RequestHead;
-pub use limits::Limits;
+pub use limits::HttpLimits;
 pub use problem::Problem;
 pub use request::{Body, Request};
 pub use response::Response;
-pub use service::{Exchange, Http, HttpHandler};

@@ -75,9 +75,9 @@ impl Problem {
     /// The one that an error of a reader has in it, if it has.
     ///
     /// ```
-    /// use socketserver::http::{Limits, Problem, RequestHead, StatusCode};
+    /// use socketserver::http::{HttpLimits, Problem, RequestHead, StatusCode};
     ///
-    /// let error = RequestHead::read(&mut &b"GET / HTTP/3.0\r\n\r\n"[..], &Limits::default()).unwrap_err();
+    /// let error = RequestHead::read(&mut &b"GET / HTTP/3.0\r\n\r\n"[..], &HttpLimits::default()).unwrap_err();
     /// let status = Problem::of(&error).unwrap().status();
     /// assert_eq!(status, StatusCode::HTTP_VERSION_NOT_SUPPORTED);
     /// ```

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// What of a resource is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum RangeRequest {
     /// All of it: nothing else was asked for, or so that it is better not to listen.
     Whole,
     /// These parts, in the order that was asked for; at least one.
@@ -19,12 +19,12 @@ const MOST: usize = 16;
 
 /// Understands a `Range`. What is no valid one is as if it was not there, and so is one in other
 /// units than bytes.
-pub(super) fn wanted(range: &str, length: u64) -> Wanted {
+pub(super) fn wanted(range: &str, length: u64) -> RangeRequest {
     let Some((unit, specs)) = range.split_once('=') else {
-        return Wanted::Whole;
+        return RangeRequest::Whole;
     };
     if !unit.eq_ignore_ascii_case("bytes") {
-        return Wanted::Whole;
+        return RangeRequest::Whole;
     }
     let mut parts = Vec::new();
     let (mut count, mut is_satisfied) = (0, false);
@@ -35,20 +35,20 @@ pub(super) fn wanted(range: &str, length: u64) -> Wanted {
         }
         count += 1;
         if count > MOST {
-            return Wanted::Whole;
+            return RangeRequest::Whole;
         }
         match part(spec, length) {
             Some(part) if part.is_empty() => is_satisfied |= length == 0 && is_suffix(spec),
             Some(part) => parts.push(part),
-            None => return Wanted::Whole,
+            None => return RangeRequest::Whole,
         }
     }
     let total: u128 = parts.iter().map(|p| u128::from(p.end - p.start)).sum();
     match parts[..] {
-        [] if count == 0 || is_satisfied => Wanted::Whole,
-        [] => Wanted::Unsatisfiable,
-        _ if parts.len() > 1 && total > u128::from(length) => Wanted::Whole,
-        _ => Wanted::Parts(parts),
+        [] if count == 0 || is_satisfied => RangeRequest::Whole,
+        [] => RangeRequest::Unsatisfiable,
+        _ if parts.len() > 1 && total > u128::from(length) => RangeRequest::Whole,
+        _ => RangeRequest::Parts(parts),
     }
 }
 
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn ranges_are_those_of_the_rfc() {
-        let parts = |parts: &[Range<u64>]| Wanted::Parts(parts.to_vec());
+        let parts = |parts: &[Range<u64>]| RangeRequest::Parts(parts.to_vec());
         for (range, expected) in [
             // The examples of RFC 9110, 14.1.2, for a length of 10000.
             ("bytes=0-499", parts(&[0..500])),
@@ -114,29 +114,29 @@ mod tests {
             ("BYTES=1-2", parts(&[1..3])),
             ("bytes=1-2,20000-", parts(&[1..3])),
             ("bytes=,1-2,", parts(&[1..3])),
-            ("bytes=10000-", Wanted::Unsatisfiable),
-            ("bytes=10000-10001,20000-", Wanted::Unsatisfiable),
-            ("bytes=-0", Wanted::Unsatisfiable),
+            ("bytes=10000-", RangeRequest::Unsatisfiable),
+            ("bytes=10000-10001,20000-", RangeRequest::Unsatisfiable),
+            ("bytes=-0", RangeRequest::Unsatisfiable),
             // Malformed, or nothing that we know.
-            ("bytes", Wanted::Whole),
-            ("bytes=", Wanted::Whole),
-            ("bytes=a-b", Wanted::Whole),
-            ("bytes=5-4", Wanted::Whole),
-            ("bytes=+1-2", Wanted::Whole),
-            ("bytes=1 -2", Wanted::Whole),
-            ("bytes=-", Wanted::Whole),
-            ("bytes=1-2-3", Wanted::Whole),
-            ("seconds=1-2", Wanted::Whole),
+            ("bytes", RangeRequest::Whole),
+            ("bytes=", RangeRequest::Whole),
+            ("bytes=a-b", RangeRequest::Whole),
+            ("bytes=5-4", RangeRequest::Whole),
+            ("bytes=+1-2", RangeRequest::Whole),
+            ("bytes=1 -2", RangeRequest::Whole),
+            ("bytes=-", RangeRequest::Whole),
+            ("bytes=1-2-3", RangeRequest::Whole),
+            ("seconds=1-2", RangeRequest::Whole),
             // Too much trouble.
-            ("bytes=0-,0-,0-", Wanted::Whole),
+            ("bytes=0-,0-,0-", RangeRequest::Whole),
         ] {
             assert_eq!(wanted(range, 10_000), expected, "{range}");
         }
         let many = format!("bytes={}", "1-1,".repeat(MOST + 1));
-        assert_eq!(wanted(&many, 10_000), Wanted::Whole);
-        assert_eq!(wanted("bytes=0-", 0), Wanted::Unsatisfiable);
-        assert_eq!(wanted("bytes=-0", 0), Wanted::Unsatisfiable);
-        assert_eq!(wanted("bytes=-5", 0), Wanted::Whole);
-        assert_eq!(wanted("bytes=0-,-5", 0), Wanted::Whole);
+        assert_eq!(wanted(&many, 10_000), RangeRequest::Whole);
+        assert_eq!(wanted("bytes=0-", 0), RangeRequest::Unsatisfiable);
+        assert_eq!(wanted("bytes=-0", 0), RangeRequest::Unsatisfiable);
+        assert_eq!(wanted("bytes=-5", 0), RangeRequest::Whole);
+        assert_eq!(wanted("bytes=0-,-5", 0), RangeRequest::Whole);
     }
 }

@@ -7,7 +7,7 @@ use std::ops::Deref;
 use ::http::HeaderMap;
 
 use super::RequestHead;
-use super::incoming::Incoming;
+use super::request_body::RequestBody;
 use crate::{Address, Connection};
 
 /// A request, as a [`Handler`](super::Handler) is given it.
@@ -16,14 +16,14 @@ use crate::{Address, Connection};
 /// [`body`](Self::body).
 pub struct Request<'a> {
     head: &'a RequestHead,
-    incoming: &'a mut Incoming,
+    incoming: &'a mut RequestBody,
     conn: &'a mut Connection,
 }
 
 impl<'a> Request<'a> {
     pub(super) fn new(
         head: &'a RequestHead,
-        incoming: &'a mut Incoming,
+        incoming: &'a mut RequestBody,
         conn: &'a mut Connection,
     ) -> Self {
         Self {
@@ -74,7 +74,7 @@ impl<'a> Request<'a> {
         self.incoming.length()
     }
 
-    /// Takes a longer or a shorter body than [`Limits::body`](super::Limits::body) allows: so many
+    /// Takes a longer or a shorter body than [`HttpLimits::body`](super::HttpLimits::body) allows: so many
     /// bytes from here on. To be said before it is read.
     pub fn limit_body(&mut self, bytes: u64) {
         self.incoming.limit(bytes);
@@ -113,7 +113,7 @@ impl fmt::Debug for Request<'_> {
 /// a body that is too long (413), malformed or cut short (400), or too slow (408). A handler that
 /// returns one has the client answered with it.
 pub struct Body<'a> {
-    incoming: &'a mut Incoming,
+    incoming: &'a mut RequestBody,
     conn: &'a mut Connection,
 }
 

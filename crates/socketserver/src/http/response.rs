@@ -11,11 +11,11 @@ use bytes::Bytes;
 
 use super::Problem;
 use super::upgrade::Upgrade;
-use crate::failure::Cause;
+use crate::user_code::HandlerErrorKind;
 
 /// An answer: a status, fields, and a body.
 ///
-/// What frames it is the server's: `Content-Length`, `Transfer-Encoding`, `Connection` and `Date` are
+/// What frames it is the server's: `ResponseBody-Length`, `Transfer-Encoding`, `Connection` and `Date` are
 /// set when it is sent, and any that a handler has set are left out. Nobody gets a body with the
 /// answer to `HEAD`, or with a status that has none (1xx, 204, 304).
 ///
@@ -30,23 +30,23 @@ use crate::failure::Cause;
 pub struct Response {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    pub(super) content: Content,
+    pub(super) content: ResponseBody,
     /// The connection ends with it.
     pub(super) closes: bool,
     /// And goes on with another protocol.
     pub(super) upgrade: Option<Upgrade>,
 }
 
-pub(super) enum Content {
+pub(super) enum ResponseBody {
     /// In memory, and parts of files: how long it is, is known.
-    Pieces(Vec<Piece>),
+    Pieces(Vec<Segment>),
     /// So many bytes of a reader.
     Sized(Box<dyn Read + Send>, u64),
     /// A reader to its end.
     Stream(Box<dyn Read + Send>),
 }
 
-pub(super) enum Piece {
+pub(super) enum Segment {
     Memory(Bytes),
     File(std::sync::Arc<File>, Range<u64>),
 }
@@ -55,14 +55,14 @@ impl Response {
     /// With nothing in it.
     #[must_use]
     pub fn new(status: StatusCode) -> Self {
-        Self::with(status, Content::Pieces(Vec::new()))
+        Self::with(status, ResponseBody::Pieces(Vec::new()))
     }
 
     /// 200, with these bytes: `Vec<u8>`, `String`, `&'static str`, `Bytes`.
     #[must_use]
     pub fn bytes(body: impl Into<Bytes>) -> Self {
-        let piece = Piece::Memory(body.into());
-        Self::with(StatusCode::OK, Content::Pieces(vec![piece]))
+        let piece = Segment::Memory(body.into());
+        Self::with(StatusCode::OK, ResponseBody::Pieces(vec![piece]))
     }
 
     /// 200, with text that is nothing else, in UTF-8.
@@ -81,7 +81,10 @@ impl Response {
     /// so that the client does not take what it has for all.
     #[must_use]
     pub fn reader(reader: impl Read + Send + 'static, length: u64) -> Self {
-        Self::with(StatusCode::OK, Content::Sized(Box::new(reader), length))
+        Self::with(
+            StatusCode::OK,
+            ResponseBody::Sized(Box::new(reader), length),
+        )
     }
 
     /// 200, with all that a reader has, sent in chunks as it comes. Under HTTP/1.0, which has no
@@ -90,7 +93,7 @@ impl Response {
     /// Each read is sent at once, of up to 16 KiB. An error of it cuts the connection.
     #[must_use]
     pub fn stream(reader: impl Read + Send + 'static) -> Self {
-        Self::with(StatusCode::OK, Content::Stream(Box::new(reader)))
+        Self::with(StatusCode::OK, ResponseBody::Stream(Box::new(reader)))
     }
 
     /// A redirection, such as 301 or 303, to a target: usually a path that begins with one slash.
@@ -153,7 +156,7 @@ impl Response {
         self
     }
 
-    pub(super) fn with(status: StatusCode, content: Content) -> Self {
+    pub(super) fn with(status: StatusCode, content: ResponseBody) -> Self {
         Self {
             status,
             headers: HeaderMap::new(),
@@ -166,21 +169,21 @@ impl Response {
     /// How long the body is, where that is known.
     pub(super) fn len(&self) -> Option<u64> {
         match &self.content {
-            Content::Pieces(pieces) => Some(pieces.iter().map(Piece::len).sum()),
-            Content::Sized(_, length) => Some(*length),
-            Content::Stream(_) => None,
+            ResponseBody::Pieces(pieces) => Some(pieces.iter().map(Segment::len).sum()),
+            ResponseBody::Sized(_, length) => Some(*length),
+            ResponseBody::Stream(_) => None,
         }
     }
 
     /// What is wrong with it, if it is not final: its client would go on waiting for the answer
     /// (RFC 9110, 15.2). Only 101 ends the exchange, if another protocol follows.
-    pub(super) fn not_final(&self) -> Option<Cause> {
+    pub(super) fn not_final(&self) -> Option<HandlerErrorKind> {
         let switches = self.status == StatusCode::SWITCHING_PROTOCOLS && self.upgrade.is_some();
         if switches || !self.status.is_informational() {
             return None;
         }
         let status = self.status.as_u16();
-        Some(Cause::Error(crate::Error::msg(format!(
+        Some(HandlerErrorKind::Error(crate::Error::msg(format!(
             "the handler has answered with status {status}, which is not final (RFC 9110, 15.2): answer \
              with a final status, or with Response::upgrade"
         ))))
@@ -207,7 +210,7 @@ impl From<&Problem> for Response {
     }
 }
 
-impl Piece {
+impl Segment {
     pub fn len(&self) -> u64 {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,

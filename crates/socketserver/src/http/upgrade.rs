@@ -6,8 +6,8 @@ use ::http::header::{CONNECTION, UPGRADE};
 use ::http::{HeaderValue, StatusCode, Version};
 
 use super::head::list;
-use super::incoming::Incoming;
 use super::problem::{Problem, problem};
+use super::request_body::RequestBody;
 use super::{RequestHead, Response};
 use crate::{Connection, RequestHandler, Result};
 
@@ -22,12 +22,12 @@ impl Response {
     ///
     /// Once the client has been told, the handler has the connection, with `setup`, `handle` and
     /// `finish` as if it had been the server's from the start; it may
-    /// [keep it alive](Connection::keep_alive). What the client has sent behind its request is what it
+    /// [keep it alive](Connection::suspend_until_readable). What the client has sent behind its request is what it
     /// reads first. No further request is served on the connection.
     ///
     /// The client must have asked for the protocol, by `Upgrade` in a request of HTTP/1.1 without a
     /// body; otherwise it is answered with 426 or 400 instead. WebSockets have
-    /// `websocket::WebSockets` for all this, with the feature of that name.
+    /// `websocket::WebSocketUpgrade` for all this, with the feature of that name.
     ///
     /// ```
     /// use socketserver::http::{Http, Request, Response};
@@ -69,7 +69,7 @@ impl Response {
 impl Upgrade {
     /// A protocol that the client has not asked for it would not understand (RFC 9110, 7.8), and
     /// what is left of a body would be taken for it.
-    pub fn check(&self, head: &RequestHead, incoming: &Incoming) -> Result<(), Problem> {
+    pub fn check(&self, head: &RequestHead, incoming: &RequestBody) -> Result<(), Problem> {
         if !head.asks_for(self.protocol.as_bytes()) {
             let why = "this is there for who asks for it by Upgrade";
             let problem = problem(StatusCode::UPGRADE_REQUIRED, why);

@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::concurrency::{AtLimit, Concurrency, Forking, Green, Pooled, Sequential, Threading};
+use crate::concurrency::{
+    Concurrency, Forking, Green, OverloadPolicy, Pooled, Sequential, Threading,
+};
 use crate::http;
 use crate::metrics::Metrics;
 use crate::room::RoomLimits;
 use crate::sessions::SessionLimits;
 use crate::timeouts::MinRate;
-use crate::transport::{Keepalive, SocketOptions, Tcp, Transport, Udp};
+use crate::transport::{SocketOptions, Tcp, TcpKeepalive, Transport, Udp};
 use crate::websocket;
 use crate::{Admission, Builder, Counters, ThreadingTcpServer, ThreadingUdpServer, Timeouts};
 use table::{Constant, Row, bytes, code, hold, number, rows, time};
@@ -44,9 +46,9 @@ fn words() -> Vec<(&'static str, String)> {
         ("descriptors", "`ulimit -n`".into()),
         ("`Builder::reserved_descriptors`", "0".into()),
         // No defaults of the library: the programs' test has their flags'.
-        ("`AtLimit::Queue`: patience", "10 s".into()),
-        ("`AtLimit::Queue`: places", "128".into()),
-        ("`Controller::drain`", "30 s".into()),
+        ("`OverloadPolicy::Queue`: patience", "10 s".into()),
+        ("`OverloadPolicy::Queue`: places", "128".into()),
+        ("`ServerHandle::drain`", "30 s".into()),
         ("lame before a drain", "0 s".into()),
     ]
 }
@@ -85,7 +87,7 @@ fn timeouts() -> Vec<(&'static str, String)> {
 fn admission() -> Vec<(&'static str, String)> {
     let Admission {
         rules,
-        max_live,
+        max_active,
         max_per_peer,
         rate,
         rate_per_peer,
@@ -100,7 +102,7 @@ fn admission() -> Vec<(&'static str, String)> {
             "`Admission::allow`, `Admission::deny`",
             or_none(rules, number),
         ),
-        ("`Admission::max_live`", or_none(max_live, number)),
+        ("`Admission::max_active`", or_none(max_active, number)),
         ("`Admission::max_per_peer`", or_none(max_per_peer, number)),
         ("`Admission::rate`", or_none(rate, |rate| rate)),
         (
@@ -111,20 +113,24 @@ fn admission() -> Vec<(&'static str, String)> {
 }
 
 fn models() -> Vec<(&'static str, String)> {
-    let limit = |(limit, policy): (usize, AtLimit)| {
-        assert_eq!(policy, AtLimit::default(), "a model has another default");
+    let limit = |(limit, policy): (usize, OverloadPolicy)| {
+        assert_eq!(
+            policy,
+            OverloadPolicy::default(),
+            "a model has another default"
+        );
         number(limit)
     };
     // Of the threads that the standard library starts; `std::thread`, "Stack size".
     let stack = |asked: Option<usize>| bytes(asked.unwrap_or(2 << 20));
     let (threading, pooled, green) = (Threading::default(), Pooled::default(), Green::default());
     let settings = &pooled.settings;
-    assert_eq!(settings.at_limit, AtLimit::default());
+    assert_eq!(settings.at_limit, OverloadPolicy::default());
     assert_eq!(green.workers, None, "one per core");
     vec![
         (
-            "`AtLimit`",
-            format!("{:?}", AtLimit::default()).to_lowercase(),
+            "`OverloadPolicy`",
+            format!("{:?}", OverloadPolicy::default()).to_lowercase(),
         ),
         // It has no policy.
         ("`Sequential`", number(Sequential.limit().0)),
@@ -147,7 +153,10 @@ fn models() -> Vec<(&'static str, String)> {
             "a `Green` worker: how long a request keeps it while others can go on",
             time(greenroom::LONGEST_STREAK),
         ),
-        ("`greenroom::unblock`", number(greenroom::UNBLOCK_THREADS)),
+        (
+            "`greenroom::unblock`",
+            number(greenroom::MAX_BLOCKING_THREADS),
+        ),
     ]
 }
 
@@ -162,7 +171,7 @@ fn sockets() -> Vec<(&'static str, String)> {
         write_timeout: _,
         max_packet_size,
         max_amplification,
-        refuse_low_ports,
+        reject_low_ports,
         receive_buffer,
         send_buffer,
         nodelay: _,
@@ -171,11 +180,11 @@ fn sockets() -> Vec<(&'static str, String)> {
     } = Builder::<Tcp, Threading>::new()
         .checked_options()
         .expect("the defaults are valid");
-    let Keepalive {
+    let TcpKeepalive {
         idle,
         interval,
         probes,
-    } = Keepalive::default();
+    } = TcpKeepalive::default();
     // The kernel cuts it down: listen(2).
     assert_eq!(backlog, i32::MAX);
     let of_system = |size: Option<usize>| size.map_or("the system's".into(), bytes);
@@ -187,7 +196,7 @@ fn sockets() -> Vec<(&'static str, String)> {
             "`Builder::max_amplification`",
             or_none(max_amplification, number),
         ),
-        ("`Builder::refuse_low_ports`", off(refuse_low_ports)),
+        ("`Builder::reject_low_ports`", off(reject_low_ports)),
         // No option lets them in.
         ("datagrams from an own address", "none".into()),
         ("datagrams from port 0", "none".into()),
@@ -195,9 +204,9 @@ fn sockets() -> Vec<(&'static str, String)> {
         ("`Builder::send_buffer`", of_system(send_buffer)),
         ("`Builder::user_timeout`", or_none(user_timeout, time)),
         ("`Builder::keepalive`", off(keepalive.is_some())),
-        ("`Keepalive::idle`", time(idle)),
-        ("`Keepalive::interval`", time(interval)),
-        ("`Keepalive::probes`", number(probes)),
+        ("`TcpKeepalive::idle`", time(idle)),
+        ("`TcpKeepalive::interval`", time(interval)),
+        ("`TcpKeepalive::probes`", number(probes)),
     ]
 }
 
@@ -231,40 +240,49 @@ fn applications() -> Vec<(&'static str, String)> {
 }
 
 fn http() -> Vec<(&'static str, String)> {
-    let http::Limits {
+    let http::HttpLimits {
         request_line,
         header,
-        fields,
-        head_time,
+        max_headers,
+        header_read_timeout,
         body,
         chunk_extensions,
-        unread_body,
-    } = http::Limits::default();
+        max_discard,
+    } = http::HttpLimits::default();
     vec![
-        ("`http::Limits::request_line`", bytes(request_line)),
-        ("`http::Limits::header`", bytes(header)),
-        ("`http::Limits::fields`", number(fields)),
-        ("`http::Limits::head_time`", or_none(head_time, time)),
-        ("`http::Limits::body`", bytes(body)),
-        ("`http::Limits::chunk_extensions`", bytes(chunk_extensions)),
-        ("`http::Limits::unread_body`", bytes(unread_body)),
+        ("`http::HttpLimits::request_line`", bytes(request_line)),
+        ("`http::HttpLimits::header`", bytes(header)),
+        ("`http::HttpLimits::max_headers`", number(max_headers)),
+        (
+            "`http::HttpLimits::header_read_timeout`",
+            or_none(header_read_timeout, time),
+        ),
+        ("`http::HttpLimits::body`", bytes(body)),
+        (
+            "`http::HttpLimits::chunk_extensions`",
+            bytes(chunk_extensions),
+        ),
+        ("`http::HttpLimits::max_discard`", bytes(max_discard)),
     ]
 }
 
 fn websocket() -> Vec<(&'static str, String)> {
-    let websocket::Limits {
+    let websocket::WebSocketLimits {
         message,
         frame,
         frames,
-        close_time,
-    } = websocket::Limits::default();
+        close_timeout,
+    } = websocket::WebSocketLimits::default();
     vec![
-        ("`websocket::Limits::message`", bytes(message)),
-        ("`websocket::Limits::frame`", bytes(frame)),
-        ("`websocket::Limits::frames`", number(frames)),
-        ("`websocket::Limits::close_time`", time(close_time)),
+        ("`websocket::WebSocketLimits::message`", bytes(message)),
+        ("`websocket::WebSocketLimits::frame`", bytes(frame)),
+        ("`websocket::WebSocketLimits::frames`", number(frames)),
+        (
+            "`websocket::WebSocketLimits::close_timeout`",
+            time(close_timeout),
+        ),
         // Nobody is asked, in the library; the programs' test has the flag's.
-        ("`WebSockets::ping`", "none".into()),
+        ("`WebSocketUpgrade::ping`", "none".into()),
     ]
 }
 
@@ -300,11 +318,11 @@ const CONSTANTS: &[Constant] = &[
     ("`ProxyProtocol::timeout`", "preamble/proxy/mod.rs TIMEOUT"),
     (
         "PROXY header, version 1",
-        "preamble/proxy/extent.rs LONGEST_LINE",
+        "preamble/proxy/length.rs LONGEST_LINE",
     ),
     (
         "PROXY header, version 2",
-        "preamble/proxy/extent.rs LONGEST_BLOCK",
+        "preamble/proxy/length.rs LONGEST_BLOCK",
     ),
     ("`Tls::handshake_timeout`", "tls/mod.rs HANDSHAKE_TIMEOUT"),
     (
@@ -312,14 +330,17 @@ const CONSTANTS: &[Constant] = &[
         "tls/places.rs LEFT_ALONE",
     ),
     ("`Tls::max_handshakes`", "tls/mod.rs MAX_HANDSHAKES"),
-    ("`Member::send`: wait for others", "room/mod.rs PACE"),
+    (
+        "`Member::send`: wait for others",
+        "room/mod.rs SENDER_BACKPRESSURE",
+    ),
     (
         "pause without descriptors, the first",
-        "server/back_off.rs FIRST",
+        "server/backoff.rs FIRST",
     ),
     (
         "pause without descriptors, the longest",
-        "server/back_off.rs LONGEST",
+        "server/backoff.rs LONGEST",
     ),
     (
         "places are short: silence",
@@ -358,32 +379,32 @@ const CONSTANTS: &[Constant] = &[
     ("backlog that a drain takes on", "server/drain.rs BACKLOG"),
     (
         "clients that came just before a drain, and have said nothing",
-        "server/controller.rs NEWCOMER",
+        "server/handle.rs NEWCOMER",
     ),
     (
         "`Builder::block_on_close`",
         "server/lifecycle.rs DEFAULT_DRAIN",
     ),
-    ("`Builder::refusal_notice`", "server/refusal.rs NOTICE"),
+    ("`Builder::rejection_message`", "server/rejection.rs NOTICE"),
     (
         "refused clients: time to read the notice",
-        "server/refusal.rs LINGER",
+        "server/rejection.rs LINGER",
     ),
     (
         "refused clients: how many have that time",
-        "server/refusal.rs LINGERING",
+        "server/rejection.rs MAX_LINGERING",
     ),
     (
         "a close: time for a peer that still sends",
-        "server/request.rs LINGER",
+        "server/close.rs LINGER",
     ),
     (
         "a close: bytes of such a peer",
-        "server/request.rs LINGER_BYTES",
+        "server/close.rs LINGER_BYTES",
     ),
     (
         "a WebSocket in a drain: messages after it has begun",
-        "websocket/session.rs LAST_WORDS",
+        "websocket/session.rs DRAIN_GRACE",
     ),
     ("`Builder::max_packet_size`", "transport/mod.rs MAX_PACKET"),
     (
@@ -401,8 +422,8 @@ const NO_LIMITS: &[&str] = &[
     "admission/peers.rs SWEEP",
     "tls/dates.rs AGAIN",
     "tls/dates.rs NOTICE",
-    "server/back_off.rs EPISODE",
-    "server/drops.rs INTERVAL",
+    "server/backoff.rs EPISODE",
+    "server/drop_report.rs INTERVAL",
     "concurrency/pooled/mod.rs TELL",
     "server/displacement.rs BUSY",
     "server/displacement.rs DOUBLES_EVERY",
@@ -421,32 +442,32 @@ const NO_LIMITS: &[&str] = &[
     "server/builder.rs UNCONFIRMED",
     // How much is done at once before others have their turn: nothing is refused or lost.
     "framing/buffer.rs CHUNK",
-    "http/send.rs GATHERED",
+    "http/response_writer.rs COALESCE_LIMIT",
     "socket.rs AT_ONCE",
-    "socket.rs BRIEFLY",
+    "socket.rs MAX_BLOCK",
     "socket.rs COPY",
     "websocket/decoder.rs READ",
-    "preamble/proxy/read.rs USUAL",
+    "preamble/proxy/reader.rs USUAL",
     "room/outbox.rs BATCH",
-    "server/service.rs BUDGET",
-    "server/service.rs BARREN",
-    "tls/files.rs LONGEST_KEY",
+    "server/accept.rs BUDGET",
+    "server/accept.rs MAX_EMPTY_ACCEPTS",
+    "tls/identity.rs LONGEST_KEY",
     "tls/session.rs PIECE",
     // What is told apart by it is behaviour of the peer, and not allowed or forbidden.
-    "room/outbox.rs STUCK",
-    "server/request.rs LINGER_SENT",
+    "room/outbox.rs WRITE_STALL",
+    "server/close.rs LINGER_SENT",
     // Half a second for a thread that has nothing left to do.
-    "server/accept_loop.rs DISMISSAL",
+    "server/accept_loop.rs SIDECAR_DRAIN",
     // What formats and protocols have.
     "framing/netstring.rs MAX_DIGITS",
     "http/chunked.rs DIGITS",
-    "preamble/proxy/extent.rs FIXED",
+    "preamble/proxy/length.rs FIXED",
     "tls/session.rs RECORD",
     "websocket/decoder.rs LONGEST_CONTROL",
     "websocket/message.rs LONGEST_REASON",
     // Bits, codes and names.
     "waiting.rs KIND_BITS",
-    "concurrency/pooled/lobby.rs WAKER",
+    "concurrency/pooled/idle.rs WAKER",
     "preamble/proxy/header.rs ALPN",
     "preamble/proxy/header.rs AUTHORITY",
     "preamble/proxy/header.rs CRC32C",
@@ -500,18 +521,18 @@ fn what_counts_a_limit_exists_and_every_reason_has_a_row() {
     let metrics = Metrics::new();
     let tcp = ThreadingTcpServer::bind("127.0.0.1:0", crate::handler_fn(|_| Ok(()))).unwrap();
     let udp = ThreadingUdpServer::bind("127.0.0.1:0", crate::handler_fn(|_| Ok(()))).unwrap();
-    metrics.add("tcp", &tcp.controller());
-    metrics.add("udp", &udp.controller());
+    metrics.register("tcp", &tcp.handle());
+    metrics.register("udp", &udp.handle());
     let rendered = metrics.render();
     let counters = Counters::default();
-    let refusals: BTreeSet<_> = counters.refusals().map(|(reason, _)| reason).collect();
+    let rejections: BTreeSet<_> = counters.rejections().map(|(reason, _)| reason).collect();
     let ends: BTreeSet<_> = counters.ends().map(|(reason, _)| reason).collect();
     let (mut refused, mut ended) = (BTreeSet::new(), BTreeSet::new());
     for Row { limit, counted, .. } in &all {
         for cell in counted.split(", ").filter(|cell| *cell != "—") {
             let label = code(cell).next().unwrap_or(cell);
             match cell.split_once(": ") {
-                Some(("refused", _)) => assert!(refusals.contains(label), "{limit}: {label}"),
+                Some(("refused", _)) => assert!(rejections.contains(label), "{limit}: {label}"),
                 Some(("ended", _)) => assert!(ends.contains(label), "{limit}: {label}"),
                 _ => {
                     let known = format!("# TYPE socketserver_{label} ");
@@ -525,7 +546,7 @@ fn what_counts_a_limit_exists_and_every_reason_has_a_row() {
             };
         }
     }
-    assert_eq!(refused, refusals, "every reason to refuse is a limit");
+    assert_eq!(refused, rejections, "every reason to refuse is a limit");
     // What a handler does by itself is none.
     ended.extend(["completed", "panicked"]);
     assert_eq!(ended, ends);

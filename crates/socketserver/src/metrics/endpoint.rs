@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use super::http::{self, Request, Status};
-use super::{Metrics, text};
+use super::{Metrics, encode};
 use crate::{Connection, RequestHandler, Result};
 
 /// How long a whole request may take, from its first byte to the last one of the answer.
@@ -17,13 +17,13 @@ const TIME: Duration = Duration::from_secs(5);
 /// |---|---|
 /// | `/metrics` | all figures, as `text/plain; version=0.0.4` |
 /// | `/livez` | 200, or 503 once all servers have stopped |
-/// | `/readyz` | 200 if all servers are [ready](crate::Controller::is_ready) and all [conditions](Metrics::ready_if) hold, otherwise 503; a line for each says which is not, and why |
+/// | `/readyz` | 200 if all servers are [ready](crate::ServerHandle::is_ready) and all [conditions](Metrics::ready_if) hold, otherwise 503; a line for each says which is not, and why |
 ///
 /// To `GET` and `HEAD` only (405), anything else is not found (404). A header may be 8 KiB long and
 /// have 64 fields (431). A request has 5 seconds in all, however it trickles, and is cut then. What
 /// else a slow or hostile client could hold is the place that the server gives it: serve this from one
 /// of its own, with a [limit](crate::Threading::max_threads) of a few, and a short
-/// [queue](crate::AtLimit::Queue) beyond it.
+/// [queue](crate::OverloadPolicy::Queue) beyond it.
 ///
 /// Whoever can connect can read all this; nothing is encrypted.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl MetricsHandler {
     fn figures(&self) -> Answer {
         Answer {
             status: Status::Ok,
-            media_type: text::MEDIA_TYPE,
+            media_type: encode::MEDIA_TYPE,
             body: self.metrics.render(),
         }
     }

@@ -2,15 +2,15 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::Served;
+use super::MonitoredServer;
+use super::encode::{Encoder, Float, Kind};
 use super::process::Process;
-use super::text::{Float, Kind, Text};
 use crate::event::Counters;
 use crate::{DrainReport, ServerState};
 
 /// Figures of one server, read once for all families.
-struct Figures<'a> {
-    served: &'a Served,
+struct Snapshot<'a> {
+    served: &'a MonitoredServer,
     counters: Counters,
     drain: DrainReport,
     state: ServerState,
@@ -18,24 +18,24 @@ struct Figures<'a> {
     live: usize,
 }
 
-impl<'a> Figures<'a> {
-    fn read(served: &'a Served) -> Self {
-        let controller = &served.controller;
+impl<'a> Snapshot<'a> {
+    fn read(served: &'a MonitoredServer) -> Self {
+        let handle = &served.handle;
         // Live ones first: a request that ends in between is then told twice rather than not at all.
         Self {
-            live: controller.live_count(),
+            live: handle.active_count(),
             bytes: served.bytes(),
-            counters: controller.counters(),
-            drain: controller.drain_progress().unwrap_or_default(),
-            state: controller.state(),
+            counters: handle.counters(),
+            drain: handle.drain_progress().unwrap_or_default(),
+            state: handle.state(),
             served,
         }
     }
 }
 
-pub(super) fn render(servers: &[Served], certificates: &[(String, SystemTime)]) -> String {
-    let figures: Vec<_> = servers.iter().map(Figures::read).collect();
-    let mut text = Text::default();
+pub(super) fn render(servers: &[MonitoredServer], certificates: &[(String, SystemTime)]) -> String {
+    let figures: Vec<_> = servers.iter().map(Snapshot::read).collect();
+    let mut text = Encoder::default();
     requests(&mut text, &figures);
     bytes(&mut text, &figures);
     failures(&mut text, &figures);
@@ -43,7 +43,7 @@ pub(super) fn render(servers: &[Served], certificates: &[(String, SystemTime)]) 
     ends_of(&mut text, certificates);
     // Not this process: under a forking server, this may be a child.
     let owner = servers.first().map(|served| {
-        let lifecycle = &served.controller.0.lifecycle;
+        let lifecycle = &served.handle.0.lifecycle;
         lifecycle.owner()
     });
     process(&mut text, &Process::look(owner));
@@ -73,28 +73,28 @@ macro_rules! each_of {
     };
 }
 
-fn requests(text: &mut Text, all: &[Figures<'_>]) {
+fn requests(text: &mut Encoder, all: &[Snapshot<'_>]) {
     each!(text, all, Counter "socketserver_requests_accepted_total",
         "Requests accepted, the refused ones among them.",
-        |f: &Figures<'_>| f.counters.accepted);
-    each_of!(text, all, Counter "socketserver_requests_refused_total", "reason",
+        |f: &Snapshot<'_>| f.counters.accepted);
+    each_of!(text, all, Counter "socketserver_requests_rejected_total", "reason",
         "Requests closed without a handler.",
-        |f: &Figures<'_>| f.counters.refusals());
+        |f: &Snapshot<'_>| f.counters.rejections());
     each_of!(text, all, Counter "socketserver_requests_ended_total", "reason",
         "Requests that ended.",
-        |f: &Figures<'_>| f.counters.ends());
-    each!(text, all, Gauge "socketserver_requests_live",
+        |f: &Snapshot<'_>| f.counters.ends());
+    each!(text, all, Gauge "socketserver_requests_active",
         "Requests accepted that have not ended.",
-        |f: &Figures<'_>| f.live);
-    each!(text, all, Gauge "socketserver_requests_waiting",
+        |f: &Snapshot<'_>| f.live);
+    each!(text, all, Gauge "socketserver_requests_suspended",
         "Live requests that are kept alive, between two calls of their handlers.",
-        |f: &Figures<'_>| f.served.controller.waiting_count());
+        |f: &Snapshot<'_>| f.served.handle.waiting_count());
     each!(text, all, Gauge "socketserver_requests_queued",
         "Live requests that wait until there is room for them.",
-        |f: &Figures<'_>| f.served.controller.queued_count());
+        |f: &Snapshot<'_>| f.served.handle.queued_count());
     each!(text, all, Gauge "socketserver_requests_limit",
         "How many requests the server serves at once.",
-        |f: &Figures<'_>| limit(f.served.controller.limit()));
+        |f: &Snapshot<'_>| limit(f.served.handle.limit()));
     let mut family = text.family(
         "socketserver_request_duration_seconds",
         Kind::Histogram,
@@ -102,7 +102,7 @@ fn requests(text: &mut Text, all: &[Figures<'_>]) {
     );
     for figures in all {
         let name = figures.served.name.as_str();
-        let reading = figures.served.controller.0.reporter.durations().read();
+        let reading = figures.served.handle.0.sink.durations().read();
         for (bound, count) in reading.cumulative {
             let bound = Float(bound).to_string();
             family.suffixed("_bucket", &[("server", name), ("le", &bound)], count);
@@ -112,59 +112,59 @@ fn requests(text: &mut Text, all: &[Figures<'_>]) {
     }
 }
 
-fn bytes(text: &mut Text, all: &[Figures<'_>]) {
+fn bytes(text: &mut Encoder, all: &[Snapshot<'_>]) {
     each!(text, all, Counter "socketserver_received_bytes_total",
         "Bytes received from peers.",
-        |f: &Figures<'_>| f.bytes[0]);
+        |f: &Snapshot<'_>| f.bytes[0]);
     each!(text, all, Counter "socketserver_sent_bytes_total",
         "Bytes sent to peers.",
-        |f: &Figures<'_>| f.bytes[1]);
+        |f: &Snapshot<'_>| f.bytes[1]);
 }
 
-fn failures(text: &mut Text, all: &[Figures<'_>]) {
+fn failures(text: &mut Encoder, all: &[Snapshot<'_>]) {
     each_of!(text, all, Counter "socketserver_accept_errors_total", "errno",
         "Failed attempts to accept, or to start a thread or process for what was accepted.",
-        |f: &Figures<'_>| f.counters.accept_errors_by_errno());
+        |f: &Snapshot<'_>| f.counters.accept_errors_by_errno());
     each_of!(text, all, Counter "socketserver_hook_failures_total", "hook",
         "Hooks and observers that returned an error or panicked.",
-        |f: &Figures<'_>| f.counters.hook_failures_by_hook());
+        |f: &Snapshot<'_>| f.counters.hook_failures_by_hook());
     each!(text, all, Counter "socketserver_datagrams_truncated_total",
         "Datagrams that were longer than there was room for.",
-        |f: &Figures<'_>| f.counters.truncated);
+        |f: &Snapshot<'_>| f.counters.truncated);
     each!(text, all, Counter "socketserver_datagrams_dropped_total",
         "Datagrams that the kernel dropped before they were received.",
-        |f: &Figures<'_>| f.counters.dropped_by_kernel);
+        |f: &Snapshot<'_>| f.counters.dropped_by_kernel);
     each!(text, all, Counter "socketserver_replies_withheld_total",
         "Replies to datagrams that were not sent, by the limit on amplification.",
-        |f: &Figures<'_>| f.counters.amplification_refused);
+        |f: &Snapshot<'_>| f.counters.amplification_refused);
 }
 
-fn life(text: &mut Text, all: &[Figures<'_>]) {
+fn life(text: &mut Encoder, all: &[Snapshot<'_>]) {
     each_of!(text, all, Gauge "socketserver_state", "state",
     "1 for the state that the server is in, 0 for the others.",
-    |f: &Figures<'_>| {
+    |f: &Snapshot<'_>| {
         let now = f.state;
         ServerState::ALL.map(|state| (state.name(), u8::from(state == now)))
     });
     each!(text, all, Counter "socketserver_drains_total",
         "Drains that began.",
-        |f: &Figures<'_>| f.counters.drains);
+        |f: &Snapshot<'_>| f.counters.drains);
     each_of!(text, all, Counter "socketserver_drain_requests_total", "outcome",
     "What became of requests in the drain.",
-    |f: &Figures<'_>| [
+    |f: &Snapshot<'_>| [
         ("queued", f.drain.queued),
         ("finished", f.drain.finished),
         ("refused", f.drain.refused),
-        ("cut", f.drain.cut),
+        ("cancelled", f.drain.cancelled),
         ("abandoned", f.drain.abandoned),
     ]);
     each!(text, all, Gauge "socketserver_drain_duration_seconds",
         "How long the drain took, or has taken so far.",
-        |f: &Figures<'_>| seconds(f.drain.elapsed));
+        |f: &Snapshot<'_>| seconds(f.drain.elapsed));
 }
 
 /// What cannot be read is left out, as the format has no way to say so.
-fn ends_of(text: &mut Text, certificates: &[(String, SystemTime)]) {
+fn ends_of(text: &mut Encoder, certificates: &[(String, SystemTime)]) {
     if certificates.is_empty() {
         return;
     }
@@ -179,7 +179,7 @@ fn ends_of(text: &mut Text, certificates: &[(String, SystemTime)]) {
     }
 }
 
-fn process(text: &mut Text, process: &Process) {
+fn process(text: &mut Encoder, process: &Process) {
     let mut tell = |name, kind, help, value: Option<f64>| {
         let mut family = text.family(name, kind, help);
         if let Some(value) = value {

@@ -18,7 +18,7 @@ pub(crate) struct Histogram {
 }
 
 /// A histogram as it was at some moment.
-pub(super) struct Reading {
+pub(super) struct HistogramSnapshot {
     /// Upper bounds in seconds, and how many took no longer; the last bound is infinite.
     pub(super) cumulative: Vec<(f64, u64)>,
     pub(super) count: u64,
@@ -36,7 +36,7 @@ impl Histogram {
         self.sum.fetch_add(nanos, Ordering::Relaxed);
     }
 
-    pub(super) fn read(&self) -> Reading {
+    pub(super) fn read(&self) -> HistogramSnapshot {
         let bounds = BOUNDS
             .into_iter()
             .map(|millis| Duration::from_millis(millis).as_secs_f64());
@@ -49,7 +49,7 @@ impl Histogram {
                 (bound, count)
             })
             .collect();
-        Reading {
+        HistogramSnapshot {
             cumulative,
             // Not kept beside the buckets: it has to be what they add up to, whatever goes on.
             count,
@@ -68,7 +68,7 @@ mod tests {
         for micros in [0, 1_000, 1_001, 3_600_000_000, 3_600_000_001] {
             histogram.observe(Duration::from_micros(micros));
         }
-        let Reading {
+        let HistogramSnapshot {
             cumulative,
             count,
             sum,

@@ -13,14 +13,14 @@
 //!
 //! let server = ThreadingTcpServer::bind("127.0.0.1:0", handler_fn(|_: &mut Connection| Ok(())))?;
 //! let metrics = Metrics::new();
-//! metrics.add("greeter", &server.controller());
+//! metrics.register("greeter", &server.handle());
 //!
 //! // GET /metrics, /livez and /readyz, from a server of its own: it answers while the other drains.
-//! let few = AtLimit::Queue { patience: Duration::from_secs(1), places: 8 };
+//! let few = OverloadPolicy::Queue { patience: Duration::from_secs(1), places: 8 };
 //! let watched = ThreadingTcpServer::builder()
-//!     .concurrency(Threading::new().max_threads(4).at_limit(few))
+//!     .concurrency(Threading::new().max_threads(4).overload_policy(few))
 //!     .bind("127.0.0.1:0", metrics.endpoint())?;
-//! assert!(metrics.render().contains("socketserver_requests_live{server=\"greeter\"} 0\n"));
+//! assert!(metrics.render().contains("socketserver_requests_active{server=\"greeter\"} 0\n"));
 //! # drop(watched);
 //! # Ok::<(), socketserver::Error>(())
 //! ```
@@ -38,12 +38,12 @@
 //! Under [`Forking`](crate::Forking), bytes and the failures of hooks in children are counted in the
 //! children, and are lost with them.
 
+mod encode;
 mod endpoint;
 mod families;
 mod histogram;
 mod http;
 mod process;
-mod text;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,8 +53,8 @@ use std::time::SystemTime;
 pub use endpoint::MetricsHandler;
 pub(crate) use histogram::Histogram;
 
-use crate::failure::contain;
-use crate::{Controller, ServerState};
+use crate::user_code::catch_panic;
+use crate::{ServerHandle, ServerState};
 
 /// The servers whose figures are collected. Cheap to clone; clones are the same.
 #[derive(Clone, Default)]
@@ -62,7 +62,7 @@ pub struct Metrics(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    servers: RwLock<Vec<Served>>,
+    servers: RwLock<Vec<MonitoredServer>>,
     conditions: RwLock<Vec<Condition>>,
     certificates: OnceLock<Box<Certificates>>,
 }
@@ -78,9 +78,9 @@ type Check = dyn Fn() -> Result<(), String> + Send + Sync;
 type Certificates = dyn Fn() -> Vec<(String, SystemTime)> + Send + Sync;
 
 /// A server under its name.
-struct Served {
+struct MonitoredServer {
     name: String,
-    controller: Controller,
+    handle: ServerHandle,
     /// The most bytes received and sent that were told so far. Those of live requests and those of
     /// ended ones are read one after the other, and what ends in between is in neither: a counter
     /// must not go back for that, as this would be taken for a new start.
@@ -98,11 +98,11 @@ impl Metrics {
     /// the same name is replaced.
     ///
     /// From now on the server keeps the durations of its requests.
-    pub fn add(&self, name: impl Into<String>, server: &Controller) {
-        server.0.reporter.durations();
-        let served = Served {
+    pub fn register(&self, name: impl Into<String>, server: &ServerHandle) {
+        server.0.sink.durations();
+        let served = MonitoredServer {
             name: name.into(),
-            controller: server.clone(),
+            handle: server.clone(),
             told_bytes: Default::default(),
         };
         let servers = &self.0.servers;
@@ -161,7 +161,7 @@ impl Metrics {
         // None is locked while it is asked.
         let all = all.clone();
         let unmet = all.into_iter().filter_map(|condition| {
-            let reason = match contain(|| (condition.check)()) {
+            let reason = match catch_panic(|| (condition.check)()) {
                 Ok(Ok(())) => return None,
                 Ok(Err(reason)) => reason,
                 Err(panic) => panic.to_string(),
@@ -175,14 +175,14 @@ impl Metrics {
     #[must_use]
     pub fn render(&self) -> String {
         let certificates = self.0.certificates.get();
-        let certificates = certificates.and_then(|list| contain(list).ok());
+        let certificates = certificates.and_then(|list| catch_panic(list).ok());
         families::render(&self.servers(), &certificates.unwrap_or_default())
     }
 
     /// The state of each server, by name, in the order in which they were added.
     #[must_use]
     pub fn states(&self) -> Vec<(String, ServerState)> {
-        let state = |served: &Served| (served.name.clone(), served.controller.state());
+        let state = |served: &MonitoredServer| (served.name.clone(), served.handle.state());
         self.servers().iter().map(state).collect()
     }
 
@@ -192,7 +192,7 @@ impl Metrics {
         move || MetricsHandler::new(metrics.clone())
     }
 
-    fn servers(&self) -> RwLockReadGuard<'_, Vec<Served>> {
+    fn servers(&self) -> RwLockReadGuard<'_, Vec<MonitoredServer>> {
         let servers = &self.0.servers;
         servers.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -205,12 +205,12 @@ impl fmt::Debug for Metrics {
     }
 }
 
-impl Served {
+impl MonitoredServer {
     /// Bytes received and sent so far.
     fn bytes(&self) -> [u64; 2] {
         // In this order: what has ended is not looked at among the live ones any more.
-        let ended = self.controller.counters();
-        let live = self.controller.0.live_bytes();
+        let ended = self.handle.counters();
+        let live = self.handle.0.active_bytes();
         let now = [ended.bytes_received + live.0, ended.bytes_sent + live.1];
         let at_least = |told: &AtomicU64, now: u64| told.fetch_max(now, Ordering::Relaxed).max(now);
         std::array::from_fn(|index| at_least(&self.told_bytes[index], now[index]))

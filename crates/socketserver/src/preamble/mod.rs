@@ -16,27 +16,27 @@ use std::sync::Arc;
 use std::time::Instant;
 
 #[cfg(feature = "proxy")]
-pub use proxy::{BadProxyHeader, ProxyHeader, ProxyProtocol};
+pub use proxy::{ProxyHeader, ProxyHeaderError, ProxyProtocol};
 #[cfg(feature = "tls")]
-pub use tls::TlsFault;
+pub use tls::TlsHandshakeError;
 
-use crate::admission::{AdmissionControl, Ticket};
+use crate::admission::{AdmissionControl, PeerPermit};
+use crate::server::{Outcome, RequestGuard};
 #[cfg(feature = "tls")]
-use crate::failure::contain;
-use crate::server::{End, Record};
-use crate::{Address, Connection, Refusal};
+use crate::user_code::catch_panic;
+use crate::{Address, Connection, Rejection};
 
 /// The steps that a server wants, and what it says to those who do not get through them.
 #[derive(Debug)]
-pub(crate) struct Preamble {
+pub(crate) struct PreambleConfig {
     #[cfg(feature = "proxy")]
     pub(crate) proxy: Option<ProxyProtocol>,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<crate::Tls>,
-    pub(crate) refusal_notice: Arc<[u8]>,
+    pub(crate) rejection_message: Arc<[u8]>,
 }
 
-impl Preamble {
+impl PreambleConfig {
     /// Whether a worker will learn more about who this peer is.
     pub(crate) fn names_client_of(&self, peer: &Address) -> bool {
         #[cfg(feature = "proxy")]
@@ -61,7 +61,7 @@ impl Preamble {
         &self,
         peer: &Address,
         admission: &Arc<AdmissionControl>,
-    ) -> Result<Option<Ticket>, Refusal> {
+    ) -> Result<Option<PeerPermit>, Rejection> {
         #[cfg(feature = "proxy")]
         if self.names_client_of(peer) {
             return admission.admit_proxy(peer).map(|()| None);
@@ -74,19 +74,19 @@ impl Preamble {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             // A ticketer may be the application's.
-            let _ = contain(|| tls.prepare_fork());
+            let _ = catch_panic(|| tls.prepare_fork());
         }
     }
 
     /// What somebody is told who is turned away for this.
-    pub(crate) fn notice(&self, refusal: &Refusal) -> &[u8] {
+    pub(crate) fn notice(&self, rejection: &Rejection) -> &[u8] {
         // A client that expects TLS could not read it.
         #[cfg(feature = "tls")]
         if self.tls.is_some() {
             return &[];
         }
-        if refusal.is_told() {
-            &self.refusal_notice
+        if rejection.is_told() {
+            &self.rejection_message
         } else {
             &[]
         }
@@ -95,49 +95,51 @@ impl Preamble {
 
 /// How far one connection has got.
 #[derive(Default)]
-pub struct Steps {
+pub struct PreambleState {
     #[cfg(feature = "proxy")]
-    introduction: proxy::Introduction,
+    proxy_header: proxy::ProxyHeaderStep,
     #[cfg(feature = "tls")]
-    handshake: tls::Handshake,
+    handshake: tls::TlsHandshakeStep,
 }
 
 /// What has been heard of a peer so far.
 #[derive(Debug)]
-pub enum Heard {
+pub enum PreambleProgress {
     /// All that comes before the handler.
-    All,
-    Part {
+    Complete,
+    Incomplete {
         /// When it is to be heard again, whatever has arrived by then.
         until: Option<Instant>,
         /// There is nothing yet.
-        is_silent: bool,
+        has_sent_nothing: bool,
     },
 }
 
-impl fmt::Debug for Steps {
+impl fmt::Debug for PreambleState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Steps").finish_non_exhaustive()
     }
 }
 
-impl Steps {
+impl PreambleState {
     /// Takes all the steps that can be taken with what has arrived.
     pub(crate) fn take(
         &mut self,
         conn: &mut Connection,
-        record: &mut Record,
-    ) -> Result<Heard, End> {
+        record: &mut RequestGuard,
+    ) -> Result<PreambleProgress, Outcome> {
         #[cfg(feature = "proxy")]
-        if let part @ Heard::Part { .. } = self.introduction.go_on(conn, record)? {
+        if let part @ PreambleProgress::Incomplete { .. } =
+            self.proxy_header.advance(conn, record)?
+        {
             return Ok(part);
         }
         #[cfg(feature = "tls")]
-        if let part @ Heard::Part { .. } = self.handshake.go_on(conn, record)? {
+        if let part @ PreambleProgress::Incomplete { .. } = self.handshake.advance(conn, record)? {
             return Ok(part);
         }
         let _ = (self, conn, record);
-        Ok(Heard::All)
+        Ok(PreambleProgress::Complete)
     }
 }
 

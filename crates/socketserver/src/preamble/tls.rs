@@ -8,18 +8,18 @@ use std::io::{
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Heard, is_over};
+use super::{PreambleProgress, is_over};
 use crate::admission::PeerKey;
-use crate::server::{End, Record};
-use crate::socket::{Cut, Socket};
+use crate::server::{Outcome, RequestGuard};
+use crate::socket::{CancelReason, Socket};
 use crate::timeouts::{Limits, earliest};
 use crate::tls::Holder;
-use crate::{Connection, EndReason, Refusal, Tls, tls};
+use crate::{Connection, EndReason, Rejection, Tls, tls};
 
 /// Why a TLS handshake came to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum TlsFault {
+pub enum TlsHandshakeError {
     /// As many were under way [as may be](crate::Tls::max_handshakes).
     TooMany,
     /// It was not over [in time](crate::Tls::handshake_timeout).
@@ -32,7 +32,7 @@ pub enum TlsFault {
     RefusedByPeer,
 }
 
-impl TlsFault {
+impl TlsHandshakeError {
     const ALL: [Self; 5] = [
         Self::TooMany,
         Self::TimedOut,
@@ -65,7 +65,7 @@ impl TlsFault {
     }
 }
 
-impl fmt::Display for TlsFault {
+impl fmt::Display for TlsHandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::TooMany => "too many handshakes at once",
@@ -81,15 +81,19 @@ impl fmt::Display for TlsFault {
 
 /// Agreeing with the peer upon how to encrypt.
 #[derive(Default)]
-pub(super) struct Handshake {
+pub(super) struct TlsHandshakeStep {
     since: Option<Instant>,
     under_way: Option<tls::Handshake>,
 }
 
-impl Handshake {
-    pub(super) fn go_on(&mut self, conn: &Connection, record: &Record) -> Result<Heard, End> {
+impl TlsHandshakeStep {
+    pub(super) fn advance(
+        &mut self,
+        conn: &Connection,
+        record: &RequestGuard,
+    ) -> Result<PreambleProgress, Outcome> {
         let Some(tls) = &record.shared().preamble.tls else {
-            return Ok(Heard::All);
+            return Ok(PreambleProgress::Complete);
         };
         let since = *self.since.get_or_insert_with(Instant::now);
         let own = since.checked_add(tls.time_for_handshake());
@@ -97,12 +101,14 @@ impl Handshake {
         match self.attempt(tls, conn, record, until) {
             Ok(session) => {
                 conn.socket().encrypt(session);
-                Ok(Heard::All)
+                Ok(PreambleProgress::Complete)
             }
-            Err(error) if error.kind() == WouldBlock && !is_over(until) => Ok(Heard::Part {
-                until,
-                is_silent: self.under_way.is_none(),
-            }),
+            Err(error) if error.kind() == WouldBlock && !is_over(until) => {
+                Ok(PreambleProgress::Incomplete {
+                    until,
+                    has_sent_nothing: self.under_way.is_none(),
+                })
+            }
             Err(error) => Err(failed(conn, &error)),
         }
     }
@@ -111,7 +117,7 @@ impl Handshake {
         &mut self,
         tls: &Tls,
         conn: &Connection,
-        record: &Record,
+        record: &RequestGuard,
         until: Option<Instant>,
     ) -> io::Result<tls::Session> {
         let socket: &Socket = conn.socket();
@@ -131,7 +137,7 @@ impl Handshake {
                 handshake
             }
         };
-        match handshake.go_on(socket, limits) {
+        match handshake.advance(socket, limits) {
             Ok(()) => Ok(handshake.into_session()),
             Err(error) => {
                 self.under_way = Some(handshake);
@@ -142,11 +148,11 @@ impl Handshake {
 }
 
 /// Who has the place of a handshake, and how it is cut for another one.
-fn holder(conn: &Connection, record: &Record) -> Holder {
+fn holder(conn: &Connection, record: &RequestGuard) -> Holder {
     let socket = Arc::downgrade(conn.socket());
     let cut = move || {
         if let Some(socket) = socket.upgrade() {
-            socket.cancel(Cut::Displaced);
+            socket.cancel(CancelReason::Displaced);
         }
     };
     Holder {
@@ -155,13 +161,13 @@ fn holder(conn: &Connection, record: &Record) -> Holder {
     }
 }
 
-fn failed(conn: &Connection, error: &io::Error) -> End {
+fn failed(conn: &Connection, error: &io::Error) -> Outcome {
     tracing::debug!(id = %conn.id(), peer = %conn.peer_addr(), %error, "no TLS");
     if let Some(cut) = conn.socket().cut() {
-        return End::Ended(cut.into());
+        return Outcome::Ended(cut.into());
     }
-    match TlsFault::of(error) {
-        Some(fault) => End::Refused(Refusal::Tls(fault)),
-        None => End::Ended(EndReason::PeerGone),
+    match TlsHandshakeError::of(error) {
+        Some(fault) => Outcome::Rejected(Rejection::Tls(fault)),
+        None => Outcome::Ended(EndReason::Disconnected),
     }
 }

@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub(crate) use outbox::Way;
-use outbox::{Outbox, Put};
+pub(crate) use outbox::MessageSink;
+use outbox::{Enqueued, Outbox};
 use pace::Pace;
 
-use crate::signal::{Signal, spawn_beside};
+use crate::notify::{Notify, spawn_beside};
 use crate::{Connection, Rate, RequestId};
 
 /// Connections that all receive what is sent to the room, in one order for everybody.
@@ -22,7 +22,7 @@ use crate::{Connection, Rate, RequestId};
 /// Nobody waits for anybody else. Each member has an outbox that is written to its connection beside
 /// its handler, by a thread or, under `Green`, a coroutine. A member that does not read lets its
 /// outbox grow to the room's limit, and is then cut: its handler's reads fail, the request ends as
-/// [`FellBehind`](crate::EndReason::FellBehind), and nobody else notices.
+/// [`SlowConsumer`](crate::EndReason::FellBehind), and nobody else notices.
 ///
 /// ```
 /// use socketserver::{Connection, Room, ThreadingTcpServer, handler_fn};
@@ -56,7 +56,7 @@ struct Shared {
     limits: RoomLimits,
     members: Mutex<Members>,
     messages: AtomicU64,
-    fell_behind: AtomicU64,
+    slow_consumer: AtomicU64,
 }
 
 #[derive(Default)]
@@ -145,7 +145,7 @@ pub struct RoomCounters {
     /// Messages sent to it so far.
     pub messages: u64,
     /// Members that did not read and were cut so far.
-    pub fell_behind: u64,
+    pub slow_consumer: u64,
 }
 
 impl Default for Room {
@@ -168,7 +168,7 @@ impl Room {
             limits,
             members: Mutex::default(),
             messages: AtomicU64::new(0),
-            fell_behind: AtomicU64::new(0),
+            slow_consumer: AtomicU64::new(0),
         }))
     }
 
@@ -187,7 +187,7 @@ impl Room {
     /// UTF-8, bytes if it is not. It goes in order with what else the WebSocket sends.
     ///
     /// ```
-    /// use socketserver::websocket::{Closed, Handler, Message, WebSocket};
+    /// use socketserver::websocket::{CloseReason, Handler, Message, WebSocket};
     /// use socketserver::{Member, Result, Room};
     ///
     /// struct Chat(Room, Option<Member>);
@@ -205,7 +205,7 @@ impl Room {
     ///         }
     ///     }
     ///
-    ///     fn closed(&mut self, _: &mut WebSocket<'_>, _: &Closed) -> Result {
+    ///     fn closed(&mut self, _: &mut WebSocket<'_>, _: &CloseReason) -> Result {
     ///         match self.1.take() {
     ///             Some(member) => Ok(member.leave()?),
     ///             None => Ok(()),
@@ -221,7 +221,7 @@ impl Room {
         self.join_by(socket.connection(), socket.sender())
     }
 
-    fn join_by(&self, conn: &Connection, way: impl Way) -> io::Result<Member> {
+    fn join_by(&self, conn: &Connection, way: impl MessageSink) -> io::Result<Member> {
         let outbox = Arc::new(Outbox::new(conn.id(), way, self.0.limits));
         let number = {
             let mut members = self.0.members();
@@ -241,7 +241,7 @@ impl Room {
             number,
             patience: conn.timeouts().write,
             outbox: outbox.clone(),
-            slack: Arc::default(),
+            room_available: Arc::default(),
             pace: Pace::new(self.0.limits),
         };
         let room = self.clone();
@@ -249,7 +249,7 @@ impl Room {
         spawn_beside("outbox", move || {
             let written = outbox.write_all();
             if written.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
-                room.fell_behind(number, &outbox);
+                room.slow_consumer(number, &outbox);
             }
         })?;
         Ok(member)
@@ -272,15 +272,15 @@ impl Room {
             let members = self.0.members();
             for (&number, outbox) in &members.outboxes {
                 match outbox.put(message) {
-                    Put::Fine => {}
-                    Put::Filling => sent.filling.push(outbox.clone()),
-                    Put::FellBehind => behind.push((number, outbox.clone())),
+                    Enqueued::Ok => {}
+                    Enqueued::HalfFull => sent.filling.push(outbox.clone()),
+                    Enqueued::Overflow => behind.push((number, outbox.clone())),
                 }
             }
             sent.reached = members.outboxes.len() - behind.len();
         }
         for (number, outbox) in behind {
-            self.fell_behind(number, &outbox);
+            self.slow_consumer(number, &outbox);
         }
         sent
     }
@@ -304,15 +304,15 @@ impl Room {
         RoomCounters {
             members: self.0.members().outboxes.len(),
             messages: self.0.messages.load(Ordering::Relaxed),
-            fell_behind: self.0.fell_behind.load(Ordering::Relaxed),
+            slow_consumer: self.0.slow_consumer.load(Ordering::Relaxed),
         }
     }
 
     /// Takes a member out that cannot keep up, and cuts its connection.
-    fn fell_behind(&self, number: u64, outbox: &Outbox) {
+    fn slow_consumer(&self, number: u64, outbox: &Outbox) {
         self.0.members().outboxes.remove(&number);
         if outbox.is_first_time() {
-            self.0.fell_behind.fetch_add(1, Ordering::Relaxed);
+            self.0.slow_consumer.fetch_add(1, Ordering::Relaxed);
             let (id, waiting) = (outbox.id(), outbox.waiting());
             tracing::debug!(%id, waiting, "a member fell behind and is cut");
         }
@@ -352,12 +352,12 @@ pub struct Member {
     /// How long one write may wait.
     patience: Option<Duration>,
     outbox: Arc<Outbox>,
-    slack: Arc<Signal>,
+    room_available: Arc<Notify>,
     pace: Pace,
 }
 
 /// How long a message may hold up its sender when outboxes fill up faster than they are written.
-const PACE: Duration = Duration::from_millis(10);
+const SENDER_BACKPRESSURE: Duration = Duration::from_millis(10);
 
 impl Member {
     /// The connection's request.
@@ -381,7 +381,7 @@ impl Member {
     pub fn send(&self, message: impl Into<Arc<[u8]>>) -> io::Result<()> {
         while self.outbox.is_half_full()? {
             if !self.outbox.wait_for_progress(self.until()) {
-                self.room.fell_behind(self.number, &self.outbox);
+                self.room.slow_consumer(self.number, &self.outbox);
             }
         }
         let message = message.into();
@@ -390,9 +390,9 @@ impl Member {
         }
         let sent = self.room.put(&message);
         if !sent.filling.is_empty() {
-            let until = Instant::now() + PACE;
+            let until = Instant::now() + SENDER_BACKPRESSURE;
             for outbox in &sent.filling {
-                outbox.wait_for_slack(&self.slack, until);
+                outbox.wait_for_room(&self.room_available, until);
             }
         }
         Ok(())
@@ -408,7 +408,7 @@ impl Member {
         let until = self.until();
         while !self.outbox.is_written()? {
             if !self.outbox.wait_for_progress(until) {
-                self.room.fell_behind(self.number, &self.outbox);
+                self.room.slow_consumer(self.number, &self.outbox);
             }
         }
         Ok(())

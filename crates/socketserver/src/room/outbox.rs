@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use super::RoomLimits;
 use crate::RequestId;
-use crate::connection::Writer;
-use crate::signal::Signal;
-use crate::socket::{Cut, Socket};
+use crate::connection::WriteHalf;
+use crate::notify::Notify;
+use crate::socket::{CancelReason, Socket};
 
 /// Messages handed to the kernel in one system call.
 const BATCH: usize = 64;
 
 /// How messages get to a member.
-pub trait Way: Send + Sync + 'static {
+pub trait MessageSink: Send + Sync + 'static {
     fn socket(&self) -> &Socket;
 
     /// Writes messages, all of them, and tells of each piece that was written.
@@ -25,7 +25,7 @@ pub trait Way: Send + Sync + 'static {
 }
 
 /// As they are.
-impl Way for Writer {
+impl MessageSink for WriteHalf {
     fn socket(&self) -> &Socket {
         self.socket()
     }
@@ -48,15 +48,15 @@ impl Way for Writer {
 pub(super) struct Outbox {
     id: RequestId,
     limits: RoomLimits,
-    way: Box<dyn Way>,
+    way: Box<dyn MessageSink>,
     state: Mutex<State>,
-    fell_behind: AtomicBool,
+    slow_consumer: AtomicBool,
     /// There is something to write, or nothing will come any more.
-    filled: Signal,
+    filled: Notify,
     /// Something was written, or nothing will be.
-    written: Signal,
+    written: Notify,
     /// The connection was cut, or writing to it has failed.
-    ended: Arc<Signal>,
+    ended: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -67,7 +67,7 @@ struct State {
     writing_since: Option<Instant>,
     bytes: usize,
     /// Who wait until it is no longer half full.
-    waiters: Vec<Arc<Signal>>,
+    waiters: Vec<Arc<Notify>>,
     /// Nothing is put in any more.
     closed: bool,
     /// Why nothing is written any more.
@@ -86,29 +86,29 @@ impl State {
 
 /// What came of a message.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Put {
-    Fine,
+pub(super) enum Enqueued {
+    Ok,
     /// The outbox is more than half full.
-    Filling,
+    HalfFull,
     /// The member does not read.
-    FellBehind,
+    Overflow,
 }
 
 /// A write that takes longer waits for the peer, and not for its turn on this machine.
-const STUCK: Duration = Duration::from_millis(10);
+const WRITE_STALL: Duration = Duration::from_millis(10);
 
 impl Outbox {
-    pub(super) fn new(id: RequestId, way: impl Way, limits: RoomLimits) -> Self {
-        let ended = Arc::<Signal>::default();
+    pub(super) fn new(id: RequestId, way: impl MessageSink, limits: RoomLimits) -> Self {
+        let ended = Arc::<Notify>::default();
         way.socket().raise_if_cut(&ended);
         Self {
             id,
             limits,
             way: Box::new(way),
             state: Mutex::default(),
-            fell_behind: AtomicBool::new(false),
-            filled: Signal::default(),
-            written: Signal::default(),
+            slow_consumer: AtomicBool::new(false),
+            filled: Notify::default(),
+            written: Notify::default(),
             ended,
         }
     }
@@ -122,17 +122,17 @@ impl Outbox {
         self.state().queue.len()
     }
 
-    pub(super) fn put(&self, message: &Arc<[u8]>) -> Put {
+    pub(super) fn put(&self, message: &Arc<[u8]>) -> Enqueued {
         let mut state = self.state();
         if state.closed {
-            return Put::Fine;
+            return Enqueued::Ok;
         }
         let is_over = |state: &State| {
             state.queue.len() >= self.limits.messages
                 || state.bytes + message.len() > self.limits.bytes
         };
         if !state.queue.is_empty() && is_over(&state) {
-            return Put::FellBehind;
+            return Enqueued::Overflow;
         }
         let was_empty = state.queue.is_empty();
         state.queue.push_back(message.clone());
@@ -140,9 +140,13 @@ impl Outbox {
         let filling = self.is_filling(&state);
         drop(state);
         if was_empty {
-            self.filled.raise();
+            self.filled.notify();
         }
-        if filling { Put::Filling } else { Put::Fine }
+        if filling {
+            Enqueued::HalfFull
+        } else {
+            Enqueued::Ok
+        }
     }
 
     fn is_filling(&self, state: &State) -> bool {
@@ -151,12 +155,12 @@ impl Outbox {
 
     /// Waits until it is no longer half full; but never for a peer that does not read, and not
     /// beyond `until`.
-    pub(super) fn wait_for_slack(&self, signal: &Arc<Signal>, until: Instant) {
+    pub(super) fn wait_for_room(&self, signal: &Arc<Notify>, until: Instant) {
         {
             let mut state = self.state();
             let stuck = state
                 .writing_since
-                .is_some_and(|since| since.elapsed() > STUCK);
+                .is_some_and(|since| since.elapsed() > WRITE_STALL);
             if stuck || !self.is_filling(&state) {
                 return;
             }
@@ -208,7 +212,7 @@ impl Outbox {
     /// Nothing is put in any more; what is there is written.
     pub(super) fn close(&self) {
         self.state().closed = true;
-        self.filled.raise();
+        self.filled.notify();
     }
 
     /// The member's client seems to have left.
@@ -218,11 +222,11 @@ impl Outbox {
 
     /// Whether this is the first time that it is found not to be read.
     pub(super) fn is_first_time(&self) -> bool {
-        !self.fell_behind.swap(true, Ordering::Relaxed)
+        !self.slow_consumer.swap(true, Ordering::Relaxed)
     }
 
     pub(super) fn cut(&self) {
-        self.way.socket().cancel(Cut::FellBehind);
+        self.way.socket().cancel(CancelReason::SlowConsumer);
         self.stop(io::ErrorKind::ConnectionAborted);
     }
 
@@ -232,16 +236,16 @@ impl Outbox {
             state.fail(kind);
             std::mem::take(&mut state.waiters)
         };
-        self.filled.raise();
-        self.written.raise();
-        self.ended.raise();
-        waiters.iter().for_each(|waiter| waiter.raise());
+        self.filled.notify();
+        self.written.notify();
+        self.ended.notify();
+        waiters.iter().for_each(|waiter| waiter.notify());
     }
 
     /// Writes what is put in, until the outbox is closed and empty, or a write fails.
     pub(super) fn write_all(&self) -> io::Result<()> {
         while let Some(batch) = self.next_batch() {
-            let written = self.way.write(&batch, &mut || self.written.raise());
+            let written = self.way.write(&batch, &mut || self.written.notify());
             written.inspect_err(|error| {
                 // One that does not read is cut by the room, which counts it first.
                 if error.kind() != io::ErrorKind::TimedOut {
@@ -260,8 +264,8 @@ impl Outbox {
                 std::mem::take(&mut state.waiters)
             };
             drop(state);
-            self.written.raise();
-            waiters.iter().for_each(|waiter| waiter.raise());
+            self.written.notify();
+            waiters.iter().for_each(|waiter| waiter.notify());
         }
         Ok(())
     }

@@ -6,22 +6,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::poller::Poller;
-use super::{Controller, Handled, ServerState};
-use crate::failure::guarded;
+use super::{RequestOutcome, ServerHandle, ServerState};
 use crate::park::Parker;
 use crate::timeouts::earliest;
+use crate::user_code::call_user_code;
 use crate::{Result, ServeError, concurrency};
 
 /// What became ready: a descriptor of a member, or one that the application wants to have watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum Token {
     Waker { member: u32 },
     Listener { member: u32, index: u32 },
     Child { member: u32, pid: u32 },
     Watch { index: u32 },
 }
 
-impl Source {
+impl Token {
     const KIND: u32 = 30;
 
     /// Two bits of kind and thirty of member; then the index. A process id has at most 22 bits.
@@ -53,16 +53,16 @@ pub(crate) fn narrow(value: impl TryInto<u32>) -> u32 {
 
 /// Lets a concurrency model watch its children in the loop that it is served by.
 #[derive(Clone, Copy)]
-pub struct ChildSource<'a> {
+pub struct ChildWatcher<'a> {
     pub(crate) poller: &'a Poller,
     pub(crate) member: u32,
 }
 
-impl ChildSource<'_> {
+impl ChildWatcher<'_> {
     pub(crate) fn watch(&self, fd: impl AsFd, pid: u32) -> Result<(), ServeError> {
         self.poller.add(
             fd,
-            Source::Child {
+            Token::Child {
                 member: self.member,
                 pid,
             },
@@ -74,7 +74,7 @@ impl ChildSource<'_> {
     }
 }
 
-impl std::fmt::Debug for ChildSource<'_> {
+impl std::fmt::Debug for ChildWatcher<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ChildSource")
             .field("member", &self.member)
@@ -84,7 +84,7 @@ impl std::fmt::Debug for ChildSource<'_> {
 
 /// How long to serve.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Until {
+pub(crate) enum RunUntil {
     /// Until a stop or the end of a drain.
     Stopped,
     /// Until one request was taken on, or this point in time.
@@ -92,36 +92,36 @@ pub(crate) enum Until {
 }
 
 /// What a turn came to.
-pub(crate) enum Turn {
+pub(crate) enum TickResult {
     /// Sleep, but not for longer than this.
     Sleep(Option<Instant>),
     /// This member is done.
-    Done(Handled),
+    Done(RequestOutcome),
     /// This is a child now: leave the loop, let go of everything, run this, and exit.
     InChild(Box<dyn FnOnce() -> i32>),
 }
 
 /// A server, as the loop sees it.
-pub(crate) trait Member {
+pub(crate) trait LoopMember {
     /// The concurrency model.
-    fn model(&self) -> Model;
-    fn controller(&self) -> Controller;
+    fn model(&self) -> ModelTraits;
+    fn handle(&self) -> ServerHandle;
     fn loop_parker(&self) -> Option<Arc<dyn Parker>>;
-    fn enter(&mut self, poller: &Poller, member: u32, until: Until) -> Result<(), ServeError>;
-    fn ready(&mut self, poller: &Poller, source: Source);
-    fn turn(&mut self, poller: &Poller, now: Instant) -> Result<Turn, ServeError>;
+    fn enter(&mut self, poller: &Poller, member: u32, until: RunUntil) -> Result<(), ServeError>;
+    fn ready(&mut self, poller: &Poller, source: Token);
+    fn tick(&mut self, poller: &Poller, now: Instant) -> Result<TickResult, ServeError>;
     fn leave(&mut self, poller: &Poller);
     fn abandon_in_child(&mut self);
 }
 
 /// What the members of a loop need to know about each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Model {
+pub(crate) struct ModelTraits {
     pub(crate) name: &'static str,
     pub(crate) forks: bool,
     pub(crate) has_threads: bool,
     /// It hands requests to few threads, which are not to be interrupted for each of them.
-    pub(crate) feeds_workers: bool,
+    pub(crate) hands_off_to_workers: bool,
 }
 
 /// A descriptor that the application wants to have watched, and what to do when it is readable.
@@ -171,11 +171,11 @@ impl Watch {
 /// descriptor.
 pub(crate) fn run(
     poller: &mut Option<Poller>,
-    members: &mut [&mut dyn Member],
-    companions: usize,
+    members: &mut [&mut dyn LoopMember],
+    sidecars: usize,
     watches: &mut Vec<Watch>,
-    until: Until,
-) -> Result<Handled, ServeError> {
+    until: RunUntil,
+) -> Result<RequestOutcome, ServeError> {
     let parker = match members {
         [one] => one.loop_parker(),
         _ => None,
@@ -187,8 +187,8 @@ pub(crate) fn run(
     };
     let kept = poller.insert(kept);
     let mut active = vec![false; members.len()];
-    let result = drive(kept, members, companions, &mut active, watches, until);
-    if let Ok(Outcome::InChild(_)) = result {
+    let result = run_loop(kept, members, sidecars, &mut active, watches, until);
+    if let Ok(LoopExit::InChild(_)) = result {
         // The child leaves no member: the epoll set is the parent's too, and taking a descriptor
         // out of it here would make the parent deaf to it.
         active.fill(false);
@@ -199,8 +199,8 @@ pub(crate) fn run(
         }
     }
     match result? {
-        Outcome::Served(handled) => Ok(handled),
-        Outcome::InChild(task) => {
+        LoopExit::Served(handled) => Ok(handled),
+        LoopExit::InChild(task) => {
             *poller = None;
             watches.drain(..).for_each(Watch::abandon_in_child);
             for member in members {
@@ -212,7 +212,7 @@ pub(crate) fn run(
 }
 
 /// A fork beside threads would be refused when the first request of both kinds meets.
-fn check(members: &[&mut dyn Member]) -> Result<(), ServeError> {
+fn check(members: &[&mut dyn LoopMember]) -> Result<(), ServeError> {
     let models = || members.iter().map(|member| member.model());
     let forking = models().find(|model| model.forks);
     let threads = models().find(|model| model.has_threads);
@@ -222,23 +222,23 @@ fn check(members: &[&mut dyn Member]) -> Result<(), ServeError> {
     }
 }
 
-enum Outcome {
-    Served(Handled),
+enum LoopExit {
+    Served(RequestOutcome),
     InChild(Box<dyn FnOnce() -> i32>),
 }
 
-fn drive(
+fn run_loop(
     poller: &Poller,
-    members: &mut [&mut dyn Member],
-    companions: usize,
+    members: &mut [&mut dyn LoopMember],
+    sidecars: usize,
     active: &mut [bool],
     watches: &mut [Watch],
-    until: Until,
-) -> Result<Outcome, ServeError> {
+    until: RunUntil,
+) -> Result<LoopExit, ServeError> {
     for (index, watch) in watches.iter().enumerate().filter(|(_, watch)| !watch.over) {
         poller.add(
             &watch.fd,
-            Source::Watch {
+            Token::Watch {
                 index: narrow(index),
             },
         )?;
@@ -249,11 +249,11 @@ fn drive(
     }
     // From here on, as what a model has started meanwhile is not meant.
     let _feeding = (members.iter())
-        .all(|member| member.model().feeds_workers)
-        .then(concurrency::feed_workers);
-    let mut last = Handled::Stopped;
-    let others = members.len() - companions;
-    let mut dismissed = companions == 0;
+        .all(|member| member.model().hands_off_to_workers)
+        .then(concurrency::hand_off_to_workers);
+    let mut last = RequestOutcome::Stopped;
+    let others = members.len() - sidecars;
+    let mut sidecars_stopped = sidecars == 0;
     loop {
         let now = Instant::now();
         let mut wake_at = None;
@@ -262,31 +262,31 @@ fn drive(
             .zip(active.iter_mut())
             .filter(|(_, a)| **a)
         {
-            match member.turn(poller, now)? {
-                Turn::Sleep(at) => wake_at = earliest(wake_at, at),
-                Turn::Done(handled) => {
+            match member.tick(poller, now)? {
+                TickResult::Sleep(at) => wake_at = earliest(wake_at, at),
+                TickResult::Done(handled) => {
                     member.leave(poller);
                     *active = false;
                     last = handled;
                 }
-                Turn::InChild(task) => {
-                    return Ok(Outcome::InChild(task));
+                TickResult::InChild(task) => {
+                    return Ok(LoopExit::InChild(task));
                 }
             }
         }
         if !active.contains(&true) {
-            return Ok(Outcome::Served(last));
+            return Ok(LoopExit::Served(last));
         }
-        if !dismissed && !active[..others].contains(&true) {
-            dismissed = true;
-            dismiss(members, others);
+        if !sidecars_stopped && !active[..others].contains(&true) {
+            sidecars_stopped = true;
+            stop_sidecars(members, others);
         }
         let mut called = Vec::new();
         poller.wait(wake_at, |source| match source {
-            Source::Watch { index } => called.push(index as usize),
-            Source::Waker { member }
-            | Source::Listener { member, .. }
-            | Source::Child { member, .. } => {
+            Token::Watch { index } => called.push(index as usize),
+            Token::Waker { member }
+            | Token::Listener { member, .. }
+            | Token::Child { member, .. } => {
                 if active.get(member as usize) == Some(&true) {
                     members[member as usize].ready(poller, source);
                 }
@@ -294,7 +294,7 @@ fn drive(
         })?;
         for index in called {
             let watch = &mut watches[index];
-            let watched = guarded(|| (watch.call)());
+            let watched = call_user_code(|| (watch.call)());
             if let Ok(Watched::Again) = watched {
                 continue;
             }
@@ -302,24 +302,24 @@ fn drive(
             poller.remove(&watch.fd);
             watch.over = true;
             if let Err(cause) = watched {
-                members[0].controller().0.hook_failed("watch", cause);
+                members[0].handle().0.hook_failed("watch", cause);
             }
         }
     }
 }
 
 /// How long companions have for the requests that they are serving when all others are done.
-const DISMISSAL: Duration = Duration::from_millis(500);
+const SIDECAR_DRAIN: Duration = Duration::from_millis(500);
 
 /// Asks companions to come to their end as the others did: for good, or for now.
-fn dismiss(members: &[&mut dyn Member], others: usize) {
-    let is_closed = |member: &&mut dyn Member| member.controller().state() == ServerState::Closed;
+fn stop_sidecars(members: &[&mut dyn LoopMember], others: usize) {
+    let is_closed = |member: &&mut dyn LoopMember| member.handle().state() == ServerState::Closed;
     let for_good = members[..others].iter().all(is_closed);
-    for companion in &members[others..] {
+    for sidecar in &members[others..] {
         if for_good {
-            companion.controller().drain(DISMISSAL);
+            sidecar.handle().drain(SIDECAR_DRAIN);
         } else {
-            companion.controller().shutdown();
+            sidecar.handle().shutdown();
         }
     }
 }
@@ -331,18 +331,18 @@ mod tests {
     #[test]
     fn sources_survive_packing() {
         for source in [
-            Source::Waker { member: 7 },
-            Source::Listener {
+            Token::Waker { member: 7 },
+            Token::Listener {
                 member: 3,
                 index: 9,
             },
-            Source::Child {
+            Token::Child {
                 member: (1 << 30) - 1,
                 pid: 4_194_304,
             },
-            Source::Watch { index: 1 },
+            Token::Watch { index: 1 },
         ] {
-            assert_eq!(Source::unpack(source.pack()), source);
+            assert_eq!(Token::unpack(source.pack()), source);
         }
     }
 }

@@ -6,21 +6,21 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::controller::{HandleError, Shared};
+use super::accept::{ListenerSlot, LoopState};
 use super::displacement::Displacement;
+use super::handle::{HandleError, Shared};
 use super::lifecycle::DEFAULT_DRAIN;
 use super::poller::Poller;
-use super::refusal::{NOTICE, Refusals};
-use super::service::{Gate, Progress};
-use super::{Controller, Hooks, RequestInfo, Server};
+use super::rejection::{NOTICE, Rejector};
+use super::{Hooks, RequestInfo, Server, ServerHandle};
 use crate::concurrency::Concurrency;
-use crate::event::{Event, Reporter};
-use crate::failure::HandlerFailure;
-use crate::preamble::Preamble;
+use crate::event::{Event, EventSink};
+use crate::preamble::PreambleConfig;
 use crate::transport::{
-    DatagramTransport, DualStack, InetTransport, Intake, Keepalive, SocketOptions, Tcp, ToTargets,
-    Transport, Udp, UnixTransport, local_addr,
+    AcceptContext, DatagramTransport, DualStack, InetTransport, SocketOptions, Tcp, TcpKeepalive,
+    ToBindAddrs, Transport, Udp, UnixTransport, local_addr,
 };
+use crate::user_code::HandlerError;
 use crate::{Admission, BindError, RequestHandler, Result, Timeouts};
 
 /// Options of a server that is about to be made; see [`Server::builder`].
@@ -36,7 +36,7 @@ pub struct Builder<T: Transport, C> {
     timeouts: Timeouts,
     options: SocketOptions,
     admission: Admission,
-    refusal_notice: Box<[u8]>,
+    rejection_message: Box<[u8]>,
     block_on_close: Option<Duration>,
     displacement: Displacement,
     reserved_descriptors: usize,
@@ -46,7 +46,7 @@ pub struct Builder<T: Transport, C> {
     tls: Option<crate::Tls>,
     hooks: Hooks<T::Request>,
     handle_error: Option<HandleError>,
-    reporter: Reporter,
+    sink: EventSink,
     transport: PhantomData<fn() -> T>,
 }
 
@@ -57,7 +57,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             timeouts: T::default_timeouts(),
             options: SocketOptions::default(),
             admission: Admission::default(),
-            refusal_notice: Box::default(),
+            rejection_message: Box::default(),
             block_on_close: Some(DEFAULT_DRAIN),
             displacement: Displacement::default(),
             reserved_descriptors: 0,
@@ -71,7 +71,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
                 service_actions: None,
             },
             handle_error: None,
-            reporter: Reporter::default(),
+            sink: EventSink::default(),
             transport: PhantomData,
         }
     }
@@ -116,7 +116,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
     /// Keeps so many descriptors open that are given up for clients when the process has no others: 0 by
     /// default. It is for a server that has to answer when another one of the process has taken all that
     /// there are, as a probe of its health does. A request of a forking server takes three. It has no
-    /// effect where clients [wait](crate::AtLimit::Wait).
+    /// effect where clients [wait](crate::OverloadPolicy::Wait).
     #[must_use]
     pub fn reserved_descriptors(mut self, count: usize) -> Self {
         self.reserved_descriptors = count;
@@ -141,7 +141,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
     #[must_use]
     pub fn handle_error(
         mut self,
-        hook: impl Fn(&RequestInfo, &HandlerFailure) -> Result + Send + Sync + 'static,
+        hook: impl Fn(&RequestInfo, &HandlerError) -> Result + Send + Sync + 'static,
     ) -> Self {
         self.handle_error = Some(Box::new(hook));
         self
@@ -170,7 +170,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
     /// called in the order in which they were added; one that fails keeps nothing from the others.
     #[must_use]
     pub fn on_event(mut self, observer: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
-        self.reporter.subscribe(Box::new(observer));
+        self.sink.subscribe(Box::new(observer));
         self
     }
 
@@ -182,7 +182,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
     /// See [`BindError`]; nothing stays open after one.
     pub fn bind<F, H>(
         self,
-        address: impl ToTargets<T>,
+        address: impl ToBindAddrs<T>,
         factory: F,
     ) -> Result<Server<T, C, F>, BindError>
     where
@@ -198,7 +198,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
     /// See [`BindError`]; if one address fails, nothing stays open.
     pub fn bind_all<F, H>(
         self,
-        addresses: impl IntoIterator<Item = impl ToTargets<T>>,
+        addresses: impl IntoIterator<Item = impl ToBindAddrs<T>>,
         factory: F,
     ) -> Result<Server<T, C, F>, BindError>
     where
@@ -244,9 +244,9 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
                 reason: format!("{name} is zero, which would fail every wait; None is no limit"),
             });
         }
-        if self.refusal_notice.len() > NOTICE {
+        if self.rejection_message.len() > NOTICE {
             return Err(BindError::BadOption {
-                option: "refusal_notice",
+                option: "rejection_message",
                 reason: format!("it is longer than {NOTICE} bytes"),
             });
         }
@@ -258,7 +258,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         let user_timeout = self.options.user_timeout.or_else(|| {
             // Before the last probe of a keepalive is due, it would end the connection for one that
             // was lost: tcp(7), `TCP_USER_TIMEOUT`.
-            let probing = self.options.keepalive.map(Keepalive::lasts);
+            let probing = self.options.keepalive.map(TcpKeepalive::lasts);
             // A write that waits is to reach its own limit first, and it may wait twice: once it has sent
             // a part. Whoever has little patience may be late himself.
             let unconfirmed = write_timeout?.saturating_mul(3).max(UNCONFIRMED);
@@ -293,21 +293,21 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         let speaks_plainly = self.tls.is_none();
         #[cfg(not(feature = "tls"))]
         let speaks_plainly = true;
-        let refusal_notice: Arc<[u8]> = if speaks_plainly {
-            self.refusal_notice.into()
+        let rejection_message: Arc<[u8]> = if speaks_plainly {
+            self.rejection_message.into()
         } else {
             Arc::default()
         };
-        let preamble = Preamble {
+        let preamble = PreambleConfig {
             #[cfg(feature = "proxy")]
             proxy: self.proxy,
             #[cfg(feature = "tls")]
             tls: self.tls,
-            refusal_notice: refusal_notice.clone(),
+            rejection_message: rejection_message.clone(),
         };
         let timeouts = self.timeouts;
         let shared = Shared::new(
-            self.reporter,
+            self.sink,
             self.handle_error,
             timeouts,
             preamble,
@@ -317,9 +317,11 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         )
         .map_err(failed("make a wake-up descriptor for"))?;
         shared.admission.set(self.admission);
-        let gates = listeners
+        let listeners = listeners
             .into_iter()
-            .map(|listener| local_addr(&listener).map(|address| Gate::new(listener, address)))
+            .map(|listener| {
+                local_addr(&listener).map(|address| ListenerSlot::new(listener, address))
+            })
             .collect::<std::io::Result<_>>()
             .map_err(failed("look up the address of"))?;
         // Made now, so that a server which is bound can serve, however few descriptors are left.
@@ -327,8 +329,8 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         let poller = Poller::new(parker.as_deref())
             .map_err(std::io::Error::other)
             .map_err(failed("make an epoll set for"))?;
-        let server = Controller(shared.clone());
-        let intake = Intake {
+        let server = ServerHandle(shared.clone());
+        let accept_context = AcceptContext {
             parker: self.concurrency.parker(&server),
             server,
             timeouts: shared.timeouts(),
@@ -338,26 +340,26 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         };
         Ok(Server {
             shared,
-            gates,
+            listeners,
             concurrency: self.concurrency,
             factory: Arc::new(factory),
-            intake,
+            accept_context,
             hooks: self.hooks,
             block_on_close: self.block_on_close,
             watches: Vec::new(),
             poller: Some(poller),
-            progress: Progress::default(),
-            refusals: Refusals::new(refusal_notice, self.reserved_descriptors),
+            progress: LoopState::default(),
+            rejections: Rejector::new(rejection_message, self.reserved_descriptors),
         })
     }
 }
 
 fn bind_first<T: Transport>(
-    address: &impl ToTargets<T>,
+    address: &impl ToBindAddrs<T>,
     options: &SocketOptions,
 ) -> Result<T::Listener, BindError> {
     let mut last = None;
-    for target in address.to_targets()? {
+    for target in address.to_bind_addrs()? {
         match T::server_bind(&target, options) {
             Ok(listener) => return Ok(listener),
             Err(error) => last = Some(error),
@@ -397,9 +399,9 @@ impl<C: Concurrency> Builder<Tcp, C> {
     /// power, or its network) is noticed and the connection fails. Off by default: the idle timeout
     /// ends such connections, too.
     ///
-    /// Binding fails for values that the system does not take, see [`Keepalive`].
+    /// Binding fails for values that the system does not take, see [`TcpKeepalive`].
     #[must_use]
-    pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
+    pub fn keepalive(mut self, keepalive: TcpKeepalive) -> Self {
         self.options.keepalive = Some(keepalive);
         self
     }
@@ -439,8 +441,8 @@ impl<T: crate::transport::StreamTransport, C: Concurrency> Builder<T, C> {
     /// Clients that a [rule denies](Admission::deny) are told nothing, nor is anybody where TLS is spoken,
     /// who could not read it.
     #[must_use]
-    pub fn refusal_notice(mut self, notice: impl Into<Vec<u8>>) -> Self {
-        self.refusal_notice = notice.into().into();
+    pub fn rejection_message(mut self, notice: impl Into<Vec<u8>>) -> Self {
+        self.rejection_message = notice.into().into();
         self
     }
 
@@ -452,20 +454,20 @@ impl<T: crate::transport::StreamTransport, C: Concurrency> Builder<T, C> {
     /// A peer that closes without saying so in TLS fails a read with
     /// [`io::ErrorKind::UnexpectedEof`](std::io::ErrorKind::UnexpectedEof): somebody else may have cut
     /// the connection. After a write that failed, no other one succeeds. Bytes are counted as they are
-    /// on the wire. There is no [`refusal_notice`](Self::refusal_notice), as nobody could read it.
+    /// on the wire. There is no [`rejection_message`](Self::rejection_message), as nobody could read it.
     ///
     /// ```no_run
-    /// use socketserver::{Connection, GreenTcpServer, Tls, TlsFiles, handler_fn};
+    /// use socketserver::{Connection, GreenTcpServer, Tls, TlsIdentity, handler_fn};
     /// use std::io::Write;
     ///
-    /// let tls = Tls::new(TlsFiles::new("server.pem", "server.key").load()?);
+    /// let tls = Tls::new(TlsIdentity::new("server.pem", "server.key").load()?);
     /// let server = GreenTcpServer::builder()
     ///     .tls(tls.clone())
     ///     .bind("127.0.0.1:0", handler_fn(|conn: &mut Connection| {
     ///         Ok(conn.write_all(b"nobody else can read this\n")?)
     ///     }))?;
     /// // Later, for new connections:
-    /// tls.replace(TlsFiles::new("renewed.pem", "renewed.key").load()?);
+    /// tls.reload(TlsIdentity::new("renewed.pem", "renewed.key").load()?);
     /// # Ok::<(), socketserver::Error>(())
     /// ```
     #[cfg(feature = "tls")]
@@ -562,7 +564,7 @@ impl<C: Concurrency> Builder<Udp, C> {
     ///
     /// let server = UdpServer::builder()
     ///     .max_amplification(Some(3))
-    ///     .refuse_low_ports()
+    ///     .reject_low_ports()
     ///     .bind("127.0.0.1:0", handler_fn(|packet: &mut Datagram| {
     ///         Ok(packet.reply(packet.bytes())?)
     ///     }))?;
@@ -575,7 +577,7 @@ impl<C: Concurrency> Builder<Udp, C> {
     }
 
     /// Refuses datagrams whose source port is below 1024, before a handler is made for them
-    /// ([`Refusal::LowPort`](crate::Refusal::LowPort)).
+    /// ([`Rejection::LowPort`](crate::Rejection::LowPort)).
     ///
     /// There are the services that answer anything: echo (7), chargen (19), DNS (53), NTP (123). A
     /// datagram with such a source is a forged one, made to let two services answer each other for
@@ -588,8 +590,8 @@ impl<C: Concurrency> Builder<Udp, C> {
     /// by [RFC 3164, section 2](https://www.rfc-editor.org/rfc/rfc3164#section-2)), NTP between
     /// servers, DHCP, IKE.
     #[must_use]
-    pub fn refuse_low_ports(mut self) -> Self {
-        self.options.refuse_low_ports = true;
+    pub fn reject_low_ports(mut self) -> Self {
+        self.options.reject_low_ports = true;
         self
     }
 }

@@ -15,10 +15,10 @@ use rustix::io::Errno;
 use super::poller::Poller;
 use super::{RequestId, Server};
 use crate::admission::PeerKey;
-use crate::concurrency::{AtLimit, Concurrency};
+use crate::concurrency::{Concurrency, OverloadPolicy};
 use crate::transport::Transport;
 use crate::waiting::Awaited;
-use crate::{Address, Refusal, RequestHandler, ServeError};
+use crate::{Address, Rejection, RequestHandler, ServeError};
 
 /// How long a client may take to its first complete message, header or handshake, while others wait for
 /// a place: two round trips to any place on Earth, so that a burst of good clients does not displace
@@ -59,7 +59,7 @@ const EPISODE: Duration = Duration::from_secs(10);
 /// [`Builder::displacement`](crate::Builder::displacement).
 ///
 /// Places are short when a client waits that there is no thread, no coroutine, no descriptor or no
-/// [allowed request](crate::Admission::max_live) for. Then connections are cut that hold a place and use
+/// [allowed request](crate::Admission::max_active) for. Then connections are cut that hold a place and use
 /// nothing, in this order:
 ///
 /// 1. those that have not sent a complete message yet (a header of a proxy, a TLS handshake, a head of
@@ -130,7 +130,7 @@ impl Displacement {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Holding {
     /// All live ones: a descriptor, say.
-    Place,
+    ChildSlot,
     /// Those that do not wait in a pause: a thread of a pool.
     Thread,
 }
@@ -433,9 +433,9 @@ where
         if !self.may_displace() {
             return (0, None);
         }
-        let is_at_max = self.shared.live() >= self.shared.admission.max_live();
-        if is_at_max || self.concurrency.counts_pauses() {
-            self.shared.make_room(Holding::Place, "requests")
+        let is_at_max = self.shared.active() >= self.shared.admission.max_active();
+        if is_at_max || self.concurrency.counts_suspended() {
+            self.shared.make_room(Holding::ChildSlot, "requests")
         } else {
             self.shared.make_room(Holding::Thread, "threads")
         }
@@ -462,13 +462,13 @@ where
             return Ok(None);
         }
         let mut is_waited_for = is_queued;
-        for (index, gate) in self.gates.iter_mut().enumerate() {
-            if gate.is_waited_at {
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            if listener.is_waited_at {
                 // It may have gone, or others that share the socket may have taken it.
-                if has_client(&gate.listener) {
+                if has_client(&listener.listener) {
                     is_waited_for = true;
                 } else {
-                    gate.watch_once_more(poller, self.progress.member, index)?;
+                    listener.watch_once_more(poller, self.progress.member, index)?;
                 }
             }
         }
@@ -483,18 +483,18 @@ where
     /// some may be.
     pub(super) fn makes_room_by_cutting(
         &mut self,
-        gate: usize,
+        listener: usize,
         errno: Errno,
         now: Instant,
     ) -> bool {
         if !matches!(errno, Errno::MFILE | Errno::NFILE) || !self.may_displace() {
             return false;
         }
-        let (cut, again) = self.shared.make_room(Holding::Place, "descriptors");
-        if cut == 0 && self.concurrency.limit().1 != AtLimit::Wait {
+        let (cut, again) = self.shared.make_room(Holding::ChildSlot, "descriptors");
+        if cut == 0 && self.concurrency.limit().1 != OverloadPolicy::Wait {
             return false;
         }
-        self.exhausted(gate, &errno.into(), now);
+        self.exhausted(listener, &errno.into(), now);
         if let Some(again) = again {
             self.progress.back_off.no_later_than(again);
         }
@@ -517,14 +517,14 @@ where
             return Some(until);
         }
         if self.may_displace()
-            && let AtLimit::Queue { places: 1.., .. } = self.concurrency.limit().1
+            && let OverloadPolicy::Queue { places: 1.., .. } = self.concurrency.limit().1
             && let Some(job) = self.progress.queue.displaced_by(newcomer)
         {
             self.shared.count_displaced("queue places");
-            self.refuse(job, &Refusal::Displaced);
+            self.refuse(job, &Rejection::Displaced);
             return self.queue_place();
         }
-        if self.concurrency.limit().1 != AtLimit::Reject || made.0 == 0 {
+        if self.concurrency.limit().1 != OverloadPolicy::Reject || made.0 == 0 {
             return None;
         }
         self.progress.room_made.0 -= 1;

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::accept_loop::Turn;
-use super::controller::NEWCOMER;
+use super::accept::AcceptResult;
+use super::accept_loop::TickResult;
+use super::handle::NEWCOMER;
 use super::poller::Poller;
-use super::service::Accepted;
-use super::{DrainReport, Handled, Server};
+use super::{DrainReport, RequestOutcome, Server};
 use crate::RequestHandler;
 use crate::concurrency::Concurrency;
-use crate::event::{Event, Refusal};
+use crate::event::{Event, Rejection};
 use crate::timeouts::earliest;
 use crate::transport::Transport;
 
@@ -48,17 +48,17 @@ where
     F: Fn() -> H + Send + Sync + 'static,
     H: RequestHandler<T::Request>,
 {
-    pub(super) fn drain_turn(
+    pub(super) fn drain_tick(
         &mut self,
         poller: &Poller,
         now: Instant,
         until: Instant,
-    ) -> Result<Turn, crate::ServeError> {
+    ) -> Result<TickResult, crate::ServeError> {
         let mut drain = self.progress.drain.take().unwrap_or_else(|| {
-            let live = self.shared.live();
+            let live = self.shared.active();
             let timeout = until.saturating_duration_since(now);
             self.shared.emit(&Event::DrainStarted { live, timeout });
-            self.shared.end_pauses();
+            self.shared.end_idle_input();
             // A sequential server may have been busy since.
             let started = self.shared.lifecycle.draining_since().unwrap_or(now);
             Drain {
@@ -69,34 +69,34 @@ where
                 report: DrainReport::default(),
             }
         });
-        self.refusals.settle(now);
+        self.rejections.expire(now);
         if drain.newcomers_at.is_some_and(|at| at <= now) {
             drain.newcomers_at = None;
-            self.shared.end_pauses();
+            self.shared.end_idle_input();
         }
         if matches!(drain.step, Step::Backlog) {
             if now < until {
-                for gate in &mut self.gates {
-                    gate.knock();
+                for listener in &mut self.listeners {
+                    listener.mark_ready();
                     // It may have been so a while ago: only an attempt tells.
-                    gate.empty = false;
+                    listener.empty = false;
                 }
                 let taken = match self.accept(poller, now)? {
-                    Accepted::InChild(task) => return Ok(Turn::InChild(task)),
-                    Accepted::Some(n) => n as u64,
+                    AcceptResult::InChild(task) => return Ok(TickResult::InChild(task)),
+                    AcceptResult::Some(n) => n as u64,
                 };
                 drain.report.queued += taken;
-                let empty = self.gates.iter().all(|gate| gate.empty);
+                let empty = self.listeners.iter().all(|listener| listener.empty);
                 let all_taken =
                     self.progress.pending.is_none() && self.progress.queue.is_empty() && empty;
                 if all_taken && !drain.is_closing {
                     drain.is_closing = true;
-                    for gate in &self.gates {
-                        T::ignore_newcomers(&gate.listener);
+                    for listener in &self.listeners {
+                        T::ignore_newcomers(&listener.listener);
                     }
                     // Once more, for connections that have come since.
                     self.progress.drain = Some(drain);
-                    return Ok(Turn::Sleep(Some(now)));
+                    return Ok(TickResult::Sleep(Some(now)));
                 }
                 if !all_taken && drain.report.queued < BACKLOG {
                     let again = self.arm(poller, now)?;
@@ -108,7 +108,7 @@ where
                     let wake_at = earliest(Some(wake_at), drain.newcomers_at);
                     self.shared.drain_goes_on(drain.report);
                     self.progress.drain = Some(drain);
-                    return Ok(Turn::Sleep(wake_at));
+                    return Ok(TickResult::Sleep(wake_at));
                 }
             } else {
                 drain.report.refused += self.refuse_backlog();
@@ -117,17 +117,17 @@ where
             let mut waiting: Vec<_> = waiting.into_iter().collect();
             waiting.extend(std::iter::from_fn(|| self.progress.queue.next()));
             for job in waiting {
-                self.refuse(job, &Refusal::Draining);
+                self.refuse(job, &Rejection::Draining);
                 drain.report.refused += 1;
             }
             self.shared.emit(&Event::DrainBacklogTaken {
                 queued: drain.report.queued,
                 refused: drain.report.refused,
             });
-            for mut gate in self.gates.drain(..) {
-                gate.shut(poller);
-                let address = gate.address.clone();
-                drop(gate);
+            for mut listener in self.listeners.drain(..) {
+                listener.disarm(poller);
+                let address = listener.address.clone();
+                drop(listener);
                 self.shared
                     .emit(&Event::ListenerClosed { address: &address });
             }
@@ -138,18 +138,21 @@ where
             let wake_at = earliest(wake_at, drain.newcomers_at);
             self.shared.drain_goes_on(drain.report);
             self.progress.drain = Some(drain);
-            return Ok(Turn::Sleep(earliest(wake_at, self.refusals.wake_at())));
+            return Ok(TickResult::Sleep(earliest(
+                wake_at,
+                self.rejections.wake_at(),
+            )));
         }
         drain.report.elapsed = drain.started.elapsed();
         self.progress.closed = true;
         self.shared.drained(drain.report);
-        Ok(Turn::Done(Handled::Stopped))
+        Ok(TickResult::Done(RequestOutcome::Stopped))
     }
 
     /// Waits for live requests and cuts them at the end; `None` once there is nothing left to do.
     fn settle(&mut self, drain: &mut Drain, now: Instant, until: Instant) -> Option<Instant> {
-        self.shared.want_end();
-        let live = self.shared.live();
+        self.shared.request_wakeup();
+        let live = self.shared.active();
         if live == 0 || !self.concurrency.is_waited_for() {
             self.count(drain);
             return None;
@@ -158,12 +161,12 @@ where
             Step::Backlog | Step::Finishing if now < until => Some(until),
             Step::Backlog | Step::Finishing => {
                 self.count(drain);
-                drain.report.cut += live as u64;
+                drain.report.cancelled += live as u64;
                 drain.step = Step::Cutting(now + GRACE);
                 self.shared.drain_goes_on(drain.report);
                 self.shared.lifecycle.force();
-                self.shared.tell_state();
-                self.shared.emit(&Event::DrainCutting { live });
+                self.shared.report_state();
+                self.shared.emit(&Event::DrainDeadlineReached { live });
                 self.shared.cancel_all();
                 Some(now + GRACE)
             }
@@ -184,14 +187,14 @@ where
     /// handlers notice the deadline by themselves, before this loop does.
     fn count(&self, drain: &mut Drain) {
         if matches!(drain.step, Step::Backlog | Step::Finishing) {
-            (drain.report.finished, drain.report.cut) = self.shared.ended_in_drain();
+            (drain.report.finished, drain.report.cancelled) = self.shared.ended_in_drain();
         }
     }
 
     fn refuse_backlog(&mut self) -> u64 {
         let mut refused = 0;
-        for gate in 0..self.gates.len() {
-            while refused < BACKLOG && self.refuse_next(gate, &Refusal::Draining) {
+        for listener in 0..self.listeners.len() {
+            while refused < BACKLOG && self.refuse_next(listener, &Rejection::Draining) {
                 refused += 1;
             }
         }

@@ -4,9 +4,9 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use super::accept_loop::{Member, Until, Watch, Watched, run};
+use super::accept_loop::{LoopMember, RunUntil, Watch, Watched, run};
 use super::poller::Poller;
-use super::{Controller, Server};
+use super::{Server, ServerHandle};
 use crate::concurrency::Concurrency;
 use crate::transport::Transport;
 use crate::{RequestHandler, Result};
@@ -26,14 +26,14 @@ use crate::{RequestHandler, Result};
 /// let tcp = ThreadingTcpServer::bind("127.0.0.1:0", handler_fn(|_: &mut Connection| Ok(())))?;
 /// let udp = ThreadingUdpServer::bind("127.0.0.1:0", handler_fn(|_: &mut Datagram| Ok(())))?;
 /// let mut group = ServerGroup::new().with(tcp).with(udp);
-/// group.controller().shutdown();
+/// group.handle().shutdown();
 /// group.serve_forever()?;
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 #[derive(Default)]
 pub struct ServerGroup {
-    members: Vec<Box<dyn Member + Send>>,
-    companions: Vec<Box<dyn Member + Send>>,
+    members: Vec<Box<dyn LoopMember + Send>>,
+    sidecars: Vec<Box<dyn LoopMember + Send>>,
     watches: Vec<Watch>,
     poller: Option<Poller>,
 }
@@ -72,23 +72,23 @@ impl ServerGroup {
 
     /// Takes in a server that tells how the others fare, and so outlives their drain. It is served for
     /// as long as any of them is, and is then closed as they were, within half a second and what it
-    /// takes to cut who is left. The group's [`controller`](Self::controller) has nothing to do with
+    /// takes to cut who is left. The group's [`handle`](Self::controller) has nothing to do with
     /// it.
     ///
     /// It shares the loop: where the process may have threads, a server that is served by a thread of
     /// its own is better, as it also answers while a sequential server is busy.
-    pub fn add_companion<T, C, F, H>(&mut self, server: Server<T, C, F>)
+    pub fn add_sidecar<T, C, F, H>(&mut self, server: Server<T, C, F>)
     where
         T: Transport,
         C: Concurrency,
         F: Fn() -> H + Send + Sync + 'static,
         H: RequestHandler<T::Request> + 'static,
     {
-        let companion = self.take_in(server);
-        self.companions.push(companion);
+        let sidecar = self.take_in(server);
+        self.sidecars.push(sidecar);
     }
 
-    fn take_in<T, C, F, H>(&mut self, mut server: Server<T, C, F>) -> Box<dyn Member + Send>
+    fn take_in<T, C, F, H>(&mut self, mut server: Server<T, C, F>) -> Box<dyn LoopMember + Send>
     where
         T: Transport,
         C: Concurrency,
@@ -112,13 +112,8 @@ impl ServerGroup {
 
     /// The handle that stops the servers which are in the group now.
     #[must_use]
-    pub fn controller(&self) -> GroupController {
-        GroupController(
-            self.members
-                .iter()
-                .map(|member| member.controller())
-                .collect(),
-        )
+    pub fn handle(&self) -> GroupHandle {
+        GroupHandle(self.members.iter().map(|member| member.handle()).collect())
     }
 
     /// Serves until all of them have stopped. If one fails, the others are stopped.
@@ -129,13 +124,13 @@ impl ServerGroup {
         if self.members.is_empty() {
             return Ok(());
         }
-        let companions = self.companions.len();
-        let mut members: Vec<&mut dyn Member> = Vec::new();
-        for member in self.members.iter_mut().chain(&mut self.companions) {
+        let sidecars = self.sidecars.len();
+        let mut members: Vec<&mut dyn LoopMember> = Vec::new();
+        for member in self.members.iter_mut().chain(&mut self.sidecars) {
             members.push(&mut **member);
         }
         let (poller, watches) = (&mut self.poller, &mut self.watches);
-        run(poller, &mut members, companions, watches, Until::Stopped)?;
+        run(poller, &mut members, sidecars, watches, RunUntil::Stopped)?;
         Ok(())
     }
 }
@@ -150,46 +145,46 @@ impl fmt::Debug for ServerGroup {
 
 /// The controllers of a group's servers, as one.
 #[derive(Clone, Debug)]
-pub struct GroupController(Vec<Controller>);
+pub struct GroupHandle(Vec<ServerHandle>);
 
-impl GroupController {
+impl GroupHandle {
     /// Each server's own controller, in the order in which they were added.
     #[must_use]
-    pub fn controllers(&self) -> &[Controller] {
+    pub fn handles(&self) -> &[ServerHandle] {
         &self.0
     }
 
-    /// Asks all of them to stop; see [`Controller::shutdown`].
+    /// Asks all of them to stop; see [`ServerHandle::shutdown`].
     pub fn shutdown(&self) {
-        self.0.iter().for_each(Controller::shutdown);
+        self.0.iter().for_each(ServerHandle::shutdown);
     }
 
-    /// Asks all of them to drain; see [`Controller::drain`].
+    /// Asks all of them to drain; see [`ServerHandle::drain`].
     pub fn drain(&self, timeout: Duration) {
-        for controller in &self.0 {
-            controller.drain(timeout);
+        for handle in &self.0 {
+            handle.drain(timeout);
         }
     }
 
-    /// Makes all of them lame, or ready again; see [`Controller::set_lame`].
+    /// Makes all of them lame, or ready again; see [`ServerHandle::set_lame`].
     pub fn set_lame(&self, lame: bool) {
-        for controller in &self.0 {
-            controller.set_lame(lame);
+        for handle in &self.0 {
+            handle.set_lame(lame);
         }
     }
 
-    /// Whether all of them are ready; see [`Controller::is_ready`].
+    /// Whether all of them are ready; see [`ServerHandle::is_ready`].
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.0.iter().all(Controller::is_ready)
+        self.0.iter().all(ServerHandle::is_ready)
     }
 
-    /// Waits until none of them serves; see [`Controller::wait`].
+    /// Waits until none of them serves; see [`ServerHandle::wait`].
     #[must_use]
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        self.0.iter().all(|controller| {
-            controller.wait(end.map(|end| end.saturating_duration_since(Instant::now())))
-        })
+        self.0
+            .iter()
+            .all(|handle| handle.wait(end.map(|end| end.saturating_duration_since(Instant::now()))))
     }
 }

@@ -46,7 +46,7 @@ pub(crate) struct Lifecycle {
     own_waker: OnceLock<OwnedFd>,
     /// Readable for good once a drain was asked for: how forked children hear of it. Of models
     /// without children, nobody does.
-    drain_bell: Option<OwnedFd>,
+    drain_event: Option<OwnedFd>,
     /// Readable while the server is lame, for the same children.
     lame_bell: Option<OwnedFd>,
     /// The process that serves, or is going to.
@@ -58,7 +58,7 @@ pub(crate) struct Lifecycle {
     drain_from: AtomicU64,
     /// When a drain must be over, in milliseconds since `base`.
     drain_until: AtomicU64,
-    turnstile: Mutex<()>,
+    state_lock: Mutex<()>,
     changed: Condvar,
 }
 
@@ -74,20 +74,20 @@ impl Lifecycle {
     /// `forks` is whether children are to hear of a drain.
     pub(crate) fn new(forks: bool) -> io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let drain_bell = forks.then(|| eventfd(0, flags)).transpose()?;
+        let drain_event = forks.then(|| eventfd(0, flags)).transpose()?;
         let lame_bell = forks.then(|| eventfd(0, flags)).transpose()?;
         Ok(Self {
             word: AtomicU32::new(NEW),
             waker: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             own_waker: OnceLock::new(),
-            drain_bell,
+            drain_event,
             lame_bell,
             owner: AtomicU32::new(this_process()),
             thread: AtomicU32::new(0),
             base: Instant::now(),
             drain_from: AtomicU64::new(u64::MAX),
             drain_until: AtomicU64::new(u64::MAX),
-            turnstile: Mutex::new(()),
+            state_lock: Mutex::new(()),
             changed: Condvar::new(),
         })
     }
@@ -165,8 +165,8 @@ impl Lifecycle {
         let until = millis(now.saturating_add(timeout));
         self.drain_until.fetch_min(until, Ordering::SeqCst);
         self.word.fetch_or(DRAIN, Ordering::SeqCst);
-        if let Some(bell) = &self.drain_bell {
-            let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
+        if let Some(event) = &self.drain_event {
+            let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
         }
         self.wake();
     }
@@ -186,11 +186,11 @@ impl Lifecycle {
             self.word.fetch_and(!LAME, Ordering::SeqCst)
         };
         if (before & LAME != 0) != lame {
-            if let Some(bell) = &self.lame_bell {
+            if let Some(event) = &self.lame_bell {
                 let _ = match lame {
-                    true => rustix::io::write(bell, &1_u64.to_ne_bytes()),
+                    true => rustix::io::write(event, &1_u64.to_ne_bytes()),
                     // A read takes all of the count.
-                    false => rustix::io::read(bell, &mut [0_u8; 8]),
+                    false => rustix::io::read(event, &mut [0_u8; 8]),
                 };
             }
             // There is something to tell of.
@@ -207,12 +207,12 @@ impl Lifecycle {
         let word = self.word.load(Ordering::SeqCst);
         match word & PHASE {
             CLOSED => ServerState::Closed,
-            _ if word & FORCED != 0 => ServerState::Forced,
+            _ if word & FORCED != 0 => ServerState::Terminating,
             _ if word & DRAIN != 0 => ServerState::Draining,
             STOPPED => ServerState::Stopped,
-            SERVING if word & LAME != 0 => ServerState::Lame,
+            SERVING if word & LAME != 0 => ServerState::LameDuck,
             SERVING => ServerState::Serving,
-            _ => ServerState::New,
+            _ => ServerState::Bound,
         }
     }
 
@@ -221,7 +221,7 @@ impl Lifecycle {
         self.thread.store(this_thread(), Ordering::Relaxed);
         let before = self.word.load(Ordering::SeqCst) & PHASE;
         // A stop that a child asked for after the server was stopped is the case already.
-        self.obey_children(before == NEW);
+        self.apply_child_commands(before == NEW);
         let entered = self
             .word
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |word| {
@@ -252,7 +252,7 @@ impl Lifecycle {
                 Some((word & !PHASE & !done) | phase)
             });
         drop(
-            self.turnstile
+            self.state_lock
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner),
         );
@@ -260,11 +260,11 @@ impl Lifecycle {
     }
 
     /// The waker is ready: takes in what arrived.
-    pub(crate) fn woken(&self) {
-        self.obey_children(true);
+    pub(crate) fn on_wakeup(&self) {
+        self.apply_child_commands(true);
     }
 
-    fn obey_children(&self, may_stop: bool) {
+    fn apply_child_commands(&self, may_stop: bool) {
         let units = self.read();
         if units >= CHILD_LAME_UNIT {
             self.set_lame_here(true);
@@ -304,15 +304,15 @@ impl Lifecycle {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.word.load(Ordering::SeqCst) & DRAIN != 0 || self.bell_has_rung(None)
+        self.word.load(Ordering::SeqCst) & DRAIN != 0 || self.drain_event_is_set(None)
     }
 
     /// Whether clients should go elsewhere. Of a forked child's parent, what is the case now.
     pub(crate) fn is_lame(&self) -> bool {
         match self.lame_bell.as_ref().filter(|_| !self.is_owner()) {
             None => self.word.load(Ordering::SeqCst) & LAME != 0,
-            Some(bell) => {
-                let mut fds = [PollFd::new(bell, PollFlags::IN)];
+            Some(event) => {
+                let mut fds = [PollFd::new(event, PollFlags::IN)];
                 matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..))
             }
         }
@@ -320,8 +320,8 @@ impl Lifecycle {
 
     /// In a forked child: whether the parent drains. Waits for that or for `other` to be ready, if
     /// there is one, but for no longer than `until`.
-    fn bell_has_rung(&self, other: Option<(BorrowedFd<'_>, Option<Instant>)>) -> bool {
-        let Some(bell) = self.drain_bell.as_ref().filter(|_| !self.is_owner()) else {
+    fn drain_event_is_set(&self, other: Option<(BorrowedFd<'_>, Option<Instant>)>) -> bool {
+        let Some(event) = self.drain_event.as_ref().filter(|_| !self.is_owner()) else {
             return false;
         };
         loop {
@@ -330,12 +330,12 @@ impl Lifecycle {
                 Some((_, until)) => until.map(|end| end.saturating_duration_since(Instant::now())),
             };
             let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-            let bell = PollFd::new(bell, PollFlags::IN);
+            let event = PollFd::new(event, PollFlags::IN);
             let other = other.map_or_else(
-                || bell.clone(),
+                || event.clone(),
                 |(fd, _)| PollFd::from_borrowed_fd(fd, PollFlags::IN),
             );
-            let mut fds = [bell, other];
+            let mut fds = [event, other];
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(_) => return !fds[0].revents().is_empty(),
                 // By a signal that is for the parent: poll(2) is never restarted. Whoever went on
@@ -348,8 +348,8 @@ impl Lifecycle {
 
     /// In a forked child that waits for `input`: sleeps until there is some, or the time is over, or
     /// the parent begins to drain. Elsewhere a drain is told in other ways, and this does nothing.
-    pub(crate) fn await_bell(&self, input: BorrowedFd<'_>, until: Option<Instant>) {
-        self.bell_has_rung(Some((input, until)));
+    pub(crate) fn wait_readable_or_drain(&self, input: BorrowedFd<'_>, until: Option<Instant>) {
+        self.drain_event_is_set(Some((input, until)));
     }
 
     /// Waits until nobody serves and no stop is pending.
@@ -364,7 +364,7 @@ impl Lifecycle {
         };
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut turn = self
-            .turnstile
+            .state_lock
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         while !settled() {
@@ -463,17 +463,17 @@ mod tests {
 
     #[test]
     fn the_state_follows_the_word() {
-        use ServerState::{Closed, Draining, Forced, Lame, New, Serving, Stopped};
+        use ServerState::{Bound, Closed, Draining, LameDuck, Serving, Stopped, Terminating};
         let life = Lifecycle::new(false).unwrap();
-        assert_eq!(life.state(), New);
+        assert_eq!(life.state(), Bound);
         life.set_lame(true);
-        assert_eq!(life.state(), New, "lame is who serves");
+        assert_eq!(life.state(), Bound, "lame is who serves");
         assert!(life.enter());
-        assert_eq!(life.state(), Lame);
+        assert_eq!(life.state(), LameDuck);
         life.set_lame(false);
         assert_eq!(life.state(), Serving);
         life.pause();
-        assert_eq!(life.state(), New);
+        assert_eq!(life.state(), Bound);
         assert!(life.enter());
         life.leave(false);
         assert_eq!(life.state(), Stopped);
@@ -482,7 +482,7 @@ mod tests {
         life.drain(Duration::ZERO);
         assert_eq!(life.state(), Draining);
         life.force();
-        assert_eq!(life.state(), Forced);
+        assert_eq!(life.state(), Terminating);
         life.leave(true);
         assert_eq!(life.state(), Closed);
     }
@@ -493,7 +493,7 @@ mod tests {
             let life = Lifecycle::new(false).unwrap();
             assert!(life.enter());
             life.write(units);
-            life.woken();
+            life.on_wakeup();
             let Commands { stop, drain } = life.commands();
             let lame = life.word.load(Ordering::SeqCst) & LAME != 0;
             (stop, drain.is_some(), lame)

@@ -1,20 +1,20 @@
 //! The server: listening sockets, a concurrency model and a factory of handlers, joined by a loop.
 
+mod accept;
 mod accept_loop;
-mod arrival;
-mod back_off;
+mod backoff;
 mod builder;
-mod controller;
+mod close;
 mod displacement;
 mod drain;
-mod drops;
+mod drop_report;
 mod group;
+mod handle;
 mod lifecycle;
+mod pending;
 mod poller;
 mod queue;
-mod refusal;
-mod request;
-mod service;
+mod rejection;
 mod session;
 mod state;
 mod task;
@@ -26,32 +26,32 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use accept_loop::{ChildSource, Watched};
+pub use accept_loop::{ChildWatcher, Watched};
 pub use builder::Builder;
-pub(crate) use controller::Record;
-pub use controller::{Controller, DrainReport, LiveRequest, RequestId, RequestInfo, RequestState};
 pub use displacement::Displacement;
-pub use group::{GroupController, ServerGroup};
+pub use group::{GroupHandle, ServerGroup};
+pub(crate) use handle::RequestGuard;
+pub use handle::{ActiveRequest, DrainReport, RequestId, RequestInfo, RequestState, ServerHandle};
 pub(crate) use poller::watch;
 pub use session::Request;
 pub use state::ServerState;
-pub(crate) use task::{End, wait_to_end};
-pub use task::{Pause, Place, Task};
+pub use task::{ChildSlot, Suspended, Task};
+pub(crate) use task::{Outcome, wait_to_end};
 
-use accept_loop::{Until, Watch, run};
-use controller::Shared;
+use accept::{ListenerSlot, LoopState};
+use accept_loop::{RunUntil, Watch, run};
+use handle::Shared;
 use poller::Poller;
-use refusal::Refusals;
-use service::{Gate, Progress};
+use rejection::Rejector;
 
 use crate::concurrency::Concurrency;
-use crate::transport::{Intake, ToTargets, Transport};
+use crate::transport::{AcceptContext, ToBindAddrs, Transport};
 use crate::{Address, BindError, RequestHandler, Result, ServeError};
 
 /// What [`Server::handle_request`] came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Handled {
+pub enum RequestOutcome {
     /// A request was taken on: served, handed to its thread or process, or refused.
     Request,
     /// None came in time, and the hook `handle_timeout` was called.
@@ -81,16 +81,16 @@ struct Hooks<R> {
 /// be replied to is gone.) [`server_close`](Self::server_close) is the graceful way.
 pub struct Server<T: Transport, C: Concurrency, F> {
     shared: Arc<Shared>,
-    gates: Vec<Gate<T>>,
+    listeners: Vec<ListenerSlot<T>>,
     concurrency: C,
     factory: Arc<F>,
-    intake: Intake,
+    accept_context: AcceptContext,
     hooks: Hooks<T::Request>,
     block_on_close: Option<Duration>,
     watches: Vec<Watch>,
     poller: Option<Poller>,
-    progress: Progress<T::Request, F>,
-    refusals: Refusals,
+    progress: LoopState<T::Request, F>,
+    rejections: Rejector,
 }
 
 impl<T: Transport, C: Concurrency> Server<T, C, ()> {
@@ -126,11 +126,11 @@ where
     ///
     /// # Errors
     /// See [`BindError`]; nothing stays open after one.
-    pub fn bind(address: impl ToTargets<T>, factory: F) -> Result<Self, BindError> {
+    pub fn bind(address: impl ToBindAddrs<T>, factory: F) -> Result<Self, BindError> {
         Builder::new().bind(address, factory)
     }
 
-    /// Serves until a [stop](Controller::shutdown) or the end of a [drain](Controller::drain) is
+    /// Serves until a [stop](ServerHandle::shutdown) or the end of a [drain](ServerHandle::drain) is
     /// reached. After a stop it may be called again.
     ///
     /// Nothing a client or a handler does ends it.
@@ -139,7 +139,7 @@ where
     /// A [`ServeError`], by [`downcast_ref`](crate::Error::downcast_ref), if the server is closed,
     /// cannot fork here, or has lost its listener.
     pub fn serve_forever(&mut self) -> Result {
-        self.run(Until::Stopped)?;
+        self.run(RunUntil::Stopped)?;
         Ok(())
     }
 
@@ -151,30 +151,30 @@ where
     ///
     /// # Errors
     /// As for [`serve_forever`](Self::serve_forever).
-    pub fn handle_request(&mut self, timeout: Option<Duration>) -> Result<Handled> {
+    pub fn handle_request(&mut self, timeout: Option<Duration>) -> Result<RequestOutcome> {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Ok(self.run(Until::OneRequest(end))?)
+        Ok(self.run(RunUntil::OneRequest(end))?)
     }
 
     /// Closes gracefully: serves what waits in the backlog, closes the listeners, and gives live
     /// requests the time set by [`block_on_close`](Builder::block_on_close) to end, as a
-    /// [drain](Controller::drain) does.
+    /// [drain](ServerHandle::drain) does.
     ///
     /// # Errors
     /// As for [`serve_forever`](Self::serve_forever). The listeners are closed even so.
     pub fn server_close(mut self) -> Result<DrainReport> {
-        let controller = self.controller();
+        let handle = self.handle();
         let Some(timeout) = self.block_on_close else {
             return Ok(DrainReport::default());
         };
-        if controller.drain_report().is_none() {
-            controller.drain(timeout);
-            self.run(Until::Stopped)?;
+        if handle.drain_report().is_none() {
+            handle.drain(timeout);
+            self.run(RunUntil::Stopped)?;
         }
-        Ok(controller.drain_report().unwrap_or_default())
+        Ok(handle.drain_report().unwrap_or_default())
     }
 
-    fn run(&mut self, until: Until) -> Result<Handled, ServeError> {
+    fn run(&mut self, until: RunUntil) -> Result<RequestOutcome, ServeError> {
         let mut watches = std::mem::take(&mut self.watches);
         let mut poller = self.poller.take();
         if !self.shared.lifecycle.is_owner() {
@@ -191,8 +191,8 @@ where
 impl<T: Transport, C: Concurrency, F> Server<T, C, F> {
     /// The handle that stops this server from elsewhere.
     #[must_use]
-    pub fn controller(&self) -> Controller {
-        Controller(self.shared.clone())
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle(self.shared.clone())
     }
 
     /// The address it is bound to, with the real port; the first one, if there are several.
@@ -202,7 +202,7 @@ impl<T: Transport, C: Concurrency, F> Server<T, C, F> {
     #[must_use]
     pub fn local_addr(&self) -> &Address {
         &self
-            .gates
+            .listeners
             .first()
             .expect("a drained server has no address")
             .address
@@ -210,7 +210,7 @@ impl<T: Transport, C: Concurrency, F> Server<T, C, F> {
 
     /// All addresses it is bound to; none after a drain.
     pub fn local_addrs(&self) -> impl Iterator<Item = &Address> {
-        self.gates.iter().map(|gate| &*gate.address)
+        self.listeners.iter().map(|listener| &*listener.address)
     }
 
     /// Has the serving thread call `call` whenever `fd` is readable; `call` reads it.
@@ -232,7 +232,7 @@ impl<T: Transport, C: Concurrency, F> Server<T, C, F> {
 /// After a drain, as there is none any more.
 impl<T: Transport, C: Concurrency, F> AsFd for Server<T, C, F> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.gates
+        self.listeners
             .first()
             .expect("a drained server has no socket")
             .listener
@@ -244,7 +244,7 @@ impl<T: Transport, C: Concurrency, F> Drop for Server<T, C, F> {
     fn drop(&mut self) {
         if self.shared.lifecycle.is_owner() {
             self.shared.lifecycle.leave(true);
-            self.shared.tell_state();
+            self.shared.report_state();
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
-use super::accept_loop::Source;
+use super::accept_loop::Token;
 use crate::ServeError;
 use crate::park::{Interest, Park, Parker};
 
@@ -34,7 +34,7 @@ impl Poller {
         Ok(Self { park, epoll })
     }
 
-    pub(crate) fn add(&self, fd: impl AsFd, source: Source) -> Result<(), ServeError> {
+    pub(crate) fn add(&self, fd: impl AsFd, source: Token) -> Result<(), ServeError> {
         let watched = watch(&self.epoll, fd, source.pack(), epoll::EventFlags::IN);
         watched.map_err(|errno| ServeError::Resources {
             step: "watch a descriptor",
@@ -43,7 +43,7 @@ impl Poller {
     }
 
     /// The same, until it was reported once.
-    pub(crate) fn add_once(&self, fd: impl AsFd, source: Source) -> Result<(), ServeError> {
+    pub(crate) fn add_once(&self, fd: impl AsFd, source: Token) -> Result<(), ServeError> {
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
         let watched = watch(&self.epoll, fd, source.pack(), flags);
         watched.map_err(|errno| ServeError::Resources {
@@ -60,7 +60,7 @@ impl Poller {
     pub(crate) fn wait(
         &self,
         until: Option<Instant>,
-        mut ready: impl FnMut(Source),
+        mut ready: impl FnMut(Token),
     ) -> Result<(), ServeError> {
         let failed = |source| ServeError::Resources {
             step: "wait for events",
@@ -86,7 +86,7 @@ impl Poller {
         match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
             Ok((events, _)) => {
                 for event in events {
-                    ready(Source::unpack(event.data.u64()));
+                    ready(Token::unpack(event.data.u64()));
                 }
                 Ok(())
             }

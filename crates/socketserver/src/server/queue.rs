@@ -3,13 +3,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use super::arrival::Job;
+use super::pending::AcceptedRequest;
 use crate::Address;
 use crate::admission::PeerKey;
 
 pub(super) struct Queue<R, F> {
     /// In the order in which they came, each with the end of its wait.
-    waiting: VecDeque<(Instant, Job<R, F>)>,
+    waiting: VecDeque<(Instant, AcceptedRequest<R, F>)>,
 }
 
 impl<R, F> Default for Queue<R, F> {
@@ -29,13 +29,13 @@ impl<R, F> Queue<R, F> {
         self.waiting.is_empty()
     }
 
-    pub(super) fn push(&mut self, job: Job<R, F>, until: Instant) {
+    pub(super) fn push(&mut self, job: AcceptedRequest<R, F>, until: Instant) {
         job.record.set_queued(true);
         self.waiting.push_back((until, job));
     }
 
     /// Whoever has waited longest.
-    pub(super) fn next(&mut self) -> Option<Job<R, F>> {
+    pub(super) fn next(&mut self) -> Option<AcceptedRequest<R, F>> {
         let (_, job) = self.waiting.pop_front()?;
         job.record.set_queued(false);
         Some(job)
@@ -43,7 +43,7 @@ impl<R, F> Queue<R, F> {
 
     /// The oldest of the peer that has most places here, if those are at least two more than a
     /// newcomer would have with one.
-    pub(super) fn displaced_by(&mut self, newcomer: &Address) -> Option<Job<R, F>> {
+    pub(super) fn displaced_by(&mut self, newcomer: &Address) -> Option<AcceptedRequest<R, F>> {
         let mut places: HashMap<Option<PeerKey>, usize> = HashMap::new();
         for (_, job) in &self.waiting {
             *places.entry(peer_of(job)).or_default() += 1;
@@ -63,7 +63,7 @@ impl<R, F> Queue<R, F> {
     }
 
     /// Somebody who has waited in vain.
-    pub(super) fn overdue(&mut self, now: Instant) -> Option<Job<R, F>> {
+    pub(super) fn overdue(&mut self, now: Instant) -> Option<AcceptedRequest<R, F>> {
         let (until, _) = self.waiting.front()?;
         (*until <= now).then(|| self.next()).flatten()
     }
@@ -79,6 +79,6 @@ impl<R, F> Queue<R, F> {
     }
 }
 
-fn peer_of<R, F>(job: &Job<R, F>) -> Option<PeerKey> {
+fn peer_of<R, F>(job: &AcceptedRequest<R, F>) -> Option<PeerKey> {
     PeerKey::of_peer(job.record.info().peer())
 }

@@ -7,17 +7,17 @@ use std::sync::Arc;
 use std::sync::Weak;
 use std::time::Instant;
 
-use super::controller::{Paused, Record, RequestId, Shared};
+use super::handle::{RequestGuard, RequestId, Shared, Suspension};
 #[cfg(feature = "green")]
-use super::task::Subject;
-use super::task::{End, Pause, Step, end};
+use super::task::RequestLabel;
+use super::task::{Outcome, Progress, Suspended, end};
 use crate::address::Address;
 use crate::event::{EndReason, Event};
-use crate::failure::{HandlerFailure, Stage, contain, discard, guarded};
 use crate::park::{Park, give_way};
-use crate::preamble::{Heard, Steps};
+use crate::preamble::{PreambleProgress, PreambleState};
 use crate::socket::Socket;
 use crate::timeouts::earliest;
+use crate::user_code::{HandlerError, Phase, call_user_code, catch_panic, drop_catching_panic};
 use crate::{Connection, Datagram, RequestHandler, RequestInfo, Result};
 
 /// What a transport hands to a handler; implemented by [`Connection`] and [`Datagram`] only.
@@ -28,10 +28,10 @@ impl Request for Datagram {}
 
 pub(crate) mod sealed {
     use super::{
-        Address, BorrowedFd, End, EndReason, Heard, Instant, OwnedFd, Park, Record, RequestId,
-        Socket, Steps, Weak, io,
+        Address, BorrowedFd, EndReason, Instant, Outcome, OwnedFd, Park, PreambleProgress,
+        PreambleState, RequestGuard, RequestId, Socket, Weak, io,
     };
-    use crate::socket::Cut;
+    use crate::socket::CancelReason;
     use crate::waiting::{Awaited, Waiting};
 
     pub trait Request: Sized + Send + 'static {
@@ -41,21 +41,21 @@ pub(crate) mod sealed {
         /// What tells others that its peer is waited for, and what a wait that begins now is for.
         fn waiting(&self) -> Option<(&Waiting, Awaited)>;
         /// Bytes received and sent.
-        fn meters(&self) -> (u64, u64);
+        fn byte_counts(&self) -> (u64, u64);
         /// The peer went away.
-        fn is_lost(&self) -> bool;
+        fn is_disconnected(&self) -> bool;
         /// Why this server cut it, if it did.
-        fn cut(&self) -> Option<Cut>;
+        fn cut(&self) -> Option<CancelReason>;
         /// How it ends, if the handler does not fail and the server does not cut it.
         fn verdict(&self) -> Option<EndReason>;
         /// The handler has asked to be called again.
-        fn take_keep_alive(&mut self) -> bool;
+        fn take_suspend_request(&mut self) -> bool;
         /// There is something to read that has left the kernel already.
         fn has_buffered(&mut self) -> bool;
         /// It has read the beginning of a message, and not the end.
         fn is_within_message(&self) -> bool;
         /// When a pause that begins now is over in any case.
-        fn pause_until(&self) -> Option<Instant>;
+        fn suspend_until(&self) -> Option<Instant>;
         /// That time has come: whether only the handler is to be called, and the pause may go on.
         fn wake(&mut self) -> bool;
         /// A pause whose time is over may go on, as somebody has written to the peer meanwhile.
@@ -72,12 +72,12 @@ pub(crate) mod sealed {
         /// kept in `steps`, if there are any.
         fn preamble(
             &mut self,
-            record: &mut Record,
-            steps: &mut Option<Box<Steps>>,
-        ) -> Result<Heard, End>;
+            record: &mut RequestGuard,
+            steps: &mut Option<Box<PreambleState>>,
+        ) -> Result<PreambleProgress, Outcome>;
         /// Closes what no handler will see, from a worker. Waits for a bounded time, and only for
         /// one that is told something.
-        fn turn_away(self, notice: &[u8]);
+        fn reject(self, notice: &[u8]);
         fn shutdown_request(&mut self);
         /// What is to be closed without waiting for anything, if it is its own.
         fn refuse(self) -> Option<OwnedFd>;
@@ -90,7 +90,7 @@ pub(crate) mod sealed {
 pub(super) struct Session<R, H> {
     request: R,
     handler: H,
-    record: Record,
+    record: RequestGuard,
     /// The books are the parent's.
     in_child: bool,
     /// When the present pause is over in any case.
@@ -103,18 +103,18 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
     /// Makes the handler and sets it up.
     pub(super) fn begin(
         request: R,
-        record: Record,
+        record: RequestGuard,
         factory: &impl Fn() -> H,
         in_child: bool,
-    ) -> Result<Box<Self>, End> {
+    ) -> Result<Box<Self>, Outcome> {
         record.shared().emit(&Event::Started(record.info()));
-        let handler = match attempt(Stage::Factory, || Ok(factory())) {
+        let handler = match attempt(Phase::Factory, || Ok(factory())) {
             Ok(handler) => handler,
             Err(failure) => {
                 let reason = reason(Some(&failure), &request);
                 let reason = close(request, record, in_child, reason, Some(&failure));
-                discard(failure);
-                return Err(End::Ended(reason));
+                drop_catching_panic(failure);
+                return Err(Outcome::Ended(reason));
             }
         };
         let mut session = Box::new(Self {
@@ -126,18 +126,21 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
             moved: 0,
         });
         let own = &mut *session;
-        match attempt(Stage::Setup, || own.handler.setup(&mut own.request)) {
+        match attempt(Phase::Setup, || own.handler.setup(&mut own.request)) {
             Ok(()) => Ok(session),
-            failed => Err(End::Ended(session.end(failed, None))),
+            failed => Err(Outcome::Ended(session.end(failed, None))),
         }
     }
 
-    pub(super) fn handle(mut self: Box<Self>) -> Step {
+    pub(super) fn handle(mut self: Box<Self>) -> Progress {
         loop {
             let own = &mut *self;
-            let handled = attempt(Stage::Handle, || own.handler.handle(&mut own.request));
-            if handled.is_err() || !own.request.take_keep_alive() || own.request.cut().is_some() {
-                return Step::Over(End::Ended(self.finish(handled, None)));
+            let handled = attempt(Phase::Handle, || own.handler.handle(&mut own.request));
+            if handled.is_err()
+                || !own.request.take_suspend_request()
+                || own.request.cut().is_some()
+            {
+                return Progress::Done(Outcome::Ended(self.finish(handled, None)));
             }
             if !own.request.has_buffered() {
                 return self.pause();
@@ -146,19 +149,19 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
         }
     }
 
-    fn pause(mut self: Box<Self>) -> Step {
-        self.until = self.request.pause_until();
-        let (received, sent) = self.request.meters();
+    fn pause(mut self: Box<Self>) -> Progress {
+        self.until = self.request.suspend_until();
+        let (received, sent) = self.request.byte_counts();
         self.moved = received + sent;
         if let Some((waiting, what)) = self.request.waiting() {
             waiting.begin(what);
         }
         // A message that has begun is served to its end by a drain.
         let is_begun = self.request.is_within_message();
-        self.record.set_paused(if is_begun {
-            Paused::Begun
+        self.record.set_suspension(if is_begun {
+            Suspension::InPreamble
         } else {
-            Paused::Idle
+            Suspension::Idle
         });
         let shared = self.record.shared();
         let is_newcomer = || shared.newcomer_until(self.record.info()).is_some();
@@ -166,25 +169,21 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
             // What is there is read, and then the handler finds the end.
             self.request.end_input();
         }
-        Step::Paused(self)
+        Progress::Suspended(self)
     }
 
     #[inline(never)]
-    fn finish(
-        mut self,
-        handled: Result<(), HandlerFailure>,
-        reason: Option<EndReason>,
-    ) -> EndReason {
+    fn finish(mut self, handled: Result<(), HandlerError>, reason: Option<EndReason>) -> EndReason {
         let own = &mut self;
-        let finished = attempt(Stage::Finish, || own.handler.finish(&mut own.request));
+        let finished = attempt(Phase::Finish, || own.handler.finish(&mut own.request));
         let finished = match finished {
             // It meets again what has ended the handler already.
             Err(again)
                 if handled.is_err()
                     && again.error().is_some()
-                    && (own.request.is_lost() || own.request.cut().is_some()) =>
+                    && (own.request.is_disconnected() || own.request.cut().is_some()) =>
             {
-                discard(again);
+                drop_catching_panic(again);
                 Ok(())
             }
             finished => finished,
@@ -195,7 +194,7 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
 
     /// Drops the handler and closes the request. The reason is known already if it was not the
     /// handler that ended it.
-    fn end(self, served: Result<(), HandlerFailure>, known: Option<EndReason>) -> EndReason {
+    fn end(self, served: Result<(), HandlerError>, known: Option<EndReason>) -> EndReason {
         let Self {
             request,
             handler,
@@ -203,7 +202,7 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
             in_child,
             ..
         } = self;
-        let dropped = attempt(Stage::Drop, || {
+        let dropped = attempt(Phase::Drop, || {
             drop(handler);
             Ok(())
         });
@@ -213,12 +212,12 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
             _ => reason(outcome.as_ref().err(), &request),
         };
         let reason = close(request, record, in_child, reason, outcome.as_ref().err());
-        discard(outcome);
+        drop_catching_panic(outcome);
         reason
     }
 }
 
-impl<R: Request, H: RequestHandler<R>> Pause for Session<R, H> {
+impl<R: Request, H: RequestHandler<R>> Suspended for Session<R, H> {
     fn socket(&self) -> BorrowedFd<'_> {
         self.request.as_fd()
     }
@@ -236,8 +235,8 @@ impl<R: Request, H: RequestHandler<R>> Pause for Session<R, H> {
     }
 
     #[cfg(feature = "green")]
-    fn subject(&self) -> Arc<Subject> {
-        self.record.subject()
+    fn label(&self) -> Arc<RequestLabel> {
+        self.record.label()
     }
 
     fn wait(&self) -> io::Result<()> {
@@ -245,11 +244,11 @@ impl<R: Request, H: RequestHandler<R>> Pause for Session<R, H> {
         wait_for_input(&self.request, &self.record, self.until, drains)
     }
 
-    fn go_on(mut self: Box<Self>, waited: io::Result<()>) -> Step {
+    fn step(mut self: Box<Self>, waited: io::Result<()>) -> Progress {
         if let Some((waiting, _)) = self.request.waiting() {
             waiting.end();
         }
-        self.record.set_paused(Paused::No);
+        self.record.set_suspension(Suspension::None);
         let reason = match waited {
             Ok(()) => return self.handle(),
             // It has arrived while this process did not run, after a stop by a signal for example: what
@@ -267,16 +266,19 @@ impl<R: Request, H: RequestHandler<R>> Pause for Session<R, H> {
                 return self.pause();
             }
             Err(error) if error.kind() == io::ErrorKind::TimedOut => EndReason::TimedOut,
-            Err(_) => self.request.cut().map_or(EndReason::PeerGone, Into::into),
+            Err(_) => self
+                .request
+                .cut()
+                .map_or(EndReason::Disconnected, Into::into),
         };
-        Step::Over(End::Ended(self.finish(Ok(()), Some(reason))))
+        Progress::Done(Outcome::Ended(self.finish(Ok(()), Some(reason))))
     }
 }
 
 /// Waits in place for the peer to send something. If nothing is lost by it, a drain ends that.
 pub(super) fn wait_for_input(
     request: &impl Request,
-    record: &Record,
+    record: &RequestGuard,
     until: Option<Instant>,
     drains: bool,
 ) -> io::Result<()> {
@@ -285,7 +287,7 @@ pub(super) fn wait_for_input(
         let mut end = until;
         if drains {
             if !lifecycle.is_draining() {
-                lifecycle.await_bell(request.as_fd(), until);
+                lifecycle.wait_readable_or_drain(request.as_fd(), until);
             }
             // What has come in ends the wait by itself.
             if lifecycle.is_draining() && !request.has_input() {
@@ -303,19 +305,19 @@ pub(super) fn wait_for_input(
     }
 }
 
-fn attempt<T>(stage: Stage, run: impl FnOnce() -> Result<T>) -> Result<T, HandlerFailure> {
-    guarded(run).map_err(|cause| HandlerFailure::new(stage, cause))
+fn attempt<T>(phase: Phase, run: impl FnOnce() -> Result<T>) -> Result<T, HandlerError> {
+    call_user_code(run).map_err(|cause| HandlerError::new(phase, cause))
 }
 
 /// The first failure is the one that counts; those in its wake are told, so as not to hide it.
 fn then(
     shared: &Shared,
-    first: Result<(), HandlerFailure>,
-    next: Result<(), HandlerFailure>,
-) -> Result<(), HandlerFailure> {
+    first: Result<(), HandlerError>,
+    next: Result<(), HandlerError>,
+) -> Result<(), HandlerError> {
     match (first, next) {
         (Err(first), Err(later)) => {
-            let hook = if later.stage() == Stage::Drop {
+            let hook = if later.phase() == Phase::Drop {
                 "drop"
             } else {
                 "finish"
@@ -327,31 +329,31 @@ fn then(
     }
 }
 
-fn reason<R: Request>(failure: Option<&HandlerFailure>, request: &R) -> EndReason {
+fn reason<R: Request>(failure: Option<&HandlerError>, request: &R) -> EndReason {
     match failure {
         None => match request.cut() {
             Some(cut) => cut.into(),
             None => request.verdict().unwrap_or(EndReason::Completed),
         },
         // It looks into the error, whose methods are the application's.
-        Some(failure) => contain(|| classify(failure, request)).unwrap_or(EndReason::Failed),
+        Some(failure) => catch_panic(|| classify(failure, request)).unwrap_or(EndReason::Failed),
     }
 }
 
 /// Tells of a failure, closes the request, and frees its place.
 fn close<R: Request>(
     mut request: R,
-    record: Record,
+    record: RequestGuard,
     in_child: bool,
     reason: EndReason,
-    failure: Option<&HandlerFailure>,
+    failure: Option<&HandlerError>,
 ) -> EndReason {
     if let Some(failure) = failure
         && !matches!(
             reason,
-            EndReason::PeerGone
+            EndReason::Disconnected
                 | EndReason::Cancelled
-                | EndReason::FellBehind
+                | EndReason::SlowConsumer
                 | EndReason::Displaced
         )
     {
@@ -359,7 +361,7 @@ fn close<R: Request>(
     }
     record.shared().emit(&Event::Closing(record.info()));
     request.shutdown_request();
-    let (received, sent) = request.meters();
+    let (received, sent) = request.byte_counts();
     request.close_request();
     if in_child {
         std::mem::forget(record);
@@ -369,7 +371,7 @@ fn close<R: Request>(
     reason
 }
 
-fn classify<R: Request>(failure: &HandlerFailure, request: &R) -> EndReason {
+fn classify<R: Request>(failure: &HandlerError, request: &R) -> EndReason {
     use io::ErrorKind::{
         BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, NotFound, TimedOut,
         UnexpectedEof,
@@ -385,7 +387,7 @@ fn classify<R: Request>(failure: &HandlerFailure, request: &R) -> EndReason {
         Some(
             BrokenPipe | ConnectionAborted | ConnectionRefused | ConnectionReset | NotFound
             | TimedOut | UnexpectedEof,
-        ) if request.is_lost() => EndReason::PeerGone,
+        ) if request.is_disconnected() => EndReason::Disconnected,
         Some(TimedOut) => EndReason::TimedOut,
         _ => EndReason::Failed,
     }

@@ -2,17 +2,17 @@
 
 use std::fmt;
 
-/// What a server is doing; see [`Controller::state`](crate::Controller::state).
+/// What a server is doing; see [`ServerHandle::state`](crate::ServerHandle::state).
 ///
 /// | From | To | When |
 /// |---|---|---|
 /// | `New`, `Stopped` | `Serving` | [`serve_forever`](crate::Server::serve_forever) or `handle_request` begins |
 /// | `Serving` | `New` | `handle_request` returns |
-/// | `Serving` | `Stopped` | `serve_forever` returns after a [`shutdown`](crate::Controller::shutdown) |
-/// | `Serving` | `Lame` | [`set_lame(true)`](crate::Controller::set_lame) |
+/// | `Serving` | `Stopped` | `serve_forever` returns after a [`shutdown`](crate::ServerHandle::shutdown) |
+/// | `Serving` | `Lame` | [`set_lame(true)`](crate::ServerHandle::set_lame) |
 /// | `Lame` | `Serving` | `set_lame(false)` |
 /// | `Lame` | `New`, `Stopped` | as from `Serving`; it is lame again when it serves again |
-/// | any but `Closed` | `Draining` | [`drain`](crate::Controller::drain), or `server_close` |
+/// | any but `Closed` | `Draining` | [`drain`](crate::ServerHandle::drain), or `server_close` |
 /// | `Draining` | `Forced` | the drain's deadline has passed and something had to be cut |
 /// | `Draining`, `Forced` | `Closed` | the drain is over |
 /// | any | `Closed` | the server was dropped |
@@ -24,16 +24,16 @@ use std::fmt;
 pub enum ServerState {
     /// It is bound and does not serve: not yet, or not between two calls of `handle_request`. Clients
     /// wait in the backlog.
-    New,
+    Bound,
     /// It accepts.
     Serving,
     /// It accepts, and asks not to be given more: whoever distributes clients should take others.
     /// So that none is turned away, be lame for as long as it takes to hear of it, and drain then.
-    Lame,
+    LameDuck,
     /// It comes to its end: it takes what waits in the backlog, and then waits for live requests.
     Draining,
     /// The time for that was over, what was left was cut, and has a last second to notice.
-    Forced,
+    Terminating,
     /// It was stopped, and can serve again. Clients wait in the backlog.
     Stopped,
     /// Its listeners are closed, for good.
@@ -43,11 +43,11 @@ pub enum ServerState {
 impl ServerState {
     /// All of them.
     pub const ALL: [Self; 7] = [
-        Self::New,
+        Self::Bound,
         Self::Serving,
-        Self::Lame,
+        Self::LameDuck,
         Self::Draining,
-        Self::Forced,
+        Self::Terminating,
         Self::Stopped,
         Self::Closed,
     ];
@@ -56,11 +56,11 @@ impl ServerState {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::New => "new",
+            Self::Bound => "bound",
             Self::Serving => "serving",
-            Self::Lame => "lame",
+            Self::LameDuck => "lame_duck",
             Self::Draining => "draining",
-            Self::Forced => "forced",
+            Self::Terminating => "terminating",
             Self::Stopped => "stopped",
             Self::Closed => "closed",
         }
@@ -80,7 +80,7 @@ impl ServerState {
 
     /// Whether it comes to its end, or has.
     pub(crate) const fn is_ending(self) -> bool {
-        matches!(self, Self::Draining | Self::Forced | Self::Closed)
+        matches!(self, Self::Draining | Self::Terminating | Self::Closed)
     }
 }
 

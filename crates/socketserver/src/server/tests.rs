@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, Timespec, poll};
 
 use super::*;
-use crate::concurrency::{AtLimit, Dispatch};
+use crate::concurrency::{Dispatch, OverloadPolicy};
 use crate::park::{Interest, Park, Parker};
 use crate::transport::Tcp;
 use crate::{Connection, Threading, Timeouts, handler_fn};
@@ -57,15 +57,15 @@ impl Park for Arc<Poll> {
 impl Concurrency for Parked {
     const NAME: &'static str = "parked";
 
-    fn limit(&self) -> (usize, AtLimit) {
+    fn limit(&self) -> (usize, OverloadPolicy) {
         self.threads.limit()
     }
 
-    fn process_request<J: Task>(&mut self, task: J, children: &ChildSource<'_>) -> Dispatch<J> {
+    fn process_request<J: Task>(&mut self, task: J, children: &ChildWatcher<'_>) -> Dispatch<J> {
         self.threads.process_request(task, children)
     }
 
-    fn parker(&self, _: &Controller) -> Option<Arc<dyn Parker>> {
+    fn parker(&self, _: &ServerHandle) -> Option<Arc<dyn Parker>> {
         Some(Arc::new(self.parks.clone()))
     }
 
@@ -84,7 +84,7 @@ impl Parked {
 fn handlers_and_the_accept_loop_can_be_parked_by_something_else() {
     let model = Parked::default();
     let parks = model.parks.clone();
-    let timeouts = Timeouts::none().read(Some(Duration::from_millis(50)));
+    let timeouts = Timeouts::unlimited().read(Some(Duration::from_millis(50)));
     let (ended, end) = std::sync::mpsc::channel();
     let echo = handler_fn(move |conn: &mut Connection| {
         let mut buf = vec![0; 1 << 16];
@@ -103,7 +103,7 @@ fn handlers_and_the_accept_loop_can_be_parked_by_something_else() {
         .concurrency(model)
         .timeouts(timeouts);
     let mut server = builder.bind("127.0.0.1:0", echo).unwrap();
-    let (address, controller) = (server.local_addr().as_inet().unwrap(), server.controller());
+    let (address, handle) = (server.local_addr().as_inet().unwrap(), server.handle());
     let serving = std::thread::spawn(move || server.serve_forever());
 
     // More than the buffers hold, so that both directions have to park.
@@ -127,8 +127,8 @@ fn handlers_and_the_accept_loop_can_be_parked_by_something_else() {
     );
     // And a cut wakes whoever is parked.
     let _second = TcpStream::connect(address).unwrap();
-    controller.drain(Duration::ZERO);
+    handle.drain(Duration::ZERO);
     serving.join().unwrap().unwrap();
     assert!(parks.0.load(Ordering::Relaxed) > 2, "reads, and the loop");
-    assert_eq!(controller.live_count(), 0);
+    assert_eq!(handle.active_count(), 0);
 }

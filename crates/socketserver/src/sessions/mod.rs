@@ -30,7 +30,7 @@ use crate::Address;
 ///     let nth = seen.fetch_add(1, Ordering::Relaxed) + 1;
 ///     Ok(packet.reply(format!("your number {nth}").as_bytes())?)
 /// }))?;
-/// let (address, controller) = (server.local_addr().as_inet().unwrap(), server.controller());
+/// let (address, handle) = (server.local_addr().as_inet().unwrap(), server.handle());
 /// let serving = std::thread::spawn(move || server.serve_forever());
 ///
 /// let client = UdpSocket::bind("127.0.0.1:0")?;
@@ -40,7 +40,7 @@ use crate::Address;
 ///     let n = client.recv(&mut answer)?;
 ///     assert_eq!(&answer[..n], expected.as_bytes());
 /// }
-/// controller.shutdown();
+/// handle.shutdown();
 /// serving.join().unwrap()?;
 /// # Ok::<(), socketserver::Error>(())
 /// ```
@@ -121,7 +121,7 @@ impl SessionLimits {
 /// Why there is no session for a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum SessionRefused {
+pub enum SessionError {
     /// There are as many as [`SessionLimits::sessions`] allows.
     #[error("no session for a newcomer: the table is full; raise `sessions`, or shorten `idle`")]
     Full,
@@ -160,15 +160,15 @@ impl<S> Sessions<S> {
     /// dropped, and both handlers get the other one.
     ///
     /// # Errors
-    /// [`SessionRefused`]; `make` is not called then, or in vain if the last place was taken
+    /// [`SessionError`]; `make` is not called then, or in vain if the last place was taken
     /// meanwhile.
     pub fn get_or_insert_with(
         &self,
         peer: &Address,
         make: impl FnOnce() -> S,
-    ) -> Result<Arc<S>, SessionRefused> {
+    ) -> Result<Arc<S>, SessionError> {
         if peer.is_unnamed() {
-            return Err(SessionRefused::Unnamed);
+            return Err(SessionError::Unnamed);
         }
         let limits = &self.0.limits;
         let place = self.with_table(|table, now| table.place(peer, limits, now));

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{SessionLimits, SessionRefused};
+use super::{SessionError, SessionLimits};
 use crate::Address;
 use crate::admission::PeerKey;
 
@@ -67,16 +67,16 @@ impl<S> Table<S> {
         peer: &Address,
         limits: &SessionLimits,
         now: Instant,
-    ) -> Result<Place<S>, SessionRefused> {
+    ) -> Result<Place<S>, SessionError> {
         if let Some(state) = self.touch(peer, now) {
             return Ok(Place::Taken(state));
         }
         if self.len() >= limits.sessions {
-            return Err(SessionRefused::Full);
+            return Err(SessionError::Full);
         }
         let from_there = key(peer).and_then(|key| self.by_address.get(&key));
         if from_there.copied().unwrap_or_default() >= limits.per_address {
-            return Err(SessionRefused::AddressFull);
+            return Err(SessionError::AddressFull);
         }
         Ok(Place::Free)
     }
@@ -247,8 +247,8 @@ mod tests {
                         table.insert(&peer, Arc::new(step), now);
                         list.push((peer, step, now));
                     }
-                    (Err(SessionRefused::Full), None) => assert_eq!(list.len(), 12),
-                    (Err(SessionRefused::AddressFull), None) => assert_eq!(from_there, 5),
+                    (Err(SessionError::Full), None) => assert_eq!(list.len(), 12),
+                    (Err(SessionError::AddressFull), None) => assert_eq!(from_there, 5),
                     _ => panic!("they disagree about {peer}"),
                 }
             }
@@ -273,7 +273,7 @@ mod tests {
         let inet = |text: &str| Address::Inet(text.parse().unwrap());
         assert!(enters(&inet("[2001:db8::1]:5")).is_ok());
         let refused = enters(&inet("[2001:db8::2]:5")).unwrap_err();
-        assert_eq!(refused, SessionRefused::AddressFull);
+        assert_eq!(refused, SessionError::AddressFull);
         assert!(enters(&inet("[2001:db8:0:1::1]:5")).is_ok());
         for path in ["/tmp/a", "/tmp/b"] {
             let unix = crate::UnixAddress::parse(path.as_ref());

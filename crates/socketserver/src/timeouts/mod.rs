@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 pub use rate::MinRate;
-pub(crate) use rate::Pace;
+pub(crate) use rate::SendRateMeter;
 
 pub(crate) use wait::{Limits, Wait, earliest, timed_out};
 
@@ -25,7 +25,7 @@ pub(crate) use wait::{Limits, Wait, earliest, timed_out};
 /// | `request` | none | the whole request, from accept to its end: no trickle of bytes extends it |
 ///
 /// For a handler that reads and writes by itself, `idle` and `read` say the same. They differ
-/// when a [`Writer`](crate::Writer) sends from another thread: then a connection that is silent
+/// when a [`WriteHalf`](crate::WriteHalf) sends from another thread: then a connection that is silent
 /// but written to is not idle. Such a wait ends between one and two `idle` periods after the last
 /// byte.
 ///
@@ -77,7 +77,7 @@ impl Default for Timeouts {
 impl Timeouts {
     /// No limits at all. A silent peer then keeps its handler for as long as it likes.
     #[must_use]
-    pub const fn none() -> Self {
+    pub const fn unlimited() -> Self {
         Self {
             first_byte: None,
             idle: None,

@@ -62,7 +62,7 @@ impl MinRate {
 /// What one direction has moved since the peer was first waited for, and the time that was spent on
 /// such waits. Nobody else's time is counted: a server that is slow itself cuts nobody.
 #[derive(Debug, Default)]
-pub(crate) struct Pace {
+pub(crate) struct SendRateMeter {
     waited_micros: AtomicU64,
     moved: AtomicU64,
     /// Before, bytes only fill the kernel's buffer. From then on each of them finds the room of one
@@ -70,7 +70,7 @@ pub(crate) struct Pace {
     has_waited: AtomicBool,
 }
 
-impl Pace {
+impl SendRateMeter {
     /// So many bytes have taken so long. Short times are nobody's fault.
     pub(crate) fn moved(&self, bytes: usize, took: Duration) {
         if took >= Duration::from_millis(1) {
@@ -84,7 +84,7 @@ impl Pace {
     }
 
     /// How much longer it may be waited for until that is to be checked.
-    pub(crate) fn patience(&self, rate: MinRate) -> Duration {
+    pub(crate) fn until_check(&self, rate: MinRate) -> Duration {
         let waited = Duration::from_micros(self.waited_micros.load(Ordering::Relaxed));
         let left = rate.granted().saturating_sub(waited);
         left.max(Duration::from_millis(1))
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn only_who_is_slow_for_longer_than_the_grace_is_too_slow() {
         let rate = MinRate::bytes_per_second(100).grace(Duration::from_secs(1));
-        let pace = Pace::default();
+        let pace = SendRateMeter::default();
         pace.moved(10, Duration::from_millis(900));
         pace.check(rate).unwrap();
         // Together 110 bytes in 1.1 s.
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn what_finds_room_after_a_wait_counts_and_what_fills_the_buffer_before_does_not() {
         let rate = MinRate::bytes_per_second(100).grace(Duration::from_secs(1));
-        let (slow, fast) = (Pace::default(), Pace::default());
+        let (slow, fast) = (SendRateMeter::default(), SendRateMeter::default());
         slow.moved(1000, Duration::ZERO);
         slow.moved(1, Duration::from_secs(2));
         assert!(slow.check(rate).is_err());

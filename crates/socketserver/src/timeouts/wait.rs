@@ -31,7 +31,7 @@ pub(crate) struct Wait {
 
 impl Wait {
     /// Begins a wait; `moved` is how many bytes the connection has moved so far.
-    pub(crate) fn begin(limits: Limits, moved: u64) -> io::Result<Self> {
+    pub(crate) fn start(limits: Limits, moved: u64) -> io::Result<Self> {
         let Limits {
             wait,
             idle,
@@ -77,7 +77,7 @@ impl Wait {
     }
 
     /// The wait was interrupted, or a timer ran out: an error if the time is over.
-    pub(crate) fn expired(&mut self, moved: u64) -> io::Result<()> {
+    pub(crate) fn check(&mut self, moved: u64) -> io::Result<()> {
         if self.until().is_none() {
             return Ok(());
         }
@@ -123,19 +123,19 @@ mod tests {
             idle: Some(MS),
             ..Limits::default()
         };
-        let mut wait = Wait::begin(idle, 0).unwrap();
+        let mut wait = Wait::start(idle, 0).unwrap();
         std::thread::sleep(2 * MS);
-        wait.expired(1).unwrap();
+        wait.check(1).unwrap();
         std::thread::sleep(2 * MS);
-        assert_eq!(wait.expired(1).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(wait.check(1).unwrap_err().kind(), io::ErrorKind::TimedOut);
 
         let read = Limits {
             wait: Some(MS),
             ..idle
         };
-        let mut wait = Wait::begin(read, 0).unwrap();
+        let mut wait = Wait::start(read, 0).unwrap();
         std::thread::sleep(2 * MS);
-        assert_eq!(wait.expired(1).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(wait.check(1).unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]
@@ -145,7 +145,7 @@ mod tests {
             ..Limits::default()
         };
         assert_eq!(
-            Wait::begin(limits, 0).unwrap_err().kind(),
+            Wait::start(limits, 0).unwrap_err().kind(),
             io::ErrorKind::TimedOut
         );
     }

@@ -4,7 +4,7 @@
 //! of its own, and whoever is slow in it holds no thread of a pool.
 
 mod dates;
-mod files;
+mod identity;
 mod places;
 mod session;
 
@@ -18,7 +18,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::{ServerConfig, ServerConnection};
 
 pub use dates::CertificateDates;
-pub use files::{TlsError, TlsFiles};
+pub use identity::{TlsConfigError, TlsIdentity};
 pub(crate) use places::Holder;
 use places::{Place, Places};
 pub use session::TlsInfo;
@@ -28,7 +28,7 @@ use crate::timeouts::Limits;
 
 /// A server's side of TLS: see [`Builder::tls`](crate::Builder::tls). Clones share one state.
 ///
-/// Any [`ServerConfig`] will do; [`TlsFiles`] makes one of files. Handlers see the same
+/// Any [`ServerConfig`] will do; [`TlsIdentity`] makes one of files. Handlers see the same
 /// [`Connection`](crate::Connection) as without TLS.
 #[derive(Clone)]
 pub struct Tls(Arc<Shared>);
@@ -95,7 +95,7 @@ impl Tls {
 
     /// Replaces certificates and all else, for new connections. Those that are there go on as they
     /// were.
-    pub fn replace(&self, config: impl Into<Arc<ServerConfig>>) {
+    pub fn reload(&self, config: impl Into<Arc<ServerConfig>>) {
         let mut present = self
             .0
             .config
@@ -105,7 +105,7 @@ impl Tls {
     }
 
     /// Sets which certificates are served, and logs a warning for each that is not valid, or for less
-    /// than 14 days: now, and once a day with the next handshake. [`TlsFiles::dates`] has them.
+    /// than 14 days: now, and once a day with the next handshake. [`TlsIdentity::dates`] has them.
     ///
     /// Clones that were made before are changed, too.
     pub fn watch_dates(&self, dates: Vec<CertificateDates>) {
@@ -201,7 +201,7 @@ pub(crate) struct Handshake {
 impl Handshake {
     /// Goes on with what has arrived; fails as [`io::ErrorKind::WouldBlock`] if the peer has to say
     /// more.
-    pub(crate) fn go_on(&mut self, wire: &impl Wire, limits: Limits) -> io::Result<()> {
+    pub(crate) fn advance(&mut self, wire: &impl Wire, limits: Limits) -> io::Result<()> {
         self.session.shake_hands(wire, limits)
     }
 

@@ -12,8 +12,8 @@ use std::time::Instant;
 use rustls::ServerConnection;
 use rustls::pki_types::CertificateDer;
 
+use crate::send_lock::SendLock;
 use crate::timeouts::{Limits, earliest};
-use crate::turn::Turn;
 
 /// What is taken from the socket at once: a record of the longest kind, and its header.
 const RECORD: usize = (16 << 10) + 256;
@@ -28,12 +28,12 @@ pub(crate) trait Wire {
     fn try_recv(&self, buf: &mut [u8]) -> io::Result<usize>;
     fn send(&self, bytes: &[u8], limits: Limits) -> io::Result<usize>;
     /// Nothing that is sent from now on can be understood by the peer.
-    fn is_lost(&self);
+    fn is_disconnected(&self);
 }
 
 pub(crate) struct Session {
     state: Mutex<State>,
-    sending: Turn,
+    sending: SendLock,
     /// It was ended on this side: what is missing then is not the peer's fault.
     input_ended: AtomicBool,
     /// A record was sent in part.
@@ -112,7 +112,7 @@ impl Session {
         let pending = Vec::new();
         Self {
             state: Mutex::new(State { tls, pending }),
-            sending: Turn::default(),
+            sending: SendLock::default(),
             input_ended: AtomicBool::new(false),
             broken: AtomicBool::new(false),
         }
@@ -196,7 +196,7 @@ impl Session {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) if self.input_ended.load(Ordering::Relaxed) => return Ok(0),
                 Err(error) => {
-                    wire.is_lost();
+                    wire.is_disconnected();
                     return Err(error);
                 }
                 read => return read,
@@ -235,7 +235,7 @@ impl Session {
     /// Tells the peer what is wrong with it. It may not read that; the error is ours to tell.
     fn give_up(&self, wire: &impl Wire, error: rustls::Error, limits: Limits) -> io::Error {
         let _ = self.flush_beside(wire, limits);
-        wire.is_lost();
+        wire.is_disconnected();
         io::Error::new(io::ErrorKind::InvalidData, error)
     }
 
@@ -265,7 +265,7 @@ impl Session {
     }
 
     /// Says that no more will come, as far as that can be done at once.
-    pub(crate) fn say_goodbye(&self, wire: &impl Wire, limits: Limits) {
+    pub(crate) fn close_notify(&self, wire: &impl Wire, limits: Limits) {
         self.state().tls.send_close_notify();
         let _ = self.flush(wire, limits);
     }
@@ -314,7 +314,7 @@ impl Session {
                 Err(error) => {
                     // A record in part: whatever follows would be garbage.
                     self.broken.store(true, Ordering::Relaxed);
-                    wire.is_lost();
+                    wire.is_disconnected();
                     return Err(error);
                 }
             }

@@ -3,11 +3,11 @@
 //! A transport binds, accepts or receives, and says what went wrong; it does not decide what to do
 //! about it, and it never runs application code.
 
-mod buffers;
+mod buffer_sizes;
+mod datagram_socket;
 mod inet;
 mod own;
-mod packet;
-mod stream;
+mod stream_listener;
 mod tcp;
 mod udp;
 mod unix_datagram;
@@ -22,10 +22,10 @@ pub use udp::Udp;
 pub use unix_datagram::UnixDatagram;
 pub use unix_stream::UnixStream;
 
-use crate::admission::Ticket;
+use crate::admission::PeerPermit;
 use crate::park::Parker;
-use crate::server::{Controller, Request};
-use crate::{Address, BindError, Refusal, Timeouts};
+use crate::server::{Request, ServerHandle};
+use crate::{Address, BindError, Rejection, Timeouts};
 
 /// A way for requests to come in: [`Tcp`], [`Udp`], [`UnixStream`] or [`UnixDatagram`].
 pub trait Transport: sealed::Sealed + Sized + Send + Sync + 'static {
@@ -72,8 +72,8 @@ pub trait Transport: sealed::Sealed + Sized + Send + Sync + 'static {
     #[doc(hidden)]
     fn get_request(
         listener: &mut Self::Listener,
-        intake: &mut Intake,
-    ) -> rustix::io::Result<Got<Self::Request>>;
+        accept_context: &mut AcceptContext,
+    ) -> rustix::io::Result<Accepted<Self::Request>>;
 
     /// Whether a request has left the kernel already, and waits to be got.
     #[doc(hidden)]
@@ -86,11 +86,11 @@ pub trait Transport: sealed::Sealed + Sized + Send + Sync + 'static {
 /// What came in.
 #[doc(hidden)]
 #[derive(Debug)]
-pub enum Got<R> {
+pub enum Accepted<R> {
     /// A request, and its share of its peer's limit.
-    Request(R, Option<Ticket>),
+    Request(R, Option<PeerPermit>),
     /// Somebody who was turned away before anything was made for him, and his connection.
-    Refused(Address, Option<OwnedFd>, Refusal),
+    Rejected(Address, Option<OwnedFd>, Rejection),
 }
 
 mod sealed {
@@ -123,12 +123,12 @@ impl DatagramTransport for UnixDatagram {}
 
 /// What can be bound by a transport: anything with IP addresses for [`Tcp`] and [`Udp`], anything
 /// like a path for [`UnixStream`] and [`UnixDatagram`] (a leading `@` is an abstract name).
-pub trait ToTargets<T: Transport> {
+pub trait ToBindAddrs<T: Transport> {
     /// The addresses meant, in the order to try them.
     ///
     /// # Errors
     /// [`BindError::BadAddress`] if there are none.
-    fn to_targets(&self) -> Result<Vec<T::Target>, BindError>;
+    fn to_bind_addrs(&self) -> Result<Vec<T::Target>, BindError>;
 }
 
 /// Whether a socket bound to `[::]` takes IPv4 clients as well.
@@ -159,11 +159,11 @@ pub struct SocketOptions {
     pub(crate) max_packet_size: usize,
     /// For datagrams: how many times as much may be answered.
     pub(crate) max_amplification: Option<u32>,
-    pub(crate) refuse_low_ports: bool,
+    pub(crate) reject_low_ports: bool,
     pub(crate) receive_buffer: Option<usize>,
     pub(crate) send_buffer: Option<usize>,
     pub(crate) nodelay: bool,
-    pub(crate) keepalive: Option<Keepalive>,
+    pub(crate) keepalive: Option<TcpKeepalive>,
     pub(crate) user_timeout: Option<std::time::Duration>,
 }
 
@@ -173,13 +173,13 @@ pub struct SocketOptions {
 /// The defaults find it out within two minutes: a probe after 60 s, then one every 10 s, and the
 /// end when six in a row were not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keepalive {
+pub struct TcpKeepalive {
     pub(crate) idle: std::time::Duration,
     pub(crate) interval: std::time::Duration,
     pub(crate) probes: u32,
 }
 
-impl Default for Keepalive {
+impl Default for TcpKeepalive {
     fn default() -> Self {
         Self {
             idle: std::time::Duration::from_secs(60),
@@ -189,7 +189,7 @@ impl Default for Keepalive {
     }
 }
 
-impl Keepalive {
+impl TcpKeepalive {
     /// The silence before the first probe, in whole seconds from 1 to 32,767 (`TCP_KEEPIDLE`).
     #[must_use]
     pub const fn idle(mut self, idle: std::time::Duration) -> Self {
@@ -231,7 +231,7 @@ impl Default for SocketOptions {
             write_timeout: None,
             max_packet_size: MAX_PACKET,
             max_amplification: None,
-            refuse_low_ports: false,
+            reject_low_ports: false,
             receive_buffer: None,
             send_buffer: None,
             nodelay: true,
@@ -243,8 +243,8 @@ impl Default for SocketOptions {
 
 /// What a new request is made with.
 #[doc(hidden)]
-pub struct Intake {
-    pub(crate) server: Controller,
+pub struct AcceptContext {
+    pub(crate) server: ServerHandle,
     /// Those of new requests, as they were when this turn of the loop began.
     pub(crate) timeouts: std::sync::Arc<Timeouts>,
     /// How many requests may be taken from the kernel at once.
@@ -257,7 +257,7 @@ pub struct Intake {
     pub(crate) parker: Option<std::sync::Arc<dyn Parker>>,
 }
 
-impl fmt::Debug for Intake {
+impl fmt::Debug for AcceptContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Intake")
             .field("timeouts", &self.timeouts)

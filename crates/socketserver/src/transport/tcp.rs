@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
-use super::stream::{self, StreamListener};
-use super::{Got, Intake, Keepalive, SocketOptions, ToTargets, Transport, inet};
+use super::stream_listener::{self, StreamListener};
+use super::{AcceptContext, Accepted, SocketOptions, TcpKeepalive, ToBindAddrs, Transport, inet};
 use crate::{BindError, Connection, Timeouts};
 
 /// TCP; a request is a [`Connection`].
@@ -33,12 +33,12 @@ impl Transport for Tcp {
         let fd = inet::bound(*target, SocketType::STREAM, options)?;
         tune(&fd, options).map_err(|errno| inet::system("set the options of", *target, errno))?;
         // With REUSEADDR, two may bind the same address and the second fails to listen.
-        stream::activate(fd, None, options).map_err(|errno| inet::refused(*target, errno))
+        stream_listener::activate(fd, None, options).map_err(|errno| inet::refused(*target, errno))
     }
 
     fn adopt(fd: OwnedFd, options: &SocketOptions) -> Result<StreamListener, BindError> {
         let families = [AddressFamily::INET, AddressFamily::INET6];
-        let listener = stream::adopt(fd, &families, "a TCP socket", options)?;
+        let listener = stream_listener::adopt(fd, &families, "a TCP socket", options)?;
         tune(&listener, options).map_err(|errno| BindError::System {
             step: "set the options of",
             address: "the adopted socket".into(),
@@ -53,9 +53,9 @@ impl Transport for Tcp {
 
     fn get_request(
         listener: &mut StreamListener,
-        intake: &mut Intake,
-    ) -> rustix::io::Result<Got<Connection>> {
-        stream::get_request(listener, intake)
+        accept_context: &mut AcceptContext,
+    ) -> rustix::io::Result<Accepted<Connection>> {
+        stream_listener::get_request(listener, accept_context)
     }
 }
 
@@ -63,7 +63,7 @@ impl Transport for Tcp {
 /// that is accepted, which saves a system call for each.
 fn tune(listener: &impl AsFd, options: &SocketOptions) -> Result<(), Errno> {
     sockopt::set_tcp_nodelay(listener, options.nodelay)?;
-    if let Some(Keepalive {
+    if let Some(TcpKeepalive {
         idle,
         interval,
         probes,
@@ -82,8 +82,8 @@ fn tune(listener: &impl AsFd, options: &SocketOptions) -> Result<(), Errno> {
     Ok(())
 }
 
-impl<A: ToSocketAddrs + Debug> ToTargets<Tcp> for A {
-    fn to_targets(&self) -> Result<Vec<SocketAddr>, BindError> {
+impl<A: ToSocketAddrs + Debug> ToBindAddrs<Tcp> for A {
+    fn to_bind_addrs(&self) -> Result<Vec<SocketAddr>, BindError> {
         inet::resolve(self)
     }
 }

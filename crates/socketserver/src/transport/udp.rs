@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, SocketType};
 
-use super::packet::{self, PacketSocket};
-use super::{Got, Intake, SocketOptions, ToTargets, Transport, buffers, inet};
+use super::datagram_socket::{self, PacketSocket};
+use super::{AcceptContext, Accepted, SocketOptions, ToBindAddrs, Transport, buffer_sizes, inet};
 use crate::{BindError, Datagram, Timeouts};
 
 /// UDP; a request is a [`Datagram`].
@@ -22,7 +22,7 @@ impl Transport for Udp {
     const IS_DATAGRAM: bool = true;
 
     fn default_timeouts() -> Timeouts {
-        packet::default_timeouts()
+        datagram_socket::default_timeouts()
     }
 
     fn server_bind(
@@ -30,24 +30,24 @@ impl Transport for Udp {
         options: &SocketOptions,
     ) -> Result<PacketSocket, BindError> {
         let fd = inet::bound(*target, SocketType::DGRAM, options)?;
-        let socket = packet::activate(fd, None, options)
+        let socket = datagram_socket::activate(fd, None, options)
             .map_err(|errno| inet::system("set the options of", *target, errno))?;
-        buffers::set(&socket, options)?;
+        buffer_sizes::set(&socket, options)?;
         Ok(socket)
     }
 
     fn adopt(fd: OwnedFd, options: &SocketOptions) -> Result<PacketSocket, BindError> {
         let families = [AddressFamily::INET, AddressFamily::INET6];
-        let socket = packet::adopt(fd, &families, "a UDP socket", options)?;
-        buffers::set(&socket, options)?;
+        let socket = datagram_socket::adopt(fd, &families, "a UDP socket", options)?;
+        buffer_sizes::set(&socket, options)?;
         Ok(socket)
     }
 
     fn get_request(
         socket: &mut PacketSocket,
-        intake: &mut Intake,
-    ) -> rustix::io::Result<Got<Datagram>> {
-        packet::get_request(socket, intake)
+        accept_context: &mut AcceptContext,
+    ) -> rustix::io::Result<Accepted<Datagram>> {
+        datagram_socket::get_request(socket, accept_context)
     }
 
     fn has_received(socket: &PacketSocket) -> bool {
@@ -55,8 +55,8 @@ impl Transport for Udp {
     }
 }
 
-impl<A: ToSocketAddrs + Debug> ToTargets<Udp> for A {
-    fn to_targets(&self) -> Result<Vec<SocketAddr>, BindError> {
+impl<A: ToSocketAddrs + Debug> ToBindAddrs<Udp> for A {
+    fn to_bind_addrs(&self) -> Result<Vec<SocketAddr>, BindError> {
         inet::resolve(self)
     }
 }

@@ -5,8 +5,10 @@ use std::path::Path;
 
 use rustix::net::{AddressFamily, SocketType};
 
-use super::packet::{self, PacketSocket};
-use super::{Got, Intake, SocketOptions, ToTargets, Transport, buffers, unix_path};
+use super::datagram_socket::{self, PacketSocket};
+use super::{
+    AcceptContext, Accepted, SocketOptions, ToBindAddrs, Transport, buffer_sizes, unix_path,
+};
 use crate::{BindError, Datagram, Timeouts, UnixAddress};
 
 /// Unix datagram sockets; a request is a [`Datagram`].
@@ -21,7 +23,7 @@ impl Transport for UnixDatagram {
     const IS_DATAGRAM: bool = true;
 
     fn default_timeouts() -> Timeouts {
-        packet::default_timeouts()
+        datagram_socket::default_timeouts()
     }
 
     fn server_bind(
@@ -29,16 +31,16 @@ impl Transport for UnixDatagram {
         options: &SocketOptions,
     ) -> Result<PacketSocket, BindError> {
         let socket = unix_path::claim(target, SocketType::DGRAM, options, |fd, path| {
-            packet::activate(fd, path, options)
+            datagram_socket::activate(fd, path, options)
         })?;
-        buffers::set(&socket, options)?;
+        buffer_sizes::set(&socket, options)?;
         Ok(socket)
     }
 
     fn adopt(fd: OwnedFd, options: &SocketOptions) -> Result<PacketSocket, BindError> {
         let family = [AddressFamily::UNIX];
-        let socket = packet::adopt(fd, &family, "a Unix datagram socket", options)?;
-        buffers::set(&socket, options)?;
+        let socket = datagram_socket::adopt(fd, &family, "a Unix datagram socket", options)?;
+        buffer_sizes::set(&socket, options)?;
         Ok(socket)
     }
 
@@ -48,9 +50,9 @@ impl Transport for UnixDatagram {
 
     fn get_request(
         socket: &mut PacketSocket,
-        intake: &mut Intake,
-    ) -> rustix::io::Result<Got<Datagram>> {
-        packet::get_request(socket, intake)
+        accept_context: &mut AcceptContext,
+    ) -> rustix::io::Result<Accepted<Datagram>> {
+        datagram_socket::get_request(socket, accept_context)
     }
 
     fn has_received(socket: &PacketSocket) -> bool {
@@ -58,8 +60,8 @@ impl Transport for UnixDatagram {
     }
 }
 
-impl<P: AsRef<Path>> ToTargets<UnixDatagram> for P {
-    fn to_targets(&self) -> Result<Vec<UnixAddress>, BindError> {
+impl<P: AsRef<Path>> ToBindAddrs<UnixDatagram> for P {
+    fn to_bind_addrs(&self) -> Result<Vec<UnixAddress>, BindError> {
         unix_path::parse(self.as_ref())
     }
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use rustix::net::{AddressFamily, SocketType};
 
-use super::stream::{self, StreamListener};
-use super::{Got, Intake, SocketOptions, ToTargets, Transport, unix_path};
+use super::stream_listener::{self, StreamListener};
+use super::{AcceptContext, Accepted, SocketOptions, ToBindAddrs, Transport, unix_path};
 use crate::{BindError, Connection, Timeouts, UnixAddress};
 
 /// Unix stream sockets; a request is a [`Connection`].
@@ -29,12 +29,12 @@ impl Transport for UnixStream {
         options: &SocketOptions,
     ) -> Result<StreamListener, BindError> {
         unix_path::claim(target, SocketType::STREAM, options, |fd, path| {
-            stream::activate(fd, path, options)
+            stream_listener::activate(fd, path, options)
         })
     }
 
     fn adopt(fd: OwnedFd, options: &SocketOptions) -> Result<StreamListener, BindError> {
-        stream::adopt(fd, &[AddressFamily::UNIX], "a Unix stream socket", options)
+        stream_listener::adopt(fd, &[AddressFamily::UNIX], "a Unix stream socket", options)
     }
 
     fn take_over(listener: &StreamListener) {
@@ -43,14 +43,14 @@ impl Transport for UnixStream {
 
     fn get_request(
         listener: &mut StreamListener,
-        intake: &mut Intake,
-    ) -> rustix::io::Result<Got<Connection>> {
-        stream::get_request(listener, intake)
+        accept_context: &mut AcceptContext,
+    ) -> rustix::io::Result<Accepted<Connection>> {
+        stream_listener::get_request(listener, accept_context)
     }
 }
 
-impl<P: AsRef<Path>> ToTargets<UnixStream> for P {
-    fn to_targets(&self) -> Result<Vec<UnixAddress>, BindError> {
+impl<P: AsRef<Path>> ToBindAddrs<UnixStream> for P {
+    fn to_bind_addrs(&self) -> Result<Vec<UnixAddress>, BindError> {
         unix_path::parse(self.as_ref())
     }
 }

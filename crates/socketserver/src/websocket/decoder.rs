@@ -10,15 +10,15 @@ use tungstenite::protocol::frame::coding::{Control, OpCode};
 use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tungstenite::{Error, Message as Decoded};
 
-use super::Limits;
-use super::message::{Close, CloseCode, Message};
+use super::WebSocketLimits;
+use super::message::{CloseCode, CloseFrame, Message};
 use crate::Connection;
 
 /// RFC 6455, 5.5.
 const LONGEST_CONTROL: u64 = 125;
 
 pub(super) struct Decoder {
-    limits: Limits,
+    limits: WebSocketLimits,
     /// The frame that is arriving.
     bytes: Vec<u8>,
     /// What is known of the message that is arriving. Its buffers are as long as the longest frame
@@ -33,23 +33,23 @@ pub(super) struct Decoder {
 
 /// What a client has sent.
 #[derive(Debug)]
-pub(super) enum Arrived {
+pub(super) enum Incoming {
     Message(Message),
     Ping(Bytes),
     Pong,
-    Close(Option<Close>),
+    Close(Option<CloseFrame>),
 }
 
 /// Why no more can be read.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(super) enum DecodeError {
     Io(io::Error),
     /// The client is at fault, and is told this.
-    Bad(Close),
+    Bad(CloseFrame),
 }
 
 impl Decoder {
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: WebSocketLimits) -> Self {
         Self {
             limits,
             bytes: Vec::new(),
@@ -67,7 +67,7 @@ impl Decoder {
 
     /// Reads until there is something whole; `None` at the end of input. From its first byte on a
     /// message has to arrive at the connection's rate.
-    pub fn read(&mut self, conn: &mut Connection) -> Result<Option<Arrived>, Fault> {
+    pub fn read(&mut self, conn: &mut Connection) -> Result<Option<Incoming>, DecodeError> {
         loop {
             let Some(header) = self.frame(conn)? else {
                 return Ok(None);
@@ -78,7 +78,7 @@ impl Decoder {
             if header.opcode == OpCode::Control(Control::Close) {
                 conn.end_message();
                 let payload = self.unmasked(&header);
-                return closing(&payload).map(|close| Some(Arrived::Close(close)));
+                return closing(&payload).map(|close| Some(Incoming::Close(close)));
             }
             let decoded = self.decode();
             self.bytes = Vec::new();
@@ -89,13 +89,13 @@ impl Decoder {
             }
             match decoded {
                 Ok(Decoded::Text(text)) => {
-                    return Ok(Some(Arrived::Message(Message::Text(text.as_str().into()))));
+                    return Ok(Some(Incoming::Message(Message::Text(text.as_str().into()))));
                 }
                 Ok(Decoded::Binary(bytes)) => {
-                    return Ok(Some(Arrived::Message(Message::Binary(bytes))));
+                    return Ok(Some(Incoming::Message(Message::Binary(bytes))));
                 }
-                Ok(Decoded::Ping(bytes)) => return Ok(Some(Arrived::Ping(bytes))),
-                Ok(Decoded::Pong(_)) => return Ok(Some(Arrived::Pong)),
+                Ok(Decoded::Ping(bytes)) => return Ok(Some(Incoming::Ping(bytes))),
+                Ok(Decoded::Pong(_)) => return Ok(Some(Incoming::Pong)),
                 // It was taken above; and no frame is made by reading.
                 Ok(Decoded::Close(_) | Decoded::Frame(_)) => {}
                 // A part of a message.
@@ -107,7 +107,7 @@ impl Decoder {
 
     /// What the frame that has arrived comes to.
     fn decode(&mut self) -> Result<Decoded, Error> {
-        let Limits { message, frame, .. } = self.limits;
+        let WebSocketLimits { message, frame, .. } = self.limits;
         let length = self.bytes.len();
         let context = self.context.get_or_insert_with(|| {
             let config = WebSocketConfig::default()
@@ -116,7 +116,7 @@ impl Decoder {
                 .max_frame_size(Some(frame));
             Box::new(WebSocketContext::new(Role::Server, Some(config)))
         });
-        context.read(&mut Feed(&self.bytes))
+        context.read(&mut FrameReader(&self.bytes))
     }
 
     /// The payload of the frame that has arrived.
@@ -128,7 +128,7 @@ impl Decoder {
     }
 
     /// Gathers the next frame; `None` at the end of input.
-    fn frame(&mut self, conn: &mut Connection) -> Result<Option<FrameHeader>, Fault> {
+    fn frame(&mut self, conn: &mut Connection) -> Result<Option<FrameHeader>, DecodeError> {
         loop {
             let mut cursor = Cursor::new(&self.bytes[..]);
             let Some((header, length)) = FrameHeader::parse(&mut cursor)? else {
@@ -150,9 +150,14 @@ impl Decoder {
     }
 
     /// What a header shows is not waited for; all else is tungstenite's to find. Returns the length.
-    fn check(&mut self, header: &FrameHeader, length: u64) -> Result<usize, Fault> {
-        let bad = |why: &str| Err(Fault::Bad(Close::new(CloseCode::PROTOCOL_ERROR, why)));
-        let too_big = |why: &str| Err(Fault::Bad(Close::new(CloseCode::TOO_BIG, why)));
+    fn check(&mut self, header: &FrameHeader, length: u64) -> Result<usize, DecodeError> {
+        let bad = |why: &str| {
+            Err(DecodeError::Bad(CloseFrame::new(
+                CloseCode::PROTOCOL_ERROR,
+                why,
+            )))
+        };
+        let too_big = |why: &str| Err(DecodeError::Bad(CloseFrame::new(CloseCode::TOO_BIG, why)));
         if header.rsv1 || header.rsv2 || header.rsv3 {
             return bad("reserved bits are set");
         }
@@ -162,7 +167,7 @@ impl Decoder {
         self.frames += 1;
         if self.frames > self.limits.frames {
             let why = "the message has too many frames";
-            return Err(Fault::Bad(Close::new(CloseCode::POLICY, why)));
+            return Err(DecodeError::Bad(CloseFrame::new(CloseCode::POLICY, why)));
         }
         match header.opcode {
             OpCode::Control(_) if !header.is_final => bad("a control frame is in parts"),
@@ -182,8 +187,8 @@ impl Decoder {
     }
 
     /// Takes over some bytes, at most so many; whether there were any.
-    fn take(&mut self, conn: &mut Connection, most: usize) -> Result<bool, Fault> {
-        let some = conn.fill_buf().map_err(Fault::Io)?;
+    fn take(&mut self, conn: &mut Connection, most: usize) -> Result<bool, DecodeError> {
+        let some = conn.fill_buf().map_err(DecodeError::Io)?;
         let n = some.len().min(most);
         self.bytes.extend_from_slice(&some[..n]);
         conn.consume(n);
@@ -194,8 +199,8 @@ impl Decoder {
 
 /// What a close frame says (RFC 6455, 5.5.1). tungstenite does not know all codes that IANA has
 /// registered.
-fn closing(payload: &[u8]) -> Result<Option<Close>, Fault> {
-    let bad = |code, why: &str| Err(Fault::Bad(Close::new(code, why)));
+fn closing(payload: &[u8]) -> Result<Option<CloseFrame>, DecodeError> {
+    let bad = |code, why: &str| Err(DecodeError::Bad(CloseFrame::new(code, why)));
     let Some((number, reason)) = payload.split_first_chunk() else {
         return match payload {
             [] => Ok(None),
@@ -207,7 +212,7 @@ fn closing(payload: &[u8]) -> Result<Option<Close>, Fault> {
         return bad(CloseCode::PROTOCOL_ERROR, why);
     };
     match std::str::from_utf8(reason) {
-        Ok(reason) => Ok(Some(Close::new(code, reason))),
+        Ok(reason) => Ok(Some(CloseFrame::new(code, reason))),
         Err(_) => bad(CloseCode::INVALID, "the reason is not UTF-8"),
     }
 }
@@ -217,9 +222,9 @@ const READ: usize = 16 << 10;
 
 /// The frame that has arrived, for who reads from a stream. What it would answer is thrown away: the
 /// sender answers, which others share.
-struct Feed<'a>(&'a [u8]);
+struct FrameReader<'a>(&'a [u8]);
 
-impl Read for Feed<'_> {
+impl Read for FrameReader<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self.0.read(buf)? {
             0 => Err(io::ErrorKind::WouldBlock.into()),
@@ -228,7 +233,7 @@ impl Read for Feed<'_> {
     }
 }
 
-impl Write for Feed<'_> {
+impl Write for FrameReader<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         Ok(buf.len())
     }
@@ -252,7 +257,7 @@ fn header_length(bytes: &[u8]) -> usize {
     2 + extended + mask
 }
 
-impl From<Error> for Fault {
+impl From<Error> for DecodeError {
     fn from(error: Error) -> Self {
         let code = match &error {
             Error::Utf8(_) => CloseCode::INVALID,
@@ -265,6 +270,6 @@ impl From<Error> for Fault {
             Error::Protocol(error) => error.to_string(),
             error => error.to_string(),
         };
-        Self::Bad(Close::new(code, why))
+        Self::Bad(CloseFrame::new(code, why))
     }
 }

@@ -3,15 +3,15 @@
 use std::fmt;
 use std::io;
 
-use super::message::{Close, CloseCode, Closed, Message};
+use super::message::{CloseCode, CloseFrame, CloseReason, Message};
 use super::sender::Sender;
-use super::session::End;
+use super::session::CloseInitiator;
 use crate::{Address, Connection, Result};
 
 /// Serves one WebSocket: it is called for each message of the client.
 ///
 /// Between two calls the connection waits as one that is
-/// [kept alive](crate::Connection::keep_alive): it holds neither a thread of a pool nor a stack, and
+/// [kept alive](crate::Connection::suspend_until_readable): it holds neither a thread of a pool nor a stack, and
 /// a drain ends it at once. A handler that waits for something within a call holds both.
 ///
 /// A function `FnMut(&mut WebSocket<'_>, Message) -> Result` is one, too.
@@ -38,7 +38,7 @@ pub trait Handler: Send + 'static {
     ///
     /// # Errors
     /// They are told to `handle_error`, if nothing else was.
-    fn closed(&mut self, socket: &mut WebSocket<'_>, how: &Closed) -> Result {
+    fn closed(&mut self, socket: &mut WebSocket<'_>, how: &CloseReason) -> Result {
         let _ = (socket, how);
         Ok(())
     }
@@ -57,7 +57,7 @@ where
 pub struct WebSocket<'a> {
     pub(super) conn: &'a mut Connection,
     pub(super) sender: &'a Sender,
-    pub(super) end: &'a mut Option<End>,
+    pub(super) end: &'a mut Option<CloseInitiator>,
     pub(super) protocol: Option<&'static str>,
 }
 
@@ -78,11 +78,11 @@ impl WebSocket<'_> {
     }
 
     /// Ends it when the present call returns: what was sent before arrives, then the client is told,
-    /// and has [`Limits::close_time`](super::Limits::close_time) to confirm. Of reasons that are
+    /// and has [`WebSocketLimits::close_timeout`](super::WebSocketLimits::close_timeout) to confirm. Of reasons that are
     /// longer than 123 bytes the client gets the beginning.
     pub fn close(&mut self, code: CloseCode, reason: &str) {
         self.end
-            .get_or_insert_with(|| End::ByHandler(Close::new(code, reason)));
+            .get_or_insert_with(|| CloseInitiator::ByHandler(CloseFrame::new(code, reason)));
     }
 
     /// The protocol within that was [agreed upon](super::WebSockets::protocols).

@@ -7,7 +7,7 @@ use ::http::header::{
 use ::http::{Method, StatusCode};
 use tungstenite::handshake::derive_accept_key;
 
-use super::WebSockets;
+use super::WebSocketUpgrade;
 use crate::http::{Problem, Request, Response};
 use crate::{Connection, RequestHandler, Result};
 
@@ -20,7 +20,10 @@ pub(super) struct Handshake {
     pub protocol: Option<&'static str>,
 }
 
-pub(super) fn check(request: &Request<'_>, sockets: &WebSockets) -> Result<Handshake, Problem> {
+pub(super) fn check(
+    request: &Request<'_>,
+    sockets: &WebSocketUpgrade,
+) -> Result<Handshake, Problem> {
     if request.method() != Method::GET {
         return Err(Problem::method_not_allowed(&[Method::GET]));
     }
@@ -41,7 +44,7 @@ pub(super) fn check(request: &Request<'_>, sockets: &WebSockets) -> Result<Hands
         let why = "Sec-WebSocket-Key is not sixteen bytes in base64";
         Problem::new(StatusCode::BAD_REQUEST, why)
     })?;
-    if !sockets.origins.allow(request) {
+    if !sockets.origins.permits(request) {
         let why = "pages of another origin may not open this WebSocket";
         return Err(Problem::new(StatusCode::FORBIDDEN, why));
     }

@@ -106,7 +106,7 @@ impl fmt::Display for CloseCode {
 /// Why one side ends a WebSocket: a number, and some words that may be empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Close {
+pub struct CloseFrame {
     /// The number.
     pub code: CloseCode,
     /// The words.
@@ -116,7 +116,7 @@ pub struct Close {
 /// RFC 6455, 5.5: control frames have 125 bytes, and two are the number.
 const LONGEST_REASON: usize = 123;
 
-impl Close {
+impl CloseFrame {
     pub(super) fn new(code: CloseCode, reason: impl Into<String>) -> Self {
         let mut reason = reason.into();
         let mut end = reason.len().min(LONGEST_REASON);
@@ -128,7 +128,7 @@ impl Close {
     }
 }
 
-impl fmt::Display for Close {
+impl fmt::Display for CloseFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.reason {
             "" => self.code.fmt(f),
@@ -140,12 +140,12 @@ impl fmt::Display for Close {
 /// How a WebSocket came to its end; see [`Handler::closed`](super::Handler::closed).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Closed {
+pub enum CloseReason {
     /// The client has said so; it need not say why.
-    ByPeer(Option<Close>),
+    ByPeer(Option<CloseFrame>),
     /// This side says so, after this: the handler, or because the client broke the rules, was silent
     /// for too long, or the handler has failed.
-    ByServer(Close),
+    ByServer(CloseFrame),
     /// The connection has ended without a word, or the server drains.
     Lost,
 }
@@ -156,9 +156,9 @@ mod tests {
 
     #[test]
     fn a_reason_fits_into_its_frame_and_is_cut_between_characters() {
-        let close = Close::new(CloseCode::NORMAL, "ü".repeat(100));
+        let close = CloseFrame::new(CloseCode::NORMAL, "ü".repeat(100));
         assert_eq!(close.reason.len(), 122);
-        assert_eq!(Close::new(CloseCode::NORMAL, "bye").reason, "bye");
+        assert_eq!(CloseFrame::new(CloseCode::NORMAL, "bye").reason, "bye");
     }
 
     #[test]

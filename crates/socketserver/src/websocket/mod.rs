@@ -3,11 +3,11 @@
 //!
 //! ```no_run
 //! use socketserver::http::{Http, Request, Response};
-//! use socketserver::websocket::{Message, WebSocket, WebSockets};
+//! use socketserver::websocket::{Message, WebSocket, WebSocketUpgrade};
 //! use socketserver::{Result, ThreadingTcpServer};
 //!
 //! fn main() -> Result {
-//!     let sockets = WebSockets::new();
+//!     let sockets = WebSocketUpgrade::new();
 //!     let site = Http::new().handler_fn(move |request: &mut Request<'_>| match request.path() {
 //!         "/echo" => sockets.upgrade(request, |socket: &mut WebSocket<'_>, message: Message| {
 //!             Ok(socket.send(message)?)
@@ -22,17 +22,17 @@
 //!
 //! | Concern | Where |
 //! |---|---|
-//! | who may open one, and with which limits | [`WebSockets`], [`Origins`], [`Limits`] |
+//! | who may open one, and with which limits | [`WebSocketUpgrade`], [`OriginPolicy`], [`WebSocketLimits`] |
 //! | what you write | [`Handler`], or a function |
 //! | what it is given | [`WebSocket`], and a [`Message`] each time |
 //! | sending from elsewhere | [`Sender`], [`Room::join_websocket`](crate::Room::join_websocket) |
-//! | how it ends | [`Closed`], [`Close`], [`CloseCode`] |
+//! | how it ends | [`CloseReason`], [`CloseFrame`], [`CloseCode`] |
 //!
 //! # What it does
 //!
 //! * It runs under every concurrency model, over TCP, Unix sockets and TLS. A client that says nothing
-//!   [costs next to nothing](crate::Connection::keep_alive).
-//! * Only pages of the same origin may open one, unless [`Origins`] says otherwise: browsers send
+//!   [costs next to nothing](crate::Connection::suspend_until_readable).
+//! * Only pages of the same origin may open one, unless [`OriginPolicy`] says otherwise: browsers send
 //!   cookies along with whatever any page opens.
 //! * Messages and frames have a greatest length, memory is taken for what has arrived only, and a
 //!   message that has begun has to arrive at the connection's
@@ -40,9 +40,9 @@
 //! * Whoever breaks the rules is told so: 1002 for frames that are none, 1007 for text that is not
 //!   UTF-8, 1008 for silence and slowness, 1009 for messages that are too long.
 //! * Pings are answered. If many come while one write waits, the last of them is.
-//! * Both sides may end it. The client has [`Limits::close_time`] to confirm; in a drain it is told
+//! * Both sides may end it. The client has [`WebSocketLimits::close_timeout`] to confirm; in a drain it is told
 //!   1001, and not waited for.
-//! * What the server does by itself never extends a limit on the client: see [`WebSockets::ping`].
+//! * What the server does by itself never extends a limit on the client: see [`WebSocketUpgrade::ping`].
 //!
 //! # What it does not
 //!
@@ -64,8 +64,8 @@ use std::time::Duration;
 pub use bytes::Bytes;
 
 pub use handler::{Handler, WebSocket};
-pub use message::{Close, CloseCode, Closed, Message};
-pub use origin::{BadOrigin, Origins};
+pub use message::{CloseCode, CloseFrame, CloseReason, Message};
+pub use origin::{OriginPolicy, ParseOriginError};
 pub use sender::Sender;
 
 use crate::Result;
@@ -76,12 +76,12 @@ use session::Session;
 ///
 /// ```
 /// use socketserver::http::{Http, Request};
-/// use socketserver::websocket::{CloseCode, Limits, Message, WebSocket, WebSockets};
+/// use socketserver::websocket::{CloseCode, WebSocketLimits, Message, WebSocket, WebSocketUpgrade};
 /// use socketserver::ThreadingTcpServer;
 /// use std::io::{Read, Write};
 /// use std::net::TcpStream;
 ///
-/// let sockets = WebSockets::new().limits(Limits::new().message(1000));
+/// let sockets = WebSocketUpgrade::new().limits(WebSocketLimits::new().message(1000));
 /// let site = Http::new().handler_fn(move |request: &mut Request<'_>| {
 ///     sockets.upgrade(request, |socket: &mut WebSocket<'_>, message: Message| {
 ///         match message.as_text() {
@@ -93,7 +93,7 @@ use session::Session;
 /// });
 /// let mut server = ThreadingTcpServer::bind("127.0.0.1:0", site)?;
 /// let address = server.local_addr().as_inet().unwrap();
-/// # let controller = server.controller();
+/// # let handle = server.handle();
 /// std::thread::spawn(move || server.serve_forever());
 ///
 /// // A client that has the frame for "bye" ready: a browser would make it.
@@ -106,18 +106,18 @@ use session::Session;
 /// client.read_to_end(&mut answer)?;
 /// assert!(answer.starts_with(b"HTTP/1.1 101 "));
 /// assert!(answer.ends_with(b"\x88\x09\x03\xe8goodbye"));
-/// # controller.shutdown();
+/// # handle.shutdown();
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 #[derive(Clone, Default)]
-pub struct WebSockets {
-    limits: Limits,
-    origins: Arc<Origins>,
+pub struct WebSocketUpgrade {
+    limits: WebSocketLimits,
+    origins: Arc<OriginPolicy>,
     protocols: Arc<[&'static str]>,
     ping: Option<Duration>,
 }
 
-impl WebSockets {
+impl WebSocketUpgrade {
     /// The defaults.
     #[must_use]
     pub fn new() -> Self {
@@ -126,14 +126,14 @@ impl WebSockets {
 
     /// How much of a message is taken.
     #[must_use]
-    pub fn limits(mut self, limits: Limits) -> Self {
+    pub fn limits(mut self, limits: WebSocketLimits) -> Self {
         self.limits = limits;
         self
     }
 
     /// Whose pages may open one; those of the same origin by default.
     #[must_use]
-    pub fn origins(mut self, origins: Origins) -> Self {
+    pub fn origins(mut self, origins: OriginPolicy) -> Self {
         self.origins = Arc::new(origins);
         self
     }
@@ -154,7 +154,7 @@ impl WebSockets {
     /// The question itself extends nothing, and neither does any message that is sent: who does not
     /// answer is ended (1008) when he has been silent for as long as `idle` or `read` allow.
     #[must_use]
-    pub fn ping(mut self, after: Option<Duration>) -> Self {
+    pub fn ping_interval(mut self, after: Option<Duration>) -> Self {
         self.ping = after;
         self
     }
@@ -172,7 +172,7 @@ impl WebSockets {
     }
 }
 
-impl fmt::Debug for WebSockets {
+impl fmt::Debug for WebSocketUpgrade {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WebSockets")
             .field("limits", &self.limits)
@@ -190,12 +190,12 @@ impl fmt::Debug for WebSockets {
 /// | `message` | 1 MiB | a message | 1009 |
 /// | `frame` | 1 MiB | one frame of it | 1009 |
 /// | `frames` | 1024 | how many frames it has, and others between them | 1008 |
-/// | `close_time` | 5 s | from the last frame of this side to the client's | |
+/// | `close_timeout` | 5 s | from the last frame of this side to the client's | |
 ///
 /// How long a client may be silent, and how slow, is said by [`Timeouts`](crate::Timeouts).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Limits {
+pub struct WebSocketLimits {
     /// The longest message, in bytes.
     pub message: usize,
     /// The longest frame, in bytes without its header.
@@ -203,21 +203,21 @@ pub struct Limits {
     /// The most frames, from the first to the last of one message.
     pub frames: usize,
     /// How long the end may take, each way.
-    pub close_time: Duration,
+    pub close_timeout: Duration,
 }
 
-impl Default for Limits {
+impl Default for WebSocketLimits {
     fn default() -> Self {
         Self {
             message: 1 << 20,
             frame: 1 << 20,
             frames: 1024,
-            close_time: Duration::from_secs(5),
+            close_timeout: Duration::from_secs(5),
         }
     }
 }
 
-impl Limits {
+impl WebSocketLimits {
     /// The defaults.
     #[must_use]
     pub fn new() -> Self {
@@ -247,8 +247,8 @@ impl Limits {
 
     /// Sets how long the end may take.
     #[must_use]
-    pub fn close_time(mut self, time: Duration) -> Self {
-        self.close_time = time;
+    pub fn close_timeout(mut self, time: Duration) -> Self {
+        self.close_timeout = time;
         self
     }
 }

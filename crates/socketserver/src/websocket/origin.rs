@@ -14,23 +14,23 @@ use crate::http::Request;
 /// anything, or nothing; who tells nothing is let in, as it is no browser.
 ///
 /// ```
-/// use socketserver::websocket::{Origins, WebSockets};
+/// use socketserver::websocket::{OriginPolicy, WebSocketUpgrade};
 ///
-/// let sockets = WebSockets::new().origins(Origins::only(["https://chat.example.org"])?);
+/// let sockets = WebSocketUpgrade::new().origins(OriginPolicy::allow(["https://chat.example.org"])?);
 /// # Ok::<(), socketserver::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Origins(Which);
+pub struct OriginPolicy(OriginRule);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum Which {
+enum OriginRule {
     #[default]
     Same,
     Only(Vec<Origin>),
     Any,
 }
 
-impl Origins {
+impl OriginPolicy {
     /// The default: pages from the host, and the port, that the request names in `Host`. On an
     /// encrypted connection they must have come encrypted, too.
     ///
@@ -38,8 +38,8 @@ impl Origins {
     /// a name can have it mean that address (DNS rebinding), and that such a page is of the same
     /// origin. [`only`](Self::only) lets no such page in.
     #[must_use]
-    pub fn same() -> Self {
-        Self(Which::Same)
+    pub fn same_origin() -> Self {
+        Self(OriginRule::Same)
     }
 
     /// These, as browsers write them: `https://example.org`, `http://127.0.0.1:8000`. Those of the
@@ -47,23 +47,25 @@ impl Origins {
     ///
     /// # Errors
     /// For what is no origin.
-    pub fn only<T: AsRef<str>>(origins: impl IntoIterator<Item = T>) -> Result<Self, BadOrigin> {
+    pub fn allow<T: AsRef<str>>(
+        origins: impl IntoIterator<Item = T>,
+    ) -> Result<Self, ParseOriginError> {
         let parse = |text: T| {
             let text = text.as_ref();
-            Origin::parse(text).ok_or_else(|| BadOrigin(text.into()))
+            Origin::parse(text).ok_or_else(|| ParseOriginError(text.into()))
         };
         let origins = origins.into_iter().map(parse);
-        Ok(Self(Which::Only(origins.collect::<Result<_, _>>()?)))
+        Ok(Self(OriginRule::Only(origins.collect::<Result<_, _>>()?)))
     }
 
     /// Any page on the web. To be used if what a client may do does not depend on who or where it is.
     #[must_use]
     pub fn any() -> Self {
-        Self(Which::Any)
+        Self(OriginRule::Any)
     }
 
-    pub(super) fn allow(&self, request: &Request<'_>) -> bool {
-        if self.0 == Which::Any || !request.headers().contains_key(ORIGIN) {
+    pub(super) fn permits(&self, request: &Request<'_>) -> bool {
+        if self.0 == OriginRule::Any || !request.headers().contains_key(ORIGIN) {
             return true;
         }
         // "null" is the origin of pages that have none, and of anybody who wants to have none.
@@ -71,9 +73,9 @@ impl Origins {
             return false;
         };
         match &self.0 {
-            Which::Any => true,
-            Which::Only(origins) => origins.contains(&origin),
-            Which::Same => {
+            OriginRule::Any => true,
+            OriginRule::Only(origins) => origins.contains(&origin),
+            OriginRule::Same => {
                 let host = request.only(HOST);
                 let is_tls = is_encrypted(request);
                 (!is_tls || origin.scheme == "https")
@@ -141,9 +143,9 @@ impl Origin {
 
 /// A text that is no origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadOrigin(String);
+pub struct ParseOriginError(String);
 
-impl fmt::Display for BadOrigin {
+impl fmt::Display for ParseOriginError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -153,7 +155,7 @@ impl fmt::Display for BadOrigin {
     }
 }
 
-impl std::error::Error for BadOrigin {}
+impl std::error::Error for ParseOriginError {}
 
 #[cfg(test)]
 mod tests {
@@ -191,7 +193,7 @@ mod tests {
         ] {
             assert_eq!(Origin::parse(bad), None, "{bad:?}");
             assert!(
-                Origins::only([bad])
+                OriginPolicy::allow([bad])
                     .unwrap_err()
                     .to_string()
                     .contains("https://HOST")

@@ -8,15 +8,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::CloseFrame as RawCloseFrame;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 use tungstenite::protocol::frame::{Frame, FrameHeader};
 
-use super::message::{Close, Message};
-use crate::connection::Writer;
-use crate::room::Way;
+use super::message::{CloseFrame, Message};
+use crate::connection::WriteHalf;
+use crate::room::MessageSink;
+use crate::send_lock::{SendGuard, SendLock};
 use crate::socket::Socket;
-use crate::turn::{Taken, Turn};
 
 /// Sends messages to the client of a WebSocket, from any thread. Cheap to clone.
 ///
@@ -25,12 +25,12 @@ use crate::turn::{Taken, Turn};
 #[derive(Clone)]
 pub struct Sender {
     shared: Arc<Shared>,
-    writer: Writer,
+    writer: WriteHalf,
 }
 
 #[derive(Default)]
 struct Shared {
-    turn: Turn,
+    turn: SendLock,
     state: Mutex<State>,
 }
 
@@ -44,7 +44,7 @@ struct State {
 }
 
 impl Sender {
-    pub(super) fn new(writer: Writer) -> Self {
+    pub(super) fn new(writer: WriteHalf) -> Self {
         Self {
             shared: Arc::default(),
             writer,
@@ -52,7 +52,7 @@ impl Sender {
     }
 
     /// The same with limits of now.
-    pub(super) fn with(&self, writer: Writer) -> Self {
+    pub(super) fn with(&self, writer: WriteHalf) -> Self {
         Self {
             shared: self.shared.clone(),
             writer,
@@ -87,9 +87,9 @@ impl Sender {
     }
 
     /// Sends the last frame, and has that take no longer than this.
-    pub(super) fn close(&self, close: Option<&Close>, time: Duration) -> io::Result<()> {
+    pub(super) fn close(&self, close: Option<&CloseFrame>, time: Duration) -> io::Result<()> {
         let last = self.writer.until(Instant::now().checked_add(time));
-        let frame = Frame::close(close.map(|close| CloseFrame {
+        let frame = Frame::close(close.map(|close| RawCloseFrame {
             code: close.code.as_u16().into(),
             reason: close.reason.as_str().into(),
         }));
@@ -151,7 +151,7 @@ impl Sender {
         state.pong.is_some() || state.ping
     }
 
-    fn turn(&self) -> io::Result<Taken<'_>> {
+    fn turn(&self) -> io::Result<SendGuard<'_>> {
         self.shared.turn.take(self.writer.deadline())
     }
 
@@ -193,7 +193,7 @@ impl Sender {
 }
 
 /// The way of a room's messages: as text where they are, as bytes otherwise.
-impl Way for Sender {
+impl MessageSink for Sender {
     fn socket(&self) -> &Socket {
         self.writer.socket()
     }

@@ -3,22 +3,22 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::decoder::{Arrived, Decoder, Fault};
+use super::decoder::{DecodeError, Decoder, Incoming};
 use super::handler::{Handler, WebSocket};
-use super::message::{Close, CloseCode, Closed};
+use super::message::{CloseCode, CloseFrame, CloseReason};
 use super::sender::Sender;
-use super::{Limits, WebSockets};
-use crate::failure::{Cause, contain, resume};
+use super::{WebSocketLimits, WebSocketUpgrade};
 use crate::timeouts::earliest;
+use crate::user_code::{HandlerErrorKind, catch_panic, resume};
 use crate::{Connection, EndReason, RequestHandler, Result};
 
 /// How long a client can go on when the server drains: what it has sent before is heard, but one that
 /// never stops does not hold up the end.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 pub(super) struct Session<H> {
     handler: H,
-    options: WebSockets,
+    options: WebSocketUpgrade,
     protocol: Option<&'static str>,
     decoder: Decoder,
     /// From `setup` on.
@@ -33,24 +33,24 @@ pub(super) struct Session<H> {
     draining: Option<Instant>,
     /// The handler runs, or has panicked.
     in_handler: bool,
-    end: Option<End>,
+    end: Option<CloseInitiator>,
 }
 
 /// Why it comes to its end.
 #[derive(Clone, Debug)]
-pub(super) enum End {
+pub(super) enum CloseInitiator {
     /// The client has said so, and is to be answered.
-    ByPeer(Option<Close>),
+    ByPeer(Option<CloseFrame>),
     /// The handler says so, and the client is to answer.
-    ByHandler(Close),
+    ByHandler(CloseFrame),
     /// This side says so, and waits for no answer (RFC 6455, 7.1.7).
-    Failed(Close),
+    Failed(CloseFrame),
     /// There is no more input.
     Lost,
 }
 
 impl<H: Handler> Session<H> {
-    pub fn new(handler: H, options: WebSockets, protocol: Option<&'static str>) -> Self {
+    pub fn new(handler: H, options: WebSocketUpgrade, protocol: Option<&'static str>) -> Self {
         Self {
             handler,
             protocol,
@@ -66,7 +66,7 @@ impl<H: Handler> Session<H> {
         }
     }
 
-    fn limits(&self) -> &Limits {
+    fn limits(&self) -> &WebSocketLimits {
         &self.options.limits
     }
 
@@ -95,29 +95,29 @@ impl<H: Handler> Session<H> {
     }
 
     /// Reads up to where the handler may rest, or to the end.
-    fn hear(&mut self, conn: &mut Connection) -> Result {
+    fn read_message(&mut self, conn: &mut Connection) -> Result {
         while self.end.is_none() {
             let arrived = self.decoder.read(conn);
             (self.heard, self.asked) = (Instant::now(), false);
             match arrived {
-                Ok(Some(Arrived::Message(message))) => {
+                Ok(Some(Incoming::Message(message))) => {
                     self.call(conn, |handler, socket| handler.message(socket, message))?;
                 }
-                Ok(Some(Arrived::Ping(payload))) => {
+                Ok(Some(Incoming::Ping(payload))) => {
                     self.answer(|sender| sender.pong(payload))?;
                 }
-                Ok(Some(Arrived::Pong)) => {}
-                Ok(Some(Arrived::Close(close))) => self.end = Some(End::ByPeer(close)),
-                Ok(None) => self.end = Some(End::Lost),
-                Err(Fault::Bad(close)) => {
+                Ok(Some(Incoming::Pong)) => {}
+                Ok(Some(Incoming::Close(close))) => self.end = Some(CloseInitiator::ByPeer(close)),
+                Ok(None) => self.end = Some(CloseInitiator::Lost),
+                Err(DecodeError::Bad(close)) => {
                     conn.ends_as(EndReason::ProtocolError);
                     tracing::debug!(id = %conn.id(), %close, "a client breaks the rules of WebSocket");
-                    self.end = Some(End::Failed(close));
+                    self.end = Some(CloseInitiator::Failed(close));
                 }
-                Err(Fault::Io(error)) => {
+                Err(DecodeError::Io(error)) => {
                     self.end = Some(match error.kind() {
-                        io::ErrorKind::TimedOut => End::Failed(too_slow()),
-                        _ => End::Lost,
+                        io::ErrorKind::TimedOut => CloseInitiator::Failed(too_slow()),
+                        _ => CloseInitiator::Lost,
                     });
                     return Err(error.into());
                 }
@@ -134,7 +134,7 @@ impl<H: Handler> Session<H> {
     fn answer(&mut self, say: impl FnOnce(&Sender) -> io::Result<()>) -> Result {
         let said = self.sender.as_ref().map_or(Ok(()), say);
         if said.is_err() {
-            self.end = Some(End::Lost);
+            self.end = Some(CloseInitiator::Lost);
         }
         Ok(said?)
     }
@@ -145,29 +145,29 @@ impl<H: Handler> Session<H> {
         // something.
         let ping = self.options.ping.filter(|_| !self.asked);
         let ask_at = ping.and_then(|after| self.heard.checked_add(after));
-        conn.rest_since(self.heard, ask_at);
-        conn.keep_alive();
+        conn.idle_since(self.heard, ask_at);
+        conn.suspend_until_readable();
     }
 
     /// Tells the client, and hears its answer if there is to be one.
-    fn part(&mut self, conn: &mut Connection, end: &End) -> io::Result<()> {
-        let time = self.limits().close_time;
+    fn part(&mut self, conn: &mut Connection, end: &CloseInitiator) -> io::Result<()> {
+        let time = self.limits().close_timeout;
         let Some(sender) = &self.sender else {
             return Ok(());
         };
-        let lost = Close::new(CloseCode::GOING_AWAY, "");
+        let lost = CloseFrame::new(CloseCode::GOING_AWAY, "");
         let close = match end {
-            End::ByPeer(close) => close.as_ref(),
-            End::ByHandler(close) | End::Failed(close) => Some(close),
-            End::Lost => Some(&lost),
+            CloseInitiator::ByPeer(close) => close.as_ref(),
+            CloseInitiator::ByHandler(close) | CloseInitiator::Failed(close) => Some(close),
+            CloseInitiator::Lost => Some(&lost),
         };
         sender.with(conn.writer()).close(close, time)?;
-        if let End::ByHandler(_) = end {
+        if let CloseInitiator::ByHandler(_) = end {
             let until = Instant::now().checked_add(time);
             conn.set_deadline(earliest(conn.deadline(), until));
             // What it has said before it heard of the end is heard by nobody.
             while let Ok(Some(arrived)) = self.decoder.read(conn) {
-                if let Arrived::Close(_) = arrived {
+                if let Incoming::Close(_) = arrived {
                     break;
                 }
             }
@@ -180,10 +180,10 @@ impl<H: Handler> RequestHandler<Connection> for Session<H> {
     fn setup(&mut self, conn: &mut Connection) -> Result {
         self.sender = Some(Sender::new(conn.writer()));
         self.heard = Instant::now();
-        let opened = contain(|| self.call(conn, Handler::opened));
+        let opened = catch_panic(|| self.call(conn, Handler::opened));
         let cause = match opened {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => Cause::Error(error),
+            Ok(Err(error)) => HandlerErrorKind::Error(error),
             Err(panic) => panic,
         };
         let _ = self.part(conn, &failed());
@@ -191,17 +191,17 @@ impl<H: Handler> RequestHandler<Connection> for Session<H> {
     }
 
     fn handle(&mut self, conn: &mut Connection) -> Result {
-        if conn.take_woken() {
+        if conn.take_timer_wakeup() {
             self.asked = true;
             self.answer(Sender::ping)?;
         } else if std::mem::replace(&mut self.has_begun, true) {
-            self.hear(conn)?;
+            self.read_message(conn)?;
         }
         // The first time there need not be anything to hear yet.
         if conn.server().is_draining() {
             let since = *self.draining.get_or_insert_with(Instant::now);
-            if since.elapsed() > LAST_WORDS {
-                self.end.get_or_insert(End::Lost);
+            if since.elapsed() > DRAIN_GRACE {
+                self.end.get_or_insert(CloseInitiator::Lost);
             }
         }
         if self.end.is_none() {
@@ -215,16 +215,22 @@ impl<H: Handler> RequestHandler<Connection> for Session<H> {
             Some(end) => end,
             None if self.in_handler => failed(),
             // It was not called any more: the client has gone, or was cut, in a pause,
-            None if conn.socket().is_lost() || conn.socket().is_cancelled() => End::Lost,
+            None if conn.socket().is_disconnected() || conn.socket().is_cancelled() => {
+                CloseInitiator::Lost
+            }
             // or that came to its end.
-            None => End::Failed(Close::new(CloseCode::POLICY, "silent for too long")),
+            None => {
+                CloseInitiator::Failed(CloseFrame::new(CloseCode::POLICY, "silent for too long"))
+            }
         };
         let how = match &end {
-            End::ByPeer(close) => Closed::ByPeer(close.clone()),
-            End::ByHandler(close) | End::Failed(close) => Closed::ByServer(close.clone()),
-            End::Lost => Closed::Lost,
+            CloseInitiator::ByPeer(close) => CloseReason::ByPeer(close.clone()),
+            CloseInitiator::ByHandler(close) | CloseInitiator::Failed(close) => {
+                CloseReason::ByServer(close.clone())
+            }
+            CloseInitiator::Lost => CloseReason::Lost,
         };
-        let told = contain(|| self.call(conn, |handler, socket| handler.closed(socket, &how)));
+        let told = catch_panic(|| self.call(conn, |handler, socket| handler.closed(socket, &how)));
         // Whoever does not take the last frame has no use for it.
         let _ = self.part(conn, &end);
         match told {
@@ -234,10 +240,10 @@ impl<H: Handler> RequestHandler<Connection> for Session<H> {
     }
 }
 
-fn failed() -> End {
-    End::Failed(Close::new(CloseCode::FAILED, "the server has failed"))
+fn failed() -> CloseInitiator {
+    CloseInitiator::Failed(CloseFrame::new(CloseCode::FAILED, "the server has failed"))
 }
 
-fn too_slow() -> Close {
-    Close::new(CloseCode::POLICY, "the message takes too long to arrive")
+fn too_slow() -> CloseFrame {
+    CloseFrame::new(CloseCode::POLICY, "the message takes too long to arrive")
 }

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use socketserver::{Connection, Controller, Datagram, Error, RequestHandler, Result};
+use socketserver::{Connection, Datagram, Error, RequestHandler, Result, ServerHandle};
 
 use crate::stage::{directory, install, journal};
 
@@ -14,7 +14,7 @@ pub trait Talk: Sized {
     /// Whether the first line is the only one.
     const ONE_LINE: bool;
     fn number(&self) -> u64;
-    fn controller(&self) -> &Controller;
+    fn handle(&self) -> &ServerHandle;
     /// The next line; `None` at the end of input.
     fn hear(&mut self) -> io::Result<Option<String>>;
     fn say(&mut self, answer: &str) -> io::Result<()>;
@@ -39,7 +39,7 @@ impl Talk for Connection {
         self.id().get()
     }
 
-    fn controller(&self) -> &Controller {
+    fn handle(&self) -> &ServerHandle {
         self.server()
     }
 
@@ -95,7 +95,7 @@ impl Talk for Datagram {
         self.id().get()
     }
 
-    fn controller(&self) -> &Controller {
+    fn handle(&self) -> &ServerHandle {
         self.server()
     }
 
@@ -209,13 +209,13 @@ fn obey<R: Talk>(request: &mut R, line: &str) -> Result<bool> {
             return Ok(false);
         }
         ["stop"] => {
-            request.controller().shutdown();
+            request.handle().shutdown();
             request.say("stopping")?;
         }
         ["drain", millis] => {
             let millis = millis.parse()?;
             request
-                .controller()
+                .handle()
                 .drain(std::time::Duration::from_millis(millis));
             request.say("draining")?;
         }

@@ -4,9 +4,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use libtest_mimic::Trial;
-use socketserver::transport::{Tcp, ToTargets, Udp, UnixDatagram, UnixStream};
+use socketserver::transport::{Tcp, ToBindAddrs, Udp, UnixDatagram, UnixStream};
 use socketserver::{
-    AtLimit, Builder, Concurrency, Forking, Pooled, Sequential, Threading, Transport,
+    Builder, Concurrency, Forking, OverloadPolicy, Pooled, Sequential, Threading, Transport,
 };
 
 use crate::scenarios::{SCENARIOS, Scenario};
@@ -14,7 +14,7 @@ use crate::stage::{Options, Role, play};
 
 /// A transport and where its server binds.
 pub trait Wired: Transport {
-    type Place: ToTargets<Self>;
+    type Place: ToBindAddrs<Self>;
     fn place(directory: &Path, options: &Options) -> Self::Place;
 
     /// The options that this transport alone has.
@@ -363,8 +363,8 @@ impl Wired for Udp {
         if let Some(factor) = options.number("max_amplification") {
             builder = builder.max_amplification(u32::try_from(factor).ok());
         }
-        if options.has("refuse_low_ports") {
-            builder = builder.refuse_low_ports();
+        if options.has("reject_low_ports") {
+            builder = builder.reject_low_ports();
         }
         builder
     }
@@ -402,7 +402,7 @@ impl Model for Sequential {
 
 impl Model for Threading {
     fn configured(options: &Options) -> Self {
-        let model = Self::new().at_limit(policy(options));
+        let model = Self::new().overload_policy(policy(options));
         match options.count("limit") {
             Some(most) => model.max_threads(most),
             None => model,
@@ -412,7 +412,7 @@ impl Model for Threading {
 
 impl Model for Forking {
     fn configured(options: &Options) -> Self {
-        let model = Self::new().at_limit(policy(options));
+        let model = Self::new().overload_policy(policy(options));
         match options.count("limit") {
             Some(most) => model.max_children(most),
             None => model,
@@ -422,7 +422,7 @@ impl Model for Forking {
 
 impl Model for Pooled {
     fn configured(options: &Options) -> Self {
-        let model = Self::new().at_limit(policy(options));
+        let model = Self::new().overload_policy(policy(options));
         match options.count("limit") {
             Some(most) => model.workers(most).queue(0),
             None => model,
@@ -433,7 +433,7 @@ impl Model for Pooled {
 #[cfg(feature = "green")]
 impl Model for socketserver::Green {
     fn configured(options: &Options) -> Self {
-        let model = Self::new().at_limit(policy(options));
+        let model = Self::new().overload_policy(policy(options));
         match options.count("limit") {
             Some(most) => model.max_requests(most),
             None => model,
@@ -441,10 +441,10 @@ impl Model for socketserver::Green {
     }
 }
 
-fn policy(options: &Options) -> AtLimit {
+fn policy(options: &Options) -> OverloadPolicy {
     if options.has("reject") {
-        AtLimit::Reject
+        OverloadPolicy::Reject
     } else {
-        AtLimit::Wait
+        OverloadPolicy::Wait
     }
 }

@@ -15,7 +15,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use socketserver::{Builder, Controller, Event, HandlerFailure, RequestInfo, Server, Timeouts};
+use socketserver::{Builder, Event, HandlerError, RequestInfo, Server, ServerHandle, Timeouts};
 
 use crate::actor::{Actor, Talk, strike};
 use crate::matrix::{Model, Wired, dispatch};
@@ -93,7 +93,7 @@ impl Options {
 
 static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
 static JOURNAL: OnceLock<File> = OnceLock::new();
-static CONTROLLER: OnceLock<Controller> = OnceLock::new();
+static CONTROLLER: OnceLock<ServerHandle> = OnceLock::new();
 
 /// Where this process, and each child of it, finds what belongs to the trial.
 pub fn directory() -> &'static PathBuf {
@@ -130,11 +130,11 @@ where
     let builder = T::configured(hooks::<T, C>(options).concurrency(model), options);
     let place = T::place(&role.directory, options);
     let mut server = builder.bind(place, Actor::new).unwrap();
-    let controller = server.controller();
-    CONTROLLER.set(controller.clone()).unwrap();
+    let handle = server.handle();
+    CONTROLLER.set(handle.clone()).unwrap();
     listen_to_signals();
     if options.has("stop_first") {
-        controller.shutdown();
+        handle.shutdown();
     }
     if options.has("second_thread") {
         std::thread::spawn(|| std::thread::sleep(Duration::from_secs(3600)));
@@ -157,8 +157,8 @@ where
     server.watch(input, move || {
         let line = read_line();
         match words(&line)[..] {
-            ["shutdown"] => controller.shutdown(),
-            ["drain", millis] => controller.drain(Duration::from_millis(millis.parse()?)),
+            ["shutdown"] => handle.shutdown(),
+            ["drain", millis] => handle.drain(Duration::from_millis(millis.parse()?)),
             // The trial is over, or has failed: nothing must outlive it.
             _ => std::process::exit(3),
         }
@@ -193,10 +193,7 @@ where
                 let status = foreign.as_mut().unwrap().wait().unwrap();
                 journal(format_args!("collected {}", status.code().unwrap_or(-1)));
             }
-            ["counters"] => journal(format_args!(
-                "counters {:?}",
-                server.controller().counters()
-            )),
+            ["counters"] => journal(format_args!("counters {:?}", server.handle().counters())),
             ["close"] => {
                 let report = server.server_close().unwrap();
                 journal(format_args!("closed {report:?}"));
@@ -238,9 +235,9 @@ where
             journal(format_args!("verify {}", request.number()));
             strike("verify_request").map(|()| !crate::actor::is_asked("verify_request refuse"))
         })
-        .handle_error(|info: &RequestInfo, failure: &HandlerFailure| {
+        .handle_error(|info: &RequestInfo, failure: &HandlerError| {
             let kind = if failure.is_panic() { "panic" } else { "error" };
-            let (id, stage) = (info.id(), failure.stage());
+            let (id, stage) = (info.id(), failure.phase());
             journal(format_args!(
                 "handle_error {id} {stage} {kind} {}",
                 failure.cause()
@@ -270,7 +267,7 @@ where
 fn tell(event: &Event<'_>) {
     match event {
         Event::Accepted(r) => journal(format_args!("accepted {} {}", r.id(), r.peer())),
-        Event::Refused(r, why) => journal(format_args!("refused {} {why}", r.id())),
+        Event::Rejected(r, why) => journal(format_args!("refused {} {why}", r.id())),
         Event::Dispatched(r) => journal(format_args!("dispatched {}", r.id())),
         Event::Started(r) => journal(format_args!("started {}", r.id())),
         Event::Failed(r, why) => journal(format_args!("failed {} {why}", r.id())),
@@ -284,7 +281,7 @@ fn tell(event: &Event<'_>) {
             report.queued,
             report.finished,
             report.refused,
-            report.cut,
+            report.cancelled,
             report.abandoned,
             report.elapsed.as_millis()
         )),
@@ -330,13 +327,13 @@ fn listen_to_signals() {
         let info = unsafe { &*info };
         // SAFETY: there is a value, as the signal was sent by sigqueue.
         let value = unsafe { info.si_value() }.sival_ptr as isize;
-        let (Some(controller), Some(mut journal)) = (CONTROLLER.get(), JOURNAL.get()) else {
+        let (Some(handle), Some(mut journal)) = (CONTROLLER.get(), JOURNAL.get()) else {
             return;
         };
         // write(2) is async-signal-safe, and so are the two calls of the controller.
         match u64::try_from(value) {
-            Ok(millis) => controller.drain(Duration::from_millis(millis)),
-            Err(_) => controller.shutdown(),
+            Ok(millis) => handle.drain(Duration::from_millis(millis)),
+            Err(_) => handle.shutdown(),
         }
         let _ = journal.write(b"signalled\n");
     }

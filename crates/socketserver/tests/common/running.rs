@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use socketserver::{
-    Address, Concurrency, Connection, Controller, HandlerFn, RequestHandler, Result, Server,
+    Address, Concurrency, Connection, HandlerFn, RequestHandler, Result, Server, ServerHandle,
     Transport, handler_fn,
 };
 
@@ -14,7 +14,7 @@ use super::client::{Client, Endpoint};
 
 /// Serves until it is dropped.
 pub struct Running {
-    pub controller: Controller,
+    pub handle: ServerHandle,
     pub endpoint: Endpoint,
     serving: Option<JoinHandle<Result>>,
 }
@@ -28,7 +28,7 @@ impl Running {
         H: RequestHandler<T::Request> + 'static,
     {
         Self {
-            controller: server.controller(),
+            handle: server.handle(),
             endpoint: endpoint_of(T::NAME, server.local_addr()),
             serving: Some(std::thread::spawn(move || server.serve_forever())),
         }
@@ -42,16 +42,16 @@ impl Running {
     /// Waits until serving is over, as the test has asked for it.
     #[track_caller]
     pub fn ends(mut self) -> Result {
-        assert!(self.controller.wait(Some(PATIENCE)), "still serving");
+        assert!(self.handle.wait(Some(PATIENCE)), "still serving");
         self.serving.take().unwrap().join().unwrap()
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.controller.drain(Duration::ZERO);
+        self.handle.drain(Duration::ZERO);
         // What it returned is for a test to look at that did not panic before.
-        if self.controller.wait(Some(PATIENCE)) {
+        if self.handle.wait(Some(PATIENCE)) {
             let _ = self.serving.take().map(JoinHandle::join);
         }
     }

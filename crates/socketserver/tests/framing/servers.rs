@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use socketserver::framing::{FrameError, Framed, JsonHeader, LengthPrefix, Lines, Parts};
+use socketserver::framing::{FrameError, Framed, FramedParts, JsonHeader, LengthPrefix, Lines};
 use socketserver::transport::Tcp;
 use socketserver::{
     Concurrency, Connection, EndReason, Event, Pooled, RequestHandler, Result, Sequential, Server,
@@ -105,7 +105,7 @@ fn how_a_request_ends() {
 /// Answers each line with its number, and holds nothing but what it needs between them.
 #[derive(Default)]
 struct Numbers {
-    parts: Parts<Lines>,
+    parts: FramedParts<Lines>,
     calls: usize,
     lines: usize,
 }
@@ -116,7 +116,7 @@ impl RequestHandler<Connection> for Numbers {
         let mut lines = Framed::from_parts(conn, std::mem::take(&mut self.parts));
         let mut next = lines.read()?;
         if next.is_some() {
-            lines.stream_mut().keep_alive();
+            lines.stream_mut().suspend_until_readable();
         }
         while let Some(line) = next {
             self.lines += 1;

@@ -3,7 +3,8 @@
 use std::io::{self, ErrorKind, Read};
 
 use socketserver::framing::{
-    Bytes, BytesMut, Decoder, Encoder, FrameError, Framed, LengthPrefix, Lines, Netstring, Parts,
+    Bytes, BytesMut, Decoder, Encoder, FrameError, Framed, FramedParts, LengthPrefix, Lines,
+    Netstring,
 };
 
 use crate::script::{Narrow, Script};
@@ -139,7 +140,7 @@ fn what_was_read_too_much_goes_to_the_next_owner() {
     let (stream, parts) = strings.into_parts();
     let unread = parts.into_unread();
     assert_eq!((stream, &unread[..]), (&b""[..], &b"rest"[..]));
-    let parts = Parts::with_unread(Lines::default(), unread);
+    let parts = FramedParts::with_unread(Lines::default(), unread);
     let mut lines = Framed::from_parts(&b" of it\n"[..], parts);
     assert_eq!(lines.read().unwrap().unwrap(), "rest of it");
 }

@@ -4,7 +4,7 @@
 use std::io::Read;
 use std::time::Duration;
 
-use socketserver::http::{Http, Limits, Problem, Request, Response, StatusCode};
+use socketserver::http::{Http, HttpLimits, Problem, Request, Response, StatusCode};
 use socketserver::{Concurrency, MinRate, Result, Timeouts};
 
 use crate::client::{Wire, echo, serve, serve_within};
@@ -46,7 +46,7 @@ fn bodies_arrive_in_any_pieces<C: Concurrency>(model: C) {
 fn who_waits_for_a_word_gets_one<C: Concurrency>(model: C) {
     let running = serve(
         model,
-        Http::new().limits(Limits::default().body(10)),
+        Http::new().limits(HttpLimits::default().body(10)),
         |request| match request.path() {
             "/echo" => echo(request),
             _ => Ok(Response::text("no need")),
@@ -86,7 +86,7 @@ fn who_waits_for_a_word_gets_one<C: Concurrency>(model: C) {
 fn limits_hold_whatever_the_framing<C: Concurrency>(model: C) {
     let running = serve(
         model,
-        Http::new().limits(Limits::default().body(10)),
+        Http::new().limits(HttpLimits::default().body(10)),
         |request| {
             if let Some(limit) = request.query().and_then(|q| q.parse().ok()) {
                 request.limit_body(limit);
@@ -111,7 +111,7 @@ fn limits_hold_whatever_the_framing<C: Concurrency>(model: C) {
 
 /// What the handler leaves is read, if it is not too much; and is never taken for a request.
 fn what_is_left_is_thrown_away<C: Concurrency>(model: C) {
-    let limits = Limits::default().unread_body(100);
+    let limits = HttpLimits::default().max_discard(100);
     let running = serve(model, Http::new().limits(limits), |request| {
         let mut some = [0; 3];
         let wanted = request.path().len() - 1;
@@ -181,7 +181,7 @@ fn a_body_that_trickles_is_cut<C: Concurrency>(model: C) {
     wire.send(post(10) + "abc");
     assert_eq!(wire.answer(true).status, 408);
     wire.ends();
-    assert_eq!(running.controller.counters().failed, 0);
+    assert_eq!(running.handle.counters().failed, 0);
 }
 
 crate::common::under_each_model! {
@@ -196,7 +196,7 @@ crate::common::under_each_model! {
 /// A handler that stops in the middle of a large chunk does not undo the limit on what is thrown away.
 #[test]
 fn the_rest_of_a_chunk_that_is_too_much_closes() {
-    let limits = Limits::default().unread_body(1000);
+    let limits = HttpLimits::default().max_discard(1000);
     let running = serve(
         socketserver::Threading::new(),
         Http::new().limits(limits),
@@ -209,7 +209,7 @@ fn the_rest_of_a_chunk_that_is_too_much_closes() {
     wire.send(format!("{CHUNKED}80000\r\n{}", "x".repeat(4096)));
     assert_eq!(wire.answer(true).text(), "enough");
     // It closes at once, and does not wait for the rest.
-    let counters = || running.controller.counters();
+    let counters = || running.handle.counters();
     eventually(PATIENCE, "it to close", || counters().ended == 1);
     assert_eq!(counters().completed, 1);
 }

@@ -2,9 +2,9 @@
 
 use std::io::{BufReader, Read};
 
-use socketserver::http::{ChunkedReader, Limits, Problem};
+use socketserver::http::{ChunkedReader, HttpLimits, Problem};
 
-fn decode(wire: &[u8], limits: &Limits, step: usize) -> Result<(String, usize), u16> {
+fn decode(wire: &[u8], limits: &HttpLimits, step: usize) -> Result<(String, usize), u16> {
     let mut from = BufReader::with_capacity(step, wire);
     let mut body = ChunkedReader::new(&mut from, limits);
     let mut data = String::new();
@@ -17,8 +17,8 @@ fn decode(wire: &[u8], limits: &Limits, step: usize) -> Result<(String, usize), 
 }
 
 fn status(wire: &[u8]) -> u16 {
-    let whole = decode(wire, &Limits::default(), wire.len() + 1);
-    assert_eq!(decode(wire, &Limits::default(), 1), whole, "{wire:?}");
+    let whole = decode(wire, &HttpLimits::default(), wire.len() + 1);
+    assert_eq!(decode(wire, &HttpLimits::default(), 1), whole, "{wire:?}");
     whole.err().unwrap_or(0)
 }
 
@@ -40,7 +40,7 @@ fn chunks_are_put_together() {
     ] {
         for step in 1..=wire.len() {
             let wire = format!("{wire}next");
-            let decoded = decode(wire.as_bytes(), &Limits::default(), step);
+            let decoded = decode(wire.as_bytes(), &HttpLimits::default(), step);
             assert_eq!(decoded, Ok((expected.into(), 4)), "{wire:?} by {step}");
         }
     }
@@ -105,11 +105,11 @@ fn what_is_malformed_is_refused() {
 
 #[test]
 fn limits_are_kept_to_the_byte() {
-    let limits = Limits::default()
+    let limits = HttpLimits::default()
         .body(10)
         .chunk_extensions(8)
         .header(20)
-        .fields(2);
+        .max_headers(2);
     let status = |wire: &str| decode(wire.as_bytes(), &limits, 3).err().unwrap_or(0);
     assert_eq!(status("a\r\n0123456789\r\n0\r\n\r\n"), 0);
     // Before any of it is read.
@@ -128,7 +128,7 @@ fn limits_are_kept_to_the_byte() {
 #[test]
 fn trailers_come_after_the_end_only() {
     let wire = b"1\r\na\r\n0\r\nA: b\r\nA: c\r\n\r\n";
-    let mut body = ChunkedReader::new(&wire[..], &Limits::default());
+    let mut body = ChunkedReader::new(&wire[..], &HttpLimits::default());
     let mut byte = [0; 8];
     assert_eq!(body.read(&mut byte).unwrap(), 1);
     assert!(body.trailers().is_none());
@@ -140,7 +140,7 @@ fn trailers_come_after_the_end_only() {
 
 #[test]
 fn no_limit_is_a_limit_like_others() {
-    let limits = Limits::default()
+    let limits = HttpLimits::default()
         .chunk_extensions(usize::MAX)
         .header(usize::MAX)
         .body(u64::MAX);

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use socketserver::http::{Http, Limits};
+use socketserver::http::{Http, HttpLimits};
 use socketserver::{Concurrency, Green, Pooled, Sequential, Threading};
 
 use crate::client::{Wire, echo, serve};
@@ -135,7 +135,7 @@ impl Conversation {
 }
 
 fn converse<C: Concurrency>(model: C, count: u64) {
-    let http = Http::new().limits(Limits::default().body(10_000));
+    let http = Http::new().limits(HttpLimits::default().body(10_000));
     let running = serve(model, http, echo);
     for number in 0..count {
         let mut dice = Dice::new(0x5eed + number);
@@ -168,7 +168,7 @@ fn converse<C: Concurrency>(model: C, count: u64) {
         }
         wire.ends();
     }
-    let counters = running.controller.counters();
+    let counters = running.handle.counters();
     assert_eq!((counters.failed, counters.panicked), (0, 0));
 }
 

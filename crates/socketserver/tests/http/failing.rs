@@ -149,7 +149,7 @@ fn hooks_that_fail_are_contained() {
                 .header("x-was", status.as_str())
                 .unwrap(),
         })
-        .on_exchange(|_| panic!("the log"));
+        .on_response(|_| panic!("the log"));
     let running = crate::client::serve(socketserver::Threading::new(), http, |request| {
         let status = StatusCode::from_bytes(&request.path().as_bytes()[1..])?;
         Err(Problem::new(status, "a < b").into())

@@ -327,7 +327,7 @@ fn who_does_not_read_is_cut<C: Concurrency>(model: C) {
     let mut wire = Wire::to(&running);
     wire.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     eventually(PATIENCE, "an end", || {
-        running.controller.counters().timed_out == 1
+        running.handle.counters().timed_out == 1
     });
 }
 
@@ -342,7 +342,7 @@ fn who_reads_too_slowly_is_cut<C: Concurrency>(model: C) {
     let mut some = vec![0; 200_000];
     eventually(PATIENCE, "an end", || {
         let _ = wire.0.read(&mut some);
-        running.controller.counters().timed_out == 1
+        running.handle.counters().timed_out == 1
     });
 }
 
@@ -354,11 +354,11 @@ fn a_transfer_is_cut_at_the_deadline<C: Concurrency>(model: C) {
     wire.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     wire.exactly(100_000);
     let before = Instant::now();
-    running.controller.drain(Duration::from_millis(50));
-    let controller = running.controller.clone();
+    running.handle.drain(Duration::from_millis(50));
+    let handle = running.handle.clone();
     running.ends().unwrap();
     assert!(before.elapsed() < PATIENCE / 2);
-    assert_eq!(controller.drain_report().unwrap().cut, 1);
+    assert_eq!(handle.drain_report().unwrap().cancelled, 1);
 }
 
 /// A file that becomes shorter than was told.
@@ -377,7 +377,7 @@ fn a_file_that_is_shortened_cuts_the_connection() {
     let rest = wire.rest().len();
     assert!(rest < 16 << 20, "{rest}");
     eventually(PATIENCE, "the failure", || {
-        running.controller.counters().failed == 1
+        running.handle.counters().failed == 1
     });
 }
 

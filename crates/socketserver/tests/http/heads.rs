@@ -1,9 +1,9 @@
 //! Heads as bytes.
 
-use socketserver::http::{Limits, Method, Problem, RequestHead, Version};
+use socketserver::http::{HttpLimits, Method, Problem, RequestHead, Version};
 
 fn parse(bytes: &[u8]) -> Result<Option<(RequestHead, usize)>, Problem> {
-    RequestHead::parse(bytes, &Limits::default())
+    RequestHead::parse(bytes, &HttpLimits::default())
 }
 
 #[track_caller]
@@ -262,7 +262,10 @@ fn where_the_body_ends_has_one_reading() {
 
 #[test]
 fn limits_are_kept_to_the_byte() {
-    let limits = Limits::default().request_line(30).header(40).fields(3);
+    let limits = HttpLimits::default()
+        .request_line(30)
+        .header(40)
+        .max_headers(3);
     let status = |text: &str| match RequestHead::parse(text.as_bytes(), &limits) {
         Ok(parsed) => u16::from(parsed.is_none()),
         Err(problem) => problem.status().as_u16(),
@@ -292,7 +295,7 @@ fn limits_are_kept_to_the_byte() {
     assert_eq!(status(&fields(4)), 431);
     // The type of targets has no room for more.
     let target = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(1 << 16));
-    let roomy = Limits::default().request_line(1 << 20);
+    let roomy = HttpLimits::default().request_line(1 << 20);
     let problem = RequestHead::parse(target.as_bytes(), &roomy).unwrap_err();
     assert_eq!(problem.status().as_u16(), 414);
 }
@@ -304,7 +307,7 @@ fn a_head_is_read_however_it_arrives_and_nothing_behind_it() {
     let wire = format!("{text}GET /b HTTP/1.1\r\n");
     for step in 1..=wire.len() {
         let mut from = BufReader::with_capacity(step, wire.as_bytes());
-        let head = RequestHead::read(&mut from, &Limits::default())
+        let head = RequestHead::read(&mut from, &HttpLimits::default())
             .unwrap()
             .unwrap();
         assert_eq!((head.path(), head.header("b")), ("/a", Some("c")));
@@ -313,7 +316,7 @@ fn a_head_is_read_however_it_arrives_and_nothing_behind_it() {
         assert_eq!(rest, "GET /b HTTP/1.1\r\n", "{step}");
     }
     for end in 0..text.len() {
-        let read = RequestHead::read(&mut &text.as_bytes()[..end], &Limits::default());
+        let read = RequestHead::read(&mut &text.as_bytes()[..end], &HttpLimits::default());
         assert_eq!(read.is_ok(), end == 0, "{end}");
         assert!(parse(&text.as_bytes()[..end]).unwrap().is_none(), "{end}");
     }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use socketserver::http::{Http, Limits, Response};
+use socketserver::http::{Http, HttpLimits, Response};
 use socketserver::{Concurrency, MinRate, Timeouts};
 
 use crate::client::{Wire, echo, serve, serve_within};
@@ -72,7 +72,7 @@ fn nothing_is_smuggled<C: Concurrency>(model: C) {
         );
         wire.ends();
     }
-    assert_eq!(running.controller.counters().failed, 0);
+    assert_eq!(running.handle.counters().failed, 0);
 }
 
 fn what_is_too_long_is_told_so<C: Concurrency>(model: C) {
@@ -142,9 +142,9 @@ fn nonsense_is_answered_and_closed<C: Concurrency>(model: C) {
     wire.ends();
     // None of them is a failure of the handler, and none is a request that was served.
     eventually(PATIENCE, "all ends", || {
-        running.controller.counters().ended == 8
+        running.handle.counters().ended == 8
     });
-    let counters = running.controller.counters();
+    let counters = running.handle.counters();
     assert_eq!(
         (counters.failed, counters.completed, counters.protocol_error),
         (0, 1, 7)
@@ -153,7 +153,7 @@ fn nonsense_is_answered_and_closed<C: Concurrency>(model: C) {
 
 /// A body that is not valid, or too long, ends the connection with the same reason as a head.
 fn a_bad_body_is_a_protocol_error<C: Concurrency>(model: C) {
-    let http = Http::new().limits(Limits::default().body(10));
+    let http = Http::new().limits(HttpLimits::default().body(10));
     let running = serve(model, http, echo);
     for (n, (body, status)) in [
         ("Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
@@ -168,15 +168,15 @@ fn a_bad_body_is_a_protocol_error<C: Concurrency>(model: C) {
         wire.ends();
         let ended = n as u64 + 1;
         eventually(PATIENCE, body, || {
-            running.controller.counters().protocol_error == ended
+            running.handle.counters().protocol_error == ended
         });
     }
-    assert_eq!(running.controller.counters().completed, 0);
+    assert_eq!(running.handle.counters().completed, 0);
 }
 
 fn a_head_has_its_time<C: Concurrency>(model: C) {
     let time = Duration::from_millis(300);
-    let http = Http::new().limits(Limits::default().head_time(Some(time)));
+    let http = Http::new().limits(HttpLimits::default().header_read_timeout(Some(time)));
     let running = serve(model, http, |_| Ok(Response::text("")));
     let mut wire = Wire::to(&running);
     // Between requests there is no hurry.

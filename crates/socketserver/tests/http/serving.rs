@@ -44,7 +44,7 @@ fn a_hundred_requests_on_one_connection<C: Concurrency>(model: C) {
         assert_eq!(answer.field("connection"), None);
     }
     assert_eq!(made.load(Ordering::SeqCst), 1);
-    assert_eq!(running.controller.counters().accepted, 1);
+    assert_eq!(running.handle.counters().accepted, 1);
 }
 
 fn pipelined_requests_are_answered_in_their_order<C: Concurrency>(model: C) {
@@ -247,9 +247,9 @@ fn a_drain_ends_what_is_idle_and_tells_the_others<C: Concurrency>(model: C) {
     busy.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
     is_in.recv_timeout(PATIENCE).unwrap();
     let before = Instant::now();
-    running.controller.drain(PATIENCE);
+    running.handle.drain(PATIENCE);
     // Under the green model it may have the same thread as the one that is blocked here.
-    eventually(PATIENCE, "the drain", || running.controller.is_draining());
+    eventually(PATIENCE, "the drain", || running.handle.is_draining());
     release.send(()).unwrap();
     let answer = busy.answer(true);
     assert_eq!((answer.status, answer.closes()), (200, true));
@@ -298,7 +298,7 @@ fn over_a_unix_socket() {
 fn exchanges_are_told() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let log = told.clone();
-    let http = Http::new().on_exchange(move |exchange| {
+    let http = Http::new().on_response(move |exchange| {
         let path = exchange.request.map(|head| head.path().to_owned());
         let status = exchange.status.as_u16();
         log.lock()
@@ -331,9 +331,9 @@ fn exchanges_are_told() {
 fn a_drain_does_not_wait_for_who_has_not_asked<C: Concurrency>(model: C) {
     let running = serve(model, Http::new(), asked);
     let wire = Wire::to(&running);
-    let controller = running.controller.clone();
-    eventually(PATIENCE, "a pause", || controller.waiting_count() == 1);
-    controller.drain(PATIENCE);
+    let handle = running.handle.clone();
+    eventually(PATIENCE, "a pause", || handle.waiting_count() == 1);
+    handle.drain(PATIENCE);
     wire.ends();
     let began = Instant::now();
     running.ends().unwrap();

@@ -20,8 +20,8 @@ use exposition::Exposition;
 use socketserver::metrics::Metrics;
 use socketserver::transport::Tcp;
 use socketserver::{
-    AtLimit, Concurrency, Connection, Sequential, Server, TcpServer, Threading, ThreadingTcpServer,
-    ThreadingUdpServer, handler_fn,
+    Concurrency, Connection, OverloadPolicy, Sequential, Server, TcpServer, Threading,
+    ThreadingTcpServer, ThreadingUdpServer, handler_fn,
 };
 
 /// A server that answers those who watch, as the programs have one.
@@ -29,16 +29,16 @@ fn endpoint(metrics: &Metrics) -> Running {
     let patience = PATIENCE;
     endpoint_with(
         metrics,
-        AtLimit::Queue {
+        OverloadPolicy::Queue {
             patience,
             places: 8,
         },
     )
 }
 
-fn endpoint_with(metrics: &Metrics, at_limit: AtLimit) -> Running {
+fn endpoint_with(metrics: &Metrics, at_limit: OverloadPolicy) -> Running {
     let server = ThreadingTcpServer::builder()
-        .concurrency(Threading::new().max_threads(2).at_limit(at_limit))
+        .concurrency(Threading::new().max_threads(2).overload_policy(at_limit))
         .bind("127.0.0.1:0", metrics.endpoint())
         .unwrap();
     Running::start(server)
@@ -107,7 +107,7 @@ fn figures_add_up<C: Concurrency>(model: C) {
         .bind("127.0.0.1:0", echo())
         .unwrap();
     let metrics = Metrics::new();
-    metrics.add("echo", &server.controller());
+    metrics.register("echo", &server.handle());
     let running = Running::start(server);
     let watching = endpoint(&metrics);
     let value = |name: &str, more: &[(&str, &str)]| {
@@ -120,14 +120,14 @@ fn figures_add_up<C: Concurrency>(model: C) {
         before.value("socketserver_requests_accepted_total", &echo),
         0.0
     );
-    assert_eq!(before.value("socketserver_requests_live", &echo), 0.0);
+    assert_eq!(before.value("socketserver_requests_active", &echo), 0.0);
 
     let mut clients: Vec<_> = (0..4).map(|_| running.client()).collect();
     for client in &mut clients {
         client.ask("hello");
     }
     let during = scrape(&watching);
-    assert_eq!(during.value("socketserver_requests_live", &echo), 4.0);
+    assert_eq!(during.value("socketserver_requests_active", &echo), 4.0);
     // Before any of them has ended.
     assert_eq!(
         during.value("socketserver_received_bytes_total", &echo),
@@ -151,15 +151,15 @@ fn figures_add_up<C: Concurrency>(model: C) {
         client.rest().unwrap();
     }
     eventually(PATIENCE, "two to end", || {
-        value("socketserver_requests_live", &[]) == 2.0
+        value("socketserver_requests_active", &[]) == 2.0
     });
     let after = scrape(&watching);
     let ended = after.sum("socketserver_requests_ended_total", &echo);
-    let refused = after.sum("socketserver_requests_refused_total", &echo);
+    let refused = after.sum("socketserver_requests_rejected_total", &echo);
     assert_eq!((ended, refused), (2.0, 0.0));
     assert_eq!(
         after.value("socketserver_requests_accepted_total", &echo),
-        ended + refused + after.value("socketserver_requests_live", &echo)
+        ended + refused + after.value("socketserver_requests_active", &echo)
     );
     assert_eq!(
         after.value("socketserver_received_bytes_total", &echo),
@@ -177,13 +177,13 @@ fn a_drain_is_seen_to_its_end<C: Concurrency>(model: C) {
         .bind("127.0.0.1:0", echo())
         .unwrap();
     let metrics = Metrics::new();
-    metrics.add("echo", &server.controller());
+    metrics.register("echo", &server.handle());
     let running = Running::start(server);
     let watching = endpoint(&metrics);
     let mut client = running.client();
     client.ask("hello");
     assert_eq!(get(&watching, "/readyz").status, 200);
-    running.controller.drain(PATIENCE * 3);
+    running.handle.drain(PATIENCE * 3);
     let answer = get(&watching, "/readyz");
     assert_eq!(
         (answer.status, &*answer.body),
@@ -217,7 +217,7 @@ under_each_model! {
 fn bytes_never_go_back_while_connections_come_and_go() {
     let server = ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap();
     let metrics = Metrics::new();
-    metrics.add("echo", &server.controller());
+    metrics.register("echo", &server.handle());
     let running = Running::start(server);
     let (endpoint, mut sent) = (running.endpoint.clone(), 0);
     let load = std::thread::spawn(move || {
@@ -241,7 +241,7 @@ fn bytes_never_go_back_while_connections_come_and_go() {
     }
     let sent = f64::from(load.join().unwrap());
     eventually(PATIENCE, "all to end", || {
-        running.controller.live_count() == 0
+        running.handle.active_count() == 0
     });
     assert_eq!(received(), sent, "none is counted twice");
 }
@@ -253,8 +253,8 @@ fn the_table_of_names_is_what_is_rendered() {
     let tcp = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
     let udp = common::running::echo_datagram();
     let udp = ThreadingUdpServer::bind("127.0.0.1:0", udp).unwrap();
-    metrics.add("tcp", &tcp.controller());
-    metrics.add("udp", &udp.controller());
+    metrics.register("tcp", &tcp.handle());
+    metrics.register("udp", &udp.handle());
     let end = std::time::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     metrics.certificates(move || vec![("a \"b\".pem".into(), end)]);
     let name = [("certificate", "a \"b\".pem")];
@@ -291,7 +291,7 @@ fn the_table_of_names_is_what_is_rendered() {
     // The values of labels that are listed are those that there are.
     let exposition = Exposition::parse(&metrics.render());
     for (name, label) in [
-        ("socketserver_requests_refused_total", "reason"),
+        ("socketserver_requests_rejected_total", "reason"),
         ("socketserver_requests_ended_total", "reason"),
         ("socketserver_state", "state"),
         ("socketserver_drain_requests_total", "outcome"),
@@ -313,11 +313,11 @@ fn names_are_escaped_and_a_second_of_a_name_replaces_the_first() {
     let one = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
     let two = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
     let name = "a \"name\" with a \\ and\na line";
-    metrics.add(name, &one.controller());
-    metrics.add(name, &two.controller());
+    metrics.register(name, &one.handle());
+    metrics.register(name, &two.handle());
     let exposition = Exposition::parse(&metrics.render());
     assert_eq!(
-        exposition.value("socketserver_requests_live", &[("server", name)]),
+        exposition.value("socketserver_requests_active", &[("server", name)]),
         0.0
     );
     assert_eq!(metrics.states().len(), 1);
@@ -330,8 +330,8 @@ fn names_are_escaped_and_a_second_of_a_name_replaces_the_first() {
 fn a_condition_that_does_not_hold_makes_it_not_ready() {
     let metrics = Metrics::new();
     let server = Running::start(TcpServer::bind("127.0.0.1:0", echo()).unwrap());
-    metrics.add("echo", &server.controller);
-    eventually(PATIENCE, "serving", || server.controller.is_ready());
+    metrics.register("echo", &server.handle);
+    eventually(PATIENCE, "serving", || server.handle.is_ready());
     let reason = Arc::new(Mutex::new(None));
     let told = reason.clone();
     metrics.ready_if("the\ndisk", move || match *told.lock().unwrap() {
@@ -363,7 +363,7 @@ fn a_condition_that_does_not_hold_makes_it_not_ready() {
 fn the_format_is_what_prometheus_reads() {
     let metrics = Metrics::new();
     let server = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
-    metrics.add("an \"odd\\name\"", &server.controller());
+    metrics.register("an \"odd\\name\"", &server.handle());
     let script = "import sys\n\
          try: from prometheus_client.parser import text_string_to_metric_families as parse\n\
          except ImportError: sys.exit(77)\n\
@@ -430,7 +430,7 @@ fn what_is_asked_wrongly_is_answered_so() {
 fn head_is_get_without_a_body() {
     let metrics = Metrics::new();
     let server = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
-    metrics.add("echo", &server.controller());
+    metrics.register("echo", &server.handle());
     let watching = endpoint(&metrics);
     for path in ["/metrics", "/readyz", "/livez", "/nothing"] {
         let request = format!("HEAD {path} HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -461,21 +461,21 @@ fn a_header_that_is_too_long_is_refused() {
 fn who_trickles_is_cut_after_five_seconds_and_holds_only_his_place() {
     let metrics = Metrics::new();
     let server = ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap();
-    metrics.add("echo", &server.controller());
+    metrics.register("echo", &server.handle());
     let running = Running::start(server);
-    let watching = endpoint_with(&metrics, AtLimit::Reject);
+    let watching = endpoint_with(&metrics, OverloadPolicy::Reject);
     let start = Instant::now();
     let mut trickling: Vec<_> = (0..2).map(|_| watching.client()).collect();
     for client in &mut trickling {
         client.send(b"GET /metrics HTTP/1.1\r\nX: ").unwrap();
     }
     eventually(PATIENCE, "all places to be taken", || {
-        watching.controller.live_count() == 2
+        watching.handle.active_count() == 2
     });
     // One more is turned away, at once, and the server that is watched does not notice.
     assert!(watching.client().was_cut());
     assert_eq!(running.client().ask("hello"), "hello");
-    while watching.controller.live_count() > 0 {
+    while watching.handle.active_count() > 0 {
         assert!(start.elapsed() < PATIENCE, "it goes on");
         for client in &mut trickling {
             let _ = client.send(b"x");
@@ -496,15 +496,15 @@ fn durations_count_from_when_the_server_was_added() {
         handler_fn(|conn: &mut Connection| Ok(conn.write_all(b"x")?)),
     )
     .unwrap();
-    let controller = server.controller();
+    let handle = server.handle();
     let running = Running::start(server);
     let ended = |n: u64| {
         drop(running.client().rest());
-        eventually(PATIENCE, "it to end", || controller.counters().ended == n);
+        eventually(PATIENCE, "it to end", || handle.counters().ended == n);
     };
     ended(1);
     let metrics = Metrics::new();
-    metrics.add("one", &controller);
+    metrics.register("one", &handle);
     ended(2);
     let exposition = Exposition::parse(&metrics.render());
     let one = [("server", "one")];
@@ -523,16 +523,16 @@ fn a_sequential_server_can_answer_too() {
     let server = Server::<Tcp, Sequential, ()>::builder()
         .bind("127.0.0.1:0", metrics.endpoint())
         .unwrap();
-    metrics.add("itself", &server.controller());
+    metrics.register("itself", &server.handle());
     let watching = Running::start(server);
     let live = [("server", "itself")];
     assert_eq!(
-        scrape(&watching).value("socketserver_requests_live", &live),
+        scrape(&watching).value("socketserver_requests_active", &live),
         1.0
     );
     // Who says nothing is no error.
     watching.client().half_close().unwrap();
     eventually(PATIENCE, "it to end", || {
-        watching.controller.counters().completed == 2
+        watching.handle.counters().completed == 2
     });
 }

@@ -11,7 +11,7 @@ fn behind<C: Concurrency>(model: C, admission: Admission) -> Fixture {
     serve(model, |b| {
         b.proxy_protocol(trusted())
             .admission(admission)
-            .refusal_notice("full\n")
+            .rejection_message("full\n")
     })
 }
 
@@ -40,7 +40,7 @@ fn rules_hold_for_clients_and_for_the_proxy<C: Concurrency>(model: C) {
     assert!(wire.was_closed());
     server.rests();
     assert_eq!(server.made(), 1);
-    let counters = server.running.controller.counters();
+    let counters = server.running.handle.counters();
     assert_eq!(
         (counters.accepted, counters.refused, counters.ended),
         (4, 3, 1)

@@ -46,7 +46,7 @@ fn what_is_no_header_was_closed_and_told<C: Concurrency>(model: C) {
         assert_eq!(told, format!("refused {PROXY}: no PROXY header: {why}"));
     }
     server.rests();
-    let counters = server.running.controller.counters();
+    let counters = server.running.handle.counters();
     assert_eq!((counters.accepted, counters.refused), (count, count));
     assert_eq!((counters.ended, server.made()), (0, 0));
 }
@@ -65,10 +65,13 @@ fn an_end_within_it_is_told_and_one_before_it_is_a_peer_that_is_gone<C: Concurre
     }
     // As many load balancers look whether somebody listens.
     drop(server.proxy());
-    assert_eq!(server.tells("ended"), format!("ended {PROXY}: peer gone"));
+    assert_eq!(
+        server.tells("ended"),
+        format!("ended {PROXY}: disconnected")
+    );
     assert_eq!(server.made(), 0);
-    let counters = server.running.controller.counters();
-    assert_eq!((counters.refused, counters.peer_gone), (8, 1));
+    let counters = server.running.handle.counters();
+    assert_eq!((counters.refused, counters.disconnected), (8, 1));
 }
 
 fn silence_and_trickling_end_at_the_deadline<C: Concurrency>(model: C) {
@@ -123,39 +126,40 @@ fn who_is_not_trusted_is_not_believed<C: Concurrency>(model: C) {
     assert!(wire.hear().starts_with("203.0.113.9:4000 "));
     wire.send(&line_of("203.0.113.66"));
     assert_eq!(wire.hear(), "PROXY TCP4 203.0.113.66 198.51.100.1 4000 80");
-    let live = server.running.controller.live().remove(0);
+    let live = server.running.handle.active().remove(0);
     assert_eq!(live.info.peer().to_string(), "203.0.113.9:4000");
 }
 
 fn a_drain_cuts_who_has_not_sent_it<C: Concurrency>(model: C) {
     let proxies = trusted().timeout(PATIENCE);
     let server = serve(model, |b| b.proxy_protocol(proxies));
-    let controller = server.running.controller.clone();
+    let handle = server.running.handle.clone();
     let mut wire = server.proxy();
     wire.send(b"PROXY ");
     eventually(PATIENCE, "a part of it", || {
-        controller.live().iter().any(|r| r.received == 6)
+        handle.active().iter().any(|r| r.received == 6)
     });
-    controller.drain(SHORT);
+    handle.drain(SHORT);
     assert!(wire.was_closed());
     assert_eq!(server.tells("ended"), format!("ended {PROXY}: cancelled"));
-    eventually(PATIENCE, "the report", || {
-        controller.drain_report().is_some()
-    });
-    let report = controller.drain_report().unwrap();
-    assert_eq!((report.cut, report.abandoned, report.refused), (1, 0, 0));
+    eventually(PATIENCE, "the report", || handle.drain_report().is_some());
+    let report = handle.drain_report().unwrap();
+    assert_eq!(
+        (report.cancelled, report.abandoned, report.refused),
+        (1, 0, 0)
+    );
     assert_eq!(server.made(), 0);
 }
 
 fn a_drain_lets_it_come<C: Concurrency>(model: C) {
     let server = serve(model, |b| b.proxy_protocol(trusted().timeout(PATIENCE)));
-    let controller = server.running.controller.clone();
+    let handle = server.running.handle.clone();
     let mut wire = server.proxy();
     wire.send(b"PROXY ");
     eventually(PATIENCE, "a part of it", || {
-        controller.live().iter().any(|r| r.received == 6)
+        handle.active().iter().any(|r| r.received == 6)
     });
-    controller.drain(PATIENCE);
+    handle.drain(PATIENCE);
     wire.send(b"TCP4 203.0.113.9 198.51.100.1 4000 80\r\nlast words\n");
     assert!(wire.hear().starts_with("203.0.113.9:4000 "));
     assert_eq!(wire.hear(), "last words");

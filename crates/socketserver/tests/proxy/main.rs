@@ -60,7 +60,7 @@ impl RequestHandler<Connection> for Named {
         let mut line = Vec::new();
         conn.read_until(b'\n', &mut line)?;
         conn.write_all(&line)?;
-        conn.keep_alive();
+        conn.suspend_until_readable();
         Ok(())
     }
 }
@@ -103,7 +103,7 @@ impl Fixture {
         let builder = builder.on_event(move |event| {
             let line = match event {
                 Event::Started(r) => format!("started {} {}", r.id(), r.peer()),
-                Event::Refused(r, why) => format!("refused {}: {why}", peer(r.peer())),
+                Event::Rejected(r, why) => format!("refused {}: {why}", peer(r.peer())),
                 Event::Ended(r, end) => format!("ended {}: {}", peer(r.peer()), end.reason),
                 _ => return,
             };
@@ -164,8 +164,8 @@ impl Fixture {
     /// Waits until nobody is served any more.
     #[track_caller]
     fn rests(&self) {
-        let controller = &self.running.controller;
-        eventually(PATIENCE, "nothing live", || controller.live_count() == 0);
+        let handle = &self.running.handle;
+        eventually(PATIENCE, "nothing live", || handle.active_count() == 0);
     }
 }
 

@@ -104,7 +104,7 @@ fn requests_may_be_glued_to_it<C: Concurrency>(model: C) {
 /// from here as well.)
 fn it_may_arrive_byte_by_byte<C: Concurrency>(model: C) {
     let server = serve(model, |b| b.proxy_protocol(trusted()));
-    let controller = &server.running.controller;
+    let handle = &server.running.handle;
     for (header, expected) in headers()
         .into_iter()
         .filter(|(header, _)| header.len() < 300)
@@ -122,7 +122,7 @@ fn it_may_arrive_byte_by_byte<C: Concurrency>(model: C) {
             wire.send(&[*byte]);
             let received = u64::try_from(n + 1).unwrap();
             eventually(PATIENCE, "a byte", || {
-                controller.live().iter().any(|r| r.received == received)
+                handle.active().iter().any(|r| r.received == received)
             });
         }
         assert!(wire.hear().starts_with(expected));
@@ -134,13 +134,13 @@ fn it_is_the_client_that_is_live<C: Concurrency>(model: C) {
     let server = serve(model, |b| b.proxy_protocol(trusted()));
     let mut wire = server.proxy();
     eventually(PATIENCE, "a connection", || {
-        server.running.controller.live_count() == 1
+        server.running.handle.active_count() == 1
     });
-    let before = server.running.controller.live().remove(0).info;
+    let before = server.running.handle.active().remove(0).info;
     assert_eq!((before.peer(), before.proxy()), (&wire_name(&wire), None));
     wire.send(&line_of("203.0.113.9"));
     wire.hear();
-    let after = server.running.controller.live().remove(0).info;
+    let after = server.running.handle.active().remove(0).info;
     assert_eq!(after.peer().to_string(), "203.0.113.9:4000");
     assert_eq!(after.proxy(), Some(&wire_name(&wire)));
     assert_eq!(after.id(), before.id());

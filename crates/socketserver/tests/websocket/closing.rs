@@ -5,7 +5,9 @@ use std::net::TcpStream;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use socketserver::websocket::{CloseCode, Closed, Handler, Limits, Message, WebSocket, WebSockets};
+use socketserver::websocket::{
+    CloseCode, CloseReason, Handler, Message, WebSocket, WebSocketLimits, WebSocketUpgrade,
+};
 use socketserver::{Concurrency, EndReason, Result};
 
 use crate::common::client::Endpoint;
@@ -13,7 +15,7 @@ use crate::common::{PATIENCE, eventually};
 use crate::peer::{CLOSE, FIN, HANDSHAKE, PING, Peer, Stage, TEXT, close, frame, ms, serve_echo};
 
 /// Does what it is told, and tells how it ended.
-struct Told(mpsc::Sender<Closed>);
+struct Told(mpsc::Sender<CloseReason>);
 
 impl Handler for Told {
     fn opened(&mut self, socket: &mut WebSocket<'_>) -> Result {
@@ -35,7 +37,7 @@ impl Handler for Told {
         }
     }
 
-    fn closed(&mut self, socket: &mut WebSocket<'_>, how: &Closed) -> Result {
+    fn closed(&mut self, socket: &mut WebSocket<'_>, how: &CloseReason) -> Result {
         // It arrives, if anybody is there.
         let _ = socket.send("farewell");
         let _ = self.0.send(how.clone());
@@ -46,7 +48,7 @@ impl Handler for Told {
 struct Scene {
     running: crate::common::running::Running,
     ends: mpsc::Receiver<EndReason>,
-    closed: mpsc::Receiver<Closed>,
+    closed: mpsc::Receiver<CloseReason>,
 }
 
 impl Scene {
@@ -67,7 +69,7 @@ impl Scene {
         peer
     }
 
-    fn closed(&self) -> Closed {
+    fn closed(&self) -> CloseReason {
         self.closed.recv_timeout(PATIENCE).unwrap()
     }
 
@@ -90,7 +92,7 @@ fn a_client_ends_it<C: Concurrency>(model: C) {
         assert_eq!(peer.frame().text(), "hello");
         assert_eq!(peer.frame().text(), "farewell");
         assert_eq!(peer.ends_with(code), reason);
-        let Closed::ByPeer(Some(said)) = scene.closed() else {
+        let CloseReason::ByPeer(Some(said)) = scene.closed() else {
             panic!("the client has said so");
         };
         assert_eq!((said.code.as_u16(), &*said.reason), (code, reason));
@@ -102,7 +104,7 @@ fn a_client_ends_it<C: Concurrency>(model: C) {
     let last = peer.frame();
     assert_eq!((last.opcode, &last.payload[..]), (CLOSE, &b""[..]));
     peer.ends();
-    assert_eq!(scene.closed(), Closed::ByPeer(None));
+    assert_eq!(scene.closed(), CloseReason::ByPeer(None));
 }
 
 /// <https://www.iana.org/assignments/websocket/websocket.xhtml>, but for those that no frame may have
@@ -115,7 +117,7 @@ fn every_registered_close_code_is_answered_alike<C: Concurrency>(model: C) {
         peer.send(&close(code, b"why"));
         assert_eq!(peer.frame().text(), "farewell");
         assert_eq!(peer.ends_with(code), "why");
-        let Closed::ByPeer(Some(said)) = scene.closed() else {
+        let CloseReason::ByPeer(Some(said)) = scene.closed() else {
             panic!("the client has closed with {code}");
         };
         assert_eq!((said.code.as_u16(), &*said.reason), (code, "why"));
@@ -128,7 +130,7 @@ fn every_registered_close_code_is_answered_alike<C: Concurrency>(model: C) {
         peer.send(&close(code, b"why"));
         assert_eq!(peer.frame().text(), "farewell");
         peer.ends_with(1002);
-        assert!(matches!(scene.closed(), Closed::ByServer(_)), "{code}");
+        assert!(matches!(scene.closed(), CloseReason::ByServer(_)), "{code}");
         assert_eq!(scene.ended(), EndReason::ProtocolError, "{code}");
     }
 }
@@ -142,20 +144,20 @@ fn a_handler_ends_it_and_hears_the_answer<C: Concurrency>(model: C) {
     assert_eq!(peer.hears_close(1000), "enough");
     // It is waited for.
     std::thread::sleep(ms(200));
-    assert_eq!(scene.running.controller.live_count(), 1);
+    assert_eq!(scene.running.handle.active_count(), 1);
     // What crosses the last frame is not answered, and disturbs nothing.
     peer.say("crossing");
     peer.send(&frame(FIN | PING, b"?"));
     peer.send(&close(1000, b""));
     peer.ends();
-    assert!(matches!(scene.closed(), Closed::ByServer(close) if close.reason == "enough"));
+    assert!(matches!(scene.closed(), CloseReason::ByServer(close) if close.reason == "enough"));
     assert_eq!(scene.ended(), EndReason::Completed);
 }
 
 fn nobody_waits_for_an_answer_for_ever<C: Concurrency>(model: C) {
     let mut stage = Stage::new(model);
-    let limits = Limits::default().close_time(ms(100));
-    stage.sockets = WebSockets::new().limits(limits);
+    let limits = WebSocketLimits::default().close_timeout(ms(100));
+    stage.sockets = WebSocketUpgrade::new().limits(limits);
     let scene = Scene::new(stage);
     let mut peer = scene.peer();
     peer.say("close");
@@ -178,7 +180,7 @@ fn failures_are_told_without_a_reason<C: Concurrency>(model: C) {
         peer.say(told);
         assert_eq!(peer.frame().text(), "farewell");
         assert_eq!(peer.ends_with(1011), "the server has failed");
-        assert!(matches!(scene.closed(), Closed::ByServer(_)));
+        assert!(matches!(scene.closed(), CloseReason::ByServer(_)));
         assert_eq!(scene.ended(), reason);
     }
 }
@@ -193,7 +195,7 @@ fn whoever_cannot_be_welcomed_is_told<C: Concurrency>(model: C) {
         fn message(&mut self, _: &mut WebSocket<'_>, _: Message) -> Result {
             unreachable!("nobody was welcomed")
         }
-        fn closed(&mut self, _: &mut WebSocket<'_>, _: &Closed) -> Result {
+        fn closed(&mut self, _: &mut WebSocket<'_>, _: &CloseReason) -> Result {
             unreachable!("nobody was welcomed")
         }
     }
@@ -210,13 +212,13 @@ fn whoever_cannot_be_welcomed_is_told<C: Concurrency>(model: C) {
 fn a_drain_says_so_and_ends_at_once<C: Concurrency>(model: C) {
     let scene = Scene::new(Stage::new(model));
     let peers: Vec<_> = (0..5).map(|_| scene.peer()).collect();
-    let controller = scene.running.controller.clone();
-    eventually(PATIENCE, "rest", || controller.waiting_count() == 5);
-    controller.drain(PATIENCE);
+    let handle = scene.running.handle.clone();
+    eventually(PATIENCE, "rest", || handle.waiting_count() == 5);
+    handle.drain(PATIENCE);
     for mut peer in peers {
         assert_eq!(peer.frame().text(), "farewell");
         peer.ends_with(1001);
-        assert_eq!(scene.closed(), Closed::Lost);
+        assert_eq!(scene.closed(), CloseReason::Lost);
         assert_eq!(scene.ended(), EndReason::Completed);
     }
     scene.running.ends().unwrap();
@@ -239,7 +241,7 @@ fn a_drain_waits_for_who_is_busy<C: Concurrency>(model: C) {
     let mut peer = Peer::open(&running);
     peer.say("slow");
     begins.recv_timeout(PATIENCE).unwrap();
-    running.controller.drain(PATIENCE);
+    running.handle.drain(PATIENCE);
     go.send(()).unwrap();
     assert_eq!(peer.frame().text(), "slow");
     peer.ends_with(1001);
@@ -270,13 +272,13 @@ fn a_drain_ends_who_never_stops<C: Concurrency>(model: C) {
     let reader = std::thread::spawn(move || std::io::copy(&mut reading, &mut std::io::sink()));
     eventually(PATIENCE, "a flood", || {
         running
-            .controller
-            .live()
+            .handle
+            .active()
             .iter()
             .any(|one| one.received > 10_000)
     });
     let began = Instant::now();
-    running.controller.drain(PATIENCE);
+    running.handle.drain(PATIENCE);
     sender.join().unwrap();
     let _ = reader.join().unwrap();
     assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
@@ -287,16 +289,16 @@ fn who_goes_without_a_word_is_gone<C: Concurrency>(model: C) {
     let scene = Scene::new(Stage::new(model));
     let peer = scene.peer();
     peer.0.half_close().unwrap();
-    assert_eq!(scene.closed(), Closed::Lost);
+    assert_eq!(scene.closed(), CloseReason::Lost);
     assert_eq!(scene.ended(), EndReason::Completed);
     scene.peer().0.reset();
     let how = scene.closed();
-    assert!(matches!(how, Closed::Lost), "{how:?}");
+    assert!(matches!(how, CloseReason::Lost), "{how:?}");
     // The kernel tells of a reset once. Whoever only looks whether there is something to read may
     // be the one who is told.
     let reason = scene.ended();
     assert!(
-        matches!(reason, EndReason::PeerGone | EndReason::Completed),
+        matches!(reason, EndReason::Disconnected | EndReason::Completed),
         "{reason:?}"
     );
 }
@@ -306,12 +308,12 @@ fn one_that_is_cut_is_cut<C: Concurrency>(model: C) {
     let mut peer = Peer::open(&running);
     peer.say("hello");
     peer.frame();
-    eventually(PATIENCE, "rest", || running.controller.waiting_count() == 1);
-    let live = running.controller.live();
-    assert!(running.controller.cancel(live[0].info.id()));
+    eventually(PATIENCE, "rest", || running.handle.waiting_count() == 1);
+    let live = running.handle.active();
+    assert!(running.handle.cancel(live[0].info.id()));
     assert!(peer.0.was_cut());
     let began = Instant::now();
-    eventually(PATIENCE, "its end", || running.controller.live_count() == 0);
+    eventually(PATIENCE, "its end", || running.handle.active_count() == 0);
     assert!(began.elapsed() < Duration::from_secs(3));
 }
 

@@ -4,7 +4,7 @@ use std::io::{BufRead, Write};
 
 use socketserver::http::{Http, Request, Response};
 use socketserver::transport::Tcp;
-use socketserver::websocket::{Message, Origins, WebSocket, WebSockets};
+use socketserver::websocket::{Message, OriginPolicy, WebSocket, WebSocketUpgrade};
 use socketserver::{Concurrency, Connection, RequestHandler, Result, Server};
 
 use crate::common::running::Running;
@@ -129,10 +129,10 @@ fn an_upgrade_has_no_body_and_is_none_of_http_1_0<C: Concurrency>(model: C) {
 }
 
 fn origins_are_let_in_as_was_said<C: Concurrency>(model: C) {
-    let only = || Origins::only(["https://a.example", "http://b.example:8000"]).unwrap();
-    let cases: [(Origins, &[(&str, bool)]); 3] = [
+    let only = || OriginPolicy::allow(["https://a.example", "http://b.example:8000"]).unwrap();
+    let cases: [(OriginPolicy, &[(&str, bool)]); 3] = [
         (
-            Origins::same(),
+            OriginPolicy::same_origin(),
             &[
                 ("", true),
                 ("Origin: http://a\r\n", true),
@@ -159,7 +159,7 @@ fn origins_are_let_in_as_was_said<C: Concurrency>(model: C) {
             ],
         ),
         (
-            Origins::any(),
+            OriginPolicy::any(),
             &[
                 ("Origin: http://evil\r\n", true),
                 ("Origin: null\r\n", true),
@@ -168,7 +168,7 @@ fn origins_are_let_in_as_was_said<C: Concurrency>(model: C) {
     ];
     let all: Vec<_> = cases
         .iter()
-        .map(|(origins, _)| WebSockets::new().origins(origins.clone()))
+        .map(|(origins, _)| WebSocketUpgrade::new().origins(origins.clone()))
         .collect();
     let site = Http::new().handler_fn(move |request: &mut Request<'_>| {
         let number: usize = request.path()[1..].parse()?;
@@ -193,7 +193,7 @@ fn origins_are_let_in_as_was_said<C: Concurrency>(model: C) {
 
 fn the_best_protocol_within_is_agreed_upon<C: Concurrency>(model: C) {
     let mut stage = Stage::new(model);
-    stage.sockets = WebSockets::new().protocols(&["v2", "v1"]);
+    stage.sockets = WebSocketUpgrade::new().protocols(&["v2", "v1"]);
     let running = stage.serve(|| {
         |socket: &mut WebSocket<'_>, _: Message| {
             let protocol = socket.protocol().unwrap_or("none");
@@ -232,7 +232,7 @@ fn any_protocol_can_be_gone_on_with<C: Concurrency>(model: C) {
             if conn.read_line(&mut line)? > 0 {
                 self.0 += 1;
                 write!(conn, "{} {}", self.0, line.to_uppercase())?;
-                conn.keep_alive();
+                conn.suspend_until_readable();
             }
             Ok(())
         }

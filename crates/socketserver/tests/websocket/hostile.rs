@@ -1,6 +1,6 @@
 //! What breaks the rules, and the code it ends with.
 
-use socketserver::websocket::{Limits, WebSockets};
+use socketserver::websocket::{WebSocketLimits, WebSocketUpgrade};
 use socketserver::{Concurrency, EndReason};
 
 use crate::common::PATIENCE;
@@ -100,7 +100,7 @@ fn each_fault_has_its_code<C: Concurrency>(model: C) {
         assert_eq!(ended, EndReason::ProtocolError, "{what}");
     }
     // Nobody is told of them: they are no failures of the handler.
-    let counters = running.controller.counters();
+    let counters = running.handle.counters();
     assert_eq!(
         (counters.failed, counters.completed, counters.protocol_error),
         (0, 0, counters.ended)
@@ -109,8 +109,8 @@ fn each_fault_has_its_code<C: Concurrency>(model: C) {
 
 fn limits_are_those_that_were_set<C: Concurrency>(model: C) {
     let mut stage = Stage::new(model);
-    let limits = Limits::default().message(10).frame(6).frames(4);
-    stage.sockets = WebSockets::new().limits(limits);
+    let limits = WebSocketLimits::default().message(10).frame(6).frames(4);
+    stage.sockets = WebSocketUpgrade::new().limits(limits);
     let running = stage.serve(|| echo).0;
     let part = |fin, bytes: &[u8]| frame(fin | CONTINUATION, bytes);
     let mut peer = Peer::open(&running);
@@ -172,7 +172,7 @@ fn nothing_that_is_sent_harms_the_server<C: Concurrency>(model: C) {
     let mut peer = Peer::open(&running);
     peer.say("still here");
     assert_eq!(peer.frame().text(), "still here");
-    assert_eq!(running.controller.counters().panicked, 0);
+    assert_eq!(running.handle.counters().panicked, 0);
 }
 
 crate::common::under_each_model! {

@@ -73,7 +73,7 @@ fn pings_are_answered_and_pongs_are_not<C: Concurrency>(model: C) {
         assert_eq!((answer.opcode, &answer.payload[..]), (PONG, payload));
     }
     // Between messages it holds no worker, also after a ping.
-    eventually(PATIENCE, "rest", || running.controller.waiting_count() == 1);
+    eventually(PATIENCE, "rest", || running.handle.waiting_count() == 1);
 }
 
 /// A client that was not written here.
@@ -132,11 +132,11 @@ fn several_send_at_once<C: Concurrency>(model: C) {
     }
     let running = Stage::new(model).serve(|| Many).0;
     let mut peer = Peer::open(&running);
-    let received = || running.controller.live()[0].received;
+    let received = || running.handle.active()[0].received;
     let before = received();
     // It comes while others wait for room, and is answered by who has his turn.
     eventually(PATIENCE, "senders", || {
-        running.controller.live()[0].sent > 100_000
+        running.handle.active()[0].sent > 100_000
     });
     let ping = frame(FIN | PING, b"meanwhile");
     peer.send(&ping);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use socketserver::http::{Http, Request};
 use socketserver::transport::Tcp;
-use socketserver::websocket::{Handler, Message, WebSocket, WebSockets};
+use socketserver::websocket::{Handler, Message, WebSocket, WebSocketUpgrade};
 use socketserver::{Concurrency, EndReason, Event, Result, Server, Timeouts};
 
 use crate::common::client::Client;
@@ -158,7 +158,7 @@ pub fn close(code: u16, reason: &[u8]) -> Vec<u8> {
 /// How a server of WebSockets is set up.
 pub struct Stage<C> {
     pub model: C,
-    pub sockets: WebSockets,
+    pub sockets: WebSocketUpgrade,
     pub timeouts: Timeouts,
 }
 
@@ -166,7 +166,7 @@ impl<C: Concurrency> Stage<C> {
     pub fn new(model: C) -> Self {
         Self {
             model,
-            sockets: WebSockets::new(),
+            sockets: WebSocketUpgrade::new(),
             timeouts: Timeouts::default(),
         }
     }

@@ -1,4 +1,4 @@
-//! Limits on waiting, and what extends them.
+//! WebSocketLimits on waiting, and what extends them.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ fn who_answers_stays_and_who_does_not_goes<C: Concurrency>(model: C) {
     const IDLE: Duration = ms(3000);
     let mut stage = Stage::new(model);
     stage.timeouts = Timeouts::default().idle(Some(IDLE));
-    stage.sockets = stage.sockets.ping(Some(IDLE / 2));
+    stage.sockets = stage.sockets.ping_interval(Some(IDLE / 2));
     let (running, ends) = stage.serve(|| echo);
     let began = Instant::now();
     let mut peer = Peer::open(&running);

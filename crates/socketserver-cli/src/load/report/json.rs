@@ -51,7 +51,7 @@ impl Report<'_> {
                 "cpu_system_seconds": seconds(tally.used.system),
                 "cpu_per_request_ns": self.cpu_per_request(),
                 "busiest_thread_cores": tally.busiest,
-                "waited_for_core_ratio": tally.held_up,
+                "waited_for_core_ratio": tally.run_queue_delay,
             },
             "warnings": self.warnings,
         });

@@ -7,9 +7,9 @@ mod text;
 mod units;
 
 use super::Options;
-use super::answer::Answer;
 use super::failure::Kind;
-use super::tally::Tally;
+use super::response::ResponseMatcher;
+use super::stats::Stats;
 use super::worker::Plan;
 
 pub(super) use percentiles::write as percentiles;
@@ -18,7 +18,7 @@ pub(super) use units::thousands;
 pub(super) struct Report<'a> {
     options: &'a Options,
     plan: &'a Plan,
-    tally: &'a Tally,
+    tally: &'a Stats,
     was_interrupted: bool,
     /// What whoever reads the numbers should know.
     warnings: Vec<String>,
@@ -34,7 +34,7 @@ impl<'a> Report<'a> {
     pub(super) fn new(
         options: &'a Options,
         plan: &'a Plan,
-        tally: &'a Tally,
+        tally: &'a Stats,
         was_interrupted: bool,
     ) -> Self {
         let mut report = Self {
@@ -76,11 +76,11 @@ impl<'a> Report<'a> {
                 tally.busiest * 100.0
             ));
         }
-        if tally.held_up > HELD_UP {
+        if tally.run_queue_delay > HELD_UP {
             warnings.push(format!(
                 "the load tool waited for a core for {:.0} % of the time, as others had them all; \
                  latencies include that: give it a core of its own, or another machine",
-                tally.held_up * 100.0
+                tally.run_queue_delay * 100.0
             ));
         }
         if let Some(rate) = options.rate
@@ -114,6 +114,6 @@ impl<'a> Report<'a> {
     }
 
     fn is_one_way(&self) -> bool {
-        self.plan.rule.answer == Answer::None
+        self.plan.rule.answer == ResponseMatcher::None
     }
 }

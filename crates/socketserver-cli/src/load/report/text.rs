@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use humantime::format_duration;
 
-use super::super::answer::Answer;
+use super::super::response::ResponseMatcher;
 use super::Report;
 use super::chart::draw;
 use super::units::{bytes, thousands, time};
@@ -70,11 +70,11 @@ impl Report<'_> {
             None => "closed loop".into(),
         };
         let answer = match options.answer {
-            Answer::Same if plan.rule.is_datagram => "a datagram as answer".into(),
-            Answer::Same => "as many as answer".into(),
-            Answer::Line => "a line as answer".into(),
-            Answer::Bytes(n) => format!("{} as answer", thousands(n as u64)),
-            Answer::None => "no answer".into(),
+            ResponseMatcher::Same if plan.rule.is_datagram => "a datagram as answer".into(),
+            ResponseMatcher::Same => "as many as answer".into(),
+            ResponseMatcher::Line => "a line as answer".into(),
+            ResponseMatcher::Bytes(n) => format!("{} as answer", thousands(n as u64)),
+            ResponseMatcher::None => "no answer".into(),
         };
         let connections = if plan.rule.is_datagram {
             "sockets"

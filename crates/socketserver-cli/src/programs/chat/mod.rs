@@ -15,13 +15,13 @@ use socketserver::{
     RoomLimits, ServerGroup,
 };
 
-use crate::cli::{Model, Program, ServerOptions, Usage};
+use crate::byte_size::Size;
+use crate::cli::{Model, Program, ServerOptions, UsageError};
 use crate::console::Console;
 use crate::endpoint::Endpoint;
-use crate::messages::{Framing, MessageOptions, Messages, is_quit};
-use crate::serve::{Handlers, Source, Streams, bind, need_connections, need_one_process};
-use crate::size::Size;
-use crate::text::name_of;
+use crate::escape::name_of;
+use crate::framing::{Framing, MessageOptions, Messages, is_quit};
+use crate::serve::{Handlers, Source, StreamsOnly, bind, need_connections, need_one_process};
 use crate::tls;
 use web::WebOptions;
 
@@ -89,7 +89,7 @@ impl Program for Options {
         if self.server.concurrency == Model::Sequential {
             let why = "a chat with one client at a time is none: use --concurrency threading, pooled \
                        or green";
-            return Err(Usage(why.into()).into());
+            return Err(UsageError(why.into()).into());
         }
         Ok(())
     }
@@ -139,16 +139,16 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         framing,
         messages: Messages::new(framing),
     };
-    let handlers = Both {
+    let handlers = TerminalAndWeb {
         // A drain reaches all servers, and it is one room.
-        terminals: Streams::new(factory).on_drain(move || closing.close()),
-        browsers: Streams::new(site),
+        terminals: StreamsOnly::new(factory).on_drain(move || closing.close()),
+        browsers: StreamsOnly::new(site),
     };
     let mut bound = bind(&options.server, &handlers)?;
     Console::new(&bound)
         .with_note(move || {
             let n = counted.counters();
-            let (members, messages, behind) = (n.members, n.messages, n.fell_behind);
+            let (members, messages, behind) = (n.members, n.messages, n.slow_consumer);
             format!("room: {members} members, {messages} messages, {behind} fell behind\n")
         })
         .attend(&mut bound)?;
@@ -156,12 +156,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 /// Terminals and browsers.
-struct Both<T, B> {
+struct TerminalAndWeb<T, B> {
     terminals: T,
     browsers: B,
 }
 
-impl<T: Handlers, B: Handlers> Handlers for Both<T, B> {
+impl<T: Handlers, B: Handlers> Handlers for TerminalAndWeb<T, B> {
     fn bind<C: Concurrency>(
         &self,
         options: &ServerOptions,

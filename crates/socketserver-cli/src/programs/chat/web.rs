@@ -9,17 +9,19 @@ use bytes::{Bytes, BytesMut};
 use clap::Args;
 use socketserver::framing::{Decoder, Lines};
 use socketserver::http::{
-    Handler, Http, HttpHandler, Limits, Method, Problem, Request, Response, StatusCode,
+    Handler, Http, HttpHandler, HttpLimits, Method, Problem, Request, Response, StatusCode,
 };
-use socketserver::websocket::{self, CloseCode, Closed, Message, Origins, WebSocket, WebSockets};
+use socketserver::websocket::{
+    self, CloseCode, CloseReason, Message, OriginPolicy, WebSocket, WebSocketUpgrade,
+};
 use socketserver::{Member, Result, Room};
 
 use super::page::Page;
 use super::say;
-use crate::cli::{Limit, Usage, limit};
+use crate::cli::{TimeoutArg, UsageError, limit};
 use crate::endpoint::{self, Endpoint};
-use crate::messages::{Framing, is_quit};
-use crate::text::name_of;
+use crate::escape::name_of;
+use crate::framing::{Framing, is_quit};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Browsers")]
@@ -37,23 +39,24 @@ pub(super) struct WebOptions {
     /// How long a browser may be silent before it is asked whether it is there; one that answers may
     /// stay, whatever --idle-timeout is ("none" to ask nobody)
     #[arg(long = "web-ping", value_name = "DURATION", default_value = "1m", value_parser = limit)]
-    ping: Limit,
+    ping: TimeoutArg,
 }
 
 impl WebOptions {
-    pub fn check(&self) -> Result<(), Usage> {
+    pub fn check(&self) -> Result<(), UsageError> {
         if self.endpoint.is_none() && !self.origins.is_empty() {
             let why = "--web-origin is given, and there is no page: use --web http://HOST:PORT";
-            return Err(Usage(why.into()));
+            return Err(UsageError(why.into()));
         }
         self.origins().map(drop)
     }
 
-    fn origins(&self) -> Result<Origins, Usage> {
+    fn origins(&self) -> Result<OriginPolicy, UsageError> {
         match &*self.origins {
-            [] => Ok(Origins::same()),
-            [any] if any == "any" => Ok(Origins::any()),
-            some => Origins::only(some).map_err(|error| Usage(format!("--web-origin: {error}"))),
+            [] => Ok(OriginPolicy::same_origin()),
+            [any] if any == "any" => Ok(OriginPolicy::any()),
+            some => OriginPolicy::allow(some)
+                .map_err(|error| UsageError(format!("--web-origin: {error}"))),
         }
     }
 
@@ -62,13 +65,15 @@ impl WebOptions {
         &self,
         room: &Room,
         framing: Framing,
-    ) -> Result<impl Fn() -> HttpHandler<Site> + Clone + Send + Sync + 'static, Usage> {
+    ) -> Result<impl Fn() -> HttpHandler<Site> + Clone + Send + Sync + 'static, UsageError> {
         let longest = framing.longest();
-        let limits = websocket::Limits::default().message(longest).frame(longest);
-        let sockets = WebSockets::new()
+        let limits = websocket::WebSocketLimits::default()
+            .message(longest)
+            .frame(longest);
+        let sockets = WebSocketUpgrade::new()
             .limits(limits)
             .origins(self.origins()?)
-            .ping(self.ping.0);
+            .ping_interval(self.ping.0);
         let site = Site {
             room: room.clone(),
             framing,
@@ -76,7 +81,7 @@ impl WebOptions {
             page: Page::new(longest),
         };
         Ok(Http::new()
-            .limits(Limits::default().body(0))
+            .limits(HttpLimits::default().body(0))
             .handler(move || site.clone()))
     }
 }
@@ -85,7 +90,7 @@ impl WebOptions {
 pub(super) struct Site {
     room: Room,
     framing: Framing,
-    sockets: WebSockets,
+    sockets: WebSocketUpgrade,
     page: Page,
 }
 
@@ -146,7 +151,7 @@ impl websocket::Handler for Browser {
         Ok(())
     }
 
-    fn closed(&mut self, _: &mut WebSocket<'_>, _: &Closed) -> Result {
+    fn closed(&mut self, _: &mut WebSocket<'_>, _: &CloseReason) -> Result {
         // What was said before it left is still heard.
         match self.member.take() {
             Some(member) => Ok(member.leave()?),

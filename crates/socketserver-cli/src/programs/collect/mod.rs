@@ -15,12 +15,12 @@ use clap::Args;
 use socketserver::greenroom::sync::{OneshotSender, Sender, channel, oneshot};
 use socketserver::{Connection, Datagram, Error, RequestHandler, Result};
 
+use crate::byte_size::Size;
 use crate::cli::{Program, ServerOptions};
 use crate::console::Console;
-use crate::messages::{Framing, MessageOptions, Messages};
+use crate::framing::{Framing, MessageOptions, Messages};
 use crate::reopen;
-use crate::serve::{Any, bind, need_another_thread, need_one_process};
-use crate::size::Size;
+use crate::serve::{AnyTransport, bind, need_another_thread, need_one_process};
 use sink::Sink;
 use writer::{Output, write_all};
 
@@ -106,7 +106,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         framing,
         ack,
     };
-    let mut bound = bind(&options.server, &Any(factory))?;
+    let mut bound = bind(&options.server, &AnyTransport(factory))?;
     if options.output.is_some() {
         Console::new(&bound).attend(&mut bound)?;
     } else {
@@ -115,7 +115,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     let state = output.clone();
     bound.ready_if("output", move || state.check());
-    let (drain_timeout, group) = (bound.patience.drain, bound.controller());
+    let (drain_timeout, group) = (bound.patience.drain, bound.handle());
     let (told, ended) = std::sync::mpsc::channel();
     thread::Builder::new()
         .name("collect".into())

@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use socketserver::GroupController;
+use socketserver::GroupHandle;
 use socketserver::greenroom::sync::{OneshotSender, Receiver};
 
 use super::Item;
@@ -54,7 +54,7 @@ pub(super) fn write_all(
     arriving: &Receiver<Item>,
     sink: Sink,
     output: &Output,
-    group: &GroupController,
+    group: &GroupHandle,
 ) -> anyhow::Result<()> {
     let mut writer = Writer { sink, output };
     let written = writer.write_until_end(arriving);

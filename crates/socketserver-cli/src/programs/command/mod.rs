@@ -5,15 +5,15 @@
 //! `turns.rs`, and for forked children in `places.rs`; one command is run by `shell.rs`, what it has started is found by `descendants.rs`,
 //! and what it has written is kept by `output.rs`. `hangup.rs` is for forked children.
 
-mod descendants;
-mod hangup;
+mod cancel_signal;
 mod output;
 mod places;
+mod policy;
+mod process_tree;
 mod reply;
-mod rules;
 mod session;
 mod shell;
-mod turns;
+mod slots;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,15 +24,15 @@ use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use socketserver::Forking;
 
-use crate::cli::{Limit, Model, Program, ServerOptions, Usage, limit};
+use crate::auth_token::Token;
+use crate::byte_size::Size;
+use crate::cli::{Model, Program, ServerOptions, TimeoutArg, UsageError, limit};
 use crate::console::Console;
 use crate::endpoint::Endpoint;
-use crate::serve::{Bound, Streams, bind, need_connections};
-use crate::size::Size;
-use crate::token::Token;
-use rules::Rules;
+use crate::serve::{BoundServers, StreamsOnly, bind, need_connections};
+use policy::Rules;
 use session::Session;
-use turns::Turns;
+use slots::CommandSlots;
 
 /// Run what clients send in a shell, and send back what it writes
 ///
@@ -59,7 +59,7 @@ pub(crate) struct Options {
 
     /// How long a command may run before it is killed ("none" for any time)
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = limit)]
-    time_limit: Limit,
+    time_limit: TimeoutArg,
 
     /// How much a command may write, to stdout and stderr together, before it is killed
     #[arg(long, value_name = "SIZE", default_value = "64MiB")]
@@ -72,7 +72,7 @@ pub(crate) struct Options {
     /// How long a command waits while as many run as may; then the client is told that the server is
     /// busy ("none" for any time)
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = limit)]
-    wait_limit: Limit,
+    wait_limit: TimeoutArg,
 
     /// The secret that clients have to send first: the first line of a file that only you can read
     #[arg(long, value_name = "FILE")]
@@ -96,7 +96,7 @@ pub(crate) enum Framing {
 pub(crate) const LONGEST: usize = 64 << 10;
 
 /// Each connection needs one of these threads.
-const GREEN: usize = socketserver::greenroom::UNBLOCK_THREADS;
+const GREEN: usize = socketserver::greenroom::MAX_BLOCKING_THREADS;
 
 impl Program for Options {
     fn server(&mut self) -> &mut ServerOptions {
@@ -135,7 +135,7 @@ pub(crate) fn run(mut options: Options) -> anyhow::Result<ExitCode> {
         options.server.workers.get_or_insert(share);
     }
     let forks = options.server.concurrency == Model::Forking;
-    let turns = Turns::new(options.max_commands, forks).context("cannot start")?;
+    let turns = CommandSlots::new(options.max_commands, forks).context("cannot start")?;
     let rules = Arc::new(Rules {
         framing: options.framing,
         time: options.time_limit.0,
@@ -150,7 +150,7 @@ pub(crate) fn run(mut options: Options) -> anyhow::Result<ExitCode> {
     let factory = move || Session::new(rules.clone());
     let mut bound = bind(
         &options.server,
-        &Streams::new(factory).descriptors(DESCRIPTORS),
+        &StreamsOnly::new(factory).descriptors(DESCRIPTORS),
     )?;
     // As the user who serves.
     if let Err(error) = output::check_directory() {
@@ -176,7 +176,7 @@ pub(crate) fn run(mut options: Options) -> anyhow::Result<ExitCode> {
 }
 
 /// Without a token, only this machine may be able to connect, or who has a certificate.
-fn refuse_strangers(bound: &Bound, server: &ServerOptions) -> anyhow::Result<()> {
+fn refuse_strangers(bound: &BoundServers, server: &ServerOptions) -> anyhow::Result<()> {
     for (endpoint, address) in bound.listening.iter().zip(&bound.addresses) {
         refuse_stranger(server, endpoint, address.as_inet())?;
     }
@@ -214,7 +214,7 @@ fn green_share(server: &ServerOptions) -> anyhow::Result<Option<u32>> {
             "the green model has {GREEN} threads for commands: --workers must be at most {share} \
              for each of {endpoints} endpoints; or take another model"
         );
-        return Err(Usage(why).into());
+        return Err(UsageError(why).into());
     }
     Ok(Some(share))
 }

@@ -45,7 +45,7 @@ impl Reply {
     }
 
     /// What is said instead of running a command.
-    pub(super) fn refusal(status: i32, why: &str) -> Self {
+    pub(super) fn rejection(status: i32, why: &str) -> Self {
         let mut reply = Self::with(Some(("exitStatus", status)), Body::empty());
         reply.add_line(why);
         reply

@@ -5,16 +5,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use socketserver::framing::{Bytes, FrameError, Framed, Lines, Parts};
+use socketserver::framing::{Bytes, FrameError, Framed, FramedParts, Lines};
 use socketserver::{Connection, RequestHandler, Result, greenroom};
 
-use super::hangup::Hangup;
+use super::cancel_signal::CancelSignal;
+use super::policy::{RejectedCommand, Rules};
 use super::reply::{NOT_ADMITTED, NOT_RUN, Reply};
-use super::rules::{NotRun, Rules};
 use super::shell::{Outcome, Stopped};
 use super::{Framing, LONGEST};
-use crate::text;
-use crate::token::{self, Token};
+use crate::auth_token::{self, Token};
+use crate::escape;
 
 /// What is read at once: the longest command, and the end of its line.
 const CHUNK: usize = LONGEST + 2;
@@ -29,19 +29,19 @@ const LINE: Duration = Duration::from_secs(1);
 pub(super) struct Session {
     rules: Arc<Rules>,
     /// Until it is let in or refused, where there is a token.
-    stranger: Option<Stranger>,
+    stranger: Option<Unauthenticated>,
     /// Once it was let in.
-    admitted: Option<Admitted>,
+    admitted: Option<Authenticated>,
     /// When the connection is over in any case.
     until: Option<Instant>,
     /// Lines that have arrived and not been obeyed.
-    lines: Parts<Lines>,
+    lines: FramedParts<Lines>,
     /// The first bytes that are no token were looked at.
     begun: bool,
 }
 
 /// Who has not sent all of the token yet.
-struct Stranger {
+struct Unauthenticated {
     /// What has come of it.
     line: Vec<u8>,
     /// The rest of the line has to be there soon.
@@ -51,9 +51,9 @@ struct Stranger {
 
 const WRONG: &str = "wrong token";
 
-struct Admitted {
+struct Authenticated {
     /// In a forked child.
-    hangup: Option<Arc<Hangup>>,
+    hangup: Option<Arc<CancelSignal>>,
     peer: String,
     /// When the connection is over in any case.
     until: Option<Instant>,
@@ -96,7 +96,7 @@ impl RequestHandler<Connection> for Session {
                         format!("a command has at most {LONGEST} bytes, and this one has more");
                     // What follows is not taken for a command: who sends so much may be sending
                     // something else.
-                    return Reply::refusal(NOT_RUN, &why).send(conn);
+                    return Reply::rejection(NOT_RUN, &why).send(conn);
                 }
                 Sent::Foreign(protocol) => return refuse(conn, protocol),
                 Sent::End => return Ok(()),
@@ -104,7 +104,7 @@ impl RequestHandler<Connection> for Session {
             sent = match self.buffered(conn)? {
                 Some(sent) => sent,
                 None => {
-                    conn.keep_alive();
+                    conn.suspend_until_readable();
                     return Ok(());
                 }
             }
@@ -136,7 +136,7 @@ impl Session {
             stranger: None,
             admitted: None,
             until: None,
-            lines: Parts::new(Lines::default().max_len(LONGEST)),
+            lines: FramedParts::new(Lines::default().max_len(LONGEST)),
             begun: false,
         }
     }
@@ -149,8 +149,8 @@ impl Session {
                 let until = self.until.map_or(soon, |until| until.min(soon));
                 // The pauses end then, too.
                 conn.set_deadline(Some(until));
-                conn.keep_alive();
-                self.stranger = Some(Stranger {
+                conn.suspend_until_readable();
+                self.stranger = Some(Unauthenticated {
                     line: Vec::new(),
                     is_hurried: false,
                     until,
@@ -164,22 +164,22 @@ impl Session {
                 // Its time may be what is over.
                 Ok(None) | Err(_) => {
                     self.stranger = Some(stranger);
-                    conn.keep_alive();
+                    conn.suspend_until_readable();
                     return Ok(heard.map(drop)?);
                 }
             }
         }
-        self.admitted = Some(Admitted {
+        self.admitted = Some(Authenticated {
             hangup: self
                 .rules
                 .forks
-                .then(Hangup::catch)
+                .then(CancelSignal::catch)
                 .transpose()?
                 .map(Arc::new),
-            peer: text::name_of(conn.peer_addr(), conn.id()),
+            peer: escape::name_of(conn.peer_addr(), conn.id()),
             until: self.until,
         });
-        conn.keep_alive();
+        conn.suspend_until_readable();
         Ok(())
     }
 
@@ -227,7 +227,8 @@ impl Session {
         conn: &'c mut Connection,
         take: impl FnOnce(&mut Framed<&'c mut Connection, Lines>) -> Result<Option<Bytes>, FrameError>,
     ) -> Result<Sent> {
-        let mut lines = Framed::from_parts(conn, std::mem::take(&mut self.lines)).paced();
+        let mut lines =
+            Framed::from_parts(conn, std::mem::take(&mut self.lines)).with_receive_rate();
         let taken = take(&mut lines);
         (_, self.lines) = lines.into_parts();
         match taken {
@@ -250,8 +251,8 @@ impl Session {
         // For the thread that watches it while the command runs.
         let socket = conn.as_fd().try_clone_to_owned()?;
         let reply = match client.run(&self.rules, command, socket) {
-            Err(NotRun::Gone) => return Ok(false),
-            Err(NotRun::Because(why)) => Reply::refusal(NOT_RUN, &why),
+            Err(RejectedCommand::Gone) => return Ok(false),
+            Err(RejectedCommand::Because(why)) => Reply::rejection(NOT_RUN, &why),
             Ok(outcome) => match outcome.stopped {
                 Some(Stopped::Gone | Stopped::HungUp) => return Ok(false),
                 None => Reply::new(outcome.status, outcome.output.into_body()?),
@@ -267,15 +268,15 @@ impl Session {
     }
 }
 
-impl Admitted {
+impl Authenticated {
     /// Runs a command, where it holds up nobody else, and logs what became of it.
     fn run(
         &self,
         rules: &Arc<Rules>,
         command: Vec<u8>,
         socket: OwnedFd,
-    ) -> Result<Outcome, NotRun> {
-        let shown = text::excerpt(&command);
+    ) -> Result<Outcome, RejectedCommand> {
+        let shown = escape::excerpt(&command);
         let begun = Instant::now();
         let ran = {
             let (rules, hangup, until) = (rules.clone(), self.hangup.clone(), self.until);
@@ -299,10 +300,10 @@ impl Admitted {
                     }
                 }
             }
-            Err(NotRun::Gone) => {
+            Err(RejectedCommand::Gone) => {
                 tracing::info!(%peer, %command, ?took, "not run: the client has gone");
             }
-            Err(NotRun::Because(why)) => {
+            Err(RejectedCommand::Because(why)) => {
                 tracing::warn!(%peer, %command, ?took, "not run: {why}");
             }
         }
@@ -313,7 +314,7 @@ impl Admitted {
     }
 }
 
-impl Stranger {
+impl Unauthenticated {
     /// Takes what has come of the token, and not a byte more: what follows is a command. `None` if
     /// there is more to come.
     fn hear(
@@ -333,9 +334,9 @@ impl Stranger {
         Ok(match end {
             Some(_) if token.is(&self.line) => Some(Ok(())),
             Some(_) => Some(Err(WRONG)),
-            None if self.line.len() > token::LONGEST => Some(Err(WRONG)),
+            None if self.line.len() > auth_token::LONGEST => Some(Err(WRONG)),
             // As much as the shortest token has: it may be something else, without an end.
-            None if self.line.len() > token::SHORTEST && !self.is_hurried => {
+            None if self.line.len() > auth_token::SHORTEST && !self.is_hurried => {
                 self.is_hurried = true;
                 self.until = self.until.min(Instant::now() + LINE);
                 conn.set_deadline(Some(self.until));
@@ -349,14 +350,14 @@ impl Stranger {
 fn turn_away(conn: &mut Connection, fault: &str) -> Result {
     tracing::warn!(peer = %conn.peer_addr(), "refused: {fault}");
     let why = format!("refused: {fault}; the first line has to be the server's token");
-    Reply::refusal(NOT_ADMITTED, &why).send(conn)
+    Reply::rejection(NOT_ADMITTED, &why).send(conn)
 }
 
 fn refuse(conn: &mut Connection, protocol: &str) -> Result {
     tracing::warn!(peer = %conn.peer_addr(), "refused: it speaks {protocol}");
     let why =
         format!("refused: this is no server for {protocol}, and a request to one is no command");
-    Reply::refusal(NOT_ADMITTED, &why).send(conn)
+    Reply::rejection(NOT_ADMITTED, &why).send(conn)
 }
 
 /// The protocol that this is the beginning of, if it is one of a browser's. A page in a browser on

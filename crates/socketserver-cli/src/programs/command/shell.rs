@@ -15,8 +15,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionread};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-use super::descendants;
 use super::output::Output;
+use super::process_tree;
 use crate::descriptors;
 
 /// What ends a command before its own end.
@@ -93,7 +93,7 @@ pub(super) fn run(command: &[u8], listeners: Listeners<'_>, limits: Limits) -> i
     let stopped = capture.until_exit(&group, listeners, limits.until);
     if stopped.is_err() {
         // Of a shell that has exited nobody knows the children.
-        descendants::kill(group.leader);
+        process_tree::kill(group.leader);
     }
     // What still writes stops, so that what is in the pipes now is all there is.
     let status = group.end()?;

@@ -7,7 +7,7 @@ use humantime::format_rfc3339_millis;
 use socketserver::Address;
 use socketserver::RequestId;
 use socketserver::framing::{Map, Value};
-use socketserver::http::{Exchange, RequestHead};
+use socketserver::http::{RequestHead, RequestLog};
 
 use super::AccessLog;
 use crate::terminal;
@@ -15,7 +15,7 @@ use crate::terminal;
 /// A line should go into a pipe in one piece, whatever was asked for: pipe(7), `PIPE_BUF`.
 const LONGEST: usize = 2000;
 
-pub(super) fn of(form: AccessLog) -> Option<fn(&Exchange<'_>)> {
+pub(super) fn of(form: AccessLog) -> Option<fn(&RequestLog<'_>)> {
     match form {
         AccessLog::Common => Some(|exchange| terminal::say(&common(exchange, SystemTime::now()))),
         AccessLog::Json => Some(|exchange| terminal::say(&json(exchange, SystemTime::now()))),
@@ -25,7 +25,7 @@ pub(super) fn of(form: AccessLog) -> Option<fn(&Exchange<'_>)> {
 
 /// `host ident user [time] "request" status bytes`:
 /// <https://www.w3.org/Daemon/User/Config/Logging.html#common-logfile-format>.
-fn common(exchange: &Exchange<'_>, now: SystemTime) -> String {
+fn common(exchange: &RequestLog<'_>, now: SystemTime) -> String {
     let host = host(exchange.peer, exchange.id);
     let (status, sent) = (exchange.status.as_u16(), exchange.sent);
     let request = match exchange.request {
@@ -39,7 +39,7 @@ fn common(exchange: &Exchange<'_>, now: SystemTime) -> String {
     format!("{host} - - [{}] \"{request}\" {status} {sent}\n", time(now))
 }
 
-fn json(exchange: &Exchange<'_>, now: SystemTime) -> String {
+fn json(exchange: &RequestLog<'_>, now: SystemTime) -> String {
     let mut line = Map::new();
     let mut put = |key: &str, value: Value| drop(line.insert(key.into(), value));
     put("time", format_rfc3339_millis(now).to_string().into());
@@ -70,8 +70,8 @@ fn target(head: &RequestHead) -> String {
 /// Without the port, as the form has it.
 fn host(peer: &Address, id: RequestId) -> String {
     match peer.as_inet() {
-        Some(address) => crate::text::host_of(peer, address),
-        None => crate::text::name_of(peer, id).replace([' ', '"'], "_"),
+        Some(address) => crate::escape::host_of(peer, address),
+        None => crate::escape::name_of(peer, id).replace([' ', '"'], "_"),
     }
 }
 

@@ -5,19 +5,19 @@
 //! what browsers show; `access_log.rs` says what was asked for.
 
 mod access_log;
+mod document_root;
+mod html;
 #[cfg(test)]
 #[path = "../../../../../fuzz/src/http_path.rs"]
 mod http_path;
 mod listing;
-mod page;
-mod path;
+#[cfg(test)]
+mod path_properties;
 #[cfg(test)]
 #[path = "../../../../socketserver/tests/common/random.rs"]
 mod random;
-#[cfg(test)]
-mod random_tests;
-mod root;
-mod site;
+mod request_path;
+mod responder;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,14 +25,14 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use socketserver::http::{HeaderValue, Http, Limits};
+use socketserver::http::{HeaderValue, Http, HttpLimits};
 
 use crate::cli::{Model, Program, ServerOptions};
-use crate::serve::{Streams, need_connections, serve};
+use crate::serve::{StreamsOnly, need_connections, serve};
 use crate::tls;
+use document_root::{Missing, Rights, Root, Symlinks};
 use listing::Listing;
-use root::{Missing, Rights, Root, Symlinks};
-use site::Site;
+use responder::Site;
 
 /// Serve the files of a directory over HTTP/1.1
 ///
@@ -132,21 +132,21 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         lists: !options.no_listing,
         shows_hidden: options.hidden,
     });
-    let limits = Limits::default().request_line(LONGEST).header(LONGEST);
+    let limits = HttpLimits::default().request_line(LONGEST).header(LONGEST);
     let mut http = Http::new()
         .limits(limits)
         .server_name(HeaderValue::from_static(concat!(
             "socketserver/",
             env!("CARGO_PKG_VERSION")
         )))
-        .error_page(page::of_problem)
+        .error_page(html::of_problem)
         // It would keep everybody else waiting for as long as its client is idle.
         .keep_alive(options.server.concurrency != Model::Sequential);
     if let Some(log) = access_log::of(options.access_log) {
-        http = http.on_exchange(log);
+        http = http.on_response(log);
     }
-    let factory = http.handler(move || site::Visitor(site.clone()));
-    let handlers = Streams::new(factory)
+    let factory = http.handler(move || responder::Visitor(site.clone()));
+    let handlers = StreamsOnly::new(factory)
         .ready_if(directory_is_there(root))
         // A file or a directory each.
         .descriptors(1);

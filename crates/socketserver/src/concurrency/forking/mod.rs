@@ -16,11 +16,11 @@ use rustix::process::{
     pidfd_send_signal, waitid,
 };
 
-use super::{AtLimit, Concurrency, Dispatch};
+use super::{Concurrency, Dispatch, OverloadPolicy};
 use crate::ServeError;
 use crate::event::{EndReason, Throttle};
 use crate::process::number;
-use crate::server::{ChildSource, Place, Task};
+use crate::server::{ChildSlot, ChildWatcher, Task};
 
 /// Serves each request in a process of its own.
 ///
@@ -43,9 +43,9 @@ use crate::server::{ChildSource, Place, Task};
 #[derive(Debug)]
 pub struct Forking {
     max_children: usize,
-    at_limit: AtLimit,
+    at_limit: OverloadPolicy,
     /// By process id. A place holds the child's pidfd.
-    children: HashMap<u32, Place>,
+    children: HashMap<u32, ChildSlot>,
     /// Lines of the log about children that had to be killed at once.
     given_up: Throttle,
 }
@@ -54,7 +54,7 @@ impl Default for Forking {
     fn default() -> Self {
         Self {
             max_children: 40,
-            at_limit: AtLimit::Wait,
+            at_limit: OverloadPolicy::Wait,
             children: HashMap::new(),
             given_up: Throttle::default(),
         }
@@ -82,7 +82,7 @@ impl Forking {
 
     /// What happens to the next request.
     #[must_use]
-    pub fn at_limit(mut self, policy: AtLimit) -> Self {
+    pub fn overload_policy(mut self, policy: OverloadPolicy) -> Self {
         self.at_limit = policy;
         self
     }
@@ -126,7 +126,7 @@ impl Forking {
 
     /// Reaps a child that has exited; `false` if it has not.
     fn reap(&mut self, pid: u32) -> bool {
-        let Some(fd) = self.children.get(&pid).and_then(Place::child) else {
+        let Some(fd) = self.children.get(&pid).and_then(ChildSlot::child) else {
             return true;
         };
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
@@ -153,11 +153,11 @@ impl Concurrency for Forking {
     const NAME: &'static str = "forking";
     const FORKS: bool = true;
 
-    fn limit(&self) -> (usize, AtLimit) {
+    fn limit(&self) -> (usize, OverloadPolicy) {
         (self.max_children, self.at_limit)
     }
 
-    fn process_request<J: Task>(&mut self, task: J, children: &ChildSource<'_>) -> Dispatch<J> {
+    fn process_request<J: Task>(&mut self, task: J, children: &ChildWatcher<'_>) -> Dispatch<J> {
         // The descriptor that the pidfd will need, held open across the fork: with one thread,
         // nobody can take its number between closing it and opening the pidfd.
         let placeholder = match eventfd(0, EventfdFlags::CLOEXEC) {
@@ -208,7 +208,7 @@ impl Concurrency for Forking {
         Self::check_system()
     }
 
-    fn watch_children(&mut self, children: &ChildSource<'_>) -> Result<(), ServeError> {
+    fn watch_children(&mut self, children: &ChildWatcher<'_>) -> Result<(), ServeError> {
         for (pid, child) in &self.children {
             if let Some(fd) = child.child() {
                 children.watch(fd, *pid)?;
@@ -217,19 +217,19 @@ impl Concurrency for Forking {
         Ok(())
     }
 
-    fn collect_child(&mut self, child: u32, children: &ChildSource<'_>) {
-        if let Some(fd) = self.children.get(&child).and_then(Place::child) {
+    fn collect_child(&mut self, child: u32, children: &ChildWatcher<'_>) {
+        if let Some(fd) = self.children.get(&child).and_then(ChildSlot::child) {
             children.forget(fd);
         }
         if !self.reap(child)
-            && let Some(fd) = self.children.get(&child).and_then(Place::child)
+            && let Some(fd) = self.children.get(&child).and_then(ChildSlot::child)
         {
             let _ = children.watch(fd, child);
         }
     }
 
     fn kill_children(&mut self) -> bool {
-        for pidfd in self.children.values().filter_map(Place::child) {
+        for pidfd in self.children.values().filter_map(ChildSlot::child) {
             let _ = pidfd_send_signal(pidfd, Signal::KILL);
         }
         !self.children.is_empty()
@@ -252,7 +252,7 @@ impl Drop for Forking {
 }
 
 /// A child whose end nobody would notice must not be: its place would never be free again.
-fn give_up(pid: Pid, place: Place) {
+fn give_up(pid: Pid, place: ChildSlot) {
     let _ = kill_process(pid, Signal::KILL);
     let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
     place.end(EndReason::Killed(Signal::KILL.as_raw()));

@@ -1,6 +1,6 @@
 //! A bounded pool of threads.
 
-mod lobby;
+mod idle;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,10 +9,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{AtLimit, Concurrency, Dispatch, hand_over};
+use super::{Concurrency, Dispatch, OverloadPolicy, spawn_task};
 use crate::park::Parker;
-use crate::server::{ChildSource, Controller, Pause, Task, wait_to_end};
-use lobby::Lobby;
+use crate::server::{ChildWatcher, ServerHandle, Suspended, Task, wait_to_end};
+use idle::IdleConnections;
 
 /// Serves requests on a fixed number of threads that are used again and again.
 ///
@@ -20,21 +20,21 @@ use lobby::Lobby;
 /// of their arrival. The default is 32 threads and a queue of 128.
 ///
 /// A connection holds its thread until its handler returns. One that is
-/// [kept alive](crate::Connection::keep_alive) holds none while it waits for more: up to 10,000 of
+/// [kept alive](crate::Connection::suspend_until_readable) holds none while it waits for more: up to 10,000 of
 /// these wait together, at the cost of one more thread for all, and count against no other limit.
 #[derive(Default)]
 pub struct Pooled {
     pub(crate) settings: Settings,
     pool: Option<Arc<Pool>>,
     /// Told when threads are short.
-    server: OnceLock<Controller>,
+    server: OnceLock<ServerHandle>,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     pub(crate) workers: usize,
     pub(crate) queue: usize,
-    pub(crate) at_limit: AtLimit,
+    pub(crate) at_limit: OverloadPolicy,
     pub(crate) stack_size: Option<usize>,
     pub(crate) max_idle: usize,
 }
@@ -44,7 +44,7 @@ impl Default for Settings {
         Self {
             workers: 32,
             queue: 128,
-            at_limit: AtLimit::Wait,
+            at_limit: OverloadPolicy::Wait,
             stack_size: None,
             max_idle: 10_000,
         }
@@ -74,7 +74,7 @@ impl Pooled {
 
     /// What happens to a request when the queue is full.
     #[must_use]
-    pub fn at_limit(mut self, policy: AtLimit) -> Self {
+    pub fn overload_policy(mut self, policy: OverloadPolicy) -> Self {
         self.settings.at_limit = policy;
         self
     }
@@ -86,7 +86,7 @@ impl Pooled {
         self
     }
 
-    /// How many connections may be [kept alive](crate::Connection::keep_alive) without a thread.
+    /// How many connections may be [kept alive](crate::Connection::suspend_until_readable) without a thread.
     /// One more keeps its thread.
     #[must_use]
     pub fn max_idle(mut self, connections: usize) -> Self {
@@ -98,12 +98,12 @@ impl Pooled {
 impl Concurrency for Pooled {
     const NAME: &'static str = "pooled";
 
-    fn limit(&self) -> (usize, AtLimit) {
+    fn limit(&self) -> (usize, OverloadPolicy) {
         let Settings { workers, queue, .. } = self.settings;
         (workers.saturating_add(queue), self.settings.at_limit)
     }
 
-    fn counts_pauses(&self) -> bool {
+    fn counts_suspended(&self) -> bool {
         false
     }
 
@@ -111,17 +111,17 @@ impl Concurrency for Pooled {
         self.pool.as_ref()?.waits_since()
     }
 
-    fn parker(&self, server: &Controller) -> Option<Arc<dyn Parker>> {
+    fn parker(&self, server: &ServerHandle) -> Option<Arc<dyn Parker>> {
         let _ = self.server.set(server.clone());
         None
     }
 
-    fn process_request<J: Task>(&mut self, task: J, _: &ChildSource<'_>) -> Dispatch<J> {
+    fn process_request<J: Task>(&mut self, task: J, _: &ChildWatcher<'_>) -> Dispatch<J> {
         let settings = self.settings;
         let pool = self
             .pool
             .get_or_insert_with(|| Arc::new(Pool::new(settings, self.server.get().cloned())));
-        hand_over(task, |theirs| {
+        spawn_task(task, |theirs| {
             let pushed = pool.push(Box::new(move || theirs.run()));
             pushed.map_err(|(_work, error)| error)
         })
@@ -134,7 +134,7 @@ impl Drop for Pooled {
         if let Some(pool) = &self.pool {
             pool.lock().closed = true;
             pool.changed.notify_all();
-            pool.lobby.look();
+            pool.idle.wake();
         }
     }
 }
@@ -149,14 +149,14 @@ impl fmt::Debug for Pooled {
 const TELL: Duration = Duration::from_millis(20);
 
 /// Serves a request to its end or its next pause.
-type Work = Box<dyn FnOnce() -> Option<Box<dyn Pause>> + Send>;
+type Work = Box<dyn FnOnce() -> Option<Box<dyn Suspended>> + Send>;
 
 struct Pool {
     settings: Settings,
     state: Mutex<State>,
     changed: Condvar,
-    lobby: Lobby,
-    server: Option<Controller>,
+    idle: IdleConnections,
+    server: Option<ServerHandle>,
 }
 
 #[derive(Default)]
@@ -174,12 +174,12 @@ struct State {
 }
 
 impl Pool {
-    fn new(settings: Settings, server: Option<Controller>) -> Self {
+    fn new(settings: Settings, server: Option<ServerHandle>) -> Self {
         Self {
             settings,
             state: Mutex::default(),
             changed: Condvar::new(),
-            lobby: Lobby::default(),
+            idle: IdleConnections::default(),
             server,
         }
     }
@@ -255,7 +255,7 @@ impl Pool {
             if let Some((_, work)) = state.queue.pop_front() {
                 drop(state);
                 if let Some(pause) = work()
-                    && let Err(pause) = self.lobby.admit(self, pause)
+                    && let Err(pause) = self.idle.admit(self, pause)
                 {
                     wait_to_end(Some(pause));
                 }
@@ -264,7 +264,7 @@ impl Pool {
                 state.threads -= 1;
                 drop(state);
                 // The lobby stays open until the last of them is gone.
-                self.lobby.look();
+                self.idle.wake();
                 return;
             } else {
                 state.idle += 1;

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use crc::{CRC_32_ISCSI, Crc};
 use ppp::{v1, v2};
 
-use super::extent::{FIXED, LINE, SIGNATURE};
+use super::length::{FIXED, LINE, SIGNATURE};
 use crate::{Address, UnixAddress};
 
 /// What a trusted proxy has said about a connection; see
@@ -22,7 +22,7 @@ pub struct ProxyHeader {
 /// Why a connection of a trusted proxy has no PROXY header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum BadProxyHeader {
+pub enum ProxyHeaderError {
     /// It begins with something else. Does the proxy send one (`send-proxy-v2`)?
     #[error("it begins with something else")]
     Missing,
@@ -43,7 +43,7 @@ pub enum BadProxyHeader {
     Checksum,
 }
 
-impl BadProxyHeader {
+impl ProxyHeaderError {
     /// All of them by numbers: how a forked child tells its parent.
     pub(crate) fn numbered(number: i32) -> Option<Self> {
         Some(match number {
@@ -102,7 +102,7 @@ impl ProxyHeader {
     }
 
     /// Decodes a header of either version that is whole.
-    pub(super) fn decode(bytes: &[u8], proxy: &Address) -> Result<Self, BadProxyHeader> {
+    pub(super) fn decode(bytes: &[u8], proxy: &Address) -> Result<Self, ProxyHeaderError> {
         let (addresses, extensions) = if bytes.starts_with(SIGNATURE) {
             block(bytes)?
         } else {
@@ -118,7 +118,7 @@ impl ProxyHeader {
 
 type Addresses = Option<(Address, Address)>;
 
-fn line(bytes: &[u8]) -> Result<Addresses, BadProxyHeader> {
+fn line(bytes: &[u8]) -> Result<Addresses, ProxyHeaderError> {
     // What follows this word is ignored, whatever it is.
     if let Some(b" " | b"\r") = bytes
         .strip_prefix(b"PROXY UNKNOWN")
@@ -128,9 +128,9 @@ fn line(bytes: &[u8]) -> Result<Addresses, BadProxyHeader> {
     }
     // Numbers are digits: the parsers of the standard library take a sign as well.
     if !bytes.starts_with(LINE) || bytes.contains(&b'+') {
-        return Err(BadProxyHeader::Malformed);
+        return Err(ProxyHeaderError::Malformed);
     }
-    let header = v1::Header::try_from(bytes).map_err(|_| BadProxyHeader::Malformed)?;
+    let header = v1::Header::try_from(bytes).map_err(|_| ProxyHeaderError::Malformed)?;
     Ok(match header.addresses {
         v1::Addresses::Unknown => None,
         v1::Addresses::Tcp4(pair) => Some((
@@ -144,12 +144,12 @@ fn line(bytes: &[u8]) -> Result<Addresses, BadProxyHeader> {
     })
 }
 
-fn block(bytes: &[u8]) -> Result<(Addresses, &[u8]), BadProxyHeader> {
+fn block(bytes: &[u8]) -> Result<(Addresses, &[u8]), ProxyHeaderError> {
     // LOCAL: the addresses are to be ignored, even their family, and the parser does not.
     if bytes.get(SIGNATURE.len()) == Some(&0x20) {
         return Ok((None, lenient(bytes)?));
     }
-    let header = v2::Header::try_from(bytes).map_err(|_| BadProxyHeader::Malformed)?;
+    let header = v2::Header::try_from(bytes).map_err(|_| ProxyHeaderError::Malformed)?;
     let addresses = match header.addresses {
         _ if header.protocol == v2::Protocol::Unspecified => None,
         v2::Addresses::Unspecified => None,
@@ -169,13 +169,13 @@ fn block(bytes: &[u8]) -> Result<(Addresses, &[u8]), BadProxyHeader> {
     let begin = FIXED + header.addresses.len();
     Ok((
         addresses,
-        checked(bytes, begin)?.ok_or(BadProxyHeader::Malformed)?,
+        checked(bytes, begin)?.ok_or(ProxyHeaderError::Malformed)?,
     ))
 }
 
 /// The extensions of a header without addresses. What stands in their place is anybody's guess, and
 /// no reason to refuse the connection.
-fn lenient(bytes: &[u8]) -> Result<&[u8], BadProxyHeader> {
+fn lenient(bytes: &[u8]) -> Result<&[u8], ProxyHeaderError> {
     let addresses = match bytes.get(FIXED - 3).map(|family| family >> 4) {
         Some(1) => 12,
         Some(2) => 36,
@@ -187,7 +187,7 @@ fn lenient(bytes: &[u8]) -> Result<&[u8], BadProxyHeader> {
 
 /// The extensions from here on, with their checksum verified if there is one; `None` if these are
 /// none.
-fn checked(header: &[u8], begin: usize) -> Result<Option<&[u8]>, BadProxyHeader> {
+fn checked(header: &[u8], begin: usize) -> Result<Option<&[u8]>, ProxyHeaderError> {
     const CRC32C: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
     let Some(bytes) = header.get(begin..) else {
         return Ok(None);
@@ -211,7 +211,7 @@ fn checked(header: &[u8], begin: usize) -> Result<Option<&[u8]>, BadProxyHeader>
         digest.update(&[0; 4]);
         digest.update(header.get(at + 4..).unwrap_or_default());
         if sum != digest.finalize().to_be_bytes() {
-            return Err(BadProxyHeader::Checksum);
+            return Err(ProxyHeaderError::Checksum);
         }
     }
     Ok(Some(bytes))

@@ -3,21 +3,21 @@
 //! Source of all facts here is
 //! [the specification](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt).
 
-mod extent;
 mod header;
-mod read;
+mod length;
+mod reader;
 #[cfg(test)]
 mod tests;
 
 use std::time::{Duration, Instant};
 
-pub use header::{BadProxyHeader, ProxyHeader};
+pub use header::{ProxyHeader, ProxyHeaderError};
 
-use super::{Heard, is_over};
-use crate::server::{End, Record};
+use super::{PreambleProgress, is_over};
+use crate::server::{Outcome, RequestGuard};
 use crate::timeouts::earliest;
-use crate::{Address, BindError, Connection, EndReason, Network, Refusal};
-use read::{Fault, Reading};
+use crate::{Address, BindError, Connection, EndReason, Network, Rejection};
+use reader::{Fault, Reading};
 
 /// Whom to believe about who a connection's client is: proxies that speak the
 /// [PROXY protocol](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt), version 1 or 2,
@@ -25,7 +25,7 @@ use read::{Fault, Reading};
 /// balancers of clouds. See [`Builder::proxy_protocol`](crate::Builder::proxy_protocol).
 ///
 /// * **Trusted peers** must begin with a header. One that does not is closed, before a handler is
-///   made, and told as [`Refusal::ProxyHeader`]. If it closes without a word, as a check whether the
+///   made, and told as [`Rejection::ProxyHeader`]. If it closes without a word, as a check whether the
 ///   port is open does, it has just [gone](EndReason::PeerGone).
 /// * **All others** are served as they are. What they send is the handler's, even if it looks like
 ///   a header: nobody can pretend to be somebody else.
@@ -45,10 +45,10 @@ use read::{Fault, Reading};
 /// is room for. [`verify_request`](crate::Builder::verify_request) is called before, and sees the proxy.
 ///
 /// Under [`Forking`](crate::Forking) the child learns of the client: in the parent,
-/// [`Controller::live`](crate::Controller::live) and the event `Ended` show the proxy. Rules hold for
+/// [`ServerHandle::live`](crate::ServerHandle::live) and the event `Ended` show the proxy. Rules hold for
 /// clients, but limits by peer cannot, as no child knows of the others: binding with both fails. A
 /// set of limits by peer that comes later, by
-/// [`set_admission`](crate::Controller::set_admission), has no effect on clients of proxies there.
+/// [`set_admission`](crate::ServerHandle::set_admission), has no effect on clients of proxies there.
 ///
 /// ```
 /// use socketserver::{Connection, ProxyProtocol, ThreadingTcpServer, handler_fn};
@@ -143,52 +143,58 @@ impl ProxyProtocol {
 
 /// A trusted proxy says who its client is, and then it is decided about the client.
 #[derive(Default)]
-pub(super) struct Introduction {
+pub(super) struct ProxyHeaderStep {
     since: Option<Instant>,
     reading: Reading,
 }
 
-impl Introduction {
-    pub(super) fn go_on(
+impl ProxyHeaderStep {
+    pub(super) fn advance(
         &mut self,
         conn: &mut Connection,
-        record: &mut Record,
-    ) -> Result<Heard, End> {
+        record: &mut RequestGuard,
+    ) -> Result<PreambleProgress, Outcome> {
         let shared = record.shared().clone();
         let Some(proxy) = &shared.preamble.proxy else {
-            return Ok(Heard::All);
+            return Ok(PreambleProgress::Complete);
         };
         // Once it is introduced, it is the client whose address is known.
         if conn.proxy_header().is_some() || !proxy.trusts(conn.peer_addr()) {
-            return Ok(Heard::All);
+            return Ok(PreambleProgress::Complete);
         }
         let since = *self.since.get_or_insert_with(Instant::now);
         let until = earliest(since.checked_add(proxy.timeout), conn.deadline());
-        match self.reading.go_on(conn.socket(), conn.peer_addr()) {
-            Ok(Some(header)) => introduce(header, conn, record).map(|()| Heard::All),
-            Ok(None) if is_over(until) => {
-                Err(End::Refused(Refusal::ProxyHeader(BadProxyHeader::TimedOut)))
+        match self.reading.advance(conn.socket(), conn.peer_addr()) {
+            Ok(Some(header)) => {
+                introduce(header, conn, record).map(|()| PreambleProgress::Complete)
             }
-            Ok(None) => Ok(Heard::Part {
+            Ok(None) if is_over(until) => Err(Outcome::Rejected(Rejection::ProxyHeader(
+                ProxyHeaderError::TimedOut,
+            ))),
+            Ok(None) => Ok(PreambleProgress::Incomplete {
                 until,
-                is_silent: !self.reading.has_begun(),
+                has_sent_nothing: !self.reading.has_begun(),
             }),
-            Err(Fault::Bad(bad)) => Err(End::Refused(Refusal::ProxyHeader(bad))),
-            Err(Fault::Gone) => Err(End::Ended(match conn.socket().cut() {
+            Err(Fault::Bad(bad)) => Err(Outcome::Rejected(Rejection::ProxyHeader(bad))),
+            Err(Fault::Gone) => Err(Outcome::Ended(match conn.socket().cut() {
                 Some(cut) => cut.into(),
-                None => EndReason::PeerGone,
+                None => EndReason::Disconnected,
             })),
         }
     }
 }
 
-fn introduce(header: ProxyHeader, conn: &mut Connection, record: &mut Record) -> Result<(), End> {
+fn introduce(
+    header: ProxyHeader,
+    conn: &mut Connection,
+    record: &mut RequestGuard,
+) -> Result<(), Outcome> {
     conn.set_proxied(header);
     if let Some(header) = conn.proxy_header() {
         record.set_proxied(conn.peer_addr(), header.proxy());
         if let Some(client) = header.client() {
-            let ticket = record.shared().admission.admit_client(client);
-            record.set_ticket(ticket.map_err(End::Refused)?);
+            let permit = record.shared().admission.admit_client(client);
+            record.set_ticket(permit.map_err(Outcome::Rejected)?);
         }
     }
     Ok(())

@@ -6,8 +6,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use super::extent::{Extent, SIGNATURE, extent};
-use super::header::{BadProxyHeader, ProxyHeader};
+use super::header::{ProxyHeader, ProxyHeaderError};
+use super::length::{Extent, SIGNATURE, extent};
 use crate::Address;
 
 /// What HAProxy 2.6 sends with `send-proxy-v2 proxy-v2-options crc32c,unique-id`.
@@ -97,7 +97,7 @@ fn proxy() -> Address {
     Address::Inet("127.0.0.1:1".parse().unwrap())
 }
 
-fn decode(bytes: &[u8]) -> Result<ProxyHeader, BadProxyHeader> {
+fn decode(bytes: &[u8]) -> Result<ProxyHeader, ProxyHeaderError> {
     match extent(bytes)? {
         Extent::Whole(length) if length == bytes.len() => ProxyHeader::decode(bytes, &proxy()),
         other => panic!("{other:?} of {}", bytes.escape_ascii()),
@@ -133,7 +133,7 @@ fn they_end_where_they_end() {
 
 #[test]
 fn lines_that_are_none() {
-    use BadProxyHeader::{Malformed, Missing, TooLong};
+    use ProxyHeaderError::{Malformed, Missing, TooLong};
     let too_long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(92));
     assert_eq!(too_long.len(), 108);
     for (line, fault) in [
@@ -171,7 +171,7 @@ fn lines_that_are_none() {
 
 #[test]
 fn blocks_that_are_none() {
-    use BadProxyHeader::{Malformed, TooLong};
+    use ProxyHeaderError::{Malformed, TooLong};
     let v4 = [1; 12];
     let cut_short = [&v4[..], &[0xe0, 0, 9, 1]].concat();
     let no_length = [&v4[..], &[0xe0, 0]].concat();
@@ -211,14 +211,14 @@ fn extensions_are_there_and_the_checksum_is_checked() {
         let mut damaged = WITH_CHECKSUM.to_vec();
         damaged[at] ^= 0x10;
         let fault = decode(&damaged).unwrap_err();
-        assert_eq!(fault, BadProxyHeader::Checksum, "byte {at}");
+        assert_eq!(fault, ProxyHeaderError::Checksum, "byte {at}");
     }
     // One that is not four bytes long is wrong as well, without addresses too.
     for value in [&[][..], &[0; 3], &[0; 5]] {
         let length = u8::try_from(value.len()).unwrap();
         let block = [&[ProxyHeader::CRC32C, 0, length], value].concat();
         let bytes = v2(0x20, 0, &block);
-        assert_eq!(decode(&bytes).unwrap_err(), BadProxyHeader::Checksum);
+        assert_eq!(decode(&bytes).unwrap_err(), ProxyHeaderError::Checksum);
     }
 }
 

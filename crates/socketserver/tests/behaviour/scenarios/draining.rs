@@ -146,7 +146,7 @@ pub fn a_close_is_a_drain(cell: Combination) {
     serving.answers(&mut client, "last one");
     let report = serving.tells("closed");
     assert!(
-        report.contains("queued: 1, finished: 1, refused: 0, cut: 0"),
+        report.contains("queued: 1, finished: 1, refused: 0, cancelled: 0"),
         "{report}"
     );
     serving.frees_its_address();
@@ -162,7 +162,7 @@ pub fn a_close_leaves_a_stuck_handler_behind(cell: Combination) {
     let report = serving.tells("closed");
     let abandoned = usize::from(!cell.is_forking());
     assert!(
-        report.contains(&format!("cut: 1, abandoned: {abandoned}")),
+        report.contains(&format!("cancelled: 1, abandoned: {abandoned}")),
         "{report}"
     );
     serving.quits();

@@ -23,7 +23,7 @@ pub fn a_peer_that_goes_away_is_no_error(cell: Combination) {
     let reason = if cell.is_forking() {
         "completed"
     } else {
-        "peer gone"
+        "disconnected"
     };
     serving.tells(&format!("ended 1 {reason}"));
     assert_eq!(serving.count("handle_error"), 0, "{}", serving.journal());

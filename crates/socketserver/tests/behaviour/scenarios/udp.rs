@@ -121,7 +121,7 @@ pub fn low_ports_are_refused_before_a_handler_is_made(cell: Combination) {
     low.send_to(b"hello", address(&serving)).unwrap();
     assert_eq!(low.recv(&mut [0; 9]).unwrap(), 5, "welcome by default");
 
-    let serving = Serving::start(cell, Options::default().set("refuse_low_ports"));
+    let serving = Serving::start(cell, Options::default().set("reject_low_ports"));
     low.send_to(b"hello", address(&serving)).unwrap();
     serving.tells("refused 1 source port below 1024");
     serving.serves();

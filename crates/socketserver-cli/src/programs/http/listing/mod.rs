@@ -20,9 +20,9 @@ use socketserver::Result;
 use socketserver::greenroom::unblock;
 use socketserver::http::{HeaderValue, Method, Problem, Request, Response, StatusCode, header};
 
-use super::page as pages;
-use super::path::Target;
-use super::root::Tree;
+use super::document_root::Tree;
+use super::html as pages;
+use super::request_path::Target;
 use names::{Names, Place};
 use page::Pieces;
 use turns::Turns;

@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{Dir, FileType, Stat};
 
-use crate::programs::http::path::is_hidden;
-use crate::programs::http::root::{Tree, kind};
+use crate::programs::http::document_root::{Tree, kind};
+use crate::programs::http::request_path::is_hidden;
 
 /// How many names a list may have. Each costs a look at its file.
 pub(super) const MOST: usize = 10_000;

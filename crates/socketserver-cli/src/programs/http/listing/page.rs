@@ -9,8 +9,8 @@ use socketserver::greenroom;
 
 use super::names::{MOST, Named, Names};
 use super::unread::Unread;
-use crate::programs::http::page::{self, Escaped};
-use crate::programs::http::path::{Target, encode};
+use crate::programs::http::html::{self, Escaped};
+use crate::programs::http::request_path::{Target, encode};
 
 /// The whole page of a short list.
 pub(super) fn whole(target: &Target, names: &Names) -> String {
@@ -80,7 +80,7 @@ impl Read for Pieces {
 }
 
 fn beginning(target: &Target) -> String {
-    let mut out = page::beginning(&title(target));
+    let mut out = html::beginning(&title(target));
     out += "<h1>";
     // Each directory on the way is a link, written from here: "./" is this one, "../" the one above.
     let depth = target.names().len();
@@ -140,7 +140,7 @@ fn row(out: &mut String, named: Named<'_>) {
 
 fn end(names: &Names) -> String {
     let summary = summary(names);
-    format!("</tbody>\n</table>\n<p>{summary}</p>\n{}", page::END)
+    format!("</tbody>\n</table>\n<p>{summary}</p>\n{}", html::END)
 }
 
 fn summary(names: &Names) -> String {

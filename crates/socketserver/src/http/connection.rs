@@ -1,0 +1,493 @@
+//! From requests on a connection to calls of a handler, and back.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ::http::{HeaderValue, Method, StatusCode};
+
+use super::handler::HandlerFn;
+use super::head::{HeadReader, Took};
+use super::problem::problem;
+use super::request_body::RequestBody;
+use super::response_writer::{Progress, ResponseContext, send};
+use super::{Handler, HttpLimits, Problem, Request, RequestHead, Response};
+use crate::timeouts::{earliest, timed_out};
+use crate::user_code::{HandlerErrorKind, catch_panic, resume};
+use crate::{Address, Connection, EndReason, RequestHandler, RequestId, Result};
+
+type ErrorPage = dyn Fn(&Problem) -> Response + Send + Sync;
+type OnResponse = dyn Fn(&RequestLog<'_>) + Send + Sync;
+
+/// HTTP/1.1 on connections: makes a factory for a server out of one for [`Handler`]s.
+///
+/// ```
+/// use socketserver::http::{Http, Request, Response};
+/// use socketserver::ThreadingTcpServer;
+///
+/// let hello = Http::new().handler_fn(|request: &mut Request<'_>| {
+///     Ok(Response::text(format!("you have asked for {}\n", request.path())))
+/// });
+/// let server = ThreadingTcpServer::bind("127.0.0.1:0", hello)?;
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Http {
+    limits: HttpLimits,
+    keep_alive: bool,
+    server: Option<HeaderValue>,
+    error_page: Option<Arc<ErrorPage>>,
+    on_response: Option<Arc<OnResponse>>,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            limits: HttpLimits::default(),
+            keep_alive: true,
+            server: None,
+            error_page: None,
+            on_response: None,
+        }
+    }
+}
+
+impl Http {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How much of a request is taken.
+    #[must_use]
+    pub fn limits(mut self, limits: HttpLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Whether a connection is kept for further requests, which is the default. A sequential server
+    /// serves nobody else meanwhile, and is better off without.
+    #[must_use]
+    pub fn keep_alive(mut self, keep: bool) -> Self {
+        self.keep_alive = keep;
+        self
+    }
+
+    /// What answers say that the server is. By default they say nothing.
+    #[must_use]
+    pub fn server_name(mut self, name: HeaderValue) -> Self {
+        self.server = Some(name);
+        self
+    }
+
+    /// Makes the answer to a request that is refused, in place of a line of text. Its status is set
+    /// afterwards. It must not fail.
+    #[must_use]
+    pub fn error_page(
+        mut self,
+        page: impl Fn(&Problem) -> Response + Send + Sync + 'static,
+    ) -> Self {
+        self.error_page = Some(Arc::new(page));
+        self
+    }
+
+    /// Told of each request and its answer, after that has been sent, on the worker that has served
+    /// it: an access log.
+    #[must_use]
+    pub fn on_response(mut self, call: impl Fn(&RequestLog<'_>) + Send + Sync + 'static) -> Self {
+        self.on_response = Some(Arc::new(call));
+        self
+    }
+
+    /// The factory for a server, out of one that makes a [`Handler`] for each connection.
+    pub fn handler<F, H>(
+        self,
+        factory: F,
+    ) -> impl Fn() -> HttpHandler<H> + Clone + Send + Sync + 'static
+    where
+        F: Fn() -> H + Clone + Send + Sync + 'static,
+        H: Handler,
+    {
+        let http = Arc::new(self);
+        move || HttpHandler {
+            handler: factory(),
+            http: http.clone(),
+            has_waited: false,
+            begun: None,
+            upgraded: None,
+        }
+    }
+
+    /// The same, for a handler that is only a function.
+    pub fn handler_fn<G>(
+        self,
+        respond: G,
+    ) -> impl Fn() -> HttpHandler<HandlerFn<G>> + Clone + Send + Sync + 'static
+    where
+        G: Fn(&mut Request<'_>) -> Result<Response> + Send + Sync + 'static,
+    {
+        let respond = Arc::new(respond);
+        self.handler(move || HandlerFn(respond.clone()))
+    }
+
+    fn page(&self, problem: &Problem) -> Response {
+        let page = self.error_page.as_ref();
+        let page = page.and_then(|page| catch_panic(|| page(problem)).ok());
+        let mut page = page.unwrap_or_else(|| problem.into());
+        page.status = problem.status();
+        page.headers
+            .extend(problem.headers().cloned().unwrap_or_default());
+        page
+    }
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http")
+            .field("limits", &self.limits)
+            .field("keep_alive", &self.keep_alive)
+            .field("server", &self.server)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request and what became of it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct RequestLog<'a> {
+    /// The number of the connection.
+    pub id: RequestId,
+    /// The client.
+    pub peer: &'a Address,
+    /// The request; `None` if it could not be understood.
+    pub request: Option<&'a RequestHead>,
+    /// What was answered.
+    pub status: StatusCode,
+    /// How many bytes of the answer's body were sent.
+    pub sent: u64,
+    /// Whether the client has all of the answer, as far as this server can tell.
+    pub is_complete: bool,
+    /// How long it took, from the end of the head to the end of the answer.
+    pub elapsed: Duration,
+}
+
+/// Serves the requests of one connection; made by [`Http::handler`].
+///
+/// It answers one request in each call of [`handle`](RequestHandler::handle), and
+/// [keeps the connection](Connection::suspend_until_readable) before, in between, and while a head arrives: one that waits for
+/// its client to ask holds neither a thread of a pool nor a stack. When the server drains, answers say that they are the last.
+pub struct HttpHandler<H> {
+    handler: H,
+    http: Arc<Http>,
+    /// It was called before.
+    has_waited: bool,
+    /// A part of a head has arrived.
+    begun: Option<Box<Begun>>,
+    /// Who has the connection once it was upgraded.
+    upgraded: Option<Box<dyn RequestHandler<Connection>>>,
+}
+
+impl<H: Handler> RequestHandler<Connection> for HttpHandler<H> {
+    fn handle(&mut self, conn: &mut Connection) -> Result {
+        if let Some(upgraded) = &mut self.upgraded {
+            return upgraded.handle(conn);
+        }
+        conn.set_disposable(true);
+        if !std::mem::replace(&mut self.has_waited, true) && is_silent(conn) {
+            // Browsers connect before they know what to ask. Until then it holds no worker, and is not
+            // waited for by a drain.
+            conn.suspend_until_readable();
+            return Ok(());
+        }
+        let Some(head) = self.read_or_end(conn)? else {
+            return Ok(());
+        };
+        match self.serve(conn, &head)? {
+            Next::End => {}
+            Next::Request => conn.suspend_until_readable(),
+            Next::Upgrade(mut upgraded) => {
+                conn.set_disposable(false);
+                // If this fails it is dropped here, without a `finish`.
+                upgraded.setup(conn)?;
+                return self.upgraded.insert(upgraded).handle(conn);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, conn: &mut Connection) -> Result {
+        match &mut self.upgraded {
+            Some(upgraded) => upgraded.finish(conn),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A head whose rest is to come. Meanwhile the connection holds no worker, as if it was silent.
+struct Begun {
+    reader: HeadReader,
+    since: Instant,
+    parked: Instant,
+}
+
+/// How a connection goes on after an answer.
+enum Next {
+    End,
+    Request,
+    Upgrade(Box<dyn RequestHandler<Connection>>),
+}
+
+impl Next {
+    fn request(may_follow: bool) -> Self {
+        if may_follow { Self::Request } else { Self::End }
+    }
+}
+
+impl<H: Handler> HttpHandler<H> {
+    /// Reads a head, in a drain also one that has arrived while the end of input was read: that end is
+    /// this server's, and the client may not know of it yet.
+    fn read_or_end(&mut self, conn: &mut Connection) -> Result<Option<RequestHead>> {
+        let head = self.read(conn)?;
+        // Nothing follows a request that was refused, or a part of one.
+        let is_end = head.is_none() && conn.has_ended() && conn.verdict().is_none();
+        let is_late = is_end && conn.server().is_draining() && conn.socket().has_input();
+        match is_late {
+            true => self.read(conn),
+            false => Ok(head),
+        }
+    }
+
+    /// Reads a head; `None` if there is none, or it was refused, or the rest of it is to come: then the
+    /// connection is kept until it does.
+    fn read(&mut self, conn: &mut Connection) -> Result<Option<RequestHead>> {
+        let limits = &self.http.limits;
+        let deadline = conn.deadline();
+        let until = |since: Instant| {
+            let end = limits
+                .header_read_timeout
+                .and_then(|time| since.checked_add(time));
+            earliest(deadline, end)
+        };
+        let is_late = conn.take_timer_wakeup() && !conn.has_something();
+        let (mut reader, mut since) = match self.begun.take() {
+            Some(begun) => {
+                conn.end_rest();
+                conn.has_waited(begun.parked.elapsed());
+                conn.set_deadline(until(begun.since));
+                (begun.reader, Some(begun.since))
+            }
+            None => (HeadReader::default(), None),
+        };
+        let read = if is_late {
+            Err(timed_out())
+        } else {
+            reader.read(conn, limits, |conn| {
+                conn.begin_message();
+                if since.is_none() {
+                    let now = Instant::now();
+                    conn.set_deadline(until(now));
+                    since = Some(now);
+                }
+                conn.has_something()
+            })
+        };
+        if let (Ok(Took::Part), Some(since)) = (&read, since) {
+            let parked = conn.rest_within_message();
+            conn.set_deadline(deadline);
+            self.begun = Some(Box::new(Begun {
+                reader,
+                since,
+                parked,
+            }));
+            return Ok(None);
+        }
+        conn.end_message();
+        conn.set_deadline(deadline);
+        let error = match read {
+            Ok(Took::Head(head)) => return Ok(Some(head)),
+            Ok(Took::End | Took::Part) => return Ok(None),
+            Err(error) => error,
+        };
+        if let Some(problem) = Problem::of(&error) {
+            conn.ends_as(EndReason::ProtocolError);
+            self.refuse(conn, None, problem);
+            return Ok(None);
+        }
+        if since.is_some() && error.kind() == io::ErrorKind::TimedOut {
+            let too_slow = problem(
+                StatusCode::REQUEST_TIMEOUT,
+                "the request takes too long to arrive",
+            );
+            self.refuse(conn, None, &too_slow);
+        }
+        Err(error.into())
+    }
+
+    /// Answers one request, and says what may follow.
+    fn serve(&mut self, conn: &mut Connection, head: &RequestHead) -> Result<Next> {
+        let began = Instant::now();
+        let http = self.http.clone();
+        let expects_continue = match head.expects_continue() {
+            Ok(expects) => expects,
+            Err(problem) => {
+                self.refuse(conn, Some(head), &problem);
+                return Ok(Next::End);
+            }
+        };
+        let mut incoming = RequestBody::new(head.framing(), expects_continue, &http.limits);
+        let answered = catch_panic(|| {
+            self.handler
+                .respond(&mut Request::new(head, &mut incoming, conn))
+        });
+        conn.end_message();
+        let (response, failure) = match answered {
+            Ok(Ok(response)) if is_tunnel(head, &response) => (http.page(&NO_TUNNEL), None),
+            Ok(Ok(response)) => (response, None),
+            Ok(Err(error)) => match incoming.failure().or(error.downcast_ref()) {
+                Some(problem) => (http.page(problem), None),
+                // There is nobody to be told anything.
+                None if is_gone(conn) => return Err(error),
+                None => (
+                    http.page(&FAILED).close(),
+                    Some(HandlerErrorKind::Error(error)),
+                ),
+            },
+            Err(panic) => (http.page(&FAILED).close(), Some(panic)),
+        };
+        if let Some(problem) = incoming.failure() {
+            conn.ends_as(match problem.status() {
+                StatusCode::REQUEST_TIMEOUT => EndReason::TimedOut,
+                _ => EndReason::ProtocolError,
+            });
+        }
+        let (mut response, failure) = match response.not_final() {
+            Some(error) => (http.page(&FAILED).close(), failure.or(Some(error))),
+            None => (response, failure),
+        };
+        let mut upgrade = response.upgrade.take();
+        if let Some(Err(problem)) = upgrade.as_ref().map(|up| up.check(head, &incoming)) {
+            (response, upgrade) = (http.page(&problem), None);
+        }
+        let stays = http.keep_alive
+            && head.wants_to_stay()
+            // What it has sent ahead is for the tunnel, and not for this server.
+            && *head.method() != Method::CONNECT
+            && !response.closes
+            && incoming.failure().is_none()
+            // It may send the body now, or not: nobody knows what comes next.
+            && !incoming.expects_continue()
+            && incoming.length().is_none_or(|left| left <= http.limits.max_discard)
+            && !conn.server().is_lame()
+            && !conn.server().is_draining();
+        let sent = self.answer(
+            conn,
+            Some(head),
+            response,
+            stays || upgrade.is_some(),
+            began,
+        );
+        // The first failure is what it is about.
+        match (failure, sent) {
+            (Some(cause), _) | (None, Err(cause)) => resume(cause),
+            (None, Ok(true)) if !incoming.is_done() => {
+                conn.begin_message();
+                let is_done = incoming.discard(conn, http.limits.max_discard);
+                conn.end_message();
+                Ok(Next::request(is_done?))
+            }
+            (None, Ok(stays)) => Ok(match upgrade {
+                Some(upgrade) => Next::Upgrade(upgrade.handler),
+                None => Next::request(stays),
+            }),
+        }
+    }
+
+    /// Answers a request that is not served, and after which the connection is closed.
+    fn refuse(&self, conn: &mut Connection, head: Option<&RequestHead>, problem: &Problem) {
+        let page = self.http.page(problem);
+        // If it does not arrive, there is nobody who minds.
+        let _ = self.answer(conn, head, page, false, Instant::now());
+    }
+
+    /// Sends an answer, and says whether the connection is there for another one.
+    fn answer(
+        &self,
+        conn: &mut Connection,
+        head: Option<&RequestHead>,
+        response: Response,
+        stays: bool,
+        began: Instant,
+    ) -> Result<bool, HandlerErrorKind> {
+        let mut to = ResponseContext::new(head, stays, self.http.server.as_ref());
+        let is_unframed = to.ends_with_connection(&response);
+        to.stays &= !is_unframed;
+        let mut status = response.status;
+        let mut progress = Progress::default();
+        let sent = match catch_panic(|| send(conn, &to, response, &mut progress)) {
+            Ok(sent) => sent.map_err(HandlerErrorKind::Error),
+            Err(panic) => Err(panic),
+        };
+        if sent.is_err() && !is_gone(conn) {
+            if !progress.has_begun {
+                status = FAILED.status();
+                to.stays = false;
+                let page = self.http.page(&FAILED);
+                let _ = catch_panic(|| send(conn, &to, page, &mut progress));
+            } else if is_unframed {
+                // Its end would be taken for the end of the answer.
+                conn.socket().reset();
+            }
+        }
+        if let Some(call) = &self.http.on_response {
+            let exchange = RequestLog {
+                id: conn.id(),
+                peer: conn.peer_addr(),
+                request: head,
+                status,
+                sent: progress.body,
+                is_complete: sent.is_ok(),
+                elapsed: began.elapsed(),
+            };
+            if let Err(cause) = catch_panic(|| call(&exchange)) {
+                tracing::error!(%cause, "on_response has failed");
+            }
+        }
+        sent.map(|()| to.stays)
+    }
+}
+
+const FAILED: Problem = problem(
+    StatusCode::INTERNAL_SERVER_ERROR,
+    "the server has failed to answer; its log says why",
+);
+
+const NO_TUNNEL: Problem = problem(
+    StatusCode::NOT_IMPLEMENTED,
+    "this server opens no tunnels to others",
+);
+
+/// Behind a success the connection would be a tunnel, and not ours (RFC 9110, 9.3.6). A handler that
+/// answers any method has not meant that.
+fn is_tunnel(head: &RequestHead, response: &Response) -> bool {
+    *head.method() == Method::CONNECT && response.status_code().is_success()
+}
+
+/// Whether it is to be waited for that somebody who has connected says something. In a drain it is
+/// done by reading, as a pause would end at once: he has come to be served.
+fn is_silent(conn: &mut Connection) -> bool {
+    !conn.server().is_draining() && !conn.has_buffered() && !conn.socket().has_input()
+}
+
+fn is_gone(conn: &Connection) -> bool {
+    conn.socket().is_disconnected() || conn.socket().is_cancelled()
+}
+
+impl<H> fmt::Debug for HttpHandler<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpHandler")
+            .field("http", &self.http)
+            .finish_non_exhaustive()
+    }
+}

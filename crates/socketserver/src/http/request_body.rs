@@ -1,0 +1,165 @@
+//! What is still to come of a request: its body, whichever way it is framed.
+
+use std::io::{self, BufRead};
+
+use ::http::{HeaderMap, StatusCode};
+
+use super::HttpLimits;
+use super::body_length::BodyLength;
+use super::chunked::Chunks;
+use super::problem::{Problem, bad, problem};
+
+/// A body without the stream that it comes from.
+#[derive(Debug)]
+pub(super) struct RequestBody {
+    rest: Rest,
+    /// What may still be taken.
+    allowed: u64,
+    trailers: HeaderMap,
+    /// Why it cannot be read on.
+    failure: Option<Problem>,
+    /// The client may wait for `100 Continue` before it sends any of it.
+    expects_continue: bool,
+}
+
+#[derive(Debug)]
+enum Rest {
+    Length(u64),
+    Chunked(Box<Chunks>),
+}
+
+impl RequestBody {
+    pub fn new(framing: BodyLength, expects_continue: bool, limits: &HttpLimits) -> Self {
+        let rest = match framing {
+            BodyLength::Length(length) => Rest::Length(length),
+            BodyLength::Chunked => Rest::Chunked(Box::new(Chunks::new(limits))),
+        };
+        let mut incoming = Self {
+            rest,
+            allowed: limits.body,
+            trailers: HeaderMap::new(),
+            failure: None,
+            expects_continue: false,
+        };
+        incoming.expects_continue = expects_continue && !incoming.is_done();
+        incoming
+    }
+
+    pub fn limit(&mut self, bytes: u64) {
+        self.allowed = bytes;
+    }
+
+    /// How long the rest is, if that is known.
+    pub fn length(&self) -> Option<u64> {
+        match &self.rest {
+            Rest::Length(left) => Some(*left),
+            Rest::Chunked(chunks) => chunks.is_done().then_some(0),
+        }
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.length() == Some(0)
+    }
+
+    pub fn failure(&self) -> Option<&Problem> {
+        self.failure.as_ref()
+    }
+
+    pub fn trailers(&self) -> &HeaderMap {
+        &self.trailers
+    }
+
+    /// Whether the client waits for a word; and that it was given.
+    pub fn take_awaited(&mut self) -> bool {
+        std::mem::take(&mut self.expects_continue)
+    }
+
+    pub fn expects_continue(&self) -> bool {
+        self.expects_continue
+    }
+
+    /// Refuses what is known to be too long before any of it is sent.
+    pub fn check_length(&mut self) -> io::Result<()> {
+        if let Some(problem) = &self.failure {
+            return Err(problem.clone().into());
+        }
+        match self.length() {
+            Some(length) if length > self.allowed => {
+                let problem = problem(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "the body is longer than is taken here",
+                );
+                self.failure = Some(problem.clone());
+                Err(problem.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads some of it; 0 is the end. What has failed does so again.
+    pub fn read(&mut self, from: &mut impl BufRead, into: &mut [u8]) -> io::Result<usize> {
+        self.check_length()?;
+        if into.is_empty() || self.is_done() {
+            return Ok(0);
+        }
+        match self.step(from, into) {
+            Ok(n) => {
+                self.allowed -= n as u64;
+                Ok(n)
+            }
+            Err(error) => {
+                self.failure = cause(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn step(&mut self, from: &mut impl BufRead, into: &mut [u8]) -> io::Result<usize> {
+        match &mut self.rest {
+            Rest::Length(left) => {
+                let most = usize::try_from(*left).unwrap_or(usize::MAX).min(into.len());
+                let n = from.read(&mut into[..most])?;
+                if n == 0 {
+                    return Err(bad("the body ended before it was complete").into());
+                }
+                *left -= n as u64;
+                Ok(n)
+            }
+            Rest::Chunked(chunks) => {
+                let n = chunks.read(from, into, self.allowed)?;
+                if chunks.is_done() {
+                    self.trailers = chunks.trailers()?;
+                }
+                Ok(n)
+            }
+        }
+    }
+
+    /// Throws away what is left, at most so many bytes of it; whether that was all.
+    pub fn discard(&mut self, from: &mut impl BufRead, most: u64) -> io::Result<bool> {
+        self.allowed = most;
+        if self.failure.is_some() || self.length().is_some_and(|length| length > most) {
+            return Ok(false);
+        }
+        let mut scratch = [0; 4096];
+        while !self.is_done() {
+            match self.read(from, &mut scratch) {
+                Ok(_) => {}
+                Err(_) if self.failure.is_some() => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// What the client is to be told of it, if it is its fault.
+fn cause(error: &io::Error) -> Option<Problem> {
+    if let Some(problem) = Problem::of(error) {
+        return Some(problem.clone());
+    }
+    (error.kind() == io::ErrorKind::TimedOut).then_some(problem(
+        StatusCode::REQUEST_TIMEOUT,
+        "the body takes too long to arrive",
+    ))
+}

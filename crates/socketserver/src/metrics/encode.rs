@@ -1,0 +1,123 @@
+//! The text format, version 0.0.4, as it is written: what is escaped, and how figures look.
+//! <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>
+
+use std::fmt::{self, Write};
+
+/// The media type of the format.
+pub(super) const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// Text under way: families one after the other, each with its samples.
+#[derive(Default)]
+pub(super) struct Encoder(String);
+
+impl Encoder {
+    /// Begins a family. Its samples follow, and nothing else comes between them: the format has "all
+    /// lines for a given metric" as "one single group".
+    pub(super) fn family(&mut self, name: &'static str, kind: Kind, help: &str) -> Family<'_> {
+        debug_assert!(kind != Kind::Counter || name.ends_with("_total"), "{name}");
+        let _ = writeln!(self.0, "# HELP {name} {}", Escaped(help, false));
+        let _ = writeln!(self.0, "# TYPE {name} {}", kind.name());
+        Family { text: self, name }
+    }
+
+    pub(super) fn finish(self) -> String {
+        self.0
+    }
+}
+
+pub(super) struct Family<'a> {
+    text: &'a mut Encoder,
+    name: &'static str,
+}
+
+impl Family<'_> {
+    pub(super) fn sample(&mut self, labels: &[(&str, &str)], value: impl fmt::Display) {
+        self.suffixed("", labels, value);
+    }
+
+    /// A sample whose name is longer: those of histograms are.
+    pub(super) fn suffixed(
+        &mut self,
+        suffix: &str,
+        labels: &[(&str, &str)],
+        value: impl fmt::Display,
+    ) {
+        let out = &mut self.text.0;
+        let _ = write!(out, "{}{suffix}", self.name);
+        for (index, (label, value)) in labels.iter().enumerate() {
+            let before = if index == 0 { '{' } else { ',' };
+            let _ = write!(out, "{before}{label}=\"{}\"", Escaped(value, true));
+        }
+        let end = if labels.is_empty() { "" } else { "}" };
+        let _ = writeln!(out, "{end} {value}");
+    }
+}
+
+/// A figure with fractions.
+pub(super) struct Float(pub(super) f64);
+
+impl fmt::Display for Float {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == f64::INFINITY {
+            f.write_str("+Inf")
+        } else {
+            self.0.fmt(f)
+        }
+    }
+}
+
+/// Backslashes and ends of lines are escaped everywhere, quotes in values of labels only.
+struct Escaped<'a>(&'a str, bool);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for char in self.0.chars() {
+            match char {
+                '\\' => f.write_str("\\\\")?,
+                '\n' => f.write_str("\\n")?,
+                '"' if self.1 => f.write_str("\\\"")?,
+                char => f.write_char(char)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_end_a_value_or_a_line_is_escaped() {
+        let mut text = Encoder::default();
+        let mut family = text.family("a_total", Kind::Counter, "back\\slash \"and\"\nline");
+        family.sample(&[("x", "\"\\\n\u{e9}"), ("y", "")], 1);
+        family.sample(&[], Float(f64::INFINITY));
+        family.sample(&[], Float(0.001));
+        assert_eq!(
+            text.finish(),
+            "# HELP a_total back\\\\slash \"and\"\\nline\n\
+             # TYPE a_total counter\n\
+             a_total{x=\"\\\"\\\\\\n\u{e9}\",y=\"\"} 1\n\
+             a_total +Inf\n\
+             a_total 0.001\n"
+        );
+    }
+}

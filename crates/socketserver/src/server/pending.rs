@@ -1,0 +1,244 @@
+//! A request before it has a handler: what comes first is heard, and then it gets one.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::handle::{RequestGuard, Suspension};
+use super::session::{Request, Session, wait_for_input};
+#[cfg(feature = "green")]
+use super::task::RequestLabel;
+use super::task::{self, ChildSlot, Outcome, Progress, Suspended, Task, catch_stray_panic};
+use crate::event::EndReason;
+use crate::park::Park;
+use crate::preamble::{PreambleProgress, PreambleState};
+use crate::waiting::Awaited;
+use crate::{RequestHandler, RequestInfo};
+
+pub(crate) struct AcceptedRequest<R, F> {
+    pub(crate) request: R,
+    pub(crate) record: RequestGuard,
+    pub(crate) factory: Arc<F>,
+}
+
+impl<R, F, H> Task for AcceptedRequest<R, F>
+where
+    R: Request,
+    F: Fn() -> H + Send + Sync + 'static,
+    H: RequestHandler<R>,
+{
+    fn run(self: Box<Self>) -> Option<Box<dyn Suspended>> {
+        catch_stray_panic(|| begin(self, false).paused())
+    }
+
+    fn run_in_child(self) -> i32 {
+        let end = catch_stray_panic(|| Some(begin(Box::new(self), true).finish()));
+        end.map_or(1, |end| end.exit_code())
+    }
+
+    fn prepare_fork(&self) {
+        self.record.shared().preamble.prepare_fork();
+    }
+
+    fn leave_to_child(self) -> ChildSlot {
+        drop(self.request);
+        ChildSlot(self.record)
+    }
+
+    fn info(&self) -> &RequestInfo {
+        self.record.info()
+    }
+
+    #[cfg(feature = "green")]
+    fn label(&self) -> Arc<RequestLabel> {
+        self.record.label()
+    }
+}
+
+fn begin<R, F, H>(job: Box<AcceptedRequest<R, F>>, in_child: bool) -> Progress
+where
+    R: Request,
+    F: Fn() -> H + Send + Sync + 'static,
+    H: RequestHandler<R>,
+{
+    match run_preamble(job, None, in_child) {
+        Ok(session) => session.handle(),
+        Err(step) => step,
+    }
+}
+
+/// Hears what there is, and if that is all, makes the session.
+///
+/// On a stack frame of its own: what is moved around here would otherwise stay on the stack for as
+/// long as the handler runs, and a coroutine's stack should fit into a page.
+#[inline(never)]
+fn run_preamble<R, F, H>(
+    mut job: Box<AcceptedRequest<R, F>>,
+    mut steps: Option<Box<PreambleState>>,
+    in_child: bool,
+) -> Result<Box<Session<R, H>>, Progress>
+where
+    R: Request,
+    F: Fn() -> H + Send + Sync + 'static,
+    H: RequestHandler<R>,
+{
+    let heard = job.request.preamble(&mut job.record, &mut steps);
+    if let Ok(PreambleProgress::Incomplete {
+        until,
+        has_sent_nothing,
+    }) = heard
+    {
+        let arrival = Box::new(PendingRequest {
+            job,
+            steps,
+            in_child,
+            until,
+            has_sent_nothing,
+        });
+        return Err(arrival.pause());
+    }
+    let AcceptedRequest {
+        request,
+        record,
+        factory,
+    } = *job;
+    let end = match heard {
+        Err(end) => reject(request, record, in_child, end),
+        Ok(_) => match Session::begin(request, record, &*factory, in_child) {
+            Ok(session) => return Ok(session),
+            Err(end) => end,
+        },
+    };
+    Err(Progress::Done(end))
+}
+
+/// A request whose peer has to say more before there is a handler for it.
+struct PendingRequest<R, F> {
+    job: Box<AcceptedRequest<R, F>>,
+    steps: Option<Box<PreambleState>>,
+    /// The books are the parent's.
+    in_child: bool,
+    until: Option<Instant>,
+    /// It has said nothing yet: nothing is lost if a drain ends it.
+    has_sent_nothing: bool,
+}
+
+impl<R, F, H> PendingRequest<R, F>
+where
+    R: Request,
+    F: Fn() -> H + Send + Sync + 'static,
+    H: RequestHandler<R>,
+{
+    fn pause(self: Box<Self>) -> Progress {
+        let AcceptedRequest {
+            request, record, ..
+        } = &*self.job;
+        if let Some((waiting, _)) = request.waiting() {
+            waiting.begin(Awaited::Opening);
+        }
+        // Who has begun is served to the end by a drain, and takes no place in a pool meanwhile.
+        record.set_suspension(match self.has_sent_nothing {
+            true => Suspension::Idle,
+            false => Suspension::InPreamble,
+        });
+        let shared = record.shared();
+        if self.has_sent_nothing
+            && shared.lifecycle.is_draining()
+            && shared.newcomer_until(record.info()).is_none()
+        {
+            request.end_input();
+        }
+        Progress::Suspended(self)
+    }
+}
+
+impl<R, F, H> Suspended for PendingRequest<R, F>
+where
+    R: Request,
+    F: Fn() -> H + Send + Sync + 'static,
+    H: RequestHandler<R>,
+{
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.job.request.as_fd()
+    }
+
+    fn park(&self) -> Option<&dyn Park> {
+        self.job.request.park()
+    }
+
+    fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
+    fn info(&self) -> &RequestInfo {
+        self.job.record.info()
+    }
+
+    #[cfg(feature = "green")]
+    fn label(&self) -> Arc<RequestLabel> {
+        self.job.record.label()
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        wait_for_input(
+            &self.job.request,
+            &self.job.record,
+            self.until,
+            self.has_sent_nothing,
+        )
+    }
+
+    fn step(self: Box<Self>, waited: io::Result<()>) -> Progress {
+        if let Some((waiting, _)) = self.job.request.waiting() {
+            waiting.end();
+        }
+        self.job.record.set_suspension(Suspension::None);
+        let Self {
+            job,
+            steps,
+            in_child,
+            ..
+        } = *self;
+        match waited {
+            Ok(()) => {}
+            // What was missing knows what that means.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+            Err(_) => {
+                let cut = job.request.cut();
+                let end = Outcome::Ended(cut.map_or(EndReason::Disconnected, Into::into));
+                let AcceptedRequest {
+                    request, record, ..
+                } = *job;
+                return Progress::Done(reject(request, record, in_child, end));
+            }
+        }
+        match run_preamble(job, steps, in_child) {
+            Ok(session) => session.handle(),
+            Err(step) => step,
+        }
+    }
+}
+
+/// Closes a request that no handler will see, tells of it, and frees its place.
+fn reject<R: Request>(request: R, record: RequestGuard, in_child: bool, end: Outcome) -> Outcome {
+    let shared = record.shared();
+    match &end {
+        Outcome::Rejected(rejection) => {
+            // In a child, too: it alone knows who this is about.
+            shared.rejected(record.info(), rejection);
+            request.reject(shared.preamble.notice(rejection));
+        }
+        Outcome::Ended(reason) => {
+            let (received, sent) = request.byte_counts();
+            drop(request);
+            if !in_child {
+                task::end(&record, *reason, received, sent);
+            }
+        }
+    }
+    if in_child {
+        std::mem::forget(record);
+    }
+    end
+}
