@@ -77,7 +77,7 @@ fn chat<C: Concurrency>(model: C, options: &Options) -> anyhow::Result<()> {
     let room = Room::with_limits(RoomLimits::default().messages(options.outbox));
     let (member_room, size) = (room.clone(), options.size);
     let (reasons, ends) = std::sync::mpsc::channel();
-    let mut server = Server::<Tcp, C, ()>::builder()
+    let mut server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .on_event(move |event| {
             if let Event::Ended(_, end) = event {

@@ -119,7 +119,7 @@ fn run_round<C: Concurrency>(model: C, options: &Options, seed: u64) -> anyhow::
     let timeouts = Timeouts::default()
         .idle(Some(Duration::from_secs(1)))
         .write(Some(Duration::from_millis(500)));
-    let mut server = Server::<Tcp, C, ()>::builder()
+    let mut server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .timeouts(timeouts)
         .handle_error(|_, _| Ok(()))
@@ -207,14 +207,14 @@ fn run_round<C: Concurrency>(model: C, options: &Options, seed: u64) -> anyhow::
 struct ScriptedEcho;
 
 impl RequestHandler<Connection> for ScriptedEcho {
-    fn handle(&mut self, conn: &mut Connection) -> Result {
+    fn handle(&mut self, conn: &mut Connection) -> Result<()> {
         let mut message = [0; 64];
         loop {
             let n = conn.read(&mut message)?;
             match message[0] {
                 _ if n == 0 => return Ok(()),
                 b'p' => panic!("panic on request"),
-                b'e' => return Err(socketserver::Error::msg("error on request")),
+                b'e' => return Err("error on request".into()),
                 b's' => greenroom::sleep(Duration::from_millis(3)),
                 b'y' => greenroom::yield_now(),
                 b'l' => conn.write_all(&[0; 100_000])?,

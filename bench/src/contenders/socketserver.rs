@@ -90,7 +90,7 @@ where
     F: Fn() -> H + Send + Sync + 'static,
     H: RequestHandler<T::Request>,
 {
-    let mut builder = Server::<T, C, ()>::builder().concurrency(model);
+    let mut builder = Server::<T, C>::builder().concurrency(model);
     if options.watched {
         let events = AtomicU64::new(0);
         builder = builder.on_event(move |_| {
@@ -110,12 +110,10 @@ where
             Ok(Watched::Done)
         });
     }
-    server
-        .serve_forever()
-        .map_err(|e| anyhow::Error::from_boxed(e.into()))
+    server.serve_forever().map_err(anyhow::Error::from)
 }
 
-fn echo<const N: usize>(conn: &mut Connection) -> socketserver::Result {
+fn echo<const N: usize>(conn: &mut Connection) -> socketserver::Result<()> {
     let mut buf = [0; N];
     loop {
         match conn.read(&mut buf)? {
@@ -125,7 +123,7 @@ fn echo<const N: usize>(conn: &mut Connection) -> socketserver::Result {
     }
 }
 
-fn echo_once<const N: usize>(conn: &mut Connection) -> socketserver::Result {
+fn echo_once<const N: usize>(conn: &mut Connection) -> socketserver::Result<()> {
     let mut buf = [0; N];
     let n = conn.read(&mut buf)?;
     conn.write_all(&buf[..n])?;

@@ -69,7 +69,7 @@ impl Messages {
         &mut self,
         conn: &mut Connection,
         mut each: impl FnMut(&mut Connection, &Bytes) -> Result<bool>,
-    ) -> Result {
+    ) -> Result<()> {
         let Some(parts) = self.parts.take() else {
             // Who has said nothing yet holds no thread of a pool, and is not waited for by a drain.
             self.parts = Some(FramedParts::new(Codec::new(self.framing)));

@@ -208,7 +208,7 @@ fn builder<T: StreamTransport, C: Concurrency>(model: C) -> Builder<T, C> {
     let timeouts = Timeouts::default()
         .first_byte(Some(SILENCE))
         .request(Some(SILENCE * 2));
-    Server::<T, C, ()>::builder()
+    Server::<T, C>::builder()
         .concurrency(model)
         .timeouts(timeouts)
         .rejection_message(TOO_MANY)

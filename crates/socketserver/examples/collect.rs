@@ -15,7 +15,7 @@ struct Chunk {
     bytes: Vec<u8>,
 }
 
-fn main() -> Result {
+fn main() -> Result<()> {
     let (queue, chunks) = sync_channel(16);
     // The factory hands the queue to every handler.
     let collect = handler_fn(move |conn: &mut Connection| {
@@ -48,5 +48,6 @@ fn main() -> Result {
     }
     drop(chunks);
     handle.drain(Duration::from_secs(5));
-    serving.join().expect("handlers that panic do not end it")
+    serving.join().expect("handlers that panic do not end it")?;
+    Ok(())
 }

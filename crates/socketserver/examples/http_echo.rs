@@ -8,7 +8,7 @@ use std::io::Read;
 use socketserver::http::{Http, Request, Response};
 use socketserver::{Result, ThreadingTcpServer};
 
-fn main() -> Result {
+fn main() -> Result<()> {
     let address = std::env::args().nth(1);
     let address = address.as_deref().unwrap_or("127.0.0.1:8000");
     let echo = Http::new().handler_fn(|request: &mut Request<'_>| {
@@ -17,5 +17,6 @@ fn main() -> Result {
         request.body().read_to_end(&mut body)?;
         Ok(Response::bytes(body))
     });
-    ThreadingTcpServer::bind(address, echo)?.serve_forever()
+    ThreadingTcpServer::bind(address, echo)?.serve_forever()?;
+    Ok(())
 }

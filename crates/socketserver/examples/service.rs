@@ -21,7 +21,7 @@ const LAME: Duration = Duration::from_secs(2);
 const DRAIN: Duration = Duration::from_secs(20);
 
 /// One line in, one line out. Between two lines a client holds no thread of the pool.
-fn upper(conn: &mut Connection) -> Result {
+fn upper(conn: &mut Connection) -> Result<()> {
     let mut line = String::new();
     if conn.read_line(&mut line)? > 0 {
         conn.write_all(line.to_uppercase().as_bytes())?;
@@ -30,7 +30,7 @@ fn upper(conn: &mut Connection) -> Result {
     Ok(())
 }
 
-fn main() -> Result {
+fn main() -> Result<()> {
     // Before there are threads, so that no signal finds the default action.
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
 
@@ -78,5 +78,8 @@ fn main() -> Result {
         )?;
     }
     watched.drain(Duration::from_secs(1));
-    watching.join().expect("handlers that panic do not end it")
+    watching
+        .join()
+        .expect("handlers that panic do not end it")?;
+    Ok(())
 }

@@ -11,7 +11,7 @@ use socketserver::http::{Http, Request};
 use socketserver::websocket::{Message, WebSocket, WebSocketLimits, WebSocketUpgrade};
 use socketserver::{Concurrency, Forking, Pooled, Result, Sequential, Server, Threading};
 
-fn main() -> Result {
+fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let arg = |n: usize, default: &'static str| args.get(n).map_or(default, String::as_str);
     let longest = arg(2, "1").parse::<usize>()? << 20;
@@ -29,14 +29,15 @@ fn main() -> Result {
     }
 }
 
-fn serve<C: Concurrency>(model: C, address: &str, sockets: WebSocketUpgrade) -> Result {
+fn serve<C: Concurrency>(model: C, address: &str, sockets: WebSocketUpgrade) -> Result<()> {
     let site = Http::new().handler_fn(move |request: &mut Request<'_>| {
         sockets.upgrade(request, |socket: &mut WebSocket<'_>, message: Message| {
             Ok(socket.send(message)?)
         })
     });
-    let mut server = Server::<socketserver::transport::Tcp, C, ()>::builder()
+    let mut server = Server::<socketserver::transport::Tcp, C>::builder()
         .concurrency(model)
         .bind(address, site)?;
-    server.serve_forever()
+    server.serve_forever()?;
+    Ok(())
 }

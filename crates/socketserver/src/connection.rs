@@ -342,7 +342,7 @@ impl Connection {
     ///     conn.suspend_until_readable();
     ///     Ok(())
     /// }))?;
-    /// # Ok::<(), socketserver::Error>(())
+    /// # Ok::<(), socketserver::BoxError>(())
     /// ```
     pub fn suspend_until_readable(&mut self) {
         self.suspend_requested = true;
@@ -386,7 +386,7 @@ impl Connection {
     ///     let length = file.metadata()?.len();
     ///     Ok(conn.send_file(&file, 0..length)?)
     /// }))?;
-    /// # Ok::<(), socketserver::Error>(())
+    /// # Ok::<(), socketserver::BoxError>(())
     /// ```
     ///
     /// # Errors

@@ -6,98 +6,68 @@ use std::error::Error as StdError;
 use std::path::PathBuf;
 use std::{fmt, io};
 
-/// What handlers and hooks return; `Result` alone is `Result<(), Error>`.
-pub type Result<T = (), E = Error> = std::result::Result<T, E>;
-
-/// Any error a handler may meet, boxed, so that `?` works on all of them.
+/// Any error of a handler or a hook, boxed.
 ///
-/// Like the error types of application code, it does not implement [`std::error::Error`] itself:
-/// that is what allows the conversion from every type that does. `{}` prints the outermost
-/// message, `{:#}` the whole chain on one line, and `{:?}` the chain on several, which is what
-/// `fn main() -> socketserver::Result` shows.
+/// The question mark turns every error into it that is `Send`, `Sync` and `'static`, those of
+/// `anyhow` and `eyre` included. A text is an error as well: `Err("too many".into())`.
 ///
 /// ```
 /// fn parse(text: &str) -> socketserver::Result<u16> {
+///     if text.is_empty() {
+///         return Err("a port is missing".into());
+///     }
 ///     Ok(text.trim().parse()?)
 /// }
 /// let error = parse("no number").unwrap_err();
-/// assert!(error.downcast_ref::<std::num::ParseIntError>().is_some());
+/// assert!(error.is::<std::num::ParseIntError>());
 /// ```
-pub struct Error(Box<dyn StdError + Send + Sync>);
+pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 
-impl Error {
-    /// An error that is only a message.
-    pub fn msg(message: impl Into<String>) -> Self {
-        Self(message.into().into())
-    }
+/// The result of a handler or a hook.
+pub type Result<T, E = BoxError> = std::result::Result<T, E>;
 
-    /// Takes over an error that is boxed already.
-    #[must_use]
-    pub fn from_boxed(error: Box<dyn StdError + Send + Sync>) -> Self {
-        Self(error)
-    }
-
-    /// The error inside, if it is an `E`.
-    #[must_use]
-    pub fn downcast_ref<E: StdError + 'static>(&self) -> Option<&E> {
-        self.0.downcast_ref()
-    }
-
-    /// The error itself and then its causes, outermost first.
-    pub fn chain(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
-        let first: &(dyn StdError + 'static) = &*self.0;
-        std::iter::successors(Some(first), |&error| error.source())
-    }
-
-    /// The kind of the first [`io::Error`] in the chain: `TimedOut` for a wait that reached its
-    /// limit, `ConnectionReset` for a peer that went away.
-    #[must_use]
-    pub fn io_kind(&self) -> Option<io::ErrorKind> {
-        self.chain()
-            .find_map(|error| error.downcast_ref::<io::Error>())
-            .map(io::Error::kind)
-    }
+/// The error itself and then its causes, outermost first.
+pub(crate) fn chain<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
 }
 
-impl<E: StdError + Send + Sync + 'static> From<E> for Error {
-    fn from(error: E) -> Self {
-        Self(Box::new(error))
-    }
+/// The kind of the first [`io::Error`] among an error and its causes.
+pub(crate) fn io_kind(error: &(dyn StdError + 'static)) -> Option<io::ErrorKind> {
+    chain(error)
+        .find_map(|error| error.downcast_ref::<io::Error>())
+        .map(io::Error::kind)
 }
 
-impl From<Error> for Box<dyn StdError + Send + Sync> {
-    fn from(error: Error) -> Self {
-        error.0
+/// Writes an error and all its causes, on one line.
+pub(crate) fn write_chain(
+    f: &mut fmt::Formatter<'_>,
+    error: &(dyn StdError + 'static),
+) -> fmt::Result {
+    for (depth, error) in chain(error).enumerate() {
+        write!(f, "{}{error}", if depth == 0 { "" } else { ": " })?;
     }
+    Ok(())
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if f.alternate() {
-            for (depth, error) in self.chain().enumerate() {
-                write!(f, "{}{error}", if depth == 0 { "" } else { ": " })?;
-            }
-            return Ok(());
-        }
-        self.0.fmt(f)
+/// Writes an error and then each cause on a line of its own, as `fn main` shows the error that it
+/// returns.
+fn write_causes(f: &mut fmt::Formatter<'_>, error: &(dyn StdError + 'static)) -> fmt::Result {
+    for (depth, error) in chain(error).enumerate() {
+        write!(
+            f,
+            "{}{error}",
+            if depth == 0 { "" } else { "\n  caused by: " }
+        )?;
     }
-}
-
-impl fmt::Debug for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if f.alternate() {
-            return fmt::Debug::fmt(&self.0, f);
-        }
-        write!(f, "{}", self.0)?;
-        for cause in self.chain().skip(1) {
-            write!(f, "\n  caused by: {cause}")?;
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 /// Why a server could not be made. Nothing stays open after one of these.
-#[derive(Debug, thiserror::Error)]
+///
+/// `{:?}` shows the message and its causes, as `fn main` prints the error that it returns.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
     /// Somebody listens there (`EADDRINUSE`), or a live server answered on the Unix path.
@@ -211,7 +181,9 @@ pub enum BindError {
 }
 
 /// Why serving ended with an error. A stop that was asked for is not one.
-#[derive(Debug, thiserror::Error)]
+///
+/// `{:?}` shows the message and its causes, as `fn main` prints the error that it returns.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
     /// The server was drained or closed, and its listener with it.
@@ -267,35 +239,45 @@ pub enum ServeError {
     },
 }
 
+impl fmt::Debug for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_causes(f, self)
+    }
+}
+
+impl fmt::Debug for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_causes(f, self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn chain_is_shown_whole_in_alternate_and_debug_form() {
-        let error = Error::from(BindError::System {
+    fn debug_form_shows_the_causes() {
+        let error = BindError::System {
             step: "bind",
             address: "127.0.0.1:1".into(),
             source: io::Error::from(io::ErrorKind::TimedOut),
-        });
+        };
         assert_eq!(error.to_string(), "cannot bind 127.0.0.1:1");
-        assert_eq!(format!("{error:#}"), "cannot bind 127.0.0.1:1: timed out");
         assert_eq!(
             format!("{error:?}"),
             "cannot bind 127.0.0.1:1\n  caused by: timed out"
         );
-        assert_eq!(error.io_kind(), Some(io::ErrorKind::TimedOut));
+        assert_eq!(io_kind(&error), Some(io::ErrorKind::TimedOut));
     }
 
     #[test]
     fn question_mark_takes_any_error() {
-        fn fails() -> Result {
+        fn fails() -> Result<()> {
             String::from_utf8(vec![0xff])?;
             Ok(())
         }
         let error = fails().unwrap_err();
-        assert!(error.downcast_ref::<std::string::FromUtf8Error>().is_some());
-        assert_eq!(error.io_kind(), None);
-        assert_eq!(Error::msg("plain").to_string(), "plain");
+        assert!(error.is::<std::string::FromUtf8Error>());
+        assert_eq!(io_kind(&*error), None);
     }
 }

@@ -27,7 +27,7 @@ use crate::Result;
 /// struct Counter(Arc<AtomicU64>);
 ///
 /// impl RequestHandler<Connection> for Counter {
-///     fn handle(&mut self, conn: &mut Connection) -> Result {
+///     fn handle(&mut self, conn: &mut Connection) -> Result<()> {
 ///         let mut line = String::new();
 ///         while conn.read_line(&mut line)? > 0 {
 ///             writeln!(conn, "{}", self.0.fetch_add(1, Ordering::Relaxed))?;
@@ -40,14 +40,14 @@ use crate::Result;
 /// let total = Arc::new(AtomicU64::new(0));
 /// let factory = move || Counter(total.clone());
 /// let server = socketserver::ThreadingTcpServer::bind("127.0.0.1:0", factory)?;
-/// # Ok::<(), socketserver::Error>(())
+/// # Ok::<(), socketserver::BoxError>(())
 /// ```
 pub trait RequestHandler<R>: Send + 'static {
     /// Before `handle`: greet, set options, allocate.
     ///
     /// # Errors
     /// An error ends the request without `handle` and `finish`.
-    fn setup(&mut self, request: &mut R) -> Result {
+    fn setup(&mut self, request: &mut R) -> Result<()> {
         let _ = request;
         Ok(())
     }
@@ -56,13 +56,13 @@ pub trait RequestHandler<R>: Send + 'static {
     ///
     /// # Errors
     /// An error is handed to `handle_error` after `finish` has run.
-    fn handle(&mut self, request: &mut R) -> Result;
+    fn handle(&mut self, request: &mut R) -> Result<()>;
 
     /// After `handle`, however it ended: release what `setup` took.
     ///
     /// # Errors
     /// An error is handed to `handle_error`, unless `handle` failed before.
-    fn finish(&mut self, request: &mut R) -> Result {
+    fn finish(&mut self, request: &mut R) -> Result<()> {
         let _ = request;
         Ok(())
     }
@@ -76,11 +76,11 @@ pub trait RequestHandler<R>: Send + 'static {
 /// let server = ThreadingUdpServer::bind("127.0.0.1:0", handler_fn(|packet: &mut Datagram| {
 ///     Ok(packet.reply(&packet.bytes().to_ascii_uppercase())?)
 /// }))?;
-/// # Ok::<(), socketserver::Error>(())
+/// # Ok::<(), socketserver::BoxError>(())
 /// ```
 pub fn handler_fn<R, G>(handle: G) -> impl Fn() -> HandlerFn<G> + Clone + Send + Sync + 'static
 where
-    G: Fn(&mut R) -> Result + Send + Sync + 'static,
+    G: Fn(&mut R) -> Result<()> + Send + Sync + 'static,
 {
     let handle = Arc::new(handle);
     move || HandlerFn(handle.clone())
@@ -91,9 +91,9 @@ pub struct HandlerFn<G>(Arc<G>);
 
 impl<R, G> RequestHandler<R> for HandlerFn<G>
 where
-    G: Fn(&mut R) -> Result + Send + Sync + 'static,
+    G: Fn(&mut R) -> Result<()> + Send + Sync + 'static,
 {
-    fn handle(&mut self, request: &mut R) -> Result {
+    fn handle(&mut self, request: &mut R) -> Result<()> {
         (self.0)(request)
     }
 }

@@ -9,7 +9,7 @@
 //! struct Upper;
 //!
 //! impl RequestHandler<Connection> for Upper {
-//!     fn handle(&mut self, conn: &mut Connection) -> Result {
+//!     fn handle(&mut self, conn: &mut Connection) -> Result<()> {
 //!         let mut buf = [0; 1024];
 //!         loop {
 //!             match conn.read(&mut buf)? {
@@ -20,8 +20,9 @@
 //!     }
 //! }
 //!
-//! fn main() -> Result {
-//!     ThreadingTcpServer::bind("127.0.0.1:8888", Upper::default)?.serve_forever()
+//! fn main() -> Result<()> {
+//!     ThreadingTcpServer::bind("127.0.0.1:8888", Upper::default)?.serve_forever()?;
+//!     Ok(())
 //! }
 //! ```
 //!
@@ -49,7 +50,7 @@
 //! | clients behind a proxy | `ProxyProtocol`, with the feature `proxy` |
 //! | what happened | [`Event`], [`HandlerError`], and `tracing` |
 //! | how it fares | [`ServerState`], [`Counters`]; `metrics`, with the feature of that name |
-//! | what went wrong | [`Error`], [`BindError`], [`ServeError`] |
+//! | what went wrong | [`BoxError`], [`BindError`], [`ServeError`] |
 //!
 //! # Promises
 //!
@@ -124,7 +125,7 @@ pub use concurrency::Green;
 pub use concurrency::{Concurrency, Forking, OverloadPolicy, Pooled, Sequential, Threading};
 pub use connection::{Connection, WriteHalf};
 pub use datagram::{AmplificationExceeded, Datagram};
-pub use error::{BindError, Error, Result, ServeError};
+pub use error::{BindError, BoxError, Result, ServeError};
 pub use event::{Counters, EndReason, Event, Rejection, RequestSummary};
 pub use handler::{HandlerFn, RequestHandler, handler_fn};
 #[cfg(feature = "tls")]
@@ -149,50 +150,50 @@ pub use user_code::{HandlerError, HandlerErrorKind, Phase};
 use transport::{Tcp, Udp, UnixDatagram, UnixStream};
 
 /// TCP, one request at a time.
-pub type TcpServer<F> = Server<Tcp, Sequential, F>;
+pub type TcpServer = Server<Tcp, Sequential>;
 /// UDP, one request at a time.
-pub type UdpServer<F> = Server<Udp, Sequential, F>;
+pub type UdpServer = Server<Udp, Sequential>;
 /// Unix stream, one request at a time.
-pub type UnixStreamServer<F> = Server<UnixStream, Sequential, F>;
+pub type UnixStreamServer = Server<UnixStream, Sequential>;
 /// Unix datagram, one request at a time.
-pub type UnixDatagramServer<F> = Server<UnixDatagram, Sequential, F>;
+pub type UnixDatagramServer = Server<UnixDatagram, Sequential>;
 
 /// TCP, a thread per connection.
-pub type ThreadingTcpServer<F> = Server<Tcp, Threading, F>;
+pub type ThreadingTcpServer = Server<Tcp, Threading>;
 /// UDP, a thread per datagram.
-pub type ThreadingUdpServer<F> = Server<Udp, Threading, F>;
+pub type ThreadingUdpServer = Server<Udp, Threading>;
 /// Unix stream, a thread per connection.
-pub type ThreadingUnixStreamServer<F> = Server<UnixStream, Threading, F>;
+pub type ThreadingUnixStreamServer = Server<UnixStream, Threading>;
 /// Unix datagram, a thread per datagram.
-pub type ThreadingUnixDatagramServer<F> = Server<UnixDatagram, Threading, F>;
+pub type ThreadingUnixDatagramServer = Server<UnixDatagram, Threading>;
 
 /// TCP, a process per connection.
-pub type ForkingTcpServer<F> = Server<Tcp, Forking, F>;
+pub type ForkingTcpServer = Server<Tcp, Forking>;
 /// UDP, a process per datagram.
-pub type ForkingUdpServer<F> = Server<Udp, Forking, F>;
+pub type ForkingUdpServer = Server<Udp, Forking>;
 /// Unix stream, a process per connection.
-pub type ForkingUnixStreamServer<F> = Server<UnixStream, Forking, F>;
+pub type ForkingUnixStreamServer = Server<UnixStream, Forking>;
 /// Unix datagram, a process per datagram.
-pub type ForkingUnixDatagramServer<F> = Server<UnixDatagram, Forking, F>;
+pub type ForkingUnixDatagramServer = Server<UnixDatagram, Forking>;
 
 /// TCP, on a bounded pool of threads.
-pub type PooledTcpServer<F> = Server<Tcp, Pooled, F>;
+pub type PooledTcpServer = Server<Tcp, Pooled>;
 /// UDP, on a bounded pool of threads.
-pub type PooledUdpServer<F> = Server<Udp, Pooled, F>;
+pub type PooledUdpServer = Server<Udp, Pooled>;
 /// Unix stream, on a bounded pool of threads.
-pub type PooledUnixStreamServer<F> = Server<UnixStream, Pooled, F>;
+pub type PooledUnixStreamServer = Server<UnixStream, Pooled>;
 /// Unix datagram, on a bounded pool of threads.
-pub type PooledUnixDatagramServer<F> = Server<UnixDatagram, Pooled, F>;
+pub type PooledUnixDatagramServer = Server<UnixDatagram, Pooled>;
 
 /// TCP, a coroutine per connection.
 #[cfg(feature = "green")]
-pub type GreenTcpServer<F> = Server<Tcp, Green, F>;
+pub type GreenTcpServer = Server<Tcp, Green>;
 /// UDP, a coroutine per datagram.
 #[cfg(feature = "green")]
-pub type GreenUdpServer<F> = Server<Udp, Green, F>;
+pub type GreenUdpServer = Server<Udp, Green>;
 /// Unix stream, a coroutine per connection.
 #[cfg(feature = "green")]
-pub type GreenUnixStreamServer<F> = Server<UnixStream, Green, F>;
+pub type GreenUnixStreamServer = Server<UnixStream, Green>;
 /// Unix datagram, a coroutine per datagram.
 #[cfg(feature = "green")]
-pub type GreenUnixDatagramServer<F> = Server<UnixDatagram, Green, F>;
+pub type GreenUnixDatagramServer = Server<UnixDatagram, Green>;

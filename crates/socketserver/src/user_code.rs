@@ -4,7 +4,8 @@ use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::Error;
+use crate::BoxError;
+use crate::error::write_chain;
 
 /// The part of a request's service that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +35,12 @@ impl fmt::Display for Phase {
     }
 }
 
-/// What went wrong in a handler or a hook.
+/// What went wrong in a handler or a hook. `{:#}` shows the error with all its causes on one line.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum HandlerErrorKind {
     /// It returned an error.
-    Error(Error),
+    Error(BoxError),
     /// It panicked, with this message.
     Panic(String),
 }
@@ -47,13 +48,15 @@ pub enum HandlerErrorKind {
 impl fmt::Display for HandlerErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Error(error) => write!(f, "{error:#}"),
+            Self::Error(error) if f.alternate() => write_chain(f, &**error),
+            Self::Error(error) => error.fmt(f),
             Self::Panic(message) => write!(f, "panicked: {message}"),
         }
     }
 }
 
-/// A handler's failure, as `handle_error` receives it. `{}` shows the whole chain of causes.
+/// A handler's failure, as `handle_error` receives it. `{:#}` shows the error with all its
+/// causes on one line.
 #[derive(Debug)]
 pub struct HandlerError {
     phase: Phase,
@@ -83,9 +86,9 @@ impl HandlerError {
 
     /// The error, unless it was a panic.
     #[must_use]
-    pub fn error(&self) -> Option<&Error> {
+    pub fn error(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.cause {
-            HandlerErrorKind::Error(error) => Some(error),
+            HandlerErrorKind::Error(error) => Some(&**error),
             HandlerErrorKind::Panic(_) => None,
         }
     }
@@ -99,7 +102,24 @@ impl HandlerError {
 
 impl fmt::Display for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.phase, self.cause)
+        write!(f, "{}: ", self.phase)?;
+        self.cause.fmt(f)
+    }
+}
+
+impl std::error::Error for HandlerErrorKind {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            // Its own message is the error's.
+            Self::Error(error) => error.source(),
+            Self::Panic(_) => None,
+        }
+    }
+}
+
+impl std::error::Error for HandlerError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.source()
     }
 }
 
@@ -108,7 +128,7 @@ impl fmt::Display for HandlerError {
 /// Unwinding may leave what `run` borrows in any state. That is sound to use, and here it is only
 /// finished with: after a panic the server touches the request to close it, and nothing else.
 pub(crate) fn call_user_code<T>(
-    run: impl FnOnce() -> Result<T, Error>,
+    run: impl FnOnce() -> Result<T, BoxError>,
 ) -> Result<T, HandlerErrorKind> {
     catch_panic(run)?.map_err(HandlerErrorKind::Error)
 }
@@ -120,7 +140,7 @@ pub(crate) fn catch_panic<T>(run: impl FnOnce() -> T) -> Result<T, HandlerErrorK
 
 /// Hands a failure to whoever calls handlers, as if it had not been met on the way.
 #[cfg(feature = "http")]
-pub(crate) fn resume<T>(cause: HandlerErrorKind) -> Result<T, Error> {
+pub(crate) fn resume<T>(cause: HandlerErrorKind) -> Result<T, BoxError> {
     match cause {
         HandlerErrorKind::Error(error) => Err(error),
         // It was reported where it happened, and is only carried on.

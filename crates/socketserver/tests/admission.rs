@@ -23,7 +23,7 @@ struct Watched {
 
 fn tcp<C: Concurrency>(model: C, admission: Admission) -> Watched {
     let (told, rejections) = mpsc::channel();
-    let server = Server::<Tcp, C, ()>::builder()
+    let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .admission(admission)
         .on_event(move |event| {
@@ -180,7 +180,7 @@ fn datagrams_are_subject_to_it<C: Concurrency>(model: C) {
     let admission = Admission::new()
         .deny("127.0.0.2".parse().unwrap())
         .rate_per_peer(Rate::per_second(1).burst(2));
-    let server = Server::<Udp, C, ()>::builder()
+    let server = Server::<Udp, C>::builder()
         .concurrency(model)
         .admission(admission)
         .bind("127.0.0.1:0", echo_datagram())
@@ -219,7 +219,7 @@ fn datagrams_are_subject_to_it<C: Concurrency>(model: C) {
 
 fn unix_peers_have_no_address<C: Concurrency>(model: C) {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::<UnixStream, C, ()>::builder()
+    let server = Server::<UnixStream, C>::builder()
         .concurrency(model)
         .admission(
             Admission::new()

@@ -22,7 +22,7 @@ use socketserver::{
 /// A server whose handler is `handle`; what that returns, or panics with, reaches the test as the
 /// reason of each request's end.
 fn serve(
-    handle: impl Fn(&mut Connection) -> Result + Send + Sync + 'static,
+    handle: impl Fn(&mut Connection) -> Result<()> + Send + Sync + 'static,
 ) -> (Running, Receiver<EndReason>) {
     let (sender, ends) = channel();
     let server = ThreadingTcpServer::builder()
@@ -381,7 +381,7 @@ fn options_of_the_listener_are_those_of_its_connections() {
             sockopt::tcp_nodelay(fd)?,
         )?)
     });
-    let builder = || Server::<Tcp, Threading, ()>::builder().without_nodelay();
+    let builder = || Server::<Tcp, Threading>::builder().without_nodelay();
     let tuned = || {
         builder()
             .keepalive(keepalive)

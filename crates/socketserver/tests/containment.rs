@@ -60,7 +60,7 @@ impl Drop for Armed {
 /// Sends bombs to a server that formats what its handlers return, then asks it for an answer.
 fn survives<C: Concurrency>(model: C) {
     // Formats whatever it is told, as a log does.
-    let builder = Server::<Tcp, C, ()>::builder()
+    let builder = Server::<Tcp, C>::builder()
         .concurrency(model)
         .on_event(|event| {
             let _ = format!("{event:?}");
@@ -122,7 +122,7 @@ fn errors_that_panic_under_green() {
 
 #[test]
 fn hooks_that_return_errors_that_panic() {
-    let mut server = Server::<Tcp, Sequential, ()>::builder()
+    let mut server = Server::<Tcp, Sequential>::builder()
         .verify_request(|_| Err(Armed(Bomb::Drop).into()))
         .service_actions(
             Duration::from_millis(1),
@@ -160,7 +160,7 @@ mod on_one_worker {
             }
         }
         impl socketserver::RequestHandler<Connection> for Handler {
-            fn handle(&mut self, conn: &mut Connection) -> socketserver::Result {
+            fn handle(&mut self, conn: &mut Connection) -> socketserver::Result<()> {
                 let mut byte = [0];
                 conn.read_exact(&mut byte)?;
                 if byte == *b"?" {
@@ -169,7 +169,7 @@ mod on_one_worker {
                 Err(std::io::Error::other("not a question").into())
             }
         }
-        let server = Server::<Tcp, Green, ()>::builder()
+        let server = Server::<Tcp, Green>::builder()
             .concurrency(Green::new().workers(1))
             .on_event(move |event| {
                 if matches!(

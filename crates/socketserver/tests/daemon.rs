@@ -109,7 +109,7 @@ fn served_by_a_fork<C: Concurrency>(model: C) {
         }
         Ok(())
     });
-    let builder = Server::<socketserver::transport::UnixStream, C, ()>::builder();
+    let builder = Server::<socketserver::transport::UnixStream, C>::builder();
     let mut server = builder.concurrency(model).bind(&path, echo).unwrap();
     let (stop, stopped) = UnixStream::pair().unwrap();
 

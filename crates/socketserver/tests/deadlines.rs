@@ -29,10 +29,10 @@ struct Watched {
 fn serve<C: Concurrency>(
     model: C,
     timeouts: Timeouts,
-    handle: impl Fn(&mut Connection) -> Result + Send + Sync + 'static,
+    handle: impl Fn(&mut Connection) -> Result<()> + Send + Sync + 'static,
 ) -> Watched {
     let (told, ends) = channel();
-    let server = Server::<Tcp, C, ()>::builder()
+    let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .timeouts(timeouts)
         .on_event(move |event| {

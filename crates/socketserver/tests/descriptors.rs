@@ -38,7 +38,7 @@ fn all_bytes_are_served_and_no_descriptor_is_kept<C: Concurrency>(model: C) {
     let path = dir.path().join("socket");
     let (mut read_end, write_end) = std::io::pipe().unwrap();
     let write_end = Mutex::new(Some(write_end));
-    let server = Server::<Unix, C, ()>::builder()
+    let server = Server::<Unix, C>::builder()
         .concurrency(model)
         .bind(
             &path,

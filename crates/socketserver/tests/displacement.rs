@@ -39,7 +39,7 @@ struct Full {
 }
 
 fn builder<C: Concurrency>(model: C) -> Builder<Tcp, C> {
-    Server::<Tcp, C, ()>::builder()
+    Server::<Tcp, C>::builder()
         .concurrency(model)
         .admission(Admission::new().max_active(PLACES))
 }
@@ -197,7 +197,7 @@ fn compute(work: impl FnOnce()) {
 
 /// The lowest rate of a server is lower than that, or none.
 fn those_who_hardly_read_make_room<C: Concurrency>(model: C) {
-    let handler = handler_fn(|conn: &mut Connection| -> Result {
+    let handler = handler_fn(|conn: &mut Connection| -> Result<()> {
         let mut line = String::new();
         conn.read_line(&mut line)?;
         if line == "much\n" {
@@ -288,7 +288,7 @@ fn a_silent_connection_goes_and_not_the_newcomer_where_clients_are_rejected() {
 fn the_threads_of_a_pool_are_places_too() {
     let (tell, told) = channel();
     let model = Pooled::new().workers(2).queue(0);
-    let builder = Server::<Tcp, Pooled, ()>::builder()
+    let builder = Server::<Tcp, Pooled>::builder()
         .concurrency(model)
         .on_event(move |event| {
             if let Event::Ended(_, ended) = event {

@@ -25,7 +25,7 @@ struct Numbers {
 }
 
 impl RequestHandler<Connection> for Numbers {
-    fn handle(&mut self, conn: &mut Connection) -> Result {
+    fn handle(&mut self, conn: &mut Connection) -> Result<()> {
         let mut line = String::new();
         if conn.read_line(&mut line)? > 0 {
             self.lines += 1;
@@ -35,7 +35,7 @@ impl RequestHandler<Connection> for Numbers {
         Ok(())
     }
 
-    fn finish(&mut self, _: &mut Connection) -> Result {
+    fn finish(&mut self, _: &mut Connection) -> Result<()> {
         self.finished.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
@@ -50,7 +50,7 @@ struct Counted {
 fn serve<C: Concurrency>(model: C, timeouts: Timeouts) -> Counted {
     let finished = Arc::new(AtomicUsize::new(0));
     let count = finished.clone();
-    let server = Server::<Tcp, C, ()>::builder()
+    let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .timeouts(timeouts)
         .bind("127.0.0.1:0", move || Numbers {
@@ -128,7 +128,7 @@ fn who_is_written_to_is_not_silent<C: Concurrency>(model: C) {
         conn.suspend_until_readable();
         Ok(())
     });
-    let server = Server::<Tcp, C, ()>::builder()
+    let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .timeouts(Timeouts::default().idle(Some(limit)))
         .bind("127.0.0.1:0", listen)
@@ -178,7 +178,7 @@ fn a_reset_before_a_pause_is_a_peer_that_is_gone<C: Concurrency>(model: C) {
     let (answers, has_answered) = mpsc::channel();
     let (resets, has_reset) = mpsc::channel();
     let has_reset = Mutex::new(has_reset);
-    let server = Server::<Tcp, C, ()>::builder()
+    let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .on_event(move |event| {
             if let Event::Ended(_, end) = event {
@@ -213,7 +213,7 @@ fn a_reset_before_a_pause_is_a_peer_that_is_gone<C: Concurrency>(model: C) {
 
 /// A handler that takes two bytes at a time leaves the others in the kernel.
 fn what_a_handler_leaves_is_for_the_next_call<C: Concurrency>(model: C) {
-    let server = Server::<Tcp, C, ()>::builder()
+    let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .bind(
             "127.0.0.1:0",
@@ -328,7 +328,7 @@ fn a_hundred_connections_share_a_worker() {
 fn what_is_alive_when_the_server_is_dropped_comes_to_its_end() {
     let finished = Arc::new(AtomicUsize::new(0));
     let count = finished.clone();
-    let mut server = Server::<Tcp, Pooled, ()>::builder()
+    let mut server = Server::<Tcp, Pooled>::builder()
         .concurrency(Pooled::new().workers(1))
         .bind("127.0.0.1:0", move || Numbers {
             lines: 0,

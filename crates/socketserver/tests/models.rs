@@ -110,7 +110,7 @@ fn a_full_pool_rejects_if_it_is_told_to() {
 
 /// A handler that nothing can cut: it waits for the test, and not for its connection.
 fn stuck() -> (
-    impl Fn(&mut Connection) -> socketserver::Result + Send + Sync,
+    impl Fn(&mut Connection) -> socketserver::Result<()> + Send + Sync,
     impl FnOnce(),
 ) {
     let (release, gate) = sync_channel::<()>(0);
@@ -191,7 +191,7 @@ fn a_close_gives_a_stuck_handler_its_time_and_no_more() {
 fn a_factory_makes_a_handler_for_each_request_and_hands_in_what_they_share() {
     struct Numbered(usize);
     impl socketserver::RequestHandler<Connection> for Numbered {
-        fn handle(&mut self, conn: &mut Connection) -> socketserver::Result {
+        fn handle(&mut self, conn: &mut Connection) -> socketserver::Result<()> {
             Ok(writeln!(conn, "{}", self.0)?)
         }
     }
@@ -214,7 +214,7 @@ fn a_process_with_threads_is_not_forked() {
     let (stop, stopped) = channel::<()>();
     let other = thread::spawn(move || stopped.recv());
     let refused = server.serve_forever().unwrap_err();
-    let Some(ServeError::ThreadsRunning { threads }) = refused.downcast_ref() else {
+    let ServeError::ThreadsRunning { threads } = &refused else {
         panic!("{refused}");
     };
     assert!(*threads >= 2);
@@ -261,7 +261,7 @@ fn events_and_counters_agree() {
         let mut command = [0; 1];
         conn.read_exact(&mut command)?;
         match &command {
-            b"e" => Err(socketserver::Error::msg("told to fail")),
+            b"e" => Err("told to fail".into()),
             b"p" => panic!("told to panic"),
             b"t" => {
                 conn.set_read_timeout(Some(Duration::from_millis(20)))?;

@@ -224,7 +224,6 @@ fn forking_beside_threads_is_refused_before_anybody_is_served() {
         .with(socketserver::ForkingTcpServer::bind("127.0.0.1:0", handler()).unwrap())
         .with(ThreadingTcpServer::bind("127.0.0.1:0", handler()).unwrap());
     let error = group.serve_forever().unwrap_err();
-    let error = error.downcast_ref::<ServeError>().unwrap();
     assert!(matches!(
         error,
         ServeError::ForkingBesideThreads { model: "threading" }

@@ -59,7 +59,7 @@ struct Full {
 /// A server for one client at a time.
 fn serve<C: Limited>(policy: OverloadPolicy, notice: &str) -> Full {
     let (told, rejections) = channel();
-    let server = Server::<Tcp, C, ()>::builder()
+    let server = Server::<Tcp, C>::builder()
         .concurrency(C::with(policy))
         .admission(Admission::new().max_active(1))
         .rejection_message(notice)

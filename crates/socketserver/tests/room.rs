@@ -25,7 +25,7 @@ fn until(condition: impl FnMut() -> bool) {
 }
 
 /// Every line that any client sends goes to all of them; `quit` leaves, `panic` panics.
-fn chat(room: Room) -> impl Fn(&mut Connection) -> Result + Clone + Send + Sync + 'static {
+fn chat(room: Room) -> impl Fn(&mut Connection) -> Result<()> + Clone + Send + Sync + 'static {
     move |conn| {
         let member = room.join(conn)?;
         let mut line = String::new();
@@ -47,7 +47,7 @@ struct Chat {
 fn open<C: Concurrency>(model: C, limits: RoomLimits, write: Duration) -> Chat {
     let room = Room::with_limits(limits);
     let (told, ends) = mpsc::channel();
-    let server = Server::<Tcp, C, ()>::builder()
+    let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .timeouts(Timeouts::default().write(Some(write)))
         .on_event(move |event| {
@@ -306,7 +306,7 @@ fn a_member_that_is_leaked_holds_up_nobody<C: Concurrency>(model: C) {
     let room = Room::new();
     let leaked = Arc::new(AtomicUsize::new(0));
     let (own, count) = (room.clone(), leaked.clone());
-    let server = Server::<Tcp, C, ()>::builder()
+    let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .bind(
             "127.0.0.1:0",

@@ -35,14 +35,14 @@ fn policy() -> u32 {
 }
 
 /// Tells a client how its handler is scheduled.
-fn tell(conn: &mut Connection) -> Result {
+fn tell(conn: &mut Connection) -> Result<()> {
     Ok(conn.write_all(policy().to_string().as_bytes())?)
 }
 
 /// A server that says how the thread is scheduled that serves, again and again.
 fn told_by<C: Concurrency>(model: C) -> (Builder<Tcp, C>, mpsc::Receiver<u32>) {
     let (tell, told) = mpsc::channel();
-    let builder = Server::<Tcp, C, ()>::builder()
+    let builder = Server::<Tcp, C>::builder()
         .concurrency(model)
         .service_actions(Duration::from_millis(1), move || {
             let _ = tell.send(policy());

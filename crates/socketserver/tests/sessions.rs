@@ -53,7 +53,7 @@ fn counting<C: Concurrency>(
         };
         Ok(packet.reply(answer.as_bytes())?)
     });
-    let server = Server::<Udp, C, ()>::builder().concurrency(model);
+    let server = Server::<Udp, C>::builder().concurrency(model);
     let running = Running::start(server.bind("127.0.0.1:0", count).unwrap());
     (running, sessions, gone)
 }
@@ -145,7 +145,7 @@ fn a_peer_without_a_name_has_none<C: Concurrency>(model: C) {
     });
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("server");
-    let server = Server::<Unixgram, C, ()>::builder().concurrency(model);
+    let server = Server::<Unixgram, C>::builder().concurrency(model);
     let running = Running::start(server.bind(&path, handler).unwrap());
     let nobody = UnixDatagram::unbound().unwrap();
     nobody.send_to(b"?", path).unwrap();
@@ -201,7 +201,7 @@ fn making_a_state_keeps_nobody_waiting() {
         Ok(packet.reply(packet.bytes())?)
     });
     let model = socketserver::Green::new().workers(1);
-    let server = Server::<Udp, _, ()>::builder().concurrency(model);
+    let server = Server::<Udp, _>::builder().concurrency(model);
     let running = Running::start(server.bind("127.0.0.1:0", handler).unwrap());
     let mut slow = running.client();
     slow.say("slow").unwrap();

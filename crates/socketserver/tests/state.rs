@@ -41,7 +41,7 @@ fn told(event: &Event<'_>) -> Option<String> {
 
 fn with_life<C: Concurrency>(model: C) -> (socketserver::Builder<Tcp, C>, Receiver<String>) {
     let (sender, life) = mpsc::channel();
-    let builder = Server::<Tcp, C, ()>::builder()
+    let builder = Server::<Tcp, C>::builder()
         .concurrency(model)
         .on_event(move |event| {
             if let Some(text) = told(event) {
@@ -131,7 +131,7 @@ fn a_drain_that_is_forced_tells_each_step<C: Concurrency>(model: C) {
 
 fn the_progress_of_a_drain_is_seen<C: Concurrency>(model: C) {
     let running = Running::start(
-        Server::<Tcp, C, ()>::builder()
+        Server::<Tcp, C>::builder()
             .concurrency(model)
             .bind("127.0.0.1:0", echo())
             .unwrap(),

@@ -51,7 +51,7 @@ where
     F: Fn() -> H + Send + Sync + 'static,
     H: RequestHandler<Connection> + 'static,
 {
-    let server = Server::<Tcp, Green, ()>::builder()
+    let server = Server::<Tcp, Green>::builder()
         .concurrency(Green::new().workers(1))
         .bind("127.0.0.1:0", factory)
         .unwrap();
@@ -154,7 +154,7 @@ fn clients_wait_in_the_queue_of_the_kernel_while_a_worker_is_busy() {
         drop(busy.lock().unwrap());
         Ok(std::io::Write::write_all(conn, b"!")?)
     });
-    let server = Server::<Tcp, Green, ()>::builder()
+    let server = Server::<Tcp, Green>::builder()
         .concurrency(Green::new().workers(1).stall_threshold(None))
         .bind("127.0.0.1:0", factory)
         .unwrap();

@@ -103,7 +103,7 @@ struct Encrypted {
 }
 
 /// Sends back each line.
-fn echo(conn: &mut Connection) -> Result {
+fn echo(conn: &mut Connection) -> Result<()> {
     let mut line = String::new();
     while conn.read_line(&mut line)? > 0 {
         conn.write_all(line.as_bytes())?;
@@ -115,10 +115,10 @@ fn echo(conn: &mut Connection) -> Result {
 fn serve<C: Concurrency>(
     model: C,
     tls: Tls,
-    handle: impl Fn(&mut Connection) -> Result + Send + Sync + 'static,
+    handle: impl Fn(&mut Connection) -> Result<()> + Send + Sync + 'static,
 ) -> Encrypted {
     let (tell, told) = channel();
-    let server = Server::<Tcp, C, ()>::builder()
+    let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .tls(tls)
         .on_event(move |event| {

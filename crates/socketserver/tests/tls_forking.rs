@@ -59,11 +59,11 @@ fn serve(dir: &std::path::Path) {
     let (certificate, key) = (dir.join("a.pem"), dir.join("a.key"));
     let mut config = TlsIdentity::new(certificate, key).load().unwrap();
     config.ticketer = Arc::new(Telling);
-    let mut server = Server::<Tcp, Forking, ()>::builder()
+    let mut server = Server::<Tcp, Forking>::builder()
         .tls(Tls::new(config))
         .bind(
             "127.0.0.1:0",
-            handler_fn(|_: &mut Connection| -> Result { Ok(()) }),
+            handler_fn(|_: &mut Connection| -> Result<()> { Ok(()) }),
         )
         .unwrap();
     println!("{}", server.local_addr());

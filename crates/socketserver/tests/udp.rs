@@ -42,7 +42,7 @@ fn connected(running: &Running, to: [u8; 4]) -> UdpSocket {
 /// Datagrams from many peers to many addresses are received together, and answered together where
 /// the model does so: each answer has the address of its own question.
 fn many_answers_at_once_keep_their_addresses<C: Concurrency>(model: C) {
-    let server = Server::<Udp, C, ()>::builder().concurrency(model);
+    let server = Server::<Udp, C>::builder().concurrency(model);
     let running = Running::start(server.bind("0.0.0.0:0", echo_datagram()).unwrap());
     let clients: Vec<_> = (1..=60)
         .map(|n| connected(&running, [127, 0, 0, n]))

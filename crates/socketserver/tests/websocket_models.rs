@@ -46,7 +46,7 @@ fn serve<C: Concurrency>(model: C) {
             Ok(socket.send(message)?)
         })
     });
-    let mut server = Server::<Tcp, C, ()>::builder()
+    let mut server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .timeouts(socketserver::Timeouts::default().idle(Some(IDLE)))
         .bind("127.0.0.1:0", site)

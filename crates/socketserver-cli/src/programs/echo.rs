@@ -45,7 +45,7 @@ struct Echo {
 }
 
 impl RequestHandler<Connection> for Echo {
-    fn handle(&mut self, conn: &mut Connection) -> Result {
+    fn handle(&mut self, conn: &mut Connection) -> Result<()> {
         let end = self.framing.end();
         self.messages.serve(conn, |conn, message| {
             if is_quit(message) {
@@ -60,7 +60,7 @@ impl RequestHandler<Connection> for Echo {
 }
 
 impl RequestHandler<Datagram> for Echo {
-    fn handle(&mut self, packet: &mut Datagram) -> Result {
+    fn handle(&mut self, packet: &mut Datagram) -> Result<()> {
         let peer = name_of(packet.peer_addr(), packet.id());
         tracing::info!("{peer} {}", excerpt(packet.bytes()));
         Ok(packet.reply(&[peer.as_bytes(), b" ", packet.bytes()].concat())?)

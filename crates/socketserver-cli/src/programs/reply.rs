@@ -11,7 +11,7 @@ use bytes::Bytes;
 use clap::Args;
 use socketserver::greenroom::sync::{OneshotSender, RecvError, oneshot};
 use socketserver::{
-    Connection, Datagram, Error, RequestHandler, RequestId, RequestState, Result, ServerHandle,
+    Connection, Datagram, RequestHandler, RequestId, RequestState, Result, ServerHandle,
 };
 
 use crate::cli::{Program, ServerOptions};
@@ -128,12 +128,12 @@ impl OperatorQueue {
             RecvError::TimedOut => {
                 drop(answered);
                 self.tidy();
-                Error::from(std::io::Error::new(
+                socketserver::BoxError::from(std::io::Error::new(
                     std::io::ErrorKind::TimedOut,
                     "nobody has answered",
                 ))
             }
-            _ => Error::msg("nobody will answer"),
+            _ => "nobody will answer".into(),
         })
     }
 
@@ -205,7 +205,7 @@ struct Reply {
 }
 
 impl RequestHandler<Connection> for Reply {
-    fn handle(&mut self, conn: &mut Connection) -> Result {
+    fn handle(&mut self, conn: &mut Connection) -> Result<()> {
         let (desk, end) = (&self.desk, self.framing.end());
         self.messages
             .serve(conn, |conn: &mut Connection, message: &Bytes| {
@@ -221,7 +221,7 @@ impl RequestHandler<Connection> for Reply {
 }
 
 impl RequestHandler<Datagram> for Reply {
-    fn handle(&mut self, packet: &mut Datagram) -> Result {
+    fn handle(&mut self, packet: &mut Datagram) -> Result<()> {
         let peer = name_of(packet.peer_addr(), packet.id());
         let from = (packet.server(), packet.id());
         let answer = self.desk.ask(from, &peer, packet.bytes())?;

@@ -32,7 +32,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 struct Upper;
 
 impl RequestHandler<Connection> for Upper {
-    fn handle(&mut self, conn: &mut Connection) -> Result {
+    fn handle(&mut self, conn: &mut Connection) -> Result<()> {
         let mut chunk = [0; 8192];
         loop {
             let n = conn.read(&mut chunk)?;
@@ -46,7 +46,7 @@ impl RequestHandler<Connection> for Upper {
 }
 
 impl RequestHandler<Datagram> for Upper {
-    fn handle(&mut self, packet: &mut Datagram) -> Result {
+    fn handle(&mut self, packet: &mut Datagram) -> Result<()> {
         Ok(packet.reply(&packet.bytes().to_ascii_uppercase())?)
     }
 }

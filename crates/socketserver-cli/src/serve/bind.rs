@@ -224,12 +224,10 @@ where
     }
 }
 
-fn add<T, C, F, H>(group: &mut ServerGroup, server: Server<T, C, F>) -> Address
+fn add<T, C>(group: &mut ServerGroup, server: Server<T, C>) -> Address
 where
     T: Transport,
     C: Concurrency,
-    F: Fn() -> H + Send + Sync + 'static,
-    H: RequestHandler<T::Request> + 'static,
 {
     let address = server.local_addr().clone();
     group.add(server);

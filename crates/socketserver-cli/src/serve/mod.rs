@@ -270,7 +270,7 @@ impl BoundServers {
             watching.end();
         }
         terminal::restore();
-        served.map_err(|error| anyhow::Error::from_boxed(error.into()).context("serving ended"))?;
+        served.map_err(|error| anyhow::Error::from(error).context("serving ended"))?;
         let reports = group
             .handles()
             .iter()

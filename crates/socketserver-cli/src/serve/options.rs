@@ -54,7 +54,7 @@ pub(super) fn builder<T: Transport, C: Concurrency>(
     options: &ServerOptions,
     model: C,
 ) -> Builder<T, C> {
-    let builder = Server::<T, C, ()>::builder();
+    let builder = Server::<T, C>::builder();
     let builder = match service_manager::watchdog() {
         // By the loop that accepts: if it does not turn, nobody is served any more.
         Some(interval) => builder.service_actions(interval, || {

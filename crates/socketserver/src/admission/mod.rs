@@ -36,7 +36,7 @@ pub(crate) use rate::Bucket;
 ///     .allow("10.0.0.0/8".parse()?)
 ///     .max_per_peer(20)
 ///     .rate_per_peer(Rate::per_second(5).burst(20));
-/// # Ok::<(), socketserver::Error>(())
+/// # Ok::<(), socketserver::BoxError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Admission {

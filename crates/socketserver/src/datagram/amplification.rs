@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::Error;
+use crate::error::chain;
 
 /// Why a [reply](crate::Datagram::reply) was not sent: together with what was sent before, it would
 /// be more than [`max_amplification`](crate::Builder::max_amplification) allows.
@@ -16,7 +16,7 @@ use crate::Error;
 /// ```
 /// use socketserver::{AmplificationExceeded, Datagram, Result};
 ///
-/// fn answer(packet: &Datagram, whole: &[u8], brief: &[u8]) -> Result {
+/// fn answer(packet: &Datagram, whole: &[u8], brief: &[u8]) -> Result<()> {
 ///     match packet.reply(whole) {
 ///         Err(error) if error.get_ref().is_some_and(|e| e.is::<AmplificationExceeded>()) => {
 ///             Ok(packet.reply(brief)?)
@@ -43,9 +43,8 @@ pub struct AmplificationExceeded {
 
 impl AmplificationExceeded {
     /// Whether this is what a handler has failed with.
-    pub(crate) fn is_in(error: &Error) -> bool {
-        error
-            .chain()
+    pub(crate) fn is_in(error: &(dyn std::error::Error + 'static)) -> bool {
+        chain(error)
             .filter_map(|error| error.downcast_ref::<io::Error>()?.get_ref())
             .any(<dyn std::error::Error + Send + Sync>::is::<Self>)
     }

@@ -123,7 +123,7 @@ impl Datagram {
     /// use socketserver::{Datagram, Result};
     ///
     /// /// `cookie` is made of the peer's address and a secret, so that nobody else can know it.
-    /// fn answer(packet: &Datagram, cookie: &[u8], pages: &[Vec<u8>]) -> Result {
+    /// fn answer(packet: &Datagram, cookie: &[u8], pages: &[Vec<u8>]) -> Result<()> {
     ///     if !packet.bytes().starts_with(cookie) {
     ///         // Whoever is there may ask again with this.
     ///         return Ok(packet.reply(cookie)?);

@@ -75,7 +75,13 @@ impl EventSink {
             if let Err(cause) = catch_panic(|| observer(event)) {
                 // Not emitted: the observer would be told of its own failure for ever.
                 self.totals.hook_failed("on_event");
-                let _ = catch_panic(|| tracing::error!(hook = "on_event", %cause, "hook failed"));
+                let _ = catch_panic(|| {
+                    tracing::error!(
+                        hook = "on_event",
+                        cause = format_args!("{cause:#}"),
+                        "hook failed"
+                    )
+                });
             }
         }
     }
@@ -118,7 +124,9 @@ fn trace(event: &Event<'_>) {
         Event::AcceptFailed { address, error } => {
             tracing::debug!(%address, %error, "a connection failed before it was accepted");
         }
-        Event::HookFailed { hook, cause } => tracing::error!(hook, %cause, "hook failed"),
+        Event::HookFailed { hook, cause } => {
+            tracing::error!(hook, cause = format_args!("{cause:#}"), "hook failed")
+        }
         Event::Stalled { name, duration } => tracing::warn!(
             name,
             ?duration,

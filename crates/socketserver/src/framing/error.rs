@@ -6,7 +6,7 @@ use std::io;
 
 /// Why a frame could not be received or sent.
 ///
-/// In a handler, `?` makes it a [`socketserver::Error`](crate::Error). As an [`io::Error`], what a
+/// In a handler, `?` makes it a [`BoxError`](crate::BoxError). As an [`io::Error`], what a
 /// peer has done is of the kind [`InvalidData`](io::ErrorKind::InvalidData) or
 /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof), and comes out again as it was.
 #[derive(Debug, thiserror::Error)]

@@ -37,7 +37,7 @@ use crate::Connection;
 ///     Ok(())
 /// });
 /// let server = ThreadingTcpServer::bind("127.0.0.1:0", echo)?;
-/// # Ok::<(), socketserver::Error>(())
+/// # Ok::<(), socketserver::BoxError>(())
 /// ```
 pub struct Framed<S, C> {
     stream: S,

@@ -18,7 +18,7 @@ use super::frame_state::FrameState;
 /// struct Echo(FramedParts<Lines>);
 ///
 /// impl RequestHandler<Connection> for Echo {
-///     fn handle(&mut self, conn: &mut Connection) -> Result {
+///     fn handle(&mut self, conn: &mut Connection) -> Result<()> {
 ///         let mut lines = Framed::from_parts(conn, std::mem::take(&mut self.0));
 ///         let mut next = lines.read()?;
 ///         if next.is_some() {
@@ -34,7 +34,7 @@ use super::frame_state::FrameState;
 /// }
 ///
 /// let server = PooledTcpServer::bind("127.0.0.1:0", Echo::default)?;
-/// # Ok::<(), socketserver::Error>(())
+/// # Ok::<(), socketserver::BoxError>(())
 /// ```
 #[derive(Default)]
 pub struct FramedParts<C> {

@@ -12,7 +12,7 @@
 //! struct Upper;
 //!
 //! impl RequestHandler<Connection> for Upper {
-//!     fn handle(&mut self, conn: &mut Connection) -> Result {
+//!     fn handle(&mut self, conn: &mut Connection) -> Result<()> {
 //!         let mut lines = Framed::new(conn, Lines::default().max_len(1024));
 //!         while let Some(line) = lines.read()? {
 //!             lines.write(line.to_ascii_uppercase())?;
@@ -22,7 +22,7 @@
 //! }
 //!
 //! let server = ThreadingTcpServer::bind("127.0.0.1:0", Upper::default)?;
-//! # Ok::<(), socketserver::Error>(())
+//! # Ok::<(), socketserver::BoxError>(())
 //! ```
 //!
 //! # Codecs

@@ -30,7 +30,7 @@ type OnResponse = dyn Fn(&RequestLog<'_>) + Send + Sync;
 ///     Ok(Response::text(format!("you have asked for {}\n", request.path())))
 /// });
 /// let server = ThreadingTcpServer::bind("127.0.0.1:0", hello)?;
-/// # Ok::<(), socketserver::Error>(())
+/// # Ok::<(), socketserver::BoxError>(())
 /// ```
 #[derive(Clone)]
 pub struct Http {
@@ -190,7 +190,7 @@ pub struct HttpHandler<H> {
 }
 
 impl<H: Handler> RequestHandler<Connection> for HttpHandler<H> {
-    fn handle(&mut self, conn: &mut Connection) -> Result {
+    fn handle(&mut self, conn: &mut Connection) -> Result<()> {
         if let Some(upgraded) = &mut self.upgraded {
             return upgraded.handle(conn);
         }
@@ -217,7 +217,7 @@ impl<H: Handler> RequestHandler<Connection> for HttpHandler<H> {
         Ok(())
     }
 
-    fn finish(&mut self, conn: &mut Connection) -> Result {
+    fn finish(&mut self, conn: &mut Connection) -> Result<()> {
         match &mut self.upgraded {
             Some(upgraded) => upgraded.finish(conn),
             None => Ok(()),
@@ -451,7 +451,7 @@ impl<H: Handler> HttpHandler<H> {
                 elapsed: began.elapsed(),
             };
             if let Err(cause) = catch_panic(|| call(&exchange)) {
-                tracing::error!(%cause, "on_response has failed");
+                tracing::error!(cause = format_args!("{cause:#}"), "on_response has failed");
             }
         }
         sent.map(|()| to.stays)

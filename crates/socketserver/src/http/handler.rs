@@ -49,7 +49,7 @@ use crate::Result;
 /// let note = Arc::new(Mutex::new(String::new()));
 /// let factory = Http::new().handler(move || Note(note.clone()));
 /// let server = ThreadingTcpServer::bind("127.0.0.1:0", factory)?;
-/// # Ok::<(), socketserver::Error>(())
+/// # Ok::<(), socketserver::BoxError>(())
 /// ```
 pub trait Handler: Send + 'static {
     /// The methods that it implements.

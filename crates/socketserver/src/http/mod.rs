@@ -5,11 +5,12 @@
 //! use socketserver::http::{Http, Request, Response};
 //! use socketserver::{Result, ThreadingTcpServer};
 //!
-//! fn main() -> Result {
+//! fn main() -> Result<()> {
 //!     let hello = Http::new().handler_fn(|request: &mut Request<'_>| {
 //!         Ok(Response::text(format!("you have asked for {}\n", request.path())))
 //!     });
-//!     ThreadingTcpServer::bind("127.0.0.1:8000", hello)?.serve_forever()
+//!     ThreadingTcpServer::bind("127.0.0.1:8000", hello)?.serve_forever()?;
+//!     Ok(())
 //! }
 //! ```
 //!

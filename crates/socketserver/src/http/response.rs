@@ -25,7 +25,7 @@ use crate::user_code::HandlerErrorKind;
 /// let created = Response::text("made\n")
 ///     .status(StatusCode::CREATED)
 ///     .header("location", "/notes/7")?;
-/// # Ok::<(), socketserver::Error>(())
+/// # Ok::<(), socketserver::BoxError>(())
 /// ```
 pub struct Response {
     pub(super) status: StatusCode,
@@ -183,10 +183,10 @@ impl Response {
             return None;
         }
         let status = self.status.as_u16();
-        Some(HandlerErrorKind::Error(crate::Error::msg(format!(
+        Some(HandlerErrorKind::Error(format!(
             "the handler has answered with status {status}, which is not final (RFC 9110, 15.2): answer \
              with a final status, or with Response::upgrade"
-        ))))
+        ).into()))
     }
 
     /// Whether an answer of this status has a body (RFC 9110, 6.4.1).

@@ -69,7 +69,7 @@ pub(super) fn send(
     to: &ResponseContext<'_>,
     response: Response,
     progress: &mut Progress,
-) -> Result {
+) -> Result<()> {
     let mut gathered = Vec::with_capacity(1024);
     write_head(&mut gathered, to, &response)?;
     let mut sending = ResponseWriter {

@@ -37,7 +37,7 @@ impl Response {
     /// struct Shout;
     ///
     /// impl RequestHandler<Connection> for Shout {
-    ///     fn handle(&mut self, conn: &mut Connection) -> Result {
+    ///     fn handle(&mut self, conn: &mut Connection) -> Result<()> {
     ///         let mut line = String::new();
     ///         while conn.read_line(&mut line)? > 0 {
     ///             conn.write_all(line.to_uppercase().as_bytes())?;
@@ -49,7 +49,7 @@ impl Response {
     ///
     /// let shouting = Http::new().handler_fn(|_: &mut Request<'_>| Response::upgrade("shout", Shout));
     /// let server = ThreadingTcpServer::bind("127.0.0.1:0", shouting)?;
-    /// # Ok::<(), socketserver::Error>(())
+    /// # Ok::<(), socketserver::BoxError>(())
     /// ```
     ///
     /// # Errors

@@ -100,7 +100,7 @@ impl MetricsHandler {
 }
 
 impl RequestHandler<Connection> for MetricsHandler {
-    fn handle(&mut self, conn: &mut Connection) -> Result {
+    fn handle(&mut self, conn: &mut Connection) -> Result<()> {
         conn.set_deadline(Instant::now().checked_add(TIME));
         // Until it is whole, the request is all that the client has shown.
         conn.begin_message();

@@ -22,7 +22,7 @@
 //!     .bind("127.0.0.1:0", metrics.endpoint())?;
 //! assert!(metrics.render().contains("socketserver_requests_active{server=\"greeter\"} 0\n"));
 //! # drop(watched);
-//! # Ok::<(), socketserver::Error>(())
+//! # Ok::<(), socketserver::BoxError>(())
 //! ```
 //!
 //! # Metrics

@@ -23,7 +23,7 @@ use crate::park::Parker;
 use crate::timeouts::earliest;
 use crate::transport::{Accepted, Transport};
 use crate::user_code::call_user_code;
-use crate::{Address, RequestHandler, ServeError};
+use crate::{Address, ServeError};
 
 /// How many requests one listener may bring in before the others, and commands, get their turn.
 const BUDGET: usize = 64;
@@ -128,11 +128,11 @@ enum Armed {
 }
 
 /// What a serving loop knows about one server between two turns.
-pub(super) struct LoopState<R, F> {
+pub(super) struct LoopState<R> {
     /// A request that no thread or process could be started for yet.
-    pub(super) pending: Option<AcceptedRequest<R, F>>,
+    pub(super) pending: Option<AcceptedRequest<R>>,
     /// Requests that there is no room for yet.
-    pub(super) queue: Queue<R, F>,
+    pub(super) queue: Queue<R>,
     pub(super) back_off: BackOff,
     /// How many were cut last so that others have their places, of those that have not come yet; when.
     pub(super) room_made: (usize, Option<Instant>),
@@ -145,7 +145,7 @@ pub(super) struct LoopState<R, F> {
     next_action: Option<Instant>,
 }
 
-impl<R, F> Default for LoopState<R, F> {
+impl<R> Default for LoopState<R> {
     fn default() -> Self {
         Self {
             pending: None,
@@ -169,13 +169,7 @@ pub(super) enum AcceptResult {
     InChild(Box<dyn FnOnce() -> i32>),
 }
 
-impl<T, C, F, H> LoopMember for Server<T, C, F>
-where
-    T: Transport,
-    C: Concurrency,
-    F: Fn() -> H + Send + Sync + 'static,
-    H: RequestHandler<T::Request>,
-{
+impl<T: Transport, C: Concurrency> LoopMember for Server<T, C> {
     fn model(&self) -> ModelTraits {
         ModelTraits {
             name: C::NAME,
@@ -312,13 +306,7 @@ where
     }
 }
 
-impl<T, C, F, H> Server<T, C, F>
-where
-    T: Transport,
-    C: Concurrency,
-    F: Fn() -> H + Send + Sync + 'static,
-    H: RequestHandler<T::Request>,
-{
+impl<T: Transport, C: Concurrency> Server<T, C> {
     /// A daemon binds before it forks: whoever serves is the one that cleans up.
     fn take_over(&self) -> Result<(), ServeError> {
         if self.shared.lifecycle.is_owner() {
@@ -519,7 +507,7 @@ where
         permit: Option<PeerPermit>,
         listener: usize,
         has_room: bool,
-    ) -> Option<AcceptedRequest<T::Request, F>> {
+    ) -> Option<AcceptedRequest<T::Request>> {
         let address = self.listeners[listener].address.clone();
         let (id, peer, socket) = (request.id(), request.peer().clone(), request.socket());
         let record = RequestGuard::enter(&self.shared, id, peer, address, socket, permit);
@@ -565,7 +553,7 @@ where
 
     /// The next of those who wait in the queue, if there is room for it. Who has waited for too
     /// long is refused.
-    fn next_queued(&mut self) -> Option<AcceptedRequest<T::Request, F>> {
+    fn next_queued(&mut self) -> Option<AcceptedRequest<T::Request>> {
         if self.progress.queue.is_empty() {
             return None;
         }
@@ -589,7 +577,7 @@ where
     /// Hands a request to the concurrency model.
     fn dispatch(
         &mut self,
-        job: AcceptedRequest<T::Request, F>,
+        job: AcceptedRequest<T::Request>,
         listener: usize,
         poller: &Poller,
         now: Instant,

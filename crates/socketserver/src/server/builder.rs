@@ -141,7 +141,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
     #[must_use]
     pub fn handle_error(
         mut self,
-        hook: impl Fn(&RequestInfo, &HandlerError) -> Result + Send + Sync + 'static,
+        hook: impl Fn(&RequestInfo, &HandlerError) -> Result<()> + Send + Sync + 'static,
     ) -> Self {
         self.handle_error = Some(Box::new(hook));
         self
@@ -149,7 +149,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
 
     /// Called when [`handle_request`](Server::handle_request) has waited in vain.
     #[must_use]
-    pub fn handle_timeout(mut self, hook: impl FnMut() -> Result + Send + 'static) -> Self {
+    pub fn handle_timeout(mut self, hook: impl FnMut() -> Result<()> + Send + 'static) -> Self {
         self.hooks.handle_timeout = Some(Box::new(hook));
         self
     }
@@ -159,7 +159,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
     pub fn service_actions(
         mut self,
         interval: Duration,
-        hook: impl FnMut() -> Result + Send + 'static,
+        hook: impl FnMut() -> Result<()> + Send + 'static,
     ) -> Self {
         let interval = interval.max(Duration::from_millis(1));
         self.hooks.service_actions = Some((interval, Box::new(hook)));
@@ -184,7 +184,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         self,
         address: impl ToBindAddrs<T>,
         factory: F,
-    ) -> Result<Server<T, C, F>, BindError>
+    ) -> Result<Server<T, C>, BindError>
     where
         F: Fn() -> H + Send + Sync + 'static,
         H: RequestHandler<T::Request>,
@@ -200,7 +200,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         self,
         addresses: impl IntoIterator<Item = impl ToBindAddrs<T>>,
         factory: F,
-    ) -> Result<Server<T, C, F>, BindError>
+    ) -> Result<Server<T, C>, BindError>
     where
         F: Fn() -> H + Send + Sync + 'static,
         H: RequestHandler<T::Request>,
@@ -228,7 +228,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         self,
         socket: impl Into<OwnedFd>,
         factory: F,
-    ) -> Result<Server<T, C, F>, BindError>
+    ) -> Result<Server<T, C>, BindError>
     where
         F: Fn() -> H + Send + Sync + 'static,
         H: RequestHandler<T::Request>,
@@ -271,11 +271,11 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         })
     }
 
-    fn serve<F>(
-        self,
-        listeners: Vec<T::Listener>,
-        factory: F,
-    ) -> Result<Server<T, C, F>, BindError> {
+    fn serve<F, H>(self, listeners: Vec<T::Listener>, factory: F) -> Result<Server<T, C>, BindError>
+    where
+        F: Fn() -> H + Send + Sync + 'static,
+        H: RequestHandler<T::Request>,
+    {
         if listeners.is_empty() {
             return Err(BindError::BadAddress {
                 address: "(none)".into(),
@@ -468,7 +468,7 @@ impl<T: crate::transport::StreamTransport, C: Concurrency> Builder<T, C> {
     ///     }))?;
     /// // Later, for new connections:
     /// tls.reload(TlsIdentity::new("renewed.pem", "renewed.key").load()?);
-    /// # Ok::<(), socketserver::Error>(())
+    /// # Ok::<(), socketserver::BoxError>(())
     /// ```
     #[cfg(feature = "tls")]
     #[must_use]
@@ -568,7 +568,7 @@ impl<C: Concurrency> Builder<Udp, C> {
     ///     .bind("127.0.0.1:0", handler_fn(|packet: &mut Datagram| {
     ///         Ok(packet.reply(packet.bytes())?)
     ///     }))?;
-    /// # Ok::<(), socketserver::Error>(())
+    /// # Ok::<(), socketserver::BoxError>(())
     /// ```
     #[must_use]
     pub fn max_amplification(mut self, factor: Option<u32>) -> Self {

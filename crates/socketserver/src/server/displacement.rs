@@ -18,7 +18,7 @@ use crate::admission::PeerKey;
 use crate::concurrency::{Concurrency, OverloadPolicy};
 use crate::transport::Transport;
 use crate::waiting::Awaited;
-use crate::{Address, Rejection, RequestHandler, ServeError};
+use crate::{Address, Rejection, ServeError};
 
 /// How long a client may take to its first complete message, header or handshake, while others wait for
 /// a place: two round trips to any place on Earth, so that a burst of good clients does not displace
@@ -85,7 +85,7 @@ const EPISODE: Duration = Duration::from_secs(10);
 /// let server = ThreadingTcpServer::builder()
 ///     .displacement(Displacement::new().idle(Duration::from_secs(60)))
 ///     .bind("127.0.0.1:0", handler_fn(|_: &mut Connection| Ok(())))?;
-/// # Ok::<(), socketserver::Error>(())
+/// # Ok::<(), socketserver::BoxError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Displacement {
@@ -415,13 +415,7 @@ fn pick(held: &[Held], mut candidates: Vec<(Held, Duration)>, most: usize) -> Ve
     victims
 }
 
-impl<T, C, F, H> Server<T, C, F>
-where
-    T: Transport,
-    C: Concurrency,
-    F: Fn() -> H + Send + Sync + 'static,
-    H: RequestHandler<T::Request>,
-{
+impl<T: Transport, C: Concurrency> Server<T, C> {
     /// Whether requests of this server can make room: the loop has to get to it while they are served,
     /// and they have connections that can be cut.
     pub(super) fn may_displace(&self) -> bool {

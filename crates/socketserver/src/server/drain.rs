@@ -7,7 +7,7 @@ use super::accept_loop::TickResult;
 use super::handle::NEWCOMER;
 use super::poller::Poller;
 use super::{DrainReport, RequestOutcome, Server};
-use crate::RequestHandler;
+
 use crate::concurrency::Concurrency;
 use crate::event::{Event, Rejection};
 use crate::timeouts::earliest;
@@ -41,13 +41,7 @@ enum Step {
     Killing(Instant),
 }
 
-impl<T, C, F, H> Server<T, C, F>
-where
-    T: Transport,
-    C: Concurrency,
-    F: Fn() -> H + Send + Sync + 'static,
-    H: RequestHandler<T::Request>,
-{
+impl<T: Transport, C: Concurrency> Server<T, C> {
     pub(super) fn drain_tick(
         &mut self,
         poller: &Poller,

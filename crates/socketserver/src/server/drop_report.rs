@@ -34,7 +34,7 @@ impl DropReporter {
     }
 }
 
-impl<T: Transport, C: Concurrency, F> Server<T, C, F> {
+impl<T: Transport, C: Concurrency> Server<T, C> {
     /// To be called when something was received at a gate.
     pub(super) fn set_recv_drop_count(&mut self, listener: usize) {
         let more = std::mem::take(&mut self.accept_context.dropped);

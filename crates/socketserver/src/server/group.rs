@@ -9,7 +9,7 @@ use super::poller::Poller;
 use super::{Server, ServerHandle};
 use crate::concurrency::Concurrency;
 use crate::transport::Transport;
-use crate::{RequestHandler, Result};
+use crate::{Result, ServeError};
 
 /// Servers of different transports and concurrency models under one call and one stop.
 ///
@@ -28,7 +28,7 @@ use crate::{RequestHandler, Result};
 /// let mut group = ServerGroup::new().with(tcp).with(udp);
 /// group.handle().shutdown();
 /// group.serve_forever()?;
-/// # Ok::<(), socketserver::Error>(())
+/// # Ok::<(), socketserver::BoxError>(())
 /// ```
 #[derive(Default)]
 pub struct ServerGroup {
@@ -47,25 +47,13 @@ impl ServerGroup {
 
     /// Takes a server into the group.
     #[must_use]
-    pub fn with<T, C, F, H>(mut self, server: Server<T, C, F>) -> Self
-    where
-        T: Transport,
-        C: Concurrency,
-        F: Fn() -> H + Send + Sync + 'static,
-        H: RequestHandler<T::Request> + 'static,
-    {
+    pub fn with<T: Transport, C: Concurrency>(mut self, server: Server<T, C>) -> Self {
         self.add(server);
         self
     }
 
     /// Takes a server into the group.
-    pub fn add<T, C, F, H>(&mut self, server: Server<T, C, F>)
-    where
-        T: Transport,
-        C: Concurrency,
-        F: Fn() -> H + Send + Sync + 'static,
-        H: RequestHandler<T::Request> + 'static,
-    {
+    pub fn add<T: Transport, C: Concurrency>(&mut self, server: Server<T, C>) {
         let member = self.take_in(server);
         self.members.push(member);
     }
@@ -77,24 +65,15 @@ impl ServerGroup {
     ///
     /// It shares the loop: where the process may have threads, a server that is served by a thread of
     /// its own is better, as it also answers while a sequential server is busy.
-    pub fn add_sidecar<T, C, F, H>(&mut self, server: Server<T, C, F>)
-    where
-        T: Transport,
-        C: Concurrency,
-        F: Fn() -> H + Send + Sync + 'static,
-        H: RequestHandler<T::Request> + 'static,
-    {
+    pub fn add_sidecar<T: Transport, C: Concurrency>(&mut self, server: Server<T, C>) {
         let sidecar = self.take_in(server);
         self.sidecars.push(sidecar);
     }
 
-    fn take_in<T, C, F, H>(&mut self, mut server: Server<T, C, F>) -> Box<dyn LoopMember + Send>
-    where
-        T: Transport,
-        C: Concurrency,
-        F: Fn() -> H + Send + Sync + 'static,
-        H: RequestHandler<T::Request> + 'static,
-    {
+    fn take_in<T: Transport, C: Concurrency>(
+        &mut self,
+        mut server: Server<T, C>,
+    ) -> Box<dyn LoopMember + Send> {
         self.watches.append(&mut server.watches);
         // The group has one for all.
         server.poller = None;
@@ -120,7 +99,7 @@ impl ServerGroup {
     ///
     /// # Errors
     /// As for [`Server::serve_forever`].
-    pub fn serve_forever(&mut self) -> Result {
+    pub fn serve_forever(&mut self) -> Result<(), ServeError> {
         if self.members.is_empty() {
             return Ok(());
         }

@@ -21,6 +21,7 @@ use crate::address::Address;
 use crate::admission::{Admission, AdmissionControl, PeerKey, PeerPermit};
 use crate::concurrency::CUT;
 use crate::datagram::AmplificationExceeded;
+use crate::error::io_kind;
 use crate::event::{Counters, EndReason, Event, EventSink, Rejection, RequestSummary};
 use crate::preamble::PreambleConfig;
 use crate::socket::{CancelReason, Socket};
@@ -167,7 +168,7 @@ pub struct DrainReport {
     pub elapsed: Duration,
 }
 
-pub(crate) type HandleError = Box<dyn Fn(&RequestInfo, &HandlerError) -> Result + Send + Sync>;
+pub(crate) type HandleError = Box<dyn Fn(&RequestInfo, &HandlerError) -> Result<()> + Send + Sync>;
 
 /// What a server shares with its controllers and its requests.
 pub(crate) struct Shared {
@@ -477,17 +478,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn log_failure(info: &RequestInfo, failure: &HandlerError) {
     let (id, peer, phase) = (info.id, &info.peer, failure.phase());
-    let kind = failure.error().and_then(crate::Error::io_kind);
+    let kind = failure.error().and_then(io_kind);
     if kind == Some(io::ErrorKind::TimedOut) {
-        tracing::info!(%id, %peer, %phase, error = %failure.cause(), "request timed out");
+        tracing::info!(%id, %peer, %phase, error = format_args!("{:#}", failure.cause()), "request timed out");
     } else if failure.error().is_some_and(AmplificationExceeded::is_in) {
         // The limit does what it is for, and whoever forges sources decides how often. It is counted.
-        tracing::debug!(%id, %peer, %phase, error = %failure.cause(), "reply withheld");
+        tracing::debug!(%id, %peer, %phase, error = format_args!("{:#}", failure.cause()), "reply withheld");
     } else if kind == Some(io::ErrorKind::InvalidData) {
         // What the peer has sent is at fault, and no operator can do anything about it.
-        tracing::warn!(%id, %peer, %phase, error = %failure.cause(), "request failed");
+        tracing::warn!(%id, %peer, %phase, error = format_args!("{:#}", failure.cause()), "request failed");
     } else {
-        tracing::error!(%id, %peer, %phase, error = %failure.cause(), "request failed");
+        tracing::error!(%id, %peer, %phase, error = format_args!("{:#}", failure.cause()), "request failed");
     }
 }
 
@@ -728,7 +729,7 @@ impl Drop for RequestGuard {
 /// handle.shutdown();
 /// assert!(handle.wait(Some(std::time::Duration::from_secs(5))));
 /// serving.join().unwrap()?;
-/// # Ok::<(), socketserver::Error>(())
+/// # Ok::<(), socketserver::BoxError>(())
 /// ```
 #[derive(Clone)]
 pub struct ServerHandle(pub(crate) Arc<Shared>);

@@ -41,6 +41,7 @@ pub(crate) use task::{Outcome, wait_to_end};
 use accept::{ListenerSlot, LoopState};
 use accept_loop::{RunUntil, Watch, run};
 use handle::Shared;
+use pending::MakeSession;
 use poller::Poller;
 use rejection::Rejector;
 
@@ -61,7 +62,7 @@ pub enum RequestOutcome {
 }
 
 type Verify<R> = Box<dyn Fn(&R) -> Result<bool> + Send + Sync>;
-type Action = Box<dyn FnMut() -> Result + Send>;
+type Action = Box<dyn FnMut() -> Result<()> + Send>;
 
 /// What the application adds to a server, besides handlers.
 struct Hooks<R> {
@@ -73,27 +74,28 @@ struct Hooks<R> {
 /// A server for requests of one transport under one concurrency model.
 ///
 /// The names to use are the aliases ([`ThreadingTcpServer`](crate::ThreadingTcpServer) and its
-/// kin). The type parameters are the transport, the concurrency model, and the factory: a
-/// `Fn() -> H` that makes a new handler for each request.
+/// kin). The type parameters are the transport and the concurrency model. The factory, a `Fn() -> H`
+/// that makes a new handler for each request, is not part of the type: a server can be a field, an
+/// element of a `Vec`, or a return type.
 ///
 /// Dropping a server closes its listeners, frees the port or the path, and waits for nothing;
 /// requests on other threads go on. (A datagram socket stays open until the last datagram that may
 /// be replied to is gone.) [`server_close`](Self::server_close) is the graceful way.
-pub struct Server<T: Transport, C: Concurrency, F> {
+pub struct Server<T: Transport, C: Concurrency> {
     shared: Arc<Shared>,
     listeners: Vec<ListenerSlot<T>>,
     concurrency: C,
-    factory: Arc<F>,
+    factory: Arc<dyn MakeSession<T::Request>>,
     accept_context: AcceptContext,
     hooks: Hooks<T::Request>,
     block_on_close: Option<Duration>,
     watches: Vec<Watch>,
     poller: Option<Poller>,
-    progress: LoopState<T::Request, F>,
+    progress: LoopState<T::Request>,
     rejections: Rejector,
 }
 
-impl<T: Transport, C: Concurrency> Server<T, C, ()> {
+impl<T: Transport, C: Concurrency> Server<T, C> {
     /// Begins a server with options.
     ///
     /// ```
@@ -107,7 +109,7 @@ impl<T: Transport, C: Concurrency> Server<T, C, ()> {
     ///         Ok(peer.is_some_and(|peer| peer.ip().is_loopback()))
     ///     })
     ///     .bind("127.0.0.1:0", handler_fn(|_: &mut Connection| Ok(())))?;
-    /// # Ok::<(), socketserver::Error>(())
+    /// # Ok::<(), socketserver::BoxError>(())
     /// ```
     #[must_use]
     pub fn builder() -> Builder<T, C> {
@@ -115,18 +117,16 @@ impl<T: Transport, C: Concurrency> Server<T, C, ()> {
     }
 }
 
-impl<T, C, F, H> Server<T, C, F>
-where
-    T: Transport,
-    C: Concurrency,
-    F: Fn() -> H + Send + Sync + 'static,
-    H: RequestHandler<T::Request>,
-{
+impl<T: Transport, C: Concurrency> Server<T, C> {
     /// Binds and listens, with default options.
     ///
     /// # Errors
     /// See [`BindError`]; nothing stays open after one.
-    pub fn bind(address: impl ToBindAddrs<T>, factory: F) -> Result<Self, BindError> {
+    pub fn bind<F, H>(address: impl ToBindAddrs<T>, factory: F) -> Result<Self, BindError>
+    where
+        F: Fn() -> H + Send + Sync + 'static,
+        H: RequestHandler<T::Request>,
+    {
         Builder::new().bind(address, factory)
     }
 
@@ -136,9 +136,8 @@ where
     /// Nothing a client or a handler does ends it.
     ///
     /// # Errors
-    /// A [`ServeError`], by [`downcast_ref`](crate::Error::downcast_ref), if the server is closed,
-    /// cannot fork here, or has lost its listener.
-    pub fn serve_forever(&mut self) -> Result {
+    /// Returns a [`ServeError`] if the server is closed, cannot fork here, or has lost its listener.
+    pub fn serve_forever(&mut self) -> Result<(), ServeError> {
         self.run(RunUntil::Stopped)?;
         Ok(())
     }
@@ -151,9 +150,12 @@ where
     ///
     /// # Errors
     /// As for [`serve_forever`](Self::serve_forever).
-    pub fn handle_request(&mut self, timeout: Option<Duration>) -> Result<RequestOutcome> {
+    pub fn handle_request(
+        &mut self,
+        timeout: Option<Duration>,
+    ) -> Result<RequestOutcome, ServeError> {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Ok(self.run(RunUntil::OneRequest(end))?)
+        self.run(RunUntil::OneRequest(end))
     }
 
     /// Closes gracefully: serves what waits in the backlog, closes the listeners, and gives live
@@ -162,7 +164,7 @@ where
     ///
     /// # Errors
     /// As for [`serve_forever`](Self::serve_forever). The listeners are closed even so.
-    pub fn server_close(mut self) -> Result<DrainReport> {
+    pub fn server_close(mut self) -> Result<DrainReport, ServeError> {
         let handle = self.handle();
         let Some(timeout) = self.block_on_close else {
             return Ok(DrainReport::default());
@@ -188,7 +190,7 @@ where
     }
 }
 
-impl<T: Transport, C: Concurrency, F> Server<T, C, F> {
+impl<T: Transport, C: Concurrency> Server<T, C> {
     /// The handle that stops this server from elsewhere.
     #[must_use]
     pub fn handle(&self) -> ServerHandle {
@@ -230,7 +232,7 @@ impl<T: Transport, C: Concurrency, F> Server<T, C, F> {
 ///
 /// # Panics
 /// After a drain, as there is none any more.
-impl<T: Transport, C: Concurrency, F> AsFd for Server<T, C, F> {
+impl<T: Transport, C: Concurrency> AsFd for Server<T, C> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listeners
             .first()
@@ -240,7 +242,7 @@ impl<T: Transport, C: Concurrency, F> AsFd for Server<T, C, F> {
     }
 }
 
-impl<T: Transport, C: Concurrency, F> Drop for Server<T, C, F> {
+impl<T: Transport, C: Concurrency> Drop for Server<T, C> {
     fn drop(&mut self) {
         if self.shared.lifecycle.is_owner() {
             self.shared.lifecycle.leave(true);
@@ -249,7 +251,7 @@ impl<T: Transport, C: Concurrency, F> Drop for Server<T, C, F> {
     }
 }
 
-impl<T: Transport, C: Concurrency, F> fmt::Debug for Server<T, C, F> {
+impl<T: Transport, C: Concurrency> fmt::Debug for Server<T, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let addresses: Vec<_> = self.local_addrs().map(ToString::to_string).collect();
         f.debug_struct("Server")

@@ -16,18 +16,53 @@ use crate::preamble::{PreambleProgress, PreambleState};
 use crate::waiting::Awaited;
 use crate::{RequestHandler, RequestInfo};
 
-pub(crate) struct AcceptedRequest<R, F> {
-    pub(crate) request: R,
-    pub(crate) record: RequestGuard,
-    pub(crate) factory: Arc<F>,
+/// Makes a request's handler and sets it up. Every factory of an application does; a server knows
+/// its factory as this, so that the type of a server does not depend on it.
+pub(crate) trait MakeSession<R>: Send + Sync {
+    fn begin(
+        &self,
+        request: R,
+        record: RequestGuard,
+        in_child: bool,
+    ) -> Result<Box<dyn ReadySession>, Outcome>;
 }
 
-impl<R, F, H> Task for AcceptedRequest<R, F>
+impl<R, F, H> MakeSession<R> for F
 where
     R: Request,
-    F: Fn() -> H + Send + Sync + 'static,
+    F: Fn() -> H + Send + Sync,
     H: RequestHandler<R>,
 {
+    fn begin(
+        &self,
+        request: R,
+        record: RequestGuard,
+        in_child: bool,
+    ) -> Result<Box<dyn ReadySession>, Outcome> {
+        let session = Session::begin(request, record, self, in_child)?;
+        Ok(session)
+    }
+}
+
+/// A session whose handler is set up.
+pub(crate) trait ReadySession {
+    /// Calls the handler, up to its next suspension or its end.
+    fn handle(self: Box<Self>) -> Progress;
+}
+
+impl<R: Request, H: RequestHandler<R>> ReadySession for Session<R, H> {
+    fn handle(self: Box<Self>) -> Progress {
+        Session::handle(self)
+    }
+}
+
+pub(crate) struct AcceptedRequest<R> {
+    pub(crate) request: R,
+    pub(crate) record: RequestGuard,
+    pub(crate) factory: Arc<dyn MakeSession<R>>,
+}
+
+impl<R: Request> Task for AcceptedRequest<R> {
     fn run(self: Box<Self>) -> Option<Box<dyn Suspended>> {
         catch_stray_panic(|| begin(self, false).paused())
     }
@@ -56,12 +91,7 @@ where
     }
 }
 
-fn begin<R, F, H>(job: Box<AcceptedRequest<R, F>>, in_child: bool) -> Progress
-where
-    R: Request,
-    F: Fn() -> H + Send + Sync + 'static,
-    H: RequestHandler<R>,
-{
+fn begin<R: Request>(job: Box<AcceptedRequest<R>>, in_child: bool) -> Progress {
     match run_preamble(job, None, in_child) {
         Ok(session) => session.handle(),
         Err(step) => step,
@@ -73,16 +103,11 @@ where
 /// On a stack frame of its own: what is moved around here would otherwise stay on the stack for as
 /// long as the handler runs, and a coroutine's stack should fit into a page.
 #[inline(never)]
-fn run_preamble<R, F, H>(
-    mut job: Box<AcceptedRequest<R, F>>,
+fn run_preamble<R: Request>(
+    mut job: Box<AcceptedRequest<R>>,
     mut steps: Option<Box<PreambleState>>,
     in_child: bool,
-) -> Result<Box<Session<R, H>>, Progress>
-where
-    R: Request,
-    F: Fn() -> H + Send + Sync + 'static,
-    H: RequestHandler<R>,
-{
+) -> Result<Box<dyn ReadySession>, Progress> {
     let heard = job.request.preamble(&mut job.record, &mut steps);
     if let Ok(PreambleProgress::Incomplete {
         until,
@@ -105,7 +130,7 @@ where
     } = *job;
     let end = match heard {
         Err(end) => reject(request, record, in_child, end),
-        Ok(_) => match Session::begin(request, record, &*factory, in_child) {
+        Ok(_) => match factory.begin(request, record, in_child) {
             Ok(session) => return Ok(session),
             Err(end) => end,
         },
@@ -114,8 +139,8 @@ where
 }
 
 /// A request whose peer has to say more before there is a handler for it.
-struct PendingRequest<R, F> {
-    job: Box<AcceptedRequest<R, F>>,
+struct PendingRequest<R> {
+    job: Box<AcceptedRequest<R>>,
     steps: Option<Box<PreambleState>>,
     /// The books are the parent's.
     in_child: bool,
@@ -124,12 +149,7 @@ struct PendingRequest<R, F> {
     has_sent_nothing: bool,
 }
 
-impl<R, F, H> PendingRequest<R, F>
-where
-    R: Request,
-    F: Fn() -> H + Send + Sync + 'static,
-    H: RequestHandler<R>,
-{
+impl<R: Request> PendingRequest<R> {
     fn pause(self: Box<Self>) -> Progress {
         let AcceptedRequest {
             request, record, ..
@@ -153,12 +173,7 @@ where
     }
 }
 
-impl<R, F, H> Suspended for PendingRequest<R, F>
-where
-    R: Request,
-    F: Fn() -> H + Send + Sync + 'static,
-    H: RequestHandler<R>,
-{
+impl<R: Request> Suspended for PendingRequest<R> {
     fn socket(&self) -> BorrowedFd<'_> {
         self.job.request.as_fd()
     }

@@ -7,12 +7,12 @@ use super::pending::AcceptedRequest;
 use crate::Address;
 use crate::admission::PeerKey;
 
-pub(super) struct Queue<R, F> {
+pub(super) struct Queue<R> {
     /// In the order in which they came, each with the end of its wait.
-    waiting: VecDeque<(Instant, AcceptedRequest<R, F>)>,
+    waiting: VecDeque<(Instant, AcceptedRequest<R>)>,
 }
 
-impl<R, F> Default for Queue<R, F> {
+impl<R> Default for Queue<R> {
     fn default() -> Self {
         Self {
             waiting: VecDeque::new(),
@@ -20,7 +20,7 @@ impl<R, F> Default for Queue<R, F> {
     }
 }
 
-impl<R, F> Queue<R, F> {
+impl<R> Queue<R> {
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -29,13 +29,13 @@ impl<R, F> Queue<R, F> {
         self.waiting.is_empty()
     }
 
-    pub(super) fn push(&mut self, job: AcceptedRequest<R, F>, until: Instant) {
+    pub(super) fn push(&mut self, job: AcceptedRequest<R>, until: Instant) {
         job.record.set_queued(true);
         self.waiting.push_back((until, job));
     }
 
     /// Whoever has waited longest.
-    pub(super) fn next(&mut self) -> Option<AcceptedRequest<R, F>> {
+    pub(super) fn next(&mut self) -> Option<AcceptedRequest<R>> {
         let (_, job) = self.waiting.pop_front()?;
         job.record.set_queued(false);
         Some(job)
@@ -43,7 +43,7 @@ impl<R, F> Queue<R, F> {
 
     /// The oldest of the peer that has most places here, if those are at least two more than a
     /// newcomer would have with one.
-    pub(super) fn displaced_by(&mut self, newcomer: &Address) -> Option<AcceptedRequest<R, F>> {
+    pub(super) fn displaced_by(&mut self, newcomer: &Address) -> Option<AcceptedRequest<R>> {
         let mut places: HashMap<Option<PeerKey>, usize> = HashMap::new();
         for (_, job) in &self.waiting {
             *places.entry(peer_of(job)).or_default() += 1;
@@ -63,7 +63,7 @@ impl<R, F> Queue<R, F> {
     }
 
     /// Somebody who has waited in vain.
-    pub(super) fn overdue(&mut self, now: Instant) -> Option<AcceptedRequest<R, F>> {
+    pub(super) fn overdue(&mut self, now: Instant) -> Option<AcceptedRequest<R>> {
         let (until, _) = self.waiting.front()?;
         (*until <= now).then(|| self.next()).flatten()
     }
@@ -79,6 +79,6 @@ impl<R, F> Queue<R, F> {
     }
 }
 
-fn peer_of<R, F>(job: &AcceptedRequest<R, F>) -> Option<PeerKey> {
+fn peer_of<R>(job: &AcceptedRequest<R>) -> Option<PeerKey> {
     PeerKey::of_peer(job.record.info().peer())
 }

@@ -14,10 +14,10 @@ use super::handle::{RequestGuard, RequestInfo};
 use super::pending::AcceptedRequest;
 use super::session::sealed::Request as _;
 use super::task::Task;
+use crate::Address;
 use crate::concurrency::{Concurrency, OverloadPolicy};
 use crate::event::{Event, Rejection};
 use crate::transport::{Accepted, Transport};
-use crate::{Address, RequestHandler};
 
 /// How long a client that was told something has to take it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -137,13 +137,7 @@ fn discard(fd: &OwnedFd) -> bool {
     false
 }
 
-impl<T, C, F, H> Server<T, C, F>
-where
-    T: Transport,
-    C: Concurrency,
-    F: Fn() -> H + Send + Sync + 'static,
-    H: RequestHandler<T::Request>,
-{
+impl<T: Transport, C: Concurrency> Server<T, C> {
     /// Tells of somebody who was not let in, and closes the connection.
     pub(super) fn reject(
         &mut self,
@@ -163,7 +157,7 @@ where
     }
 
     /// Closes a request that no handler will see.
-    pub(super) fn refuse(&mut self, job: AcceptedRequest<T::Request, F>, rejection: &Rejection) {
+    pub(super) fn refuse(&mut self, job: AcceptedRequest<T::Request>, rejection: &Rejection) {
         self.shared.emit(&Event::Rejected(job.info(), rejection));
         self.rejections.close(job.request, rejection);
     }

@@ -382,7 +382,7 @@ fn classify<R: Request>(failure: &HandlerError, request: &R) -> EndReason {
     if let Some(cut) = request.cut() {
         return cut.into();
     }
-    match error.io_kind() {
+    match crate::error::io_kind(error) {
         // Only if it was this peer: a handler may have other connections, and lose those.
         Some(
             BrokenPipe | ConnectionAborted | ConnectionRefused | ConnectionReset | NotFound

@@ -205,7 +205,10 @@ impl fmt::Debug for ChildSlot {
 pub(super) fn catch_stray_panic<T>(run: impl FnOnce() -> Option<T>) -> Option<T> {
     catch_panic(run).unwrap_or_else(|cause| {
         let _ = catch_panic(|| {
-            tracing::error!(%cause, "a request ended in a panic outside of its handler");
+            tracing::error!(
+                cause = format_args!("{cause:#}"),
+                "a request ended in a panic outside of its handler"
+            );
         });
         None
     })

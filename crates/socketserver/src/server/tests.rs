@@ -99,7 +99,7 @@ fn handlers_and_the_accept_loop_can_be_parked_by_something_else() {
             }
         }
     });
-    let builder = Server::<Tcp, Parked, ()>::builder()
+    let builder = Server::<Tcp, Parked>::builder()
         .concurrency(model)
         .timeouts(timeouts);
     let mut server = builder.bind("127.0.0.1:0", echo).unwrap();

@@ -42,7 +42,7 @@ use crate::Address;
 /// }
 /// handle.shutdown();
 /// serving.join().unwrap()?;
-/// # Ok::<(), socketserver::Error>(())
+/// # Ok::<(), socketserver::BoxError>(())
 /// ```
 ///
 /// # When the table is full

@@ -14,7 +14,7 @@ use crate::{Address, Connection, Result};
 /// [kept alive](crate::Connection::suspend_until_readable): it holds neither a thread of a pool nor a stack, and
 /// a drain ends it at once. A handler that waits for something within a call holds both.
 ///
-/// A function `FnMut(&mut WebSocket<'_>, Message) -> Result` is one, too.
+/// A function `FnMut(&mut WebSocket<'_>, Message) -> Result<()>` is one, too.
 ///
 /// After an error, or a panic, the client is told 1011, and the server's `handle_error` why.
 pub trait Handler: Send + 'static {
@@ -22,7 +22,7 @@ pub trait Handler: Send + 'static {
     ///
     /// # Errors
     /// One ends the connection, without `closed`.
-    fn opened(&mut self, socket: &mut WebSocket<'_>) -> Result {
+    fn opened(&mut self, socket: &mut WebSocket<'_>) -> Result<()> {
         let _ = socket;
         Ok(())
     }
@@ -31,14 +31,14 @@ pub trait Handler: Send + 'static {
     ///
     /// # Errors
     /// One ends the connection.
-    fn message(&mut self, socket: &mut WebSocket<'_>, message: Message) -> Result;
+    fn message(&mut self, socket: &mut WebSocket<'_>, message: Message) -> Result<()>;
 
     /// It is over: nothing arrives any more. What is sent now may still reach the client, unless it
     /// is gone.
     ///
     /// # Errors
     /// They are told to `handle_error`, if nothing else was.
-    fn closed(&mut self, socket: &mut WebSocket<'_>, how: &CloseReason) -> Result {
+    fn closed(&mut self, socket: &mut WebSocket<'_>, how: &CloseReason) -> Result<()> {
         let _ = (socket, how);
         Ok(())
     }
@@ -46,9 +46,9 @@ pub trait Handler: Send + 'static {
 
 impl<F> Handler for F
 where
-    F: FnMut(&mut WebSocket<'_>, Message) -> Result + Send + 'static,
+    F: FnMut(&mut WebSocket<'_>, Message) -> Result<()> + Send + 'static,
 {
-    fn message(&mut self, socket: &mut WebSocket<'_>, message: Message) -> Result {
+    fn message(&mut self, socket: &mut WebSocket<'_>, message: Message) -> Result<()> {
         self(socket, message)
     }
 }

@@ -6,7 +6,7 @@
 //! use socketserver::websocket::{Message, WebSocket, WebSocketUpgrade};
 //! use socketserver::{Result, ThreadingTcpServer};
 //!
-//! fn main() -> Result {
+//! fn main() -> Result<()> {
 //!     let sockets = WebSocketUpgrade::new();
 //!     let site = Http::new().handler_fn(move |request: &mut Request<'_>| match request.path() {
 //!         "/echo" => sockets.upgrade(request, |socket: &mut WebSocket<'_>, message: Message| {
@@ -14,7 +14,8 @@
 //!         }),
 //!         _ => Ok(Response::text("there is a WebSocket at /echo\n")),
 //!     });
-//!     ThreadingTcpServer::bind("127.0.0.1:8000", site)?.serve_forever()
+//!     ThreadingTcpServer::bind("127.0.0.1:8000", site)?.serve_forever()?;
+//!     Ok(())
 //! }
 //! ```
 //!
@@ -107,7 +108,7 @@ use session::Session;
 /// assert!(answer.starts_with(b"HTTP/1.1 101 "));
 /// assert!(answer.ends_with(b"\x88\x09\x03\xe8goodbye"));
 /// # handle.shutdown();
-/// # Ok::<(), socketserver::Error>(())
+/// # Ok::<(), socketserver::BoxError>(())
 /// ```
 #[derive(Clone, Default)]
 pub struct WebSocketUpgrade {

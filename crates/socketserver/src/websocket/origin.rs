@@ -17,7 +17,7 @@ use crate::http::Request;
 /// use socketserver::websocket::{OriginPolicy, WebSocketUpgrade};
 ///
 /// let sockets = WebSocketUpgrade::new().origins(OriginPolicy::allow(["https://chat.example.org"])?);
-/// # Ok::<(), socketserver::Error>(())
+/// # Ok::<(), socketserver::BoxError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OriginPolicy(OriginRule);

@@ -74,8 +74,8 @@ impl<H: Handler> Session<H> {
     fn call(
         &mut self,
         conn: &mut Connection,
-        call: impl FnOnce(&mut H, &mut WebSocket<'_>) -> Result,
-    ) -> Result {
+        call: impl FnOnce(&mut H, &mut WebSocket<'_>) -> Result<()>,
+    ) -> Result<()> {
         let Some(sender) = &self.sender else {
             return Ok(());
         };
@@ -95,7 +95,7 @@ impl<H: Handler> Session<H> {
     }
 
     /// Reads up to where the handler may rest, or to the end.
-    fn read_message(&mut self, conn: &mut Connection) -> Result {
+    fn read_message(&mut self, conn: &mut Connection) -> Result<()> {
         while self.end.is_none() {
             let arrived = self.decoder.read(conn);
             (self.heard, self.asked) = (Instant::now(), false);
@@ -131,7 +131,7 @@ impl<H: Handler> Session<H> {
     }
 
     /// Says what the protocol wants to be said.
-    fn answer(&mut self, say: impl FnOnce(&Sender) -> io::Result<()>) -> Result {
+    fn answer(&mut self, say: impl FnOnce(&Sender) -> io::Result<()>) -> Result<()> {
         let said = self.sender.as_ref().map_or(Ok(()), say);
         if said.is_err() {
             self.end = Some(CloseInitiator::Lost);
@@ -177,7 +177,7 @@ impl<H: Handler> Session<H> {
 }
 
 impl<H: Handler> RequestHandler<Connection> for Session<H> {
-    fn setup(&mut self, conn: &mut Connection) -> Result {
+    fn setup(&mut self, conn: &mut Connection) -> Result<()> {
         self.sender = Some(Sender::new(conn.writer()));
         self.heard = Instant::now();
         let opened = catch_panic(|| self.call(conn, Handler::opened));
@@ -190,7 +190,7 @@ impl<H: Handler> RequestHandler<Connection> for Session<H> {
         resume(cause)
     }
 
-    fn handle(&mut self, conn: &mut Connection) -> Result {
+    fn handle(&mut self, conn: &mut Connection) -> Result<()> {
         if conn.take_timer_wakeup() {
             self.asked = true;
             self.answer(Sender::ping)?;
@@ -210,7 +210,7 @@ impl<H: Handler> RequestHandler<Connection> for Session<H> {
         Ok(())
     }
 
-    fn finish(&mut self, conn: &mut Connection) -> Result {
+    fn finish(&mut self, conn: &mut Connection) -> Result<()> {
         let end = match self.end.take() {
             Some(end) => end,
             None if self.in_handler => failed(),

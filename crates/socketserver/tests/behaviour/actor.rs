@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use socketserver::{Connection, Datagram, Error, RequestHandler, Result, ServerHandle};
+use socketserver::{Connection, Datagram, RequestHandler, Result, ServerHandle};
 
 use crate::stage::{directory, install, journal};
 
@@ -159,12 +159,12 @@ impl Actor {
 }
 
 impl<R: Talk> RequestHandler<R> for Actor {
-    fn setup(&mut self, request: &mut R) -> Result {
+    fn setup(&mut self, request: &mut R) -> Result<()> {
         journal(format_args!("setup {}", request.number()));
         strike("setup")
     }
 
-    fn handle(&mut self, request: &mut R) -> Result {
+    fn handle(&mut self, request: &mut R) -> Result<()> {
         journal(format_args!("handle {}", request.number()));
         strike("handle")?;
         while let Some(line) = request.hear()? {
@@ -175,7 +175,7 @@ impl<R: Talk> RequestHandler<R> for Actor {
         Ok(())
     }
 
-    fn finish(&mut self, request: &mut R) -> Result {
+    fn finish(&mut self, request: &mut R) -> Result<()> {
         journal(format_args!("finish {}", request.number()));
         strike("finish")
     }
@@ -192,11 +192,11 @@ impl Drop for Actor {
 fn obey<R: Talk>(request: &mut R, line: &str) -> Result<bool> {
     let words: Vec<&str> = line.split_whitespace().collect();
     match words[..] {
-        ["fail"] => return Err(Error::msg("told to fail")),
+        ["fail"] => return Err("told to fail".into()),
         ["panic"] => panic!("told to panic"),
         ["answer-and-fail"] => {
             request.say("answered")?;
-            return Err(Error::msg("told to fail"));
+            return Err("told to fail".into());
         }
         ["nothing"] => {}
         [] => request.say("empty")?,
@@ -299,7 +299,7 @@ fn wait_at(gate: &str) -> io::Result<()> {
 static INTERRUPTIONS: AtomicU64 = AtomicU64::new(0);
 
 /// A large write, and a read, on a thread that is signalled all the time.
-fn pour_under_fire<R: Talk>(request: &mut R, bytes: usize) -> Result {
+fn pour_under_fire<R: Talk>(request: &mut R, bytes: usize) -> Result<()> {
     extern "C" fn hit(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
         INTERRUPTIONS.fetch_add(1, Ordering::Relaxed);
     }
@@ -319,12 +319,12 @@ fn pour_under_fire<R: Talk>(request: &mut R, bytes: usize) -> Result {
 pub const FAULTS: &str = "faults";
 
 /// Fails, if the trial wants this stage or hook to.
-pub fn strike(place: &str) -> Result {
+pub fn strike(place: &str) -> Result<()> {
     if is_asked(&format!("{place} panic")) {
         panic!("told to panic in {place}");
     }
     if is_asked(&format!("{place} error")) {
-        return Err(Error::msg(format!("told to fail in {place}")));
+        return Err(format!("told to fail in {place}").into());
     }
     Ok(())
 }

@@ -168,12 +168,11 @@ where
 }
 
 /// Obeys commands until it is told to quit, or to do something with the server for good.
-fn obey<T, C, F>(mut server: Server<T, C, F>, mut foreign: Option<std::process::Child>)
+fn obey<T, C>(mut server: Server<T, C>, mut foreign: Option<std::process::Child>)
 where
     T: Wired,
     T::Request: Talk,
     C: Model,
-    F: Fn() -> Actor + Send + Sync + 'static,
 {
     loop {
         let line = read_line();
@@ -229,7 +228,7 @@ where
         Some(limit) => timeouts.write(Some(limit)),
         None => timeouts,
     };
-    let mut builder = Server::<T, C, ()>::builder()
+    let mut builder = Server::<T, C>::builder()
         .timeouts(timeouts)
         .verify_request(|request| {
             journal(format_args!("verify {}", request.number()));

@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use socketserver::{
-    Address, Concurrency, Connection, HandlerFn, RequestHandler, Result, Server, ServerHandle,
+    Address, Concurrency, Connection, HandlerFn, Result, ServeError, Server, ServerHandle,
     Transport, handler_fn,
 };
 
@@ -16,16 +16,14 @@ use super::client::{Client, Endpoint};
 pub struct Running {
     pub handle: ServerHandle,
     pub endpoint: Endpoint,
-    serving: Option<JoinHandle<Result>>,
+    serving: Option<JoinHandle<Result<(), ServeError>>>,
 }
 
 impl Running {
-    pub fn start<T, C, F, H>(mut server: Server<T, C, F>) -> Self
+    pub fn start<T, C>(mut server: Server<T, C>) -> Self
     where
         T: Transport,
         C: Concurrency,
-        F: Fn() -> H + Send + Sync + 'static,
-        H: RequestHandler<T::Request> + 'static,
     {
         Self {
             handle: server.handle(),
@@ -41,7 +39,7 @@ impl Running {
 
     /// Waits until serving is over, as the test has asked for it.
     #[track_caller]
-    pub fn ends(mut self) -> Result {
+    pub fn ends(mut self) -> Result<(), ServeError> {
         assert!(self.handle.wait(Some(PATIENCE)), "still serving");
         self.serving.take().unwrap().join().unwrap()
     }
@@ -71,8 +69,8 @@ pub fn endpoint_of(transport: &str, address: &Address) -> Endpoint {
 
 /// The factory of a handler that sends back each line.
 pub fn echo()
--> impl Fn() -> HandlerFn<fn(&mut Connection) -> Result> + Clone + Send + Sync + 'static {
-    fn handle(conn: &mut Connection) -> Result {
+-> impl Fn() -> HandlerFn<fn(&mut Connection) -> Result<()>> + Clone + Send + Sync + 'static {
+    fn handle(conn: &mut Connection) -> Result<()> {
         let mut line = String::new();
         while conn.read_line(&mut line)? > 0 {
             conn.write_all(line.as_bytes())?;
@@ -80,15 +78,15 @@ pub fn echo()
         }
         Ok(())
     }
-    handler_fn(handle as fn(&mut Connection) -> Result)
+    handler_fn(handle as fn(&mut Connection) -> Result<()>)
 }
 
 /// The factory of a handler that sends back a datagram.
 pub fn echo_datagram()
--> impl Fn() -> HandlerFn<fn(&mut socketserver::Datagram) -> Result> + Clone + Send + Sync + 'static
+-> impl Fn() -> HandlerFn<fn(&mut socketserver::Datagram) -> Result<()>> + Clone + Send + Sync + 'static
 {
-    fn handle(packet: &mut socketserver::Datagram) -> Result {
+    fn handle(packet: &mut socketserver::Datagram) -> Result<()> {
         Ok(packet.reply(packet.bytes())?)
     }
-    handler_fn(handle as fn(&mut socketserver::Datagram) -> Result)
+    handler_fn(handle as fn(&mut socketserver::Datagram) -> Result<()>)
 }

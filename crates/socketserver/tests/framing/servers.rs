@@ -25,7 +25,7 @@ fn connect(running: &Running) -> TcpStream {
     client
 }
 
-fn upper(conn: &mut Connection) -> Result {
+fn upper(conn: &mut Connection) -> Result<()> {
     let mut frames = Framed::new(conn, LengthPrefix::u16_be());
     while let Some(frame) = frames.read()? {
         frames.write(frame.to_ascii_uppercase())?;
@@ -111,7 +111,7 @@ struct Numbers {
 }
 
 impl RequestHandler<Connection> for Numbers {
-    fn handle(&mut self, conn: &mut Connection) -> Result {
+    fn handle(&mut self, conn: &mut Connection) -> Result<()> {
         self.calls += 1;
         let mut lines = Framed::from_parts(conn, std::mem::take(&mut self.parts));
         let mut next = lines.read()?;
@@ -130,7 +130,7 @@ impl RequestHandler<Connection> for Numbers {
 }
 
 fn kept_alive<C: Concurrency>(model: C) {
-    let server = Server::<Tcp, C, ()>::builder()
+    let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .bind("127.0.0.1:0", Numbers::default)
         .unwrap();

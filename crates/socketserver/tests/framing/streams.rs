@@ -154,10 +154,7 @@ fn a_frame_that_was_sent_in_part_is_finished_first() {
     let mut strings = Framed::new(stream, Netstring::default());
     let error = strings.write("hello world").unwrap_err();
     assert!(matches!(&error, FrameError::Io(error) if error.kind() == ErrorKind::TimedOut));
-    assert_eq!(
-        socketserver::Error::from(error).io_kind(),
-        Some(ErrorKind::TimedOut)
-    );
+    assert_eq!(io::Error::from(error).kind(), ErrorKind::TimedOut);
     assert!(matches!(
         strings.write("too early"),
         Err(FrameError::Unsendable(_))

@@ -170,7 +170,7 @@ pub fn serve<C: Concurrency>(
     http: Http,
     respond: impl Fn(&mut Request<'_>) -> Result<Response> + Send + Sync + 'static,
 ) -> Running {
-    let server = Server::<Tcp, C, ()>::builder()
+    let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .bind("127.0.0.1:0", http.handler_fn(respond));
     Running::start(server.unwrap())
@@ -183,7 +183,7 @@ pub fn serve_within<C: Concurrency>(
     http: Http,
     respond: impl Fn(&mut Request<'_>) -> Result<Response> + Send + Sync + 'static,
 ) -> Running {
-    let server = Server::<Tcp, C, ()>::builder()
+    let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .timeouts(timeouts)
         .bind("127.0.0.1:0", http.handler_fn(respond));
@@ -195,7 +195,7 @@ pub fn serve_handler<C: Concurrency, H: Handler>(
     model: C,
     factory: impl Fn() -> H + Clone + Send + Sync + 'static,
 ) -> Running {
-    let server = Server::<Tcp, C, ()>::builder()
+    let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .bind("127.0.0.1:0", Http::new().handler(factory));
     Running::start(server.unwrap())

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use socketserver::http::{Http, Problem, Request, Response, StatusCode};
 use socketserver::transport::Tcp;
-use socketserver::{Concurrency, Error, Result, Server};
+use socketserver::{Concurrency, Result, Server};
 
 use crate::client::Wire;
 use crate::common::running::Running;
@@ -35,7 +35,7 @@ fn respond(request: &mut Request<'_>) -> Result<Response> {
     let failing = |left| Failing { left, panics };
     Ok(match request.path() {
         "/handler" if panics => panic!("the handler panics"),
-        "/handler" => return Err(Error::msg("the handler fails")),
+        "/handler" => return Err("the handler fails".into()),
         "/sized/0" => Response::reader(failing(0), 10),
         "/sized/5" => Response::reader(failing(5), 10),
         "/short" => Response::reader(&b"abc"[..], 10),
@@ -62,7 +62,7 @@ macro_rules! not_final {
 fn serve<C: Concurrency>(model: C) -> (Running, Arc<Mutex<Vec<String>>>) {
     let told = Arc::new(Mutex::new(Vec::new()));
     let failures = told.clone();
-    let server = Server::<Tcp, C, ()>::builder()
+    let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .handle_error(move |_, failure| {
             failures.lock().unwrap().push(failure.to_string());

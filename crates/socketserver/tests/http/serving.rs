@@ -285,7 +285,7 @@ fn a_sequential_server_that_keeps_nobody_serves_all() {
 #[test]
 fn over_a_unix_socket() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::<UnixStream, Sequential, ()>::builder()
+    let server = Server::<UnixStream, Sequential>::builder()
         .bind(dir.path().join("s"), Http::new().handler_fn(echo));
     let running = Running::start(server.unwrap());
     let mut wire = Wire::to(&running);
@@ -305,7 +305,7 @@ fn exchanges_are_told() {
             .unwrap()
             .push((path, status, exchange.sent, exchange.is_complete));
     });
-    let server = Server::<Tcp, Sequential, ()>::builder().bind(
+    let server = Server::<Tcp, Sequential>::builder().bind(
         "127.0.0.1:0",
         http.handler_fn(|request: &mut Request<'_>| match request.path() {
             "/stream" => Ok(Response::stream(io::Cursor::new("abcde"))),

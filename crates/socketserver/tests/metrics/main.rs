@@ -102,7 +102,7 @@ fn scrape(endpoint: &Running) -> Exposition {
 }
 
 fn figures_add_up<C: Concurrency>(model: C) {
-    let server = Server::<Tcp, C, ()>::builder()
+    let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .bind("127.0.0.1:0", echo())
         .unwrap();
@@ -172,7 +172,7 @@ fn figures_add_up<C: Concurrency>(model: C) {
 }
 
 fn a_drain_is_seen_to_its_end<C: Concurrency>(model: C) {
-    let server = Server::<Tcp, C, ()>::builder()
+    let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .bind("127.0.0.1:0", echo())
         .unwrap();
@@ -520,7 +520,7 @@ fn durations_count_from_when_the_server_was_added() {
 #[test]
 fn a_sequential_server_can_answer_too() {
     let metrics = Metrics::new();
-    let server = Server::<Tcp, Sequential, ()>::builder()
+    let server = Server::<Tcp, Sequential>::builder()
         .bind("127.0.0.1:0", metrics.endpoint())
         .unwrap();
     metrics.register("itself", &server.handle());

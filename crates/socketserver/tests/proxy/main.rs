@@ -49,14 +49,14 @@ pub(crate) use under_every_model;
 struct Named;
 
 impl RequestHandler<Connection> for Named {
-    fn setup(&mut self, conn: &mut Connection) -> Result {
+    fn setup(&mut self, conn: &mut Connection) -> Result<()> {
         let proxy = conn.proxy_addr().map_or("-".into(), ToString::to_string);
         let local = conn.local_addr()?;
         let greeting = format!("{} to {local} by {proxy}\n", conn.peer_addr());
         Ok(conn.write_all(greeting.as_bytes())?)
     }
 
-    fn handle(&mut self, conn: &mut Connection) -> Result {
+    fn handle(&mut self, conn: &mut Connection) -> Result<()> {
         let mut line = Vec::new();
         conn.read_until(b'\n', &mut line)?;
         conn.write_all(&line)?;
@@ -84,7 +84,7 @@ fn serve<C: Concurrency>(
     model: C,
     options: impl FnOnce(Builder<Tcp, C>) -> Builder<Tcp, C>,
 ) -> Fixture {
-    let builder = Server::<Tcp, C, ()>::builder().concurrency(model);
+    let builder = Server::<Tcp, C>::builder().concurrency(model);
     Fixture::of(options(builder), |builder, made| {
         let factory = move || {
             made.fetch_add(1, Ordering::SeqCst);

@@ -158,7 +158,7 @@ fn wire_name(wire: &crate::Wire) -> socketserver::Address {
 fn unix_sockets_are_trusted_by_a_word_of_their_own<C: Concurrency>(model: C) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("socket");
-    let builder = Server::<UnixStream, C, ()>::builder()
+    let builder = Server::<UnixStream, C>::builder()
         .concurrency(model)
         .proxy_protocol(ProxyProtocol::new().trust_unix());
     let server = Fixture::of(builder, |builder, _| {
@@ -211,7 +211,7 @@ fn a_handler_finds_what_the_proxy_has_added() {
 #[test]
 fn what_cannot_be_meant_or_kept_is_refused() {
     fn refused<C: Concurrency>(proxy: ProxyProtocol, admission: Admission) -> String {
-        let bound = Server::<socketserver::transport::Tcp, C, ()>::builder()
+        let bound = Server::<socketserver::transport::Tcp, C>::builder()
             .proxy_protocol(proxy)
             .admission(admission)
             .bind("127.0.0.1:0", || Named);

@@ -18,11 +18,11 @@ use crate::peer::{CLOSE, FIN, HANDSHAKE, PING, Peer, Stage, TEXT, close, frame, 
 struct Told(mpsc::Sender<CloseReason>);
 
 impl Handler for Told {
-    fn opened(&mut self, socket: &mut WebSocket<'_>) -> Result {
+    fn opened(&mut self, socket: &mut WebSocket<'_>) -> Result<()> {
         Ok(socket.send("welcome")?)
     }
 
-    fn message(&mut self, socket: &mut WebSocket<'_>, message: Message) -> Result {
+    fn message(&mut self, socket: &mut WebSocket<'_>, message: Message) -> Result<()> {
         match message.as_text() {
             Some("close") => {
                 socket.send("last words")?;
@@ -37,7 +37,7 @@ impl Handler for Told {
         }
     }
 
-    fn closed(&mut self, socket: &mut WebSocket<'_>, how: &CloseReason) -> Result {
+    fn closed(&mut self, socket: &mut WebSocket<'_>, how: &CloseReason) -> Result<()> {
         // It arrives, if anybody is there.
         let _ = socket.send("farewell");
         let _ = self.0.send(how.clone());
@@ -188,14 +188,14 @@ fn failures_are_told_without_a_reason<C: Concurrency>(model: C) {
 fn whoever_cannot_be_welcomed_is_told<C: Concurrency>(model: C) {
     struct Unwelcoming(bool);
     impl Handler for Unwelcoming {
-        fn opened(&mut self, _: &mut WebSocket<'_>) -> Result {
+        fn opened(&mut self, _: &mut WebSocket<'_>) -> Result<()> {
             assert!(!self.0, "as told");
             Err(std::io::Error::other("no room").into())
         }
-        fn message(&mut self, _: &mut WebSocket<'_>, _: Message) -> Result {
+        fn message(&mut self, _: &mut WebSocket<'_>, _: Message) -> Result<()> {
             unreachable!("nobody was welcomed")
         }
-        fn closed(&mut self, _: &mut WebSocket<'_>, _: &CloseReason) -> Result {
+        fn closed(&mut self, _: &mut WebSocket<'_>, _: &CloseReason) -> Result<()> {
             unreachable!("nobody was welcomed")
         }
     }

@@ -174,7 +174,7 @@ fn origins_are_let_in_as_was_said<C: Concurrency>(model: C) {
         let number: usize = request.path()[1..].parse()?;
         all[number].upgrade(request, echo)
     });
-    let server = Server::<Tcp, C, ()>::builder()
+    let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .bind("127.0.0.1:0", site);
     let running = Running::start(server.unwrap());
@@ -224,10 +224,10 @@ fn the_best_protocol_within_is_agreed_upon<C: Concurrency>(model: C) {
 fn any_protocol_can_be_gone_on_with<C: Concurrency>(model: C) {
     struct Shout(u32);
     impl RequestHandler<Connection> for Shout {
-        fn setup(&mut self, conn: &mut Connection) -> Result {
+        fn setup(&mut self, conn: &mut Connection) -> Result<()> {
             Ok(conn.write_all(b"HELLO\n")?)
         }
-        fn handle(&mut self, conn: &mut Connection) -> Result {
+        fn handle(&mut self, conn: &mut Connection) -> Result<()> {
             let mut line = String::new();
             if conn.read_line(&mut line)? > 0 {
                 self.0 += 1;
@@ -236,11 +236,11 @@ fn any_protocol_can_be_gone_on_with<C: Concurrency>(model: C) {
             }
             Ok(())
         }
-        fn finish(&mut self, conn: &mut Connection) -> Result {
+        fn finish(&mut self, conn: &mut Connection) -> Result<()> {
             Ok(conn.write_all(b"BYE\n")?)
         }
     }
-    let server = Server::<Tcp, C, ()>::builder().concurrency(model).bind(
+    let server = Server::<Tcp, C>::builder().concurrency(model).bind(
         "127.0.0.1:0",
         Http::new().handler_fn(|_: &mut Request<'_>| Response::upgrade("shout/1", Shout(0))),
     );

@@ -115,7 +115,7 @@ fn several_send_at_once<C: Concurrency>(model: C) {
     }
     struct Many;
     impl Handler for Many {
-        fn opened(&mut self, socket: &mut WebSocket<'_>) -> Result {
+        fn opened(&mut self, socket: &mut WebSocket<'_>) -> Result<()> {
             for number in 0..SENDERS {
                 let sender = socket.sender();
                 thread::spawn(move || {
@@ -126,7 +126,7 @@ fn several_send_at_once<C: Concurrency>(model: C) {
             }
             Ok(())
         }
-        fn message(&mut self, _: &mut WebSocket<'_>, _: Message) -> Result {
+        fn message(&mut self, _: &mut WebSocket<'_>, _: Message) -> Result<()> {
             Ok(())
         }
     }

@@ -180,7 +180,7 @@ impl<C: Concurrency> Stage<C> {
         let sockets = self.sockets;
         let site = Http::new()
             .handler_fn(move |request: &mut Request<'_>| sockets.upgrade(request, make()));
-        let server = Server::<Tcp, C, ()>::builder()
+        let server = Server::<Tcp, C>::builder()
             .concurrency(self.model)
             .timeouts(self.timeouts)
             .on_event(move |event| {
@@ -198,7 +198,7 @@ pub fn serve_echo<C: Concurrency>(model: C) -> Running {
     Stage::new(model).serve(|| echo).0
 }
 
-pub fn echo(socket: &mut WebSocket<'_>, message: Message) -> Result {
+pub fn echo(socket: &mut WebSocket<'_>, message: Message) -> Result<()> {
     Ok(socket.send(message)?)
 }
 

@@ -15,19 +15,19 @@ use crate::peer::{BINARY, FIN, PING, PONG, Peer, Stage, TEXT, close, frame};
 struct Chat(Room, Option<Member>);
 
 impl Handler for Chat {
-    fn opened(&mut self, socket: &mut WebSocket<'_>) -> Result {
+    fn opened(&mut self, socket: &mut WebSocket<'_>) -> Result<()> {
         self.1 = Some(self.0.join_websocket(socket)?);
         Ok(())
     }
 
-    fn message(&mut self, _: &mut WebSocket<'_>, message: Message) -> Result {
+    fn message(&mut self, _: &mut WebSocket<'_>, message: Message) -> Result<()> {
         match &self.1 {
             Some(member) => Ok(member.send(message.as_bytes())?),
             None => Ok(()),
         }
     }
 
-    fn closed(&mut self, _: &mut WebSocket<'_>, _: &CloseReason) -> Result {
+    fn closed(&mut self, _: &mut WebSocket<'_>, _: &CloseReason) -> Result<()> {
         match self.1.take() {
             Some(member) => Ok(member.leave()?),
             None => Ok(()),

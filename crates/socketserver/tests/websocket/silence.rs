@@ -52,7 +52,7 @@ fn who_answers_stays_and_who_does_not_goes<C: Concurrency>(model: C) {
 fn messages_to_it_extend_nothing<C: Concurrency>(model: C) {
     struct Chatty;
     impl Handler for Chatty {
-        fn opened(&mut self, socket: &mut WebSocket<'_>) -> Result {
+        fn opened(&mut self, socket: &mut WebSocket<'_>) -> Result<()> {
             let sender: Sender = socket.sender();
             std::thread::spawn(move || {
                 while sender.send("still here?").is_ok() {
@@ -61,7 +61,7 @@ fn messages_to_it_extend_nothing<C: Concurrency>(model: C) {
             });
             Ok(())
         }
-        fn message(&mut self, _: &mut WebSocket<'_>, _: Message) -> Result {
+        fn message(&mut self, _: &mut WebSocket<'_>, _: Message) -> Result<()> {
             Ok(())
         }
     }

@@ -177,7 +177,7 @@ impl<T: Handlers, B: Handlers> Handlers for TerminalAndWeb<T, B> {
 }
 
 /// Passes a message on to all, under the name of who has sent it.
-fn say(member: &Member, name: &str, message: &[u8], framing: Framing) -> Result {
+fn say(member: &Member, name: &str, message: &[u8], framing: Framing) -> Result<()> {
     Ok(member.send([name.as_bytes(), b" ", message, framing.end()].concat())?)
 }
 
@@ -189,14 +189,14 @@ struct Chat {
 }
 
 impl RequestHandler<Connection> for Chat {
-    fn setup(&mut self, conn: &mut Connection) -> Result {
+    fn setup(&mut self, conn: &mut Connection) -> Result<()> {
         // Whoever listens takes part.
         conn.set_timeouts(conn.timeouts().first_byte(None))?;
         self.member = Some(self.room.join(conn)?);
         Ok(())
     }
 
-    fn handle(&mut self, conn: &mut Connection) -> Result {
+    fn handle(&mut self, conn: &mut Connection) -> Result<()> {
         let (framing, member) = (self.framing, &self.member);
         self.messages.serve(conn, |conn, message| {
             if is_quit(message) {
@@ -210,7 +210,7 @@ impl RequestHandler<Connection> for Chat {
         })
     }
 
-    fn finish(&mut self, _: &mut Connection) -> Result {
+    fn finish(&mut self, _: &mut Connection) -> Result<()> {
         // What was said before it left is still heard.
         match self.member.take() {
             Some(member) => Ok(member.leave()?),

@@ -123,7 +123,7 @@ struct Browser {
 }
 
 impl websocket::Handler for Browser {
-    fn opened(&mut self, socket: &mut WebSocket<'_>) -> Result {
+    fn opened(&mut self, socket: &mut WebSocket<'_>) -> Result<()> {
         let name = name_of(socket.peer_addr(), socket.connection().id());
         socket.send(format!(" {name}"))?;
         match self.room.join_websocket(socket) {
@@ -136,7 +136,7 @@ impl websocket::Handler for Browser {
         Ok(())
     }
 
-    fn message(&mut self, socket: &mut WebSocket<'_>, message: Message) -> Result {
+    fn message(&mut self, socket: &mut WebSocket<'_>, message: Message) -> Result<()> {
         let Some(member) = &self.member else {
             return Ok(());
         };
@@ -151,7 +151,7 @@ impl websocket::Handler for Browser {
         Ok(())
     }
 
-    fn closed(&mut self, _: &mut WebSocket<'_>, _: &CloseReason) -> Result {
+    fn closed(&mut self, _: &mut WebSocket<'_>, _: &CloseReason) -> Result<()> {
         // What was said before it left is still heard.
         match self.member.take() {
             Some(member) => Ok(member.leave()?),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use socketserver::greenroom::sync::{OneshotSender, Sender, channel, oneshot};
-use socketserver::{Connection, Datagram, Error, RequestHandler, Result};
+use socketserver::{Connection, Datagram, RequestHandler, Result};
 
 use crate::byte_size::Size;
 use crate::cli::{Program, ServerOptions};
@@ -150,21 +150,21 @@ struct Collect {
 
 const OK: &[u8] = b"ok\n";
 
-fn put(queue: &Sender<Item>, item: Item) -> Result {
-    let gone = |_| Error::msg("the output failed, and nothing more is taken");
+fn put(queue: &Sender<Item>, item: Item) -> Result<()> {
+    let gone = |_| "the output failed, and nothing more is taken".into();
     queue.send(item).map_err(gone)
 }
 
 /// Waits until everything that was put before has been written.
-fn until_written(queue: &Sender<Item>) -> Result {
+fn until_written(queue: &Sender<Item>) -> Result<()> {
     let (mark, written) = oneshot();
     put(queue, Item::Mark(mark))?;
-    let gone = |_| Error::msg("the output failed before everything was written");
+    let gone = |_| "the output failed before everything was written".into();
     written.recv().map_err(gone)
 }
 
 impl RequestHandler<Connection> for Collect {
-    fn handle(&mut self, conn: &mut Connection) -> Result {
+    fn handle(&mut self, conn: &mut Connection) -> Result<()> {
         let (queue, end, ack) = (&self.queue, self.framing.end(), self.ack);
         self.messages.serve(conn, |conn, message| {
             put(queue, Item::Message([message, end].concat()))?;
@@ -176,13 +176,13 @@ impl RequestHandler<Connection> for Collect {
         })
     }
 
-    fn finish(&mut self, _: &mut Connection) -> Result {
+    fn finish(&mut self, _: &mut Connection) -> Result<()> {
         until_written(&self.queue)
     }
 }
 
 impl RequestHandler<Datagram> for Collect {
-    fn handle(&mut self, packet: &mut Datagram) -> Result {
+    fn handle(&mut self, packet: &mut Datagram) -> Result<()> {
         let message = [&packet.take_bytes(), self.framing.end()].concat();
         put(&self.queue, Item::Message(message))?;
         if self.ack {

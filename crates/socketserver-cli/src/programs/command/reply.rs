@@ -58,7 +58,7 @@ impl Reply {
     }
 
     /// Sends it, long as it may be.
-    pub(super) fn send(self, conn: &mut Connection) -> Result {
+    pub(super) fn send(self, conn: &mut Connection) -> Result<()> {
         let mut frames = Framed::new(conn, JsonHeader::default().max_body(u64::MAX));
         let length = self.body.len + self.remark.len() as u64;
         let mut body = frames.write_body_with(length, &self.members)?;

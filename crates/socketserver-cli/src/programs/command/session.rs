@@ -69,14 +69,14 @@ enum Sent {
 }
 
 impl RequestHandler<Connection> for Session {
-    fn setup(&mut self, conn: &mut Connection) -> Result {
+    fn setup(&mut self, conn: &mut Connection) -> Result<()> {
         let limit = conn.timeouts().request;
         self.until = limit.and_then(|limit| Instant::now().checked_add(limit));
         Ok(())
     }
 
     /// Obeys what there is to obey. A client that is silent holds nothing but its connection.
-    fn handle(&mut self, conn: &mut Connection) -> Result {
+    fn handle(&mut self, conn: &mut Connection) -> Result<()> {
         if self.admitted.is_none() {
             return self.receive(conn);
         }
@@ -112,7 +112,7 @@ impl RequestHandler<Connection> for Session {
     }
 
     /// A pause that was too long for a stranger ends here, without another call of `handle`.
-    fn finish(&mut self, conn: &mut Connection) -> Result {
+    fn finish(&mut self, conn: &mut Connection) -> Result<()> {
         let now = Instant::now();
         match self.stranger.take() {
             Some(stranger) if stranger.until <= now => {
@@ -142,7 +142,7 @@ impl Session {
     }
 
     /// Lets a client in, at once or when it has sent the token.
-    fn receive(&mut self, conn: &mut Connection) -> Result {
+    fn receive(&mut self, conn: &mut Connection) -> Result<()> {
         if let Some(token) = &self.rules.token {
             let Some(mut stranger) = self.stranger.take() else {
                 let soon = Instant::now() + ADMISSION;
@@ -347,13 +347,13 @@ impl Unauthenticated {
     }
 }
 
-fn turn_away(conn: &mut Connection, fault: &str) -> Result {
+fn turn_away(conn: &mut Connection, fault: &str) -> Result<()> {
     tracing::warn!(peer = %conn.peer_addr(), "refused: {fault}");
     let why = format!("refused: {fault}; the first line has to be the server's token");
     Reply::rejection(NOT_ADMITTED, &why).send(conn)
 }
 
-fn refuse(conn: &mut Connection, protocol: &str) -> Result {
+fn refuse(conn: &mut Connection, protocol: &str) -> Result<()> {
     tracing::warn!(peer = %conn.peer_addr(), "refused: it speaks {protocol}");
     let why =
         format!("refused: this is no server for {protocol}, and a request to one is no command");

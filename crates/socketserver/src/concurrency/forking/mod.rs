@@ -189,7 +189,7 @@ impl Concurrency for Forking {
                         pid = number(pid),
                         peer = %place.info().peer(),
                         reason,
-                        error = %crate::Error::from(error),
+                        error = %crate::BoxError::from(error),
                         left_out,
                         "a child was killed: nothing would notice its end"
                     );

@@ -61,7 +61,7 @@ use reader::{Fault, Reading};
 ///         writeln!(conn, "{client} by {proxy:?}")?;
 ///         Ok(())
 ///     }))?;
-/// # Ok::<(), socketserver::Error>(())
+/// # Ok::<(), socketserver::BoxError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct ProxyProtocol {
