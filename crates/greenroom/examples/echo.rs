@@ -1,6 +1,6 @@
-//! An echo server: one coroutine for each connection, plain blocking code.
+//! An echo server: one coroutine for each connection, in blocking code.
 //!
-//! `cargo run --release --example echo -- 127.0.0.1:7777`, then `nc 127.0.0.1 7777`
+//! Run it with `cargo run --release --example echo -- 127.0.0.1:7777`, then `nc 127.0.0.1 7777`.
 
 use std::io::{self, Read, Write};
 
@@ -14,11 +14,11 @@ fn main() -> io::Result<()> {
     let listener = TcpListener::bind(address)?;
     let mut out = io::stdout();
     writeln!(out, "listening {}", listener.local_addr()?)?;
-    let engine = Runtime::builder().workers(1).build()?;
-    let accepting = engine
+    let runtime = Runtime::builder().workers(1).build()?;
+    let acceptor = runtime
         .spawn(move || accept(&listener))
         .map_err(io::Error::other)?;
-    accepting
+    acceptor
         .join()
         .unwrap_or_else(|payload| std::panic::resume_unwind(payload))
 }
@@ -26,7 +26,7 @@ fn main() -> io::Result<()> {
 fn accept(listener: &TcpListener) -> io::Result<()> {
     loop {
         let (stream, peer) = listener.accept()?;
-        // With no stack left, the connection is closed, and the next one may have more luck.
+        // If no stack is free, the connection is closed; a later one may succeed.
         if let Err(error) = spawn(move || echo(stream)) {
             let _ = writeln!(io::stderr(), "{peer}: {error}");
         }

@@ -1,4 +1,4 @@
-//! Ten thousand coroutines race: each sleeps ten times for a random while. One thread runs them.
+//! Ten thousand coroutines on one thread, each of which sleeps ten times for a random duration.
 //!
 //! `cargo run --release --example timer_race`
 
@@ -9,9 +9,9 @@ use greenroom::{Runtime, sleep, spawn};
 
 fn main() -> io::Result<()> {
     const RUNNERS: u64 = 10_000;
-    let engine = Runtime::builder().workers(1).build()?;
+    let runtime = Runtime::builder().workers(1).build()?;
     let started = Instant::now();
-    let race = engine.spawn(|| {
+    let race = runtime.spawn(|| {
         let run = |n: u64| {
             move || {
                 let mut random = n + 1;
@@ -32,6 +32,10 @@ fn main() -> io::Result<()> {
     if let Ok(Some((at, winner))) = first {
         writeln!(out, "runner {winner} wins after {:?}", at - started)?;
     }
-    writeln!(out, "all {RUNNERS} are home after {:?}", started.elapsed())?;
-    writeln!(out, "{:?}", engine.counters())
+    writeln!(
+        out,
+        "all {RUNNERS} have finished after {:?}",
+        started.elapsed()
+    )?;
+    writeln!(out, "{:?}", runtime.counters())
 }

@@ -1,39 +1,40 @@
-//! Threads that hand work to workers, and should not push them aside for it.
+//! A scheduling policy for threads that hand work to workers and should not preempt them.
 
 #![allow(unsafe_code)]
 
 use std::fmt;
 use std::marker::PhantomData;
 
-/// For as long as this lives, waking up the thread that has made it interrupts nobody: it runs when
-/// a core is free, or when its turn has come. The system calls that `SCHED_BATCH`, see `sched(7)`.
+/// Runs the current thread under `SCHED_BATCH` (`sched(7)`) until dropped. A thread with this
+/// policy does not preempt other threads when it wakes up: it runs when a core is free or when its
+/// turn comes.
 ///
-/// It is for a thread that sleeps until something comes in and hands that to an
-/// [`Runtime`](crate::Engine). If the two share a core, such a thread would otherwise interrupt the
-/// worker for each single thing, instead of finding several of them when the worker sleeps. On a
-/// core of its own it runs as soon as ever.
+/// Use it for a thread that sleeps until input arrives and hands the input to a
+/// [`Runtime`](crate::Runtime). If the thread shares a core with a worker, it would otherwise
+/// interrupt the worker for each single input. Under `SCHED_BATCH` it finds several inputs when the
+/// worker sleeps. On a core of its own, the thread runs without delay.
 ///
-/// Threads and processes that this thread starts meanwhile are scheduled in the same way, and stay so.
+/// Threads and processes that this thread starts during that time inherit the policy and keep it.
 ///
 /// ```
-/// let feeding = greenroom::BatchScheduling::begin();
+/// let guard = greenroom::BatchScheduling::begin();
 /// // accept(2), and Runtime::reserve, in a loop
-/// drop(feeding);
+/// drop(guard);
 /// ```
 pub struct BatchScheduling {
-    /// The thread was scheduled as usual before.
+    /// True if the thread had the default policy before.
     changed: bool,
-    /// It is about the thread that has made it.
+    /// Makes the guard `!Send`, because the policy belongs to the thread that created the guard.
     _thread: PhantomData<*const ()>,
 }
 
 impl BatchScheduling {
-    /// Begins. Where the thread is scheduled in a particular way already, or the system does not
-    /// allow it, nothing changes.
-    #[must_use = "it ends when it is dropped"]
+    /// Switches the current thread to `SCHED_BATCH`. Does nothing if the thread already has another
+    /// policy than the default one, or if the system does not permit the change.
+    #[must_use = "the policy ends when the guard is dropped"]
     pub fn begin() -> Self {
         Self {
-            changed: is_usual() && schedule(libc::SCHED_BATCH),
+            changed: has_default_policy() && schedule(libc::SCHED_BATCH),
             _thread: PhantomData,
         }
     }
@@ -49,22 +50,22 @@ impl Drop for BatchScheduling {
 
 impl fmt::Debug for BatchScheduling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Feeding")
+        f.debug_struct("BatchScheduling")
             .field("changed", &self.changed)
             .finish_non_exhaustive()
     }
 }
 
-/// Whether the calling thread is scheduled as threads are unless somebody says otherwise.
-fn is_usual() -> bool {
-    // SAFETY: it takes a number, of which 0 is the calling thread.
+/// Returns true if the calling thread has the default policy, `SCHED_OTHER`.
+fn has_default_policy() -> bool {
+    // SAFETY: the call takes a number, and 0 stands for the calling thread.
     unsafe { libc::sched_getscheduler(0) == libc::SCHED_OTHER }
 }
 
 fn schedule(policy: libc::c_int) -> bool {
-    // Both policies have no other priority than this one.
+    // 0 is the only priority that both policies allow.
     let parameters = libc::sched_param { sched_priority: 0 };
-    // SAFETY: the pointer is that of a valid sched_param, which is only read during the call; 0 is
+    // SAFETY: the pointer is that of a valid sched_param, which the call only reads; 0 stands for
     // the calling thread.
     unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) == 0 }
 }
@@ -74,18 +75,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_holds_for_its_thread_and_ends() {
+    fn policy_applies_to_its_thread_until_dropped() {
         std::thread::spawn(|| {
-            let feeding = BatchScheduling::begin();
-            assert!(feeding.changed && !is_usual());
-            // One within another changes nothing, and its end does not end the first.
+            let guard = BatchScheduling::begin();
+            assert!(guard.changed && !has_default_policy());
+            // A nested guard changes nothing, and its drop does not end the outer one.
             drop(BatchScheduling::begin());
-            assert!(!is_usual());
-            drop(feeding);
-            assert!(is_usual());
+            assert!(!has_default_policy());
+            drop(guard);
+            assert!(has_default_policy());
         })
         .join()
         .unwrap();
-        assert!(is_usual(), "another thread");
+        assert!(
+            has_default_policy(),
+            "the policy of this thread has changed, too"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Futures from blocking code.
+//! Runs futures from blocking code.
 
 use std::future::Future;
 use std::pin::pin;
@@ -8,20 +8,21 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use crate::park::{Parked, Unparker, park};
 
-/// Runs a future to its end: the coroutine that calls is parked while it is pending, or else the
-/// thread.
+/// Runs a future to completion. While the future is pending, the calling coroutine is parked;
+/// outside of a coroutine, the calling thread blocks.
 ///
-/// A future that belongs to a runtime needs that runtime as well. One of tokio's, for example,
-/// wants to be polled while a handle of it is [entered](https://docs.rs/tokio/latest/tokio/runtime/struct.Handle.html#method.enter);
-/// since the guard of that is tied to the thread, enter it inside of the future:
-/// `block_on(async { handle.spawn(future).await })`.
+/// A future of another async runtime still needs that runtime. For example, a future of tokio must
+/// be polled while a handle of tokio's runtime is
+/// [entered](https://docs.rs/tokio/latest/tokio/runtime/struct.Handle.html#method.enter). The guard
+/// of `enter` is tied to the thread, so enter the handle inside of the future: `block_on(async {
+/// handle.spawn(future).await })`.
 ///
 /// ```
 /// assert_eq!(greenroom::block_on(async { 6 * 7 }), 42);
 /// ```
 ///
 /// # Panics
-/// In a destructor that runs because of a panic, in a coroutine, if the future is not ready.
+/// Panics in a destructor that runs because of a panic in a coroutine, if the future is not ready.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let signal = Arc::new(Signal {

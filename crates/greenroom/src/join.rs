@@ -1,4 +1,4 @@
-//! What a coroutine leaves to whoever waits for it.
+//! The result of a coroutine and the handle that waits for it.
 
 use std::any::Any;
 use std::fmt;
@@ -9,9 +9,9 @@ use std::thread;
 use crate::park::{Parked, Unparker, park};
 use crate::worker::lock;
 
-/// The result of a coroutine that is still to come; see [`spawn`](crate::spawn).
+/// A handle that waits for the result of a coroutine; see [`spawn`](crate::spawn).
 ///
-/// Dropping it lets the coroutine go on by itself.
+/// Dropping the handle detaches the coroutine.
 #[must_use = "dropping a handle detaches the coroutine; use `let _ =` to say so"]
 pub struct JoinHandle<T> {
     packet: Arc<Packet<T>>,
@@ -25,19 +25,20 @@ struct State<T> {
     result: Option<thread::Result<T>>,
     waiting: Option<Unparker>,
     ended: bool,
-    /// The handle is gone: no caller will take the result.
+    /// True once the handle is dropped: no caller will take the result.
     unwanted: bool,
 }
 
 impl<T> JoinHandle<T> {
-    /// Waits for the coroutine to end; a coroutine is parked meanwhile, any other thread blocks.
+    /// Waits for the coroutine to end. A calling coroutine is parked; any other thread blocks.
     ///
     /// # Errors
-    /// The payload of the panic, if the coroutine has panicked; hand it to
-    /// [`std::panic::resume_unwind`] to pass it on.
+    /// Returns the payload of the panic if the coroutine has panicked. Pass it to
+    /// [`std::panic::resume_unwind`] to propagate the panic.
     ///
     /// # Panics
-    /// In a destructor that runs because of a panic, in a coroutine: it cannot wait there.
+    /// Panics in a destructor that runs because of a panic in a coroutine, because a coroutine that
+    /// is panicking cannot wait.
     pub fn join(self) -> thread::Result<T> {
         loop {
             {
@@ -53,16 +54,16 @@ impl<T> JoinHandle<T> {
         }
     }
 
-    /// Whether the coroutine has ended.
+    /// Returns true if the coroutine has ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         lock(&self.packet.state).ended
     }
 }
 
-/// Drops a result that has come already; a later one is dropped by the coroutine. The lock decides
-/// which of the two it is, so that a result is never dropped along with the last reference to it:
-/// that may be the worker's.
+/// Drops a result that is already there; the coroutine drops a later one. The lock decides which of
+/// the two applies, so a result is never dropped together with the last reference to the packet.
+/// The last reference may belong to the worker.
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
         let mut state = lock(&self.packet.state);
@@ -81,7 +82,7 @@ impl<T> fmt::Debug for JoinHandle<T> {
     }
 }
 
-/// A closure, and the two ends of its result: what the coroutine runs never panics.
+/// Returns the closure for the coroutine, which never panics, and the handle for its result.
 pub(crate) fn packet<T>(run: impl FnOnce() -> T) -> (impl FnOnce(), JoinHandle<T>) {
     let packet = Arc::new(Packet {
         state: Mutex::new(State {
@@ -93,21 +94,21 @@ pub(crate) fn packet<T>(run: impl FnOnce() -> T) -> (impl FnOnce(), JoinHandle<T
     });
     let completion = Completion(Some(packet.clone()));
     let body = move || {
-        // Unwinding may leave what `run` has borrowed in any state; that is visible to whoever
-        // joins, as a panic.
+        // Unwinding may leave the values that `run` has borrowed in any state. The caller of `join`
+        // sees that as a panic.
         let result = catch_unwind(AssertUnwindSafe(run));
         completion.complete(result);
     };
     (body, JoinHandle { packet })
 }
 
-/// A closure whose result and panic nobody waits for.
+/// Returns a closure whose result and panic are discarded.
 pub(crate) fn detached(run: impl FnOnce()) -> impl FnOnce() {
-    // As above; and what a panic leaves is visible to nobody.
+    // As above, but the panic is not reported.
     move || drop_catching_panic(catch_unwind(AssertUnwindSafe(run)))
 }
 
-/// Tells that a coroutine ended even if it never began.
+/// Reports the end of a coroutine, even if the coroutine never began.
 struct Completion<T>(Option<Arc<Packet<T>>>);
 
 impl<T> Completion<T> {
@@ -122,7 +123,7 @@ impl<T> Drop for Completion<T> {
     fn drop(&mut self) {
         if let Some(packet) = self.0.take() {
             packet.complete(Err(Box::new(
-                "the engine ended before it could run this coroutine",
+                "the runtime ended before it could run this coroutine",
             )));
         }
     }
@@ -147,20 +148,23 @@ impl<T> Packet<T> {
     }
 }
 
-/// Runs code of the user's where a panic must not get any further; `None` if it panicked.
-pub(crate) fn quietly<T>(run: impl FnOnce() -> T) -> Option<T> {
-    // Unwinding may leave what `run` has borrowed in any state; no caller looks at it afterwards.
-    catch_unwind(AssertUnwindSafe(run)).map_err(forget).ok()
+/// Runs user code where a panic must not propagate. Returns `None` if the code panicked.
+pub(crate) fn catch_panic<T>(run: impl FnOnce() -> T) -> Option<T> {
+    // Unwinding may leave the values that `run` has borrowed in any state; no caller looks at them
+    // later.
+    catch_unwind(AssertUnwindSafe(run))
+        .map_err(drop_payload)
+        .ok()
 }
 
-/// Drops what may panic when it is dropped.
+/// Drops a value whose destructor may panic.
 pub(crate) fn drop_catching_panic<T>(value: T) {
-    quietly(|| drop(value));
+    catch_panic(|| drop(value));
 }
 
 /// Drops the payload of a panic. If that panics in turn, the second payload is leaked, which ends
 /// the chain.
-fn forget(payload: Box<dyn Any + Send>) {
+fn drop_payload(payload: Box<dyn Any + Send>) {
     if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(second);
     }

@@ -1,27 +1,27 @@
-//! How other threads reach a worker: messages, and the agreement about who wakes it up.
+//! Messages from other threads to a worker, with the protocol that decides who wakes the worker up.
 //!
-//! A worker that is about to sleep says so, and then looks once more; whoever sends leaves the
-//! message, and then looks whether the worker sleeps. In whatever order the two meet, one of them
-//! sees the other. Checked by loom in every order there is: `tests/loom.rs`.
+//! A worker that is about to sleep announces that, and then checks the messages once more. A sender
+//! leaves the message, and then checks whether the worker sleeps. In every interleaving at least
+//! one of the two sees the other. `tests/loom.rs` checks all interleavings with loom.
 
 use crate::sync_shim::{AtomicBool, Mutex, MutexGuard, Ordering};
 
-/// Messages for one receiver.
+/// A queue of messages for one receiver.
 #[derive(Debug)]
-pub(crate) struct Inbox<M> {
+pub(crate) struct Mailbox<M> {
     queue: Mutex<Queue<M>>,
-    /// The receiver sleeps, or is about to, and has to be woken up for a message.
+    /// True if the receiver sleeps or is about to, so that a message must wake it up.
     asleep: AtomicBool,
 }
 
 #[derive(Debug)]
 struct Queue<M> {
     messages: Vec<M>,
-    /// The receiver has ended and looks at nothing any more.
+    /// True once the receiver has ended and takes no more messages.
     closed: bool,
 }
 
-impl<M> Default for Inbox<M> {
+impl<M> Default for Mailbox<M> {
     fn default() -> Self {
         Self {
             queue: Mutex::new(Queue {
@@ -33,9 +33,9 @@ impl<M> Default for Inbox<M> {
     }
 }
 
-impl<M> Inbox<M> {
-    /// Leaves a message; it comes back if the receiver has ended. `true` asks the caller to wake the
-    /// receiver up.
+impl<M> Mailbox<M> {
+    /// Adds a message. Returns true if the caller must wake the receiver up, and returns the
+    /// message as the error if the receiver has ended.
     pub(crate) fn send(&self, message: M) -> Result<bool, M> {
         let mut queue = self.lock();
         if queue.closed {
@@ -46,18 +46,18 @@ impl<M> Inbox<M> {
         Ok(self.asleep.swap(false, Ordering::SeqCst))
     }
 
-    /// Exchanges the messages for an empty list.
+    /// Swaps the queued messages with `messages`, an empty list.
     pub(crate) fn take(&self, messages: &mut Vec<M>) {
         std::mem::swap(messages, &mut self.lock().messages);
     }
 
-    /// Announces that the next message needs a wake-up; `false` if one is there already, and then
-    /// it is not the time to sleep.
+    /// Announces that the next message needs a wake-up. Returns false, without the announcement, if
+    /// a message is already queued: the receiver must not sleep.
     pub(crate) fn fall_asleep(&self) -> bool {
-        // A swap and no store, here and below: they take their places in one order with those of the
-        // senders. (On x86-64 it is the same instruction.)
+        // A swap and not a store, here and below, so that it takes part in one total order with the
+        // swaps of the senders. (On x86-64 it is the same instruction.)
         self.asleep.swap(true, Ordering::SeqCst);
-        // Looked at after the announcement: whoever comes later sees it.
+        // Checked after the announcement: a later sender sees the announcement.
         let empty = self.lock().messages.is_empty();
         if !empty {
             self.wake_up();
@@ -65,17 +65,17 @@ impl<M> Inbox<M> {
         empty
     }
 
-    /// From now on messages are looked at without a wake-up.
+    /// Announces that messages need no wake-up any more.
     pub(crate) fn wake_up(&self) {
         self.asleep.swap(false, Ordering::SeqCst);
     }
 
-    /// Whether the receiver sleeps.
+    /// Returns true if the receiver sleeps.
     pub(crate) fn is_asleep(&self) -> bool {
         self.asleep.load(Ordering::SeqCst)
     }
 
-    /// Accepts no more messages, unless there are some.
+    /// Refuses all further messages unless some are queued. Returns true if the mailbox is closed.
     pub(crate) fn close(&self) -> bool {
         let mut queue = self.lock();
         queue.closed = queue.messages.is_empty();
@@ -83,7 +83,7 @@ impl<M> Inbox<M> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue<M>> {
-        // Nothing panics while it is held.
+        // No code panics while it holds the lock.
         self.queue
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -1,8 +1,8 @@
-//! Parking and unparking: the one thing on which everything that waits is built.
+//! Parking and unparking, the primitive under every wait of this crate.
 //!
-//! Whoever runs, a coroutine or a thread of its own, can be put to sleep until it is unparked or a
-//! deadline passes. Like [`std::thread::park`], parking may end early for no reason: every wait
-//! here is a loop around a condition.
+//! A coroutine or a thread can be parked until it is unparked or a deadline passes. As with
+//! [`std::thread::park`], parking may end early for no reason: every wait in this crate is a loop
+//! around a condition.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use std::time::Instant;
 use crate::slab::Key;
 use crate::worker::{Worker, WorkerHandle};
 
-/// How parking ended.
+/// The way in which parking ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Parked {
-    /// Somebody unparked it.
+    /// Another coroutine or thread unparked it.
     Unparked,
     /// The deadline passed.
     TimedOut,
-    /// It was refused: the coroutine is panicking.
+    /// The coroutine is panicking, so it must not wait.
     Refused,
 }
 
-/// Parks whoever calls, until it is unparked or `deadline` passes.
+/// Parks the calling coroutine or thread until it is unparked or `deadline` passes.
 pub(crate) fn park(deadline: Option<Instant>) -> Parked {
     match Worker::in_coroutine() {
         Some(worker) => worker.park(deadline),
@@ -45,7 +45,7 @@ fn park_thread(deadline: Option<Instant>) -> Parked {
     }
 }
 
-/// Wakes up one coroutine or thread, from anywhere. What has ended since is left alone.
+/// Wakes up one coroutine or thread, from any thread. Does nothing if the target has ended.
 #[derive(Clone)]
 pub(crate) enum Unparker {
     Coroutine(Arc<WorkerHandle>, Key),
@@ -53,7 +53,7 @@ pub(crate) enum Unparker {
 }
 
 impl Unparker {
-    /// For whoever calls.
+    /// Returns the unparker of the calling coroutine or thread.
     pub(crate) fn current() -> Self {
         match Worker::in_coroutine() {
             Some(worker) => worker.unparker(),
@@ -68,7 +68,7 @@ impl Unparker {
         }
     }
 
-    /// Whether both are for the same coroutine or thread.
+    /// Returns true if both unpark the same coroutine or thread.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Coroutine(handle, key), Self::Coroutine(other, others)) => {

@@ -1,7 +1,8 @@
-//! Readiness of descriptors: what epoll reports, kept until somebody wants it.
+//! Readiness of descriptors: reports of epoll, stored until a coroutine waits for them.
 //!
-//! Watched edge-triggered and lazily: a descriptor is given to epoll with the first wait for it, by
-//! the worker on which that wait happens. Try the system call first; wait after `WouldBlock`.
+//! Descriptors are watched edge-triggered and lazily. The first wait adds the descriptor to the
+//! epoll set of the worker on which the wait happens. Try the system call first, and wait after
+//! `WouldBlock`.
 
 use std::fmt;
 use std::io;
@@ -17,17 +18,17 @@ use rustix::net::sockopt::socket_protocol;
 
 use crate::join::detached;
 use crate::park::{Parked, Unparker};
-use crate::slab::{Key, Table};
+use crate::slab::{Key, Slab};
 use crate::task_name::TaskName;
 use crate::worker::{Worker, WorkerHandle, lock};
 
 /// The epoll data of a worker's own waker.
 pub(crate) const WAKER: u64 = u64::MAX;
 
-/// What is waited for.
+/// The operation that a coroutine or thread waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// Something to read or accept, an end of input, or an error.
+    /// Input, a connection to accept, an end of input, or an error.
     Read,
     /// Room to write, a completed connect, or an error.
     Write,
@@ -44,9 +45,9 @@ impl Interest {
 
 const BOTH: u8 = Interest::Read.bit() | Interest::Write.bit();
 
-/// Lets coroutines wait for one non-blocking descriptor, and threads as well.
+/// Lets coroutines and threads wait for one non-blocking descriptor.
 ///
-/// The descriptor itself belongs to somebody else, who drops this before closing it.
+/// The caller owns the descriptor, and must drop this value before it closes the descriptor.
 ///
 /// ```
 /// use greenroom::{Interest, Readiness};
@@ -67,23 +68,26 @@ pub struct Readiness {
 
 #[derive(Default)]
 pub(crate) struct Source {
-    /// The worker that watches it, or null; only ever compared.
+    /// The worker that watches the descriptor, or null. Only compared, never dereferenced.
     watcher: AtomicPtr<WorkerHandle>,
-    /// A read came back short: nothing more is there until the next report. Only a hint, so that
-    /// most reads need no lock: who waits because of it looks at what was reported first.
+    /// True if a read returned less than it had room for, so that nothing more is there until the
+    /// next report. It is only a hint, which saves most reads a lock. A read that waits because of
+    /// the hint checks the stored reports first.
     ///
-    /// Set by the worker that watches, and by no other: between the read and this it takes in no
-    /// report. Elsewhere one might come in between, and be used up by somebody who leaves something.
+    /// Only the worker that watches sets it, because that worker takes in no report between the
+    /// read and the store. On another worker, a report could arrive in between, and be consumed by
+    /// a coroutine that leaves data behind.
     drained: AtomicBool,
-    /// A read may come back short while there is more: its peer has sent urgent data, or it is no TCP
-    /// connection. A read of a Unix stream ends at a descriptor that was sent along (`SCM_RIGHTS`).
-    has_marks: AtomicBool,
+    /// True if a short read does not mean that no data is left: the peer has sent urgent data, or the
+    /// connection is not TCP. A read of a Unix stream ends at a descriptor that was sent along
+    /// (`SCM_RIGHTS`).
+    short_reads: AtomicBool,
     state: Mutex<State>,
 }
 
 impl Source {
-    /// Whether it is ready for this, as far as is known; which is known once only, unless it is for
-    /// good.
+    /// Returns true if the descriptor is known to be ready for `interest`, and consumes that
+    /// knowledge unless the descriptor is ready for good.
     fn take(&self, state: &mut State, interest: Interest) -> bool {
         let ready = state.is_ready(interest);
         if ready {
@@ -95,9 +99,9 @@ impl Source {
         ready
     }
 
-    /// Whether there is no need to wait. Otherwise a worker watches from now on, and whoever is in the
-    /// list before `state` is unlocked hears of what comes.
-    fn look(
+    /// Returns true if there is no need to wait. Otherwise a worker watches from now on, and a
+    /// waiter that is added before `state` is unlocked is woken by the next report.
+    fn check(
         self: &Arc<Self>,
         state: &mut State,
         worker: &Worker,
@@ -108,12 +112,13 @@ impl Source {
             return Ok(true);
         }
         self.watch(state, worker, fd)?;
-        // On another worker, a report may have come in since the attempt failed, and have woken up
-        // somebody who left something. On this one it cannot: no coroutine has run since.
-        Ok(!state.is_near(worker) && poll_once(fd, interest, Some(&NOW))?)
+        // If another worker watches, a report may have arrived since the attempt failed, and have
+        // woken up a coroutine that left data behind. On this worker that is impossible, because no
+        // coroutine has run since.
+        Ok(!state.is_watched_by(worker) && poll_once(fd, interest, Some(&NOW))?)
     }
 
-    /// Gives the descriptor to the worker's epoll set, unless a worker watches it already.
+    /// Adds the descriptor to the worker's epoll set, unless a worker already watches it.
     fn watch(
         self: &Arc<Self>,
         state: &mut State,
@@ -129,7 +134,7 @@ impl Source {
             return Err(error);
         }
         if !is_tcp(fd) {
-            self.has_marks.store(true, Ordering::Relaxed);
+            self.short_reads.store(true, Ordering::Relaxed);
         }
         state.watched = Some((worker.handle.clone(), token));
         let watcher = Arc::as_ptr(&worker.handle).cast_mut();
@@ -140,63 +145,64 @@ impl Source {
 
 #[derive(Default)]
 struct State {
-    /// The worker that watches it, and under which token.
+    /// The worker that watches the descriptor, and the token.
     watched: Option<(Arc<WorkerHandle>, u64)>,
-    /// Reported since it was last waited for.
+    /// Interests that were reported as ready and not waited for since.
     ready: u8,
-    /// Ready for good: the peer has hung up.
-    forever: u8,
+    /// Interests that are ready for good because the peer has hung up.
+    closed: u8,
     waiting: Waiting,
 }
 
 impl State {
     fn is_ready(&self, interest: Interest) -> bool {
-        (self.ready | self.forever) & interest.bit() != 0
+        (self.ready | self.closed) & interest.bit() != 0
     }
 
-    /// Whether this is the worker that watches.
-    fn is_near(&self, worker: &Worker) -> bool {
+    /// Returns true if `worker` watches the descriptor.
+    fn is_watched_by(&self, worker: &Worker) -> bool {
         (self.watched.as_ref()).is_some_and(|(watching, _)| Arc::ptr_eq(watching, &worker.handle))
     }
 
-    /// A worker's coroutine, as it stands in the list.
+    /// Returns the waiter for a coroutine of `worker`.
     fn waiter(&self, worker: &Worker, key: Key) -> Waiter {
-        if self.is_near(worker) {
-            Waiter::Near(key)
+        if self.is_watched_by(worker) {
+            Waiter::Local(key)
         } else {
-            Waiter::Far(Unparker::Coroutine(worker.handle.clone(), key))
+            Waiter::Remote(Unparker::Coroutine(worker.handle.clone(), key))
         }
     }
 }
 
-/// Somebody who waits.
+/// A coroutine or thread that waits for a descriptor.
 #[derive(Clone)]
 pub(crate) enum Waiter {
-    /// A coroutine of the worker that watches the descriptor, and hears of it first.
-    Near(Key),
-    Far(Unparker),
+    /// A coroutine of the worker that watches the descriptor.
+    Local(Key),
+    /// A coroutine of another worker.
+    Remote(Unparker),
 }
 
 impl Waiter {
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Near(key), Self::Near(other)) => key == other,
-            (Self::Far(unparker), Self::Far(other)) => unparker.is_same(other),
+            (Self::Local(key), Self::Local(other)) => key == other,
+            (Self::Remote(unparker), Self::Remote(other)) => unparker.is_same(other),
             _ => false,
         }
     }
 
-    /// To be called by the worker that watches.
+    /// Unparks the waiter. Only the worker that watches calls this.
     pub(crate) fn unpark(&self, worker: &Worker) {
         match self {
-            Self::Near(key) => worker.unpark(*key),
-            Self::Far(unparker) => unparker.unpark(),
+            Self::Local(key) => worker.unpark(*key),
+            Self::Remote(unparker) => unparker.unpark(),
         }
     }
 }
 
-/// Who waits. Nearly always that is one for reading, or one for writing, or one for each, and then
-/// it needs no memory of its own.
+/// The waiters of one descriptor. Nearly always there is at most one reader and one writer, and
+/// then the list needs no memory of its own.
 #[derive(Default)]
 struct Waiting {
     reader: Option<Waiter>,
@@ -225,7 +231,7 @@ impl Waiting {
         }
     }
 
-    /// Takes one off the list; `false` if it does not stand there.
+    /// Removes a waiter. Returns false if it is not in the list.
     fn remove(&mut self, waiter: &Waiter) -> bool {
         for slot in [&mut self.reader, &mut self.writer] {
             if slot.take_if(|waiting| waiting.is_same(waiter)).is_some() {
@@ -244,7 +250,8 @@ impl Waiting {
         self.iter().any(|waiting| waiting.is_same(waiter))
     }
 
-    /// Takes all who wait for this off the list, and tells `unpark`; `false` if nobody does.
+    /// Removes all waiters for `interest` and calls `unpark` for each. Returns false if there are
+    /// none.
     fn wake(&mut self, interest: Interest, mut unpark: impl FnMut(&Waiter)) -> bool {
         let first = self.slot(interest).take();
         let mut woken = first.is_some();
@@ -267,20 +274,21 @@ impl Waiting {
 }
 
 impl Readiness {
-    /// For a descriptor that nothing is known of yet.
+    /// Creates the readiness of a descriptor whose state is unknown.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Waits until `fd` may be ready, after a system call has failed with `WouldBlock`. Returning
-    /// early is allowed: call it again.
+    /// Waits until `fd` may be ready. Call it after a system call has failed with `WouldBlock`. The
+    /// wait may return early: try the system call again, and call this again if needed.
     ///
     /// # Errors
-    /// * [`io::ErrorKind::TimedOut`] once `deadline` has passed;
-    /// * [`io::ErrorKind::ConnectionAborted`] once the engine is being shut down;
-    /// * [`io::ErrorKind::ResourceBusy`] in a destructor that runs because of a panic: a coroutine
-    ///   that panics cannot give way to others.
+    /// Returns one of these errors:
+    /// * [`io::ErrorKind::TimedOut`] if `deadline` has passed;
+    /// * [`io::ErrorKind::ConnectionAborted`] if the runtime is being shut down;
+    /// * [`io::ErrorKind::ResourceBusy`] in a destructor that runs because of a panic, because a
+    ///   coroutine that is panicking cannot wait.
     pub fn wait(
         &self,
         fd: BorrowedFd<'_>,
@@ -292,9 +300,10 @@ impl Readiness {
         };
         let own = {
             let mut state = lock(&self.source.state);
-            if self.source.look(&mut state, &worker, fd, interest)? {
+            if self.source.check(&mut state, &worker, fd, interest)? {
                 drop(state);
-                // Where the attempt fails for another reason than this one, others run meanwhile.
+                // Other coroutines run even if the attempt fails for another reason than
+                // `WouldBlock`.
                 worker.count_operation();
                 return Ok(());
             }
@@ -303,7 +312,7 @@ impl Readiness {
             own
         };
         loop {
-            // A cancellation that comes later wakes up everybody who is parked.
+            // A later cancellation unparks all parked coroutines.
             let parked = if worker.is_cancelled() {
                 Err(cancelled())
             } else {
@@ -317,7 +326,7 @@ impl Readiness {
             match parked {
                 // Unparked for another reason.
                 Ok(()) if state.waiting.contains(&own) => {}
-                // A report took us off the list: it was for everybody who stood there.
+                // A report removed this waiter: a report wakes all waiters.
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     state.waiting.remove(&own);
@@ -327,15 +336,15 @@ impl Readiness {
         }
     }
 
-    /// Runs `run` in a new coroutine of this worker, once the descriptor may be ready; until then
-    /// there is no stack. `watch` says what of `value` is waited for, and `value` is handed to
-    /// `run`, with the error with which [`wait`](Self::wait) would have ended, if any.
+    /// Runs `run` in a new coroutine of this worker once the descriptor may be ready. The coroutine
+    /// has no stack until then. `watch` returns the readiness and the descriptor within `value`.
+    /// `run` receives `value` and the result with which [`wait`](Self::wait) would have ended.
     ///
-    /// This is how a connection that is silent for long costs next to nothing: end its coroutine
-    /// with this instead of waiting in it.
+    /// A connection that is idle for a long time costs almost nothing this way: end its coroutine
+    /// with this call instead of waiting in the coroutine.
     ///
     /// # Panics
-    /// Outside of a coroutine.
+    /// Panics outside of a coroutine.
     pub fn when_ready<T: 'static>(
         value: T,
         watch: impl FnOnce(&T) -> (&Self, BorrowedFd<'_>),
@@ -347,29 +356,29 @@ impl Readiness {
         let Some(worker) = Worker::in_coroutine() else {
             panic!("Readiness::when_ready needs a coroutine to be called by");
         };
-        // The user's code comes before the lock.
+        // The conversion is user code, and so runs before the lock is taken.
         let name = name.into();
         let (readiness, fd) = watch(&value);
         let source = readiness.source.clone();
-        // Under this lock from the look at what is ready to the place in the list.
+        // Locked from the check of readiness until the waiter is in the list.
         let mut state = lock(&source.state);
-        let looked = source.look(&mut state, &worker, fd, interest);
-        let start_now = !matches!(looked, Ok(false)) || worker.is_cancelled();
-        let theirs = source.clone();
+        let checked = source.check(&mut state, &worker, fd, interest);
+        let start_now = !matches!(checked, Ok(false)) || worker.is_cancelled();
+        let body_source = source.clone();
         let body = move || {
             let worker = Worker::in_coroutine().expect("a coroutine is running");
             let still_waiting = {
-                let mut state = lock(&theirs.state);
+                let mut state = lock(&body_source.state);
                 let own = state.waiter(&worker, worker.key());
                 state.waiting.remove(&own)
             };
-            let result = match looked {
+            let result = match checked {
                 Err(error) => Err(error),
                 Ok(_) if worker.is_cancelled() => Err(cancelled()),
                 Ok(_) if still_waiting => Err(timed_out()),
                 Ok(_) => Ok(()),
             };
-            drop((worker, theirs));
+            drop((worker, body_source));
             run(value, result);
         };
         let key = worker.start_later(name, Box::new(detached(body)), deadline);
@@ -382,28 +391,28 @@ impl Readiness {
         }
     }
 
-    /// An operation has moved bytes. `drained` says that it was a read that found less than it had
-    /// room for, so that the next one would find nothing; that is believed of TCP connections only.
-    /// Gives way to others after many operations in a row.
+    /// Records that an operation has moved bytes. `drained` says that the operation was a read that
+    /// returned less than it had room for, so that the next read would find nothing. Yields to
+    /// other coroutines after many operations in a row.
     pub fn record_progress(&self, drained: bool) {
         let Some(worker) = Worker::in_coroutine() else {
             return;
         };
-        // Unwatched, it would be reported by nobody.
+        // Without a watcher, no report would ever clear the flag.
         let source = &self.source;
         let watcher = source.watcher.load(Ordering::Relaxed);
         if drained
             && std::ptr::eq(watcher, Arc::as_ptr(&worker.handle))
-            && !source.has_marks.load(Ordering::Relaxed)
+            && !source.short_reads.load(Ordering::Relaxed)
         {
             source.drained.store(true, Ordering::Relaxed);
         }
         worker.count_operation();
     }
 
-    /// Whether a read is known to find nothing, so that it is better to [`wait`](Self::wait) at
-    /// once. To be asked before the first attempt, and not again after that wait: outside of the
-    /// worker that watches, and so in a thread, it may be out of date.
+    /// Returns true if a read is known to find nothing, so that it is better to
+    /// [`wait`](Self::wait) first. Ask this before the first attempt, and not again after that
+    /// wait: outside of the worker that watches, and so in a thread, the answer may be out of date.
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
         self.source.drained.load(Ordering::Relaxed)
@@ -414,8 +423,9 @@ impl Drop for Readiness {
     fn drop(&mut self) {
         let watched = lock(&self.source.state).watched.take();
         if let Some((handle, token)) = watched {
-            // The kernel forgets the descriptor when it is closed. Until then, and for as long as
-            // somebody else has a copy of it, its reports carry a token that is void.
+            // The kernel removes the descriptor from the epoll set when it is closed. Until then,
+            // and while another process or a duplicate keeps it open, reports carry a token that no
+            // longer resolves.
             handle.forget(token);
         }
     }
@@ -454,7 +464,7 @@ const NOW: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-/// Asks the kernel; `false` if there was nothing for so long, or a signal came.
+/// Polls the descriptor. Returns false if the timeout expires or a signal interrupts the call.
 fn poll_once(
     fd: BorrowedFd<'_>,
     interest: Interest,
@@ -478,7 +488,7 @@ fn is_tcp(fd: BorrowedFd<'_>) -> bool {
 
 /// The descriptors that a worker watches, by token.
 #[derive(Default)]
-pub(crate) struct Sources(Table<Arc<Source>>);
+pub(crate) struct Sources(Slab<Arc<Source>>);
 
 impl Sources {
     fn insert(&mut self, source: &Arc<Source>) -> u64 {
@@ -489,7 +499,7 @@ impl Sources {
         self.0.remove(Key::unpack(token));
     }
 
-    /// Takes in a report, and tells `unpark` who has waited for it.
+    /// Stores a report, and calls `unpark` for each coroutine or thread that waits for it.
     pub(crate) fn deliver(
         &self,
         token: u64,
@@ -502,12 +512,12 @@ impl Sources {
         };
         let mut state = lock(&source.state);
         if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
-            state.forever = BOTH;
+            state.closed = BOTH;
         }
         if flags.contains(EventFlags::RDHUP) {
-            state.forever |= Interest::Read.bit();
+            state.closed |= Interest::Read.bit();
         }
-        let mut ready = state.forever;
+        let mut ready = state.closed;
         if flags.contains(EventFlags::IN) {
             ready |= Interest::Read.bit();
         }
@@ -515,13 +525,13 @@ impl Sources {
             ready |= Interest::Write.bit();
         }
         if flags.contains(EventFlags::PRI) {
-            source.has_marks.store(true, Ordering::Relaxed);
+            source.short_reads.store(true, Ordering::Relaxed);
             ready |= Interest::Read.bit();
         }
         if ready & Interest::Read.bit() != 0 {
             source.drained.store(false, Ordering::Relaxed);
         }
-        // Everybody who waits tries again; what nobody waits for is kept for who comes next.
+        // All waiters try again; readiness without a waiter is kept for the next wait.
         state.ready |= ready;
         for interest in [Interest::Read, Interest::Write] {
             if ready & interest.bit() != 0 && state.waiting.wake(interest, &mut unpark) {
@@ -530,7 +540,7 @@ impl Sources {
         }
     }
 
-    /// The worker ends: whoever still has one of them may find another worker for it.
+    /// Releases all descriptors because the worker ends. Another worker may watch them later.
     pub(crate) fn abandon(&mut self) {
         let all = std::mem::take(&mut self.0);
         for source in all.iter() {
@@ -543,8 +553,8 @@ impl Sources {
             let waiting = std::mem::take(&mut state.waiting);
             drop(state);
             for waiter in waiting.iter() {
-                // Of the worker itself, no coroutine is left.
-                if let Waiter::Far(unparker) = waiter {
+                // The worker itself has no coroutine left.
+                if let Waiter::Remote(unparker) = waiter {
                     unparker.unpark();
                 }
             }
@@ -559,7 +569,7 @@ fn timed_out() -> io::Error {
 fn cancelled() -> io::Error {
     io::Error::new(
         io::ErrorKind::ConnectionAborted,
-        "the engine is being shut down",
+        "the runtime is being shut down",
     )
 }
 
@@ -576,32 +586,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_void_once_its_source_is_gone() {
+    fn token_does_not_resolve_after_its_source_is_removed() {
         let mut sources = Sources::default();
         let (one, two) = (Arc::default(), Arc::default());
         let first = sources.insert(&one);
         sources.remove(first);
         let second = sources.insert(&two);
         assert_ne!(first, second);
-        let nobody = |_: &Waiter| panic!("nobody waits");
-        sources.deliver(first, epoll::EventFlags::IN, nobody);
-        assert_eq!(lock(&two.state).ready, 0, "a late report of the first");
-        sources.deliver(second, epoll::EventFlags::IN, nobody);
+        let no_waiter = |_: &Waiter| panic!("there is no waiter");
+        sources.deliver(first, epoll::EventFlags::IN, no_waiter);
+        assert_eq!(
+            lock(&two.state).ready,
+            0,
+            "a late report of the first source"
+        );
+        sources.deliver(second, epoll::EventFlags::IN, no_waiter);
         assert_eq!(lock(&two.state).ready, Interest::Read.bit());
         sources.remove(first);
         assert!(sources.0.iter().next().is_some());
     }
 
     #[test]
-    fn a_hang_up_stays_ready() {
+    fn hang_up_stays_ready() {
         let mut sources = Sources::default();
         let source = Arc::default();
         let token = sources.insert(&source);
         let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
-        let nobody = |_: &Waiter| panic!("nobody waits");
-        sources.deliver(token, flags, nobody);
-        assert_eq!(lock(&source.state).forever, Interest::Read.bit());
-        sources.deliver(token, epoll::EventFlags::HUP, nobody);
-        assert_eq!(lock(&source.state).forever, BOTH);
+        let no_waiter = |_: &Waiter| panic!("there is no waiter");
+        sources.deliver(token, flags, no_waiter);
+        assert_eq!(lock(&source.state).closed, Interest::Read.bit());
+        sources.deliver(token, epoll::EventFlags::HUP, no_waiter);
+        assert_eq!(lock(&source.state).closed, BOTH);
     }
 }

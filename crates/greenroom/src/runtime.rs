@@ -1,4 +1,4 @@
-//! The engine: its workers, how coroutines get onto them, and how it ends.
+//! The runtime: its workers, the start of coroutines on them, and shutdown.
 
 use std::fmt;
 use std::io;
@@ -12,14 +12,14 @@ use crate::stall::{Monitor, OnStall, Stall};
 use crate::task_name::TaskName;
 use crate::worker::{Message, Spawn, Worker, WorkerHandle, lock};
 
-/// Workers that run coroutines. Cheap to clone; all clones are the same engine.
+/// A set of workers that run coroutines. Cheap to clone; all clones are the same runtime.
 ///
-/// Once the last one is dropped, the workers end as soon as their coroutines have.
-/// [`shutdown`](Self::shutdown) hurries them.
+/// Once the last clone is dropped, each worker ends when its coroutines have ended.
+/// [`shutdown`](Self::shutdown) makes them end earlier.
 ///
 /// ```
-/// let engine = greenroom::Runtime::new()?;
-/// let answer = engine.spawn(|| 6 * 7)?;
+/// let runtime = greenroom::Runtime::new()?;
+/// let answer = runtime.spawn(|| 6 * 7)?;
 /// assert_eq!(answer.join().unwrap(), 42);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -35,14 +35,14 @@ struct Inner {
     monitor: Option<Arc<Monitor>>,
 }
 
-/// How many workers have ended.
+/// The number of workers that have ended.
 #[derive(Default)]
 struct Ended {
     count: Mutex<usize>,
     changed: Condvar,
 }
 
-/// Options of an [`Runtime`].
+/// Options of a [`Runtime`].
 #[must_use]
 pub struct Builder {
     workers: Option<usize>,
@@ -67,40 +67,40 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// How many threads run coroutines; the default is one for each core.
+    /// Sets the number of worker threads. Defaults to one for each core.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = Some(workers.max(1));
         self
     }
 
-    /// The stack of each coroutine, in bytes, rounded up to whole pages: 256 KiB by default. What
-    /// is not used costs address space only.
+    /// Sets the stack size of each coroutine in bytes, rounded up to whole pages. Defaults to 256
+    /// KiB. Unused pages of a stack cost address space only.
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = bytes;
         self
     }
 
-    /// How many coroutines there may be at once, in all workers together: 100,000 by default.
+    /// Sets the maximum number of coroutines at once, over all workers. Defaults to 100,000.
     pub fn max_coroutines(mut self, max: u32) -> Self {
         self.max_coroutines = max.max(1);
         self
     }
 
-    /// How stacks are guarded; see [`GuardPages`].
+    /// Sets the method that guards stacks; see [`GuardPages`].
     pub fn guard_pages(mut self, guard_pages: GuardPages) -> Self {
         self.guard_pages = guard_pages;
         self
     }
 
-    /// What the threads are called, followed by a number: `green` by default.
+    /// Sets the name of the worker threads, which a number follows. Defaults to `green`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// Calls `report` once for each coroutine that keeps its worker for longer than `threshold`
-    /// without giving way, while it does so. It is called on a thread of its own, which sleeps
-    /// while the engine does.
+    /// Calls `report` once for each coroutine that occupies its worker for longer than `threshold`
+    /// without yielding. The call happens during the stall, on a separate thread that sleeps while
+    /// the runtime is idle.
     pub fn on_stall(
         mut self,
         threshold: Duration,
@@ -114,12 +114,12 @@ impl Builder {
     /// Starts the workers.
     ///
     /// # Errors
-    /// The system has no room for their threads, descriptors, or address space.
+    /// Returns an error if the system cannot provide the threads, descriptors, or address space.
     pub fn build(self) -> io::Result<Runtime> {
         overflow::install();
         let cores = || thread::available_parallelism().map_or(1, usize::from);
         let count = self.workers.unwrap_or_else(cores);
-        // Rounded up, so that the sum is no less than what was asked for.
+        // Rounded up, so that the sum is at least `max_coroutines`.
         let each = self
             .max_coroutines
             .div_ceil(u32::try_from(count).unwrap_or(u32::MAX));
@@ -134,7 +134,7 @@ impl Builder {
             .map(|(threshold, report)| Monitor::start(&workers, threshold, report))
             .transpose()?;
         let ended = Arc::new(Ended::default());
-        let engine = Runtime {
+        let runtime = Runtime {
             inner: Arc::new(Inner {
                 workers,
                 stack_size: self.stack_size,
@@ -143,9 +143,9 @@ impl Builder {
             }),
         };
         for (index, stacks) in stacks.into_iter().enumerate() {
-            let handle = engine.inner.workers[index].clone();
-            let ended = engine.inner.ended.clone();
-            let monitor = engine.inner.monitor.clone();
+            let handle = runtime.inner.workers[index].clone();
+            let ended = runtime.inner.ended.clone();
+            let monitor = runtime.inner.monitor.clone();
             thread::Builder::new()
                 .name(format!("{} {index}", self.name))
                 .spawn(move || {
@@ -154,7 +154,7 @@ impl Builder {
                     ended.changed.notify_all();
                 })?;
         }
-        Ok(engine)
+        Ok(runtime)
     }
 }
 
@@ -169,49 +169,50 @@ impl fmt::Debug for Builder {
     }
 }
 
-/// All stacks are in use: the coroutine was not started.
+/// The error for a coroutine that was not started because all stacks are in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "out of stacks: {in_use} coroutines are running; raise the engine's max_coroutines, or start \
-     another one when one has ended"
+    "out of stacks: {in_use} coroutines are running; raise the runtime's max_coroutines, or \
+     retry after a coroutine has ended"
 )]
 #[non_exhaustive]
 pub struct SpawnError {
-    /// How many coroutines there are.
+    /// The number of coroutines that exist.
     pub in_use: usize,
 }
 
-/// Figures about an engine; see [`Runtime::counters`].
+/// Counters of a runtime; see [`Runtime::counters`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Switches into a coroutine so far.
+    /// Number of switches into a coroutine since the start.
     pub switches: u64,
-    /// Parked coroutines that were woken up so far.
+    /// Number of parked coroutines that were woken up since the start.
     pub wakes: u64,
-    /// Stacks in use, or promised to a coroutine that is about to start.
+    /// Number of stacks in use, or reserved for a coroutine that is about to start.
     pub stacks_in_use: usize,
 }
 
 impl Runtime {
-    /// An engine with the default options.
+    /// Starts a runtime with the default options.
     ///
     /// # Errors
-    /// As for [`Builder::build`].
+    /// Returns the errors of [`Builder::build`].
     pub fn new() -> io::Result<Self> {
         Self::builder().build()
     }
 
-    /// Begins an engine with options.
+    /// Returns a builder with the default options.
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// Starts a coroutine on the worker that has the fewest. It stays on that worker.
+    /// Starts a coroutine on the worker with the fewest coroutines. The coroutine stays on that
+    /// worker.
     ///
     /// # Errors
-    /// [`SpawnError`], if there are as many coroutines as allowed. To keep `run` in that case, use
-    /// a [`reserve`](Self::reserve).
+    /// Returns [`SpawnError`] if [`max_coroutines`](Builder::max_coroutines) coroutines exist. To
+    /// keep `run` in that case, use [`reserve`](Self::reserve).
     pub fn spawn<T: Send + 'static>(
         &self,
         run: impl FnOnce() -> T + Send + 'static,
@@ -222,11 +223,11 @@ impl Runtime {
     /// Reserves a stack on the worker that has the fewest coroutines.
     ///
     /// # Errors
-    /// [`SpawnError`].
+    /// Returns [`SpawnError`] if [`max_coroutines`](Builder::max_coroutines) coroutines exist.
     pub fn reserve(&self) -> Result<SpawnPermit, SpawnError> {
         let workers = &self.inner.workers;
         let least = workers.iter().min_by_key(|worker| worker.load());
-        // Its stacks may have run out before those of others: then anyone will do.
+        // Its stacks may have run out before those of the others: then any worker will do.
         let mut by_choice = least.into_iter().chain(workers);
         match by_choice.find(|worker| worker.reserve()) {
             Some(worker) => Ok(SpawnPermit {
@@ -238,7 +239,7 @@ impl Runtime {
         }
     }
 
-    /// Figures about what it does.
+    /// Returns the counters, summed over all workers.
     #[must_use]
     pub fn counters(&self) -> Counters {
         let mut sum = Counters::default();
@@ -251,21 +252,22 @@ impl Runtime {
         sum
     }
 
-    /// How many workers it has.
+    /// Returns the number of workers.
     #[must_use]
     pub fn workers(&self) -> usize {
         self.inner.workers.len()
     }
 
-    /// Ends the engine: every wait for a socket fails from now on with
-    /// [`io::ErrorKind::ConnectionAborted`], and the workers end with their last coroutine. Returns
-    /// whether that was the case within `timeout`.
+    /// Ends the runtime. From now on every wait for a socket fails with
+    /// [`io::ErrorKind::ConnectionAborted`], and each worker ends with its last coroutine. Returns
+    /// true if all workers have ended within `timeout`.
     ///
-    /// No coroutine is ever destroyed by force. One that does not come to its end keeps its worker,
-    /// and is left behind.
+    /// No coroutine is ever destroyed by force. A coroutine that does not end keeps its worker
+    /// thread, and both are left behind.
     ///
     /// # Panics
-    /// If it is called by one of the engine's own coroutines: it would wait for itself.
+    /// Panics if one of the runtime's own coroutines calls it, because that coroutine would wait
+    /// for itself.
     pub fn shutdown(&self, timeout: Duration) -> bool {
         let own = Worker::current().is_some_and(|worker| {
             let is_own = |each| Arc::ptr_eq(each, &worker.handle);
@@ -273,7 +275,7 @@ impl Runtime {
         });
         assert!(
             !own,
-            "an engine cannot be shut down by one of its own coroutines"
+            "a runtime cannot be shut down by one of its own coroutines"
         );
         for worker in &self.inner.workers {
             let _ = worker.send(Message::Cancel);
@@ -311,7 +313,7 @@ impl Drop for Inner {
 
 impl fmt::Debug for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine")
+        f.debug_struct("Runtime")
             .field("workers", &self.workers())
             .field("stack_size", &self.inner.stack_size)
             .field("counters", &self.counters())
@@ -319,14 +321,14 @@ impl fmt::Debug for Runtime {
     }
 }
 
-/// A stack that is promised; see [`Runtime::reserve`]. Dropping it gives it back.
+/// A reserved stack; see [`Runtime::reserve`]. Dropping it releases the stack.
 pub struct SpawnPermit {
-    /// Present until it is used.
+    /// `Some` until the permit is used.
     worker: Option<Arc<WorkerHandle>>,
 }
 
 impl SpawnPermit {
-    /// Starts a coroutine with a name, which reports about overflows and stalls mention.
+    /// Starts a coroutine with a name. Reports of overflows and stalls mention the name.
     pub fn spawn<T: Send + 'static>(
         self,
         name: impl Into<TaskName>,
@@ -337,16 +339,17 @@ impl SpawnPermit {
         handle
     }
 
-    /// Starts a coroutine that nobody waits for. A panic in it ends it, and goes nowhere.
+    /// Starts a coroutine without a handle. A panic ends the coroutine and is discarded.
     pub fn spawn_detached(self, name: impl Into<TaskName>, run: impl FnOnce() + Send + 'static) {
         self.start(name.into(), Box::new(detached(run)));
     }
 
     fn start(mut self, name: TaskName, body: Box<dyn FnOnce() + Send>) {
         let Some(worker) = &self.worker else { return };
-        // A worker that has ended hands it back; dropping it tells whoever joins.
+        // A worker that has ended returns the message. Dropping the message notifies the join
+        // handle.
         if worker.send(Message::Spawn(Spawn { name, body })).is_ok() {
-            // It is the coroutine's now, and released with its end.
+            // The stack belongs to the coroutine now, whose end releases it.
             self.worker = None;
         }
     }
@@ -362,20 +365,20 @@ impl Drop for SpawnPermit {
 
 impl fmt::Debug for SpawnPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reservation").finish_non_exhaustive()
+        f.debug_struct("SpawnPermit").finish_non_exhaustive()
     }
 }
 
-/// Starts a coroutine on the worker of the one that calls. What it takes along need not be `Send`.
+/// Starts a coroutine on the worker of the calling coroutine. The closure need not be `Send`.
 ///
 /// # Errors
-/// [`SpawnError`].
+/// Returns [`SpawnError`] if all stacks of the worker are in use.
 ///
 /// # Panics
-/// Outside of a coroutine; use [`Runtime::spawn`] there.
+/// Panics outside of a coroutine; use [`Runtime::spawn`] there.
 pub fn spawn<T: 'static>(run: impl FnOnce() -> T + 'static) -> Result<JoinHandle<T>, SpawnError> {
     let Some(worker) = Worker::in_coroutine() else {
-        panic!("greenroom::spawn needs a coroutine to be called by: use Engine::spawn");
+        panic!("greenroom::spawn was called outside of a coroutine: use Runtime::spawn");
     };
     if !worker.handle.reserve() {
         return Err(SpawnError {
@@ -387,7 +390,7 @@ pub fn spawn<T: 'static>(run: impl FnOnce() -> T + 'static) -> Result<JoinHandle
     Ok(handle)
 }
 
-/// Lets the other coroutines of this worker that are ready go first; outside of a coroutine, the
+/// Lets the other ready coroutines of this worker run first. Outside of a coroutine, yields to the
 /// other threads of the system.
 pub fn yield_now() {
     match Worker::in_coroutine() {
@@ -396,18 +399,18 @@ pub fn yield_now() {
     }
 }
 
-/// Lets the other coroutines of this worker go first if the one that calls has had its worker for a
-/// millisecond. Otherwise, and outside of a coroutine, it returns at once.
+/// Lets the other coroutines of this worker run first if the calling coroutine has run for 1 ms
+/// without yielding. Otherwise, and outside of a coroutine, returns at once.
 ///
-/// For a loop that serves one thing after the other without waiting for anything. Operations of this
-/// crate's sockets do the same by themselves.
+/// Call it in a loop that processes many items without waiting. Operations of this crate's sockets
+/// do the same on their own.
 pub fn give_way() {
     if let Some(worker) = Worker::in_coroutine() {
         worker.give_way();
     }
 }
 
-/// Whether a coroutine is running here.
+/// Returns true if the caller runs in a coroutine.
 #[must_use]
 pub fn is_coroutine() -> bool {
     Worker::in_coroutine().is_some()

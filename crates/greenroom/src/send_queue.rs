@@ -1,4 +1,4 @@
-//! Datagrams that coroutines leave to the end of their worker's turn, to be sent together.
+//! Datagrams that coroutines queue until the end of their worker's tick, to be sent in one batch.
 
 use std::array;
 use std::os::fd::OwnedFd;
@@ -10,22 +10,23 @@ use rustix::net::SocketAddrAny;
 
 use crate::slab::Key;
 
-/// How many are sent with one system call.
+/// Maximum number of datagrams per system call.
 const BATCH: usize = packet_batch::MAX;
 
-/// Beyond this, whoever sends does so himself: a turn is over soon, but not of a fixed length.
+/// Maximum number of queued datagrams. Beyond it the coroutine sends on its own, because the length
+/// of a tick has no bound.
 const MAX_PACKETS: usize = 256;
 
-/// To copy a longer one costs as much as the system call that it saves.
+/// Maximum size of a queued datagram. Copying a longer one costs as much as the saved system call.
 const MAX_BYTES: usize = 2048;
 
-/// The flags of everything that is sent here: whoever sends waits for room by himself.
+/// The flags of all datagrams that are sent here. The sender itself waits for buffer space.
 pub(crate) const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
 #[derive(Default)]
-pub(crate) struct Outbox {
+pub(crate) struct SendQueue {
     packets: Vec<Packet>,
-    /// What they carry, one after the other: most are small.
+    /// The payloads, one after the other: most are small.
     bytes: Vec<u8>,
 }
 
@@ -38,7 +39,7 @@ struct Packet {
     end: usize,
 }
 
-impl Outbox {
+impl SendQueue {
     pub(crate) fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }
@@ -60,22 +61,22 @@ impl Outbox {
         });
     }
 
-    /// Sends everything, and tells of each datagram once what came of it.
-    pub(crate) fn send_all(&mut self, mut tell: impl FnMut(Key, rustix::io::Result<()>)) {
+    /// Sends all queued datagrams, and calls `report` once per datagram with its result.
+    pub(crate) fn send_all(&mut self, mut report: impl FnMut(Key, rustix::io::Result<()>)) {
         let same = |a: &Packet, b: &Packet| Arc::ptr_eq(&a.socket, &b.socket);
         for mut rest in self.packets.chunk_by(same) {
             while let [first, ..] = rest {
                 let (done, sent) = match self.send(&rest[..rest.len().min(BATCH)]) {
                     Ok(n) => (n.max(1), Ok(())),
                     Err(Errno::INTR) => continue,
-                    // There is no room for the others either.
+                    // There is no space for the others either.
                     Err(Errno::AGAIN) => (rest.len(), Err(Errno::AGAIN)),
                     Err(error) => (1, Err(error)),
                 };
                 debug_assert!(Arc::ptr_eq(&first.socket, &rest[done - 1].socket));
                 rest[..done]
                     .iter()
-                    .for_each(|packet| tell(packet.sender, sent));
+                    .for_each(|packet| report(packet.sender, sent));
                 rest = &rest[done..];
             }
         }
@@ -83,8 +84,8 @@ impl Outbox {
         self.bytes.clear();
     }
 
-    /// Sends datagrams of one socket; how many were sent, which is at least one. An error is that of
-    /// the first.
+    /// Sends datagrams of one socket. Returns the number that was sent, which is at least one. An
+    /// error is that of the first datagram.
     fn send(&self, packets: &[Packet]) -> rustix::io::Result<usize> {
         let first = &packets[0];
         let outgoing: [_; BATCH] = array::from_fn(|n| {
@@ -102,17 +103,17 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::slab::Table;
+    use crate::slab::Slab;
     use std::net::{SocketAddr, UdpSocket};
 
-    /// A key like that of the coroutine with this number.
+    /// Returns a key like that of the coroutine with this number.
     fn key(number: u32) -> Key {
-        let mut table = Table::default();
-        (0..=number).map(|_| table.insert(())).last().unwrap()
+        let mut slab = Slab::default();
+        (0..=number).map(|_| slab.insert(())).last().unwrap()
     }
 
     #[test]
-    fn everybody_is_told_once_what_came_of_his_own() {
+    fn each_sender_receives_the_result_of_its_own_datagram() {
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
         receiver
             .set_read_timeout(Some(std::time::Duration::from_secs(10)))
@@ -121,17 +122,17 @@ mod tests {
         let bad = SocketAddr::from(([127, 0, 0, 1], 0)).into();
         let sockets: [Arc<OwnedFd>; 2] =
             array::from_fn(|_| Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap().into()));
-        let mut outbox = Outbox::default();
+        let mut send_queue = SendQueue::default();
         for n in 0..200_u32 {
             let to = if n % 7 == 3 { &bad } else { &good };
             let socket = &sockets[(n / 50 % 2) as usize];
-            outbox.push(socket, &Transmit::new(&n.to_ne_bytes(), to), key(n));
+            send_queue.push(socket, &Transmit::new(&n.to_ne_bytes(), to), key(n));
         }
 
-        let mut told = Vec::new();
-        outbox.send_all(|sender, sent| told.push((sender, sent)));
+        let mut results = Vec::new();
+        send_queue.send_all(|sender, sent| results.push((sender, sent)));
 
-        for (n, (sender, sent)) in (0..200).zip(&told) {
+        for (n, (sender, sent)) in (0..200).zip(&results) {
             let expected = if n % 7 == 3 {
                 Err(Errno::INVAL)
             } else {
@@ -139,8 +140,8 @@ mod tests {
             };
             assert_eq!((*sender, *sent), (key(n), expected));
         }
-        assert_eq!(told.len(), 200);
-        assert!(outbox.is_empty());
+        assert_eq!(results.len(), 200);
+        assert!(send_queue.is_empty());
         for n in (0..200_u32).filter(|n| n % 7 != 3) {
             let mut bytes = [0; 5];
             assert_eq!(receiver.recv(&mut bytes).unwrap(), 4);
@@ -149,30 +150,30 @@ mod tests {
     }
 
     #[test]
-    fn a_full_socket_fails_the_rest_at_once() {
+    fn full_socket_fails_all_further_datagrams() {
         use std::os::linux::net::SocketAddrExt;
         use std::os::unix::net::{SocketAddr, UnixDatagram};
-        let name = format!("greenroom-outbox-{}", std::process::id());
+        let name = format!("greenroom-send-queue-{}", std::process::id());
         let receiver = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap());
         let to = rustix::net::SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap();
         let to = to.into();
         let sender: Arc<OwnedFd> = Arc::new(UnixDatagram::unbound().unwrap().into());
-        let mut outbox = Outbox::default();
+        let mut send_queue = SendQueue::default();
         // More than /proc/sys/net/unix/max_dgram_qlen has by any default.
-        let nobody = key(0);
+        let sender_key = key(0);
         for _ in 0..5000 {
-            outbox.push(&sender, &Transmit::new(b"x", &to), nobody);
+            send_queue.push(&sender, &Transmit::new(b"x", &to), sender_key);
         }
-        let mut told = Vec::new();
-        outbox.send_all(|sender, sent| told.push((sender, sent)));
-        let sent = told.iter().take_while(|(_, sent)| sent.is_ok()).count();
+        let mut results = Vec::new();
+        send_queue.send_all(|sender, sent| results.push((sender, sent)));
+        let sent = results.iter().take_while(|(_, sent)| sent.is_ok()).count();
         assert!((1..5000).contains(&sent), "{sent}");
         assert!(
-            told[sent..]
+            results[sent..]
                 .iter()
                 .all(|(_, sent)| *sent == Err(Errno::AGAIN))
         );
-        assert_eq!(told.len(), 5000);
+        assert_eq!(results.len(), 5000);
         drop(receiver);
     }
 }

@@ -1,6 +1,7 @@
-//! Things by key, where a key is void once its thing is gone: for whoever may hear of it late.
+//! A slab with generational keys. A key stops resolving when its entry is removed, so a late epoll
+//! event cannot reach a different entry.
 
-/// A place in a [`Table`], and for which of those who have it one after the other.
+/// An index into a [`Slab`] with the generation of the entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     pub(crate) index: u32,
@@ -8,7 +9,7 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    /// The key as the data of an epoll event; never `u64::MAX`.
+    /// Packs the key into the data of an epoll event. The result is never `u64::MAX`.
     pub(crate) fn pack(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
     }
@@ -22,97 +23,97 @@ impl Key {
     }
 }
 
-/// A table whose places are used again.
-pub(crate) struct Table<T> {
-    places: Vec<Place<T>>,
+/// A slab that reuses the indices of removed entries.
+pub(crate) struct Slab<T> {
+    entries: Vec<Entry<T>>,
     free: Vec<u32>,
 }
 
-struct Place<T> {
+struct Entry<T> {
     generation: u32,
     value: Option<T>,
 }
 
-impl<T> Default for Table<T> {
+impl<T> Default for Slab<T> {
     fn default() -> Self {
         Self {
-            places: Vec::new(),
+            entries: Vec::new(),
             free: Vec::new(),
         }
     }
 }
 
-impl<T> Table<T> {
+impl<T> Slab<T> {
     pub(crate) fn insert(&mut self, value: T) -> Key {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place {
+            self.entries.push(Entry {
                 generation: 0,
                 value: None,
             });
-            u32::try_from(self.places.len() - 1).expect("fewer than 2^32 at once")
+            u32::try_from(self.entries.len() - 1).expect("fewer than 2^32 at once")
         });
-        let place = &mut self.places[index as usize];
-        place.value = Some(value);
+        let entry = &mut self.entries[index as usize];
+        entry.value = Some(value);
         Key {
             index,
-            generation: place.generation,
+            generation: entry.generation,
         }
     }
 
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
-        let place = self.places.get(key.index as usize)?;
-        place
+        let entry = self.entries.get(key.index as usize)?;
+        entry
             .value
             .as_ref()
-            .filter(|_| place.generation == key.generation)
+            .filter(|_| entry.generation == key.generation)
     }
 
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        let place = self.places.get_mut(key.index as usize)?;
-        place
+        let entry = self.entries.get_mut(key.index as usize)?;
+        entry
             .value
             .as_mut()
-            .filter(|_| place.generation == key.generation)
+            .filter(|_| entry.generation == key.generation)
     }
 
-    /// Whatever has this place now.
+    /// Returns the current entry at this index.
     pub(crate) fn at(&mut self, index: u32) -> Option<(Key, &mut T)> {
-        let place = self.places.get_mut(index as usize)?;
-        let generation = place.generation;
-        place
+        let entry = self.entries.get_mut(index as usize)?;
+        let generation = entry.generation;
+        entry
             .value
             .as_mut()
             .map(|value| (Key { index, generation }, value))
     }
 
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
-        let place = self.places.get_mut(key.index as usize)?;
-        if place.generation != key.generation {
+        let entry = self.entries.get_mut(key.index as usize)?;
+        if entry.generation != key.generation {
             return None;
         }
-        let value = place.value.take()?;
-        // One less than the highest, for `Key::pack`.
-        place.generation = (place.generation + 1) % u32::MAX;
+        let value = entry.value.take()?;
+        // One less than the maximum, for `Key::pack`.
+        entry.generation = (entry.generation + 1) % u32::MAX;
         self.free.push(key.index);
         Some(value)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.places.len() - self.free.len()
+        self.entries.len() - self.free.len()
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = Key> {
-        let places = (0..).zip(&self.places);
-        places
-            .filter(|(_, place)| place.value.is_some())
-            .map(|(index, place)| Key {
+        let entries = (0..).zip(&self.entries);
+        entries
+            .filter(|(_, entry)| entry.value.is_some())
+            .map(|(index, entry)| Key {
                 index,
-                generation: place.generation,
+                generation: entry.generation,
             })
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.places.iter().filter_map(|place| place.value.as_ref())
+        self.entries.iter().filter_map(|entry| entry.value.as_ref())
     }
 }
 
@@ -121,18 +122,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_void_once_its_thing_is_gone() {
-        let mut table = Table::default();
-        let first = table.insert(1);
-        assert!(table.get(first).is_some());
-        assert!(table.remove(first).is_some());
-        let second = table.insert(2);
-        assert_eq!(first.index, second.index, "the place is used again");
-        assert!(table.get(first).is_none() && table.get_mut(first).is_none());
-        assert!(table.remove(first).is_none());
-        assert_eq!(table.len(), 1);
-        assert_eq!(table.get(second), Some(&2));
+    fn key_does_not_resolve_after_its_entry_is_removed() {
+        let mut slab = Slab::default();
+        let first = slab.insert(1);
+        assert!(slab.get(first).is_some());
+        assert!(slab.remove(first).is_some());
+        let second = slab.insert(2);
+        assert_eq!(first.index, second.index, "the index is reused");
+        assert!(slab.get(first).is_none() && slab.get_mut(first).is_none());
+        assert!(slab.remove(first).is_none());
+        assert_eq!(slab.len(), 1);
+        assert_eq!(slab.get(second), Some(&2));
         assert_eq!(Key::unpack(second.pack()), second);
-        assert_eq!(table.keys().collect::<Vec<_>>(), [second]);
+        assert_eq!(slab.keys().collect::<Vec<_>>(), [second]);
     }
 }

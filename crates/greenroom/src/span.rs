@@ -1,46 +1,46 @@
-//! The current span of `tracing` belongs to a thread. Here it goes with the coroutine: what a
-//! coroutine has entered is left when it suspends, and entered again when it goes on.
+//! The current span of `tracing` belongs to a thread. This module ties it to the coroutine: a
+//! coroutine exits its spans when it suspends, and enters them again when it resumes.
 
 use tracing::dispatcher;
 use tracing::span::Id;
 
-use crate::join::quietly;
+use crate::join::catch_panic;
 use crate::task::Hold;
 
-/// Spans nested deeper than this stay with the thread. A subscriber that does not keep track of
-/// spans would otherwise be asked for ever.
+/// Maximum nesting of spans that are moved; deeper ones stay with the thread. Without this limit,
+/// the loop would never end for a subscriber that does not track spans.
 const DEPTH: usize = 64;
 
-/// Leaves the spans that the caller has entered; the innermost comes first.
+/// Exits the current spans of the caller, and returns them with the innermost first.
 ///
-/// The subscriber is the user's. It cannot wait here, as this is what comes before each wait; and
-/// if it panics, the span stays as the subscriber has left it.
+/// The subscriber is user code. It cannot wait here, because this runs before each wait. If it
+/// panics, the span stays as the subscriber has left it.
 pub(crate) fn leave() -> Vec<Id> {
-    let mut left = Vec::new();
+    let mut exited = Vec::new();
     if dispatcher::has_been_set() {
         let _hold = Hold::begin();
-        quietly(|| {
+        catch_panic(|| {
             dispatcher::get_default(|subscriber| {
-                while left.len() < DEPTH {
+                while exited.len() < DEPTH {
                     let Some(id) = subscriber.current_span().id().cloned() else {
                         return;
                     };
                     subscriber.exit(&id);
-                    left.push(id);
+                    exited.push(id);
                 }
             });
         });
     }
-    left
+    exited
 }
 
-/// Enters them again.
-pub(crate) fn enter(left: &[Id]) {
-    if !left.is_empty() {
+/// Enters the spans again.
+pub(crate) fn enter(exited: &[Id]) {
+    if !exited.is_empty() {
         let _hold = Hold::begin();
-        quietly(|| {
+        catch_panic(|| {
             dispatcher::get_default(|subscriber| {
-                for id in left.iter().rev() {
+                for id in exited.iter().rev() {
                     subscriber.enter(id);
                 }
             });

@@ -1,7 +1,7 @@
-//! Finds coroutines that keep their worker to themselves.
+//! Detects coroutines that occupy their worker for too long.
 //!
-//! A monitoring thread looks at every worker once per period, for as long as any of them is awake:
-//! an engine that has nothing to do is not looked at either.
+//! A monitor thread checks every worker once per period while at least one worker is awake. It
+//! sleeps while the runtime is idle.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,11 +10,11 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use crate::join::{drop_catching_panic, quietly};
+use crate::join::{catch_panic, drop_catching_panic};
 use crate::task_name::TaskName;
 use crate::worker::WorkerHandle;
 
-/// A coroutine that has not given way for too long; see
+/// A report of a coroutine that has not yielded for too long; see
 /// [`Builder::on_stall`](crate::Builder::on_stall).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -23,20 +23,20 @@ pub struct Stall {
     pub name: Arc<str>,
     /// The number of the worker, from 0.
     pub worker: usize,
-    /// For how long at least it has been running.
+    /// The time for which the coroutine has been running, at least.
     pub duration: Duration,
 }
 
 pub(crate) type OnStall = Box<dyn Fn(&Stall) + Send>;
 
-/// The workers' side of it.
+/// The side of the monitor that the workers see.
 pub(crate) struct Monitor {
     asleep: AtomicBool,
     thread: Thread,
 }
 
 impl Monitor {
-    /// Starts to look at these workers, until they are gone.
+    /// Starts a thread that checks the workers until they are gone.
     pub(crate) fn start(
         workers: &[Arc<WorkerHandle>],
         threshold: Duration,
@@ -66,7 +66,7 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// A worker has woken up.
+    /// Wakes the monitor because a worker has woken up.
     pub(crate) fn wake(&self) {
         if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
             self.thread.unpark();
@@ -86,7 +86,8 @@ impl fmt::Debug for Monitor {
     }
 }
 
-/// What was seen of a worker: which switch, and when first.
+/// The last observation of a worker: its switch number, when that was first seen, and whether it
+/// was reported.
 type Seen = Option<(u64, Instant, bool)>;
 
 fn watch(
@@ -108,14 +109,15 @@ fn watch(
             };
             alive = true;
             awake |= !handle.is_asleep();
-            look(worker, &handle, seen, threshold, report);
+            check(worker, &handle, seen, threshold, report);
         }
         let Some(monitor) = monitor.upgrade().filter(|_| alive) else {
             return;
         };
         if !awake {
             monitor.asleep.store(true, Ordering::SeqCst);
-            // Looked at again: one may have woken up before it could see that we sleep.
+            // Checked again: a worker may have woken up before it could see that the monitor
+            // sleeps.
             let woken =
                 |handle: &Weak<WorkerHandle>| handle.upgrade().is_some_and(|r| !r.is_asleep());
             if workers.iter().any(woken) {
@@ -135,7 +137,7 @@ fn watch(
     }
 }
 
-fn look(
+fn check(
     worker: usize,
     handle: &WorkerHandle,
     seen: &mut Seen,
@@ -147,27 +149,29 @@ fn look(
         return;
     };
     match seen {
-        Some((same, since, told)) if *same == switch => {
+        Some((same, since, reported)) if *same == switch => {
             let duration = since.elapsed();
-            if duration >= threshold && !std::mem::replace(told, true) {
+            if duration >= threshold && !std::mem::replace(reported, true) {
                 let stall = Stall {
-                    name: put(name.as_ref()),
+                    name: to_text(name.as_ref()),
                     worker,
                     duration,
                 };
-                quietly(|| report(&stall));
+                catch_panic(|| report(&stall));
             }
         }
         _ => *seen = Some((switch, Instant::now(), false)),
     }
-    // The coroutine may have ended meanwhile: then this is the last one.
+    // The coroutine may have ended since: then this is the last reference to the name.
     drop_catching_panic(name);
 }
 
-/// In words, whatever the user's code does with them.
-fn put(name: Option<&TaskName>) -> Arc<str> {
+/// Formats the name, and catches panics of the user's formatting code.
+fn to_text(name: Option<&TaskName>) -> Arc<str> {
     match name {
-        Some(name) => quietly(|| name.put()).map_or("(a name that panics)".into(), Arc::from),
+        Some(name) => {
+            catch_panic(|| name.to_text()).map_or("(a name that panics)".into(), Arc::from)
+        }
         None => "(a coroutine that is about to end)".into(),
     }
 }

@@ -1,4 +1,4 @@
-//! What `inbox.rs` is built on. The model checker puts its own in place of these.
+//! The primitives under `mailbox.rs`. `tests/loom.rs` replaces them with loom's.
 
 pub(crate) use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) use std::sync::{Mutex, MutexGuard};

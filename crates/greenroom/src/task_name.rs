@@ -1,16 +1,16 @@
-//! What a coroutine is called.
+//! The name of a coroutine.
 
 use std::fmt::{self, Display, Write};
 use std::sync::{Arc, LazyLock};
 
-/// What reports of [stalls](crate::Builder::on_stall) and stack overflows call a coroutine. It is
-/// put into words only when there is something to report: one that is named after what it works on
-/// shares that, and costs no text.
+/// The name of a coroutine in reports of [stalls](crate::Builder::on_stall) and stack overflows. It
+/// is formatted only when there is something to report. A coroutine can share a value that it works
+/// on as its name, which costs no text.
 ///
-/// An overflow is reported from a signal handler: what is shared should neither allocate nor lock
-/// when it is displayed. It cannot suspend there, and a panic there ends the process with the rest
-/// of the report. In a report of a stall, a panic is caught. A coroutine drops its name as the last
-/// thing that it does.
+/// An overflow is reported from a signal handler, so the shared value should neither allocate nor
+/// lock when it is displayed. The display code cannot suspend there, and a panic there ends the
+/// process with the rest of the report. In a report of a stall, a panic is caught. A coroutine
+/// drops its name as its last action.
 ///
 /// ```
 /// use greenroom::{Runtime, TaskName};
@@ -18,15 +18,15 @@ use std::sync::{Arc, LazyLock};
 /// use std::sync::Arc;
 ///
 /// let peer: Arc<dyn Display + Send + Sync> = Arc::new(std::net::Ipv4Addr::LOCALHOST);
-/// let engine = Runtime::new()?;
-/// assert_eq!(engine.reserve()?.spawn(peer, || 42).join().unwrap(), 42);
-/// assert_eq!(TaskName::from("an errand").to_string(), "an errand");
+/// let runtime = Runtime::new()?;
+/// assert_eq!(runtime.reserve()?.spawn(peer, || 42).join().unwrap(), 42);
+/// assert_eq!(TaskName::from("upload").to_string(), "upload");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
 pub struct TaskName(Arc<Shared>);
 
-/// What is displayed.
+/// The displayed value.
 pub(crate) type Shared = dyn Display + Send + Sync;
 
 impl TaskName {
@@ -35,16 +35,17 @@ impl TaskName {
         UNNAMED.clone()
     }
 
-    /// Where what is displayed is, for as long as this or a clone of it lives.
+    /// Returns a pointer to the displayed value. It is valid while this name or a clone of it
+    /// lives.
     pub(crate) fn as_ptr(&self) -> *const Shared {
         Arc::as_ptr(&self.0)
     }
 
-    /// In words, or as many of them as come without an error.
-    pub(crate) fn put(&self) -> String {
-        let mut words = String::new();
-        let _ = write!(words, "{self}");
-        words
+    /// Formats the name, up to the first error of its `Display` implementation.
+    pub(crate) fn to_text(&self) -> String {
+        let mut text = String::new();
+        let _ = write!(text, "{self}");
+        text
     }
 }
 
@@ -80,6 +81,6 @@ impl Display for TaskName {
 
 impl fmt::Debug for TaskName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Name({self})")
+        write!(f, "TaskName({self})")
     }
 }

@@ -4,16 +4,18 @@ use std::time::{Duration, Instant};
 
 use crate::park::{Parked, park};
 
-/// Sleeps for at least `duration`: the coroutine that calls, or else the thread.
+/// Sleeps for at least `duration`. Parks the calling coroutine; outside of a coroutine, blocks the
+/// thread.
 ///
-/// In a destructor that runs because of a panic, a coroutine cannot sleep, and goes on at once.
+/// In a destructor that runs because of a panic, a coroutine cannot sleep, and the call returns at
+/// once.
 pub fn sleep(duration: Duration) {
     if !crate::is_coroutine() {
         return std::thread::sleep(duration);
     }
     match Instant::now().checked_add(duration) {
         Some(deadline) => sleep_until(deadline),
-        // Beyond what the clock can tell: for ever.
+        // The deadline is beyond the range of the clock, so the wait never ends.
         None => while park(None) != Parked::Refused {},
     }
 }

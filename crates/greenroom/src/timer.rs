@@ -1,9 +1,9 @@
-//! Deadlines of parked coroutines, at most one for each.
+//! The deadlines of parked coroutines, at most one for each.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-/// Which coroutines want to be woken up when. An index stands in it once at most.
+/// A sorted set of deadlines and the indices of their coroutines. Each index is in it at most once.
 #[derive(Debug, Default)]
 pub(crate) struct Timers(BTreeSet<(Instant, u32)>);
 
@@ -16,12 +16,12 @@ impl Timers {
         self.0.remove(&(at, index));
     }
 
-    /// When the next one comes up.
+    /// Returns the next deadline.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.0.first().map(|(at, _)| *at)
     }
 
-    /// Takes out one that has come up.
+    /// Removes and returns one coroutine whose deadline has passed.
     pub(crate) fn pop(&mut self, now: Instant) -> Option<u32> {
         self.0.first().filter(|(at, _)| *at <= now)?;
         self.0.pop_first().map(|(_, index)| index)

@@ -1,4 +1,4 @@
-//! A place for what blocks: a bounded pool of threads for the whole process.
+//! A bounded pool of threads for blocking calls, shared by the whole process.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -8,17 +8,18 @@ use std::time::Duration;
 use crate::join::{drop_catching_panic, packet};
 use crate::worker::lock;
 
-/// How many calls of [`unblock()`] run at once, in the whole process; others wait for their turn.
+/// Maximum number of calls of [`unblock()`] that run at once in the whole process; further calls
+/// wait.
 pub const MAX_BLOCKING_THREADS: usize = 32;
 
-/// How long a thread waits for something to do before it ends.
+/// The time after which an idle thread of the pool ends.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// Runs something that blocks (name resolution, files, long computations) on another thread, and
-/// waits for its result; the worker's other coroutines go on meanwhile. Outside of the engine it
-/// runs on the calling thread.
+/// Runs a blocking call (name resolution, files, long computations) on another thread, and waits
+/// for its result. The other coroutines of the worker run while it waits. Outside of the runtime,
+/// the call runs on the calling thread.
 ///
-/// At most [`MAX_BLOCKING_THREADS`] such calls run at once; others wait for their turn.
+/// At most [`MAX_BLOCKING_THREADS`] calls run at once in the process; further calls wait.
 ///
 /// ```
 /// let text = greenroom::unblock(|| std::fs::read_to_string("/proc/self/comm"))?;
@@ -27,8 +28,8 @@ const IDLE: Duration = Duration::from_secs(10);
 /// ```
 ///
 /// # Panics
-/// If `run` panics, or if the system has no thread for it; and in a destructor that runs because
-/// of a panic.
+/// Panics if `run` panics, if the system cannot start a thread for it, or in a destructor that runs
+/// because of a panic.
 pub fn unblock<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
     if !crate::is_coroutine() {
         return run();
@@ -63,7 +64,7 @@ struct State {
 
 impl Pool {
     fn push(&'static self, task: Box<dyn FnOnce() + Send>) {
-        let mut refused = None;
+        let mut rejected = None;
         let mut state = lock(&self.state);
         state.queue.push_back(task);
         if state.idle < state.queue.len() && state.threads < MAX_BLOCKING_THREADS {
@@ -72,14 +73,15 @@ impl Pool {
                 .spawn(|| self.work());
             match spawned {
                 Ok(_) => state.threads += 1,
-                // The others get to it, if there are any; else it fails, and whoever waits is told.
+                // The other threads run the task, if there are any; otherwise the task fails, and
+                // the waiting caller gets an error.
                 Err(_) if state.threads > 0 => {}
-                Err(_) => refused = state.queue.pop_back(),
+                Err(_) => rejected = state.queue.pop_back(),
             }
         }
         drop(state);
-        // What it has captured is the user's, and may want to wait.
-        drop_catching_panic(refused);
+        // The captured values belong to the user, and their destructors may try to wait.
+        drop_catching_panic(rejected);
         self.changed.notify_one();
     }
 
@@ -88,7 +90,7 @@ impl Pool {
         loop {
             if let Some(task) = state.queue.pop_front() {
                 drop(state);
-                // It catches its own panics.
+                // The task catches its own panics.
                 task();
                 state = lock(&self.state);
                 continue;

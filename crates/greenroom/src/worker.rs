@@ -1,6 +1,7 @@
-//! One worker: a thread, its coroutines, and the loop that resumes those that can go on.
+//! One worker: a thread, its coroutines, and the loop that resumes the ready ones.
 //!
-//! [`Worker`] is the worker as its own thread sees it; [`WorkerHandle`] is what other threads see.
+//! [`Worker`] is the view of the worker's own thread; [`WorkerHandle`] is the view of other
+//! threads.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -17,33 +18,33 @@ use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 
 use crate::join::drop_catching_panic;
-use crate::mailbox::Inbox;
+use crate::mailbox::Mailbox;
 use crate::park::{Parked, Unparker};
 use crate::reactor::{Sources, WAKER};
-use crate::send_queue::Outbox;
-use crate::slab::{Key, Table};
+use crate::send_queue::SendQueue;
+use crate::slab::{Key, Slab};
 use crate::stack::{Stacks, overflow};
 use crate::stall::Monitor;
 use crate::task::{Body, Fiber, State, Task, may_suspend, suspend};
 use crate::task_name::TaskName;
 use crate::timer::Timers;
 
-/// Socket operations that a coroutine may complete in a row before it gives way to others. A peer
-/// that is always ready must not keep the worker to itself, and many such peers no newcomer waiting:
-/// it is shared by all who are ready.
+/// The number of socket operations that the ready coroutines of a worker share per round. A
+/// coroutine yields after its part of it. A peer that is always ready must not occupy the worker,
+/// and many such peers must not delay a new one.
 const OPERATION_BUDGET: usize = 64;
 
-/// But so many in a row are everybody's, as giving way costs something, too. Most requests are over
-/// with less.
+/// The minimum number of operations in a row that each coroutine may complete, because a switch has
+/// a cost, too. Most requests need fewer operations.
 const MIN_OPERATION_BUDGET: usize = 4;
 
 /// How long a coroutine keeps its worker while others can go on, as far as it offers to
 /// [`give_way`](crate::give_way): 1 ms. Operations of sockets offer it, but for the first two in a row.
-pub const LONGEST_STREAK: Duration = Duration::from_millis(1);
+pub const TIME_SLICE: Duration = Duration::from_millis(1);
 
-/// So many operations in a row are not timed: a request that reads and writes once costs no look at
-/// the clock.
-const UNTIMED: usize = 2;
+/// The number of operations in a row that are not timed: a request that reads and writes once does
+/// not read the clock.
+const UNTIMED_OPERATIONS: usize = 2;
 
 /// For how long new coroutines begin in a turn, if there are that many: for as long as this, or for a
 /// share of the time that the others have had in it. One begins in each turn. So what there is comes to
@@ -51,25 +52,25 @@ const UNTIMED: usize = 2;
 const BEGINNING: Duration = Duration::from_millis(1);
 const SHARE_OF_BEGINNING: u32 = 4;
 
-/// Events taken from the kernel at once.
+/// Maximum number of events taken from the kernel per call.
 const EVENTS: usize = 256;
 
-/// A coroutine that is to be started.
+/// A coroutine to start.
 pub(crate) struct Spawn {
     pub(crate) name: TaskName,
     pub(crate) body: Box<dyn FnOnce() + Send>,
 }
 
-/// What other threads ask of a worker.
+/// A message from another thread to a worker.
 pub(crate) enum Message {
-    /// Start a coroutine, for which there is a reservation.
+    /// Starts a coroutine, for which a stack is reserved.
     Spawn(Spawn),
     Unpark(Key),
-    /// A socket is gone.
+    /// Removes a socket that is gone.
     Forget(u64),
-    /// From now on no wait for a socket succeeds.
+    /// Makes every wait for a socket fail from now on.
     Cancel,
-    /// End once no coroutine is left.
+    /// Ends the worker once no coroutine is left.
     Stop,
 }
 
@@ -77,13 +78,13 @@ pub(crate) enum Message {
 pub(crate) struct WorkerHandle {
     epoll: OwnedFd,
     waker: OwnedFd,
-    inbox: Inbox<Message>,
-    /// Stacks in use or promised.
+    mailbox: Mailbox<Message>,
+    /// Number of stacks that are in use or reserved.
     reserved: AtomicUsize,
     capacity: AtomicUsize,
     switches: AtomicU64,
     wakes: AtomicU64,
-    /// The coroutine that runs right now: its index and one, or zero.
+    /// The index of the running coroutine plus one, or zero.
     running: AtomicU32,
     names: Mutex<Vec<Option<TaskName>>>,
 }
@@ -98,7 +99,7 @@ impl WorkerHandle {
         Ok(Self {
             epoll,
             waker,
-            inbox: Inbox::default(),
+            mailbox: Mailbox::default(),
             reserved: AtomicUsize::new(0),
             capacity: AtomicUsize::new(capacity),
             switches: AtomicU64::new(0),
@@ -119,8 +120,9 @@ impl WorkerHandle {
         )
     }
 
-    /// What runs now: the number of switches so far, and the name, which one that is about to end
-    /// has dropped. The caller drops it where a panic does no harm.
+    /// Returns the number of switches so far and the name of the running coroutine. A coroutine
+    /// that is about to end has already dropped its name. The caller must drop the name where a
+    /// panic is caught.
     pub(crate) fn running(&self) -> Option<(u64, Option<TaskName>)> {
         let switches = self.switches.load(Ordering::Acquire);
         let index = self.running.load(Ordering::Acquire).checked_sub(1)?;
@@ -128,16 +130,16 @@ impl WorkerHandle {
         Some((switches, name))
     }
 
-    /// Takes a name out of the list. It is dropped by the caller, when the list is unlocked again.
+    /// Removes a name from the list. The caller drops it after the list is unlocked.
     fn take_name(&self, index: u32) -> Option<TaskName> {
         lock(&self.names).get_mut(index as usize)?.take()
     }
 
     pub(crate) fn is_asleep(&self) -> bool {
-        self.inbox.is_asleep()
+        self.mailbox.is_asleep()
     }
 
-    /// Promises a stack; `false` if all are in use.
+    /// Reserves a stack. Returns false if all are in use.
     pub(crate) fn reserve(&self) -> bool {
         self.reserved
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |reserved| {
@@ -150,10 +152,10 @@ impl WorkerHandle {
         self.reserved.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Hands a message over; it comes back if the worker has ended.
+    /// Sends a message. Returns the message as the error if the worker has ended.
     pub(crate) fn send(&self, message: Message) -> Result<(), Message> {
-        if self.inbox.send(message)? {
-            // The only failure is a full counter, and then it is being woken up already.
+        if self.mailbox.send(message)? {
+            // The only possible error is a full counter, and then a wake-up is already pending.
             let _ = rustix::io::write(&self.waker, &1_u64.to_ne_bytes());
         }
         Ok(())
@@ -166,7 +168,7 @@ impl WorkerHandle {
         }
     }
 
-    /// Forgets a socket that is gone.
+    /// Removes a socket that is gone.
     pub(crate) fn forget(self: &Arc<Self>, token: u64) {
         match Worker::current().filter(|worker| Arc::ptr_eq(&worker.handle, self)) {
             Some(worker) => worker.sources.borrow_mut().remove(token),
@@ -179,24 +181,24 @@ impl WorkerHandle {
 pub(crate) struct Worker {
     pub(crate) handle: Arc<WorkerHandle>,
     pub(crate) sources: RefCell<Sources>,
-    tasks: RefCell<Table<Task>>,
+    tasks: RefCell<Slab<Task>>,
     ready: RefCell<VecDeque<Key>>,
     /// Coroutines that came from other threads and have not begun.
     fresh: RefCell<VecDeque<Key>>,
     timers: RefCell<Timers>,
     stacks: RefCell<Stacks>,
-    outbox: RefCell<Outbox>,
-    /// Coroutines that found no stack: they begin when others end.
+    send_queue: RefCell<SendQueue>,
+    /// Coroutines that found no stack. They begin when others end.
     waiting_for_stack: RefCell<VecDeque<Key>>,
-    /// Coroutines that have begun and not ended.
+    /// Number of coroutines that have begun and not ended.
     on_stacks: Cell<usize>,
     current: Cell<Option<Key>>,
-    /// Socket operations of the one that runs since it last gave way to others.
+    /// Number of socket operations of the running coroutine since it last yielded.
     budget_used: Cell<usize>,
-    /// When the worker last looked at the clock, which it does in each turn.
+    /// The time of the last reading of the clock. The worker reads it in each tick.
     clock: Cell<Instant>,
-    /// What the clock said when the one that runs was resumed. It may have begun later than that, and
-    /// then gives way too early, which costs a switch.
+    /// The value of `clock` when the running coroutine was resumed. The coroutine may have started
+    /// later, and then yields too early, which costs a switch.
     since: Cell<Instant>,
     cancelled: Cell<bool>,
     stopping: Cell<bool>,
@@ -207,7 +209,7 @@ thread_local! {
 }
 
 impl Worker {
-    /// The worker of this thread, if it is one.
+    /// Returns the worker of this thread, if the thread is one.
     pub(crate) fn current() -> Option<Rc<Self>> {
         WORKER
             .try_with(|worker| worker.borrow().clone())
@@ -215,12 +217,12 @@ impl Worker {
             .flatten()
     }
 
-    /// The worker of this thread, if a coroutine is running on it.
+    /// Returns the worker of this thread, if a coroutine is running on it.
     pub(crate) fn in_coroutine() -> Option<Rc<Self>> {
         Self::current().filter(|worker| worker.current.get().is_some())
     }
 
-    /// Turns the calling thread into a worker, until it is stopped and has nothing left to run.
+    /// Runs the calling thread as a worker until it is stopped and has no coroutine left.
     pub(crate) fn run_to_end(handle: Arc<WorkerHandle>, stacks: Stacks, monitor: Option<&Monitor>) {
         let worker = Rc::new(Self {
             handle,
@@ -230,7 +232,7 @@ impl Worker {
             fresh: RefCell::default(),
             timers: RefCell::default(),
             stacks: RefCell::new(stacks),
-            outbox: RefCell::default(),
+            send_queue: RefCell::default(),
             waiting_for_stack: RefCell::default(),
             on_stacks: Cell::new(0),
             current: Cell::new(None),
@@ -253,11 +255,12 @@ impl Worker {
         let mut messages = Vec::new();
         let mut events = [const { MaybeUninit::uninit() }; EVENTS];
         loop {
-            self.handle.inbox.take(&mut messages);
+            self.handle.mailbox.take(&mut messages);
             for message in messages.drain(..) {
                 self.handle_message(message);
             }
-            // Only those that are ready now: what they wake up has to wait for the kernel's news.
+            // Only the coroutines that are ready now. Those that they wake up run after the next
+            // poll.
             let batch = self.ready.borrow().len();
             for _ in 0..batch {
                 let next = self.ready.borrow_mut().pop_front();
@@ -267,7 +270,7 @@ impl Worker {
             }
             self.begin_some();
             self.send_packets();
-            if self.stopping.get() && self.is_empty() && self.handle.inbox.close() {
+            if self.stopping.get() && self.is_empty() && self.handle.mailbox.close() {
                 return;
             }
             self.poll(&mut events, monitor);
@@ -309,8 +312,9 @@ impl Worker {
             Message::Stop => self.stopping.set(true),
             Message::Cancel => {
                 self.cancelled.set(true);
-                // Whoever waits for a socket may do so in the list of another worker. Others look
-                // at what they wait for, and go on waiting.
+                // A coroutine that waits for a socket may be in the list of another worker.
+                // Coroutines that wait for something else check their condition and continue to
+                // wait.
                 let all: Vec<_> = self.tasks.borrow().keys().collect();
                 all.into_iter().for_each(|key| self.unpark(key));
             }
@@ -321,9 +325,10 @@ impl Worker {
         self.tasks.borrow().len() == 0
     }
 
-    /// Sleeps until there is news from the kernel or from other threads, and takes it in.
+    /// Sleeps until an event arrives from the kernel or a message from another thread, and delivers
+    /// the events.
     fn poll(&self, events: &mut [MaybeUninit<epoll::Event>; EVENTS], monitor: Option<&Monitor>) {
-        let idle = self.others() == 0 && self.handle.inbox.fall_asleep();
+        let idle = self.others() == 0 && self.handle.mailbox.fall_asleep();
         let timeout = if idle {
             let next = self.timers.borrow().next();
             next.map(|at| at.saturating_duration_since(Instant::now()))
@@ -333,7 +338,7 @@ impl Worker {
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let polled = epoll::wait(&self.handle.epoll, events, timeout.as_ref());
         if idle {
-            self.handle.inbox.wake_up();
+            self.handle.mailbox.wake_up();
             if let Some(monitor) = monitor {
                 monitor.wake();
             }
@@ -341,7 +346,7 @@ impl Worker {
         let ready = match polled {
             Ok((ready, _)) => ready,
             Err(Errno::INTR) => return,
-            // The descriptor is our own and the timeout is sound: nothing else can happen.
+            // The worker owns the descriptor and the timeout is valid: no other error is possible.
             Err(errno) => unreachable!("epoll_wait: {errno}"),
         };
         for event in ready.iter().filter(|event| event.data.u64() != WAKER) {
@@ -376,15 +381,14 @@ impl Worker {
         }
     }
 
-    /// Starts a coroutine of this worker, for which there is a reservation. It belongs to the one that
-    /// starts it, and does not wait behind new ones.
+    /// Starts a coroutine, for which a stack is reserved.
     pub(crate) fn start(&self, name: TaskName, body: Body) {
         let key = self.admit(Task::new(name, body, true));
         self.ready.borrow_mut().push_back(key);
     }
 
-    /// Takes in a coroutine that begins once it is unparked, or at its deadline. Until then it has
-    /// no stack.
+    /// Adds a coroutine that begins when it is unparked or at its deadline. It has no stack until
+    /// then.
     pub(crate) fn start_later(&self, name: TaskName, body: Body, deadline: Option<Instant>) -> Key {
         let mut task = Task::new(name, body, false);
         task.parked = true;
@@ -427,7 +431,7 @@ impl Worker {
         self.budget_used.set(0);
         self.since.set(self.clock.get());
         let switches = &self.handle.switches;
-        // Counted by this thread only, so there is nothing to compete with.
+        // Only this thread writes the counter, so there is no race.
         switches.store(switches.load(Ordering::Relaxed) + 1, Ordering::Release);
         self.handle.running.store(key.index + 1, Ordering::Release);
         let ended = fiber.resume();
@@ -445,7 +449,7 @@ impl Worker {
         }
     }
 
-    /// Gives a coroutine its stack. If there is none, it waits for one.
+    /// Gives a coroutine its stack. If none is free, the coroutine waits for one.
     fn begin(&self, key: Key, body: Body) -> Option<Fiber> {
         let stack = self.stacks.borrow_mut().take();
         if let Ok(stack) = stack {
@@ -459,14 +463,14 @@ impl Worker {
             self.on_stacks.set(self.on_stacks.get() + 1);
             return Some(Fiber::new(stack, body, drop_name));
         }
-        // Either all are in use, or the system has no room for further guard pages: then what there
-        // is has to do.
+        // Either all stacks are in use, or the system cannot provide further guard pages. In the
+        // second case the existing stacks become the capacity.
         let on_stacks = self.on_stacks.get();
         self.handle
             .capacity
             .fetch_min(on_stacks.max(1), Ordering::Relaxed);
         if on_stacks == 0 {
-            // Nobody will ever give one back. Dropping the body tells whoever waits for it.
+            // No stack will ever be returned. Dropping the body notifies the join handle.
             drop_catching_panic(body);
             self.remove_task(key);
             return None;
@@ -478,7 +482,7 @@ impl Worker {
         None
     }
 
-    /// Forgets a coroutine.
+    /// Removes a coroutine.
     fn remove_task(&self, key: Key) {
         let task = self.tasks.borrow_mut().remove(key);
         let Some(mut task) = task else { return };
@@ -488,7 +492,7 @@ impl Worker {
         if task.reserved {
             self.handle.release();
         }
-        // One that has begun has dropped its name.
+        // A coroutine that has begun has already dropped its name.
         if let Some(name) = task.name.take() {
             drop_catching_panic(self.handle.take_name(key.index));
             drop_catching_panic(name);
@@ -499,7 +503,7 @@ impl Worker {
         self.cancelled.get()
     }
 
-    /// The coroutine that is running.
+    /// Returns the key of the running coroutine.
     pub(crate) fn key(&self) -> Key {
         self.current.get().expect("a coroutine is running")
     }
@@ -508,7 +512,7 @@ impl Worker {
         Unparker::Coroutine(self.handle.clone(), self.key())
     }
 
-    /// Parks the coroutine that is running.
+    /// Parks the running coroutine.
     pub(crate) fn park(&self, deadline: Option<Instant>) -> Parked {
         let key = self.key();
         {
@@ -543,7 +547,7 @@ impl Worker {
         }
     }
 
-    /// Lets all others that are ready go first.
+    /// Lets all other ready coroutines run first.
     pub(crate) fn yield_now(&self) {
         if !may_suspend() {
             return;
@@ -552,7 +556,8 @@ impl Worker {
         switch_out();
     }
 
-    /// The coroutine that is running has completed an operation without waiting.
+    /// Counts an operation that the running coroutine has completed without waiting, and yields if
+    /// its budget is used up.
     pub(crate) fn count_operation(&self) {
         let budget_used = self.budget_used.get() + 1;
         self.budget_used.set(budget_used);
@@ -560,35 +565,37 @@ impl Worker {
             && budget_used * (1 + self.others()) >= OPERATION_BUDGET
         {
             self.yield_now();
-        } else if budget_used > UNTIMED {
+        } else if budget_used > UNTIMED_OPERATIONS {
             self.give_way();
         }
     }
 
-    /// Lets others go first if the coroutine that is running has had its time.
+    /// Lets other coroutines run first if the time slice of the running one is over.
     pub(crate) fn give_way(&self) {
         let now = Instant::now();
         self.clock.set(now);
-        if now.saturating_duration_since(self.since.get()) >= LONGEST_STREAK {
+        if now.saturating_duration_since(self.since.get()) >= TIME_SLICE {
             self.yield_now();
         }
     }
 
-    /// Whether a datagram may wait for the end of this turn, and is likely to find company there.
+    /// Returns true if a datagram may wait for the end of this tick and is likely to share a batch
+    /// there.
     pub(crate) fn may_send_later(&self, bytes: &[u8]) -> bool {
-        let outbox = self.outbox.borrow();
-        let company = !outbox.is_empty() || self.others() > 0;
-        company && outbox.has_room_for(bytes) && may_suspend()
+        let send_queue = self.send_queue.borrow();
+        let shared = !send_queue.is_empty() || self.others() > 0;
+        shared && send_queue.has_room_for(bytes) && may_suspend()
     }
 
-    /// Leaves a datagram of the coroutine that is running to the end of this turn, and waits for it.
+    /// Queues a datagram of the running coroutine for the end of this tick, and waits for its
+    /// result.
     pub(crate) fn send_later(
         &self,
         socket: &Arc<OwnedFd>,
         packet: &Transmit<'_>,
     ) -> rustix::io::Result<()> {
         let sender = self.key();
-        self.outbox.borrow_mut().push(socket, packet, sender);
+        self.send_queue.borrow_mut().push(socket, packet, sender);
         loop {
             let sent = self
                 .tasks
@@ -598,25 +605,25 @@ impl Worker {
             if let Some(sent) = sent {
                 return sent;
             }
-            // Without a deadline, as the end of the turn always comes.
+            // Without a deadline, because the end of the tick always comes.
             self.park(None);
         }
     }
 
-    /// Sends what coroutines have left to the end of the turn.
+    /// Sends the datagrams that coroutines have queued for the end of the tick.
     fn send_packets(&self) {
-        if self.outbox.borrow().is_empty() {
+        if self.send_queue.borrow().is_empty() {
             return;
         }
-        let mut outbox = self.outbox.take();
-        outbox.send_all(|sender, sent| {
+        let mut send_queue = self.send_queue.take();
+        send_queue.send_all(|sender, sent| {
             if let Some(task) = self.tasks.borrow_mut().get_mut(sender) {
                 task.sent = Some(sent);
             }
             self.unpark(sender);
         });
-        // Its memory is used again.
-        self.outbox.replace(outbox);
+        // Keeps the allocated memory for reuse.
+        self.send_queue.replace(send_queue);
     }
 
     pub(crate) fn unpark(&self, key: Key) {
@@ -641,15 +648,16 @@ impl Worker {
             | epoll::EventFlags::ET;
         let data = epoll::EventData::new_u64(token);
         match epoll::add(&self.handle.epoll, &fd, data, flags) {
-            // Watched before, by a source that is gone while the descriptor is not.
+            // A previous source watched the descriptor, and is gone while the descriptor is still
+            // open.
             Err(Errno::EXIST) => Ok(epoll::modify(&self.handle.epoll, &fd, data, flags)?),
             added => Ok(added?),
         }
     }
 }
 
-/// What a coroutine runs last, while it can still wait: its name is the user's, and so is what
-/// dropping it does.
+/// Drops the name of the coroutine as its last action, while it can still wait: the destructor of
+/// the name is user code.
 fn drop_name() {
     let Some(worker) = Worker::in_coroutine() else {
         return;
@@ -657,31 +665,31 @@ fn drop_name() {
     let key = worker.key();
     let own = (worker.tasks.borrow_mut().get_mut(key)).and_then(|task| task.name.take());
     let listed = worker.handle.take_name(key.index);
-    // An overflow from here on is one without a name.
+    // An overflow from here on is reported without a name.
     overflow::set_running(None);
     drop(worker);
     drop_catching_panic(listed);
     drop_catching_panic(own);
 }
 
-/// Ends the process if a worker unwinds. Its coroutines would stay suspended for good, while their
-/// thread-locals and what they have borrowed from each other are freed: safe code would read freed
-/// memory. Code of the user's that may panic runs in a coroutine, or is caught where it is called,
-/// so that this is never needed.
+/// Aborts the process if a worker unwinds. Its coroutines would stay suspended for good, while
+/// their thread-locals and the values that they have borrowed from each other are freed: safe code
+/// would read freed memory. User code that may panic runs in a coroutine or is caught at its call,
+/// so this should never happen.
 struct AbortOnUnwind;
 
 impl Drop for AbortOnUnwind {
     fn drop(&mut self) {
         let _ = rustix::io::write(
             rustix::stdio::stderr(),
-            b"greenroom: a worker has panicked outside of a coroutine; the process ends, as its \
+            b"greenroom: a worker has panicked outside of a coroutine; the process ends because its \
               suspended coroutines cannot be resumed. This is a bug in greenroom: please report it\n",
         );
         std::process::abort();
     }
 }
 
-/// Leaves the coroutine that is running; returns when it is resumed.
+/// Suspends the running coroutine; returns when it is resumed.
 fn switch_out() {
     #[cfg(feature = "tracing")]
     let spans = crate::span::leave();
@@ -691,7 +699,7 @@ fn switch_out() {
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing in this crate panics while it holds one of these.
+    // No code in this crate panics while it holds one of these locks.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -704,36 +712,36 @@ mod tests {
     use std::sync::atomic::AtomicBool;
     use std::sync::mpsc;
 
-    /// A worker on a thread of its own, whose only stack is in use for good.
+    /// Runs a worker on its own thread, whose only stack is in use for the whole test.
     fn without_stacks(run: impl FnOnce(&Arc<WorkerHandle>)) {
         let mut stacks = Stacks::reserve(1, 64 << 10, GuardPages::Auto).unwrap();
         let in_use = stacks.take().unwrap();
         let handle = Arc::new(WorkerHandle::new(1).unwrap());
-        let (theirs, stacks) = (handle.clone(), SendStacks(stacks));
-        let (tell, told) = mpsc::channel();
+        let (worker_handle, stacks) = (handle.clone(), SendStacks(stacks));
+        let (tx, rx) = mpsc::channel();
         let worker = std::thread::spawn(move || {
             let SendStacks(stacks) = { stacks };
-            Worker::run_to_end(theirs, stacks, None);
-            tell.send(()).unwrap();
+            Worker::run_to_end(worker_handle, stacks, None);
+            tx.send(()).unwrap();
         });
         run(&handle);
         assert!(handle.send(Message::Stop).is_ok());
-        let ended = told.recv_timeout(Duration::from_secs(20));
-        ended.expect("the worker goes on to its end");
+        let ended = rx.recv_timeout(Duration::from_secs(20));
+        ended.expect("the worker runs to its end");
         worker.join().unwrap();
         drop(in_use);
     }
 
     struct SendStacks(Stacks);
 
-    /// There is no stack to run its destructors on.
+    /// There is no stack on which the destructors of the closure could run.
     #[test]
-    fn a_closure_that_never_runs_is_dropped_without_harm() {
+    fn closure_that_never_runs_is_dropped_safely() {
         struct OnDrop(bool, Arc<AtomicBool>);
         impl Drop for OnDrop {
             fn drop(&mut self) {
                 self.1.store(true, Ordering::SeqCst);
-                assert!(!self.0, "from the user's code");
+                assert!(!self.0, "a panic of the user's destructor");
                 crate::yield_now();
                 crate::sleep(Duration::from_millis(1));
             }
@@ -760,7 +768,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_unwinds_ends_the_process() {
+    fn unwinding_worker_aborts_the_process() {
         const ROLE: &str = "GREENROOM_TEST_ROLE";
         if std::env::var_os(ROLE).is_some() {
             let _guard = AbortOnUnwind;
@@ -769,14 +777,14 @@ mod tests {
         let output = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
-                "worker::tests::a_worker_that_unwinds_ends_the_process",
+                "worker::tests::unwinding_worker_aborts_the_process",
             ])
             .arg("--nocapture")
             .env(ROLE, "1")
             .output()
             .unwrap();
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.signal(), Some(6), "{told}");
-        assert!(told.contains("a worker has panicked"), "{told}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(6), "{stderr}");
+        assert!(stderr.contains("a worker has panicked"), "{stderr}");
     }
 }

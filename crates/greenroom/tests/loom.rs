@@ -1,8 +1,8 @@
-//! The agreement between a worker and those who send to it, in every order of their steps.
+//! The protocol between a worker and its senders, checked in every interleaving.
 //!
-//! `RUSTFLAGS="--cfg greenroom_loom" cargo test --release -p greenroom --test loom`; without that flag there is
-//! nothing here. It takes in the one file that it checks, since what else the crate is made of
-//! (coroutines, system calls) is beyond loom.
+//! Run it with `RUSTFLAGS="--cfg greenroom_loom" cargo test --release -p greenroom --test loom`.
+//! Without that flag the test is empty. It includes only the file that it checks, because the rest
+//! of the crate (coroutines, system calls) is beyond loom.
 
 #![cfg(greenroom_loom)]
 #![allow(clippy::unwrap_used)]
@@ -18,12 +18,12 @@ mod mailbox;
 
 use loom::sync::{Arc, Notify};
 use loom::thread;
-use mailbox::Inbox;
+use mailbox::Mailbox;
 use sync_shim::{AtomicBool, Ordering};
 
-/// Receives as a worker does, which sleeps until it is notified (a notification that comes early is
-/// kept, as by an eventfd), until it has got so many.
-fn receive(mailbox: &Inbox<u32>, waker: &Notify, count: usize) -> Vec<u32> {
+/// Receives `count` messages as a worker does: it sleeps until it is notified. An early
+/// notification is kept, as by an eventfd.
+fn receive(mailbox: &Mailbox<u32>, waker: &Notify, count: usize) -> Vec<u32> {
     let (mut got, mut messages) = (Vec::new(), Vec::new());
     while got.len() < count {
         mailbox.take(&mut messages);
@@ -37,10 +37,10 @@ fn receive(mailbox: &Inbox<u32>, waker: &Notify, count: usize) -> Vec<u32> {
 }
 
 #[test]
-fn no_wake_up_is_lost() {
-    // Loom reports a thread that waits for ever as a deadlock.
+fn wake_up_is_never_lost() {
+    // Loom reports a thread that never wakes up as a deadlock.
     loom::model(|| {
-        let shared = Arc::new((Inbox::default(), Notify::new()));
+        let shared = Arc::new((Mailbox::default(), Notify::new()));
         let senders: Vec<_> = (0..2)
             .map(|n| {
                 let shared = shared.clone();
@@ -59,13 +59,13 @@ fn no_wake_up_is_lost() {
 }
 
 #[test]
-fn a_message_is_delivered_or_comes_back() {
+fn message_is_delivered_or_returned() {
     loom::model(|| {
-        let mailbox = Arc::new(Inbox::default());
-        let came_back = Arc::new(AtomicBool::new(false));
-        let (theirs, flag) = (mailbox.clone(), came_back.clone());
+        let mailbox = Arc::new(Mailbox::default());
+        let returned = Arc::new(AtomicBool::new(false));
+        let (sender_mailbox, flag) = (mailbox.clone(), returned.clone());
         let sender = thread::spawn(move || {
-            flag.store(theirs.send(7).is_err(), Ordering::SeqCst);
+            flag.store(sender_mailbox.send(7).is_err(), Ordering::SeqCst);
         });
         let mut got = Vec::new();
         loop {
@@ -77,6 +77,6 @@ fn a_message_is_delivered_or_comes_back() {
             }
         }
         sender.join().unwrap();
-        assert_ne!(got == [7], came_back.load(Ordering::SeqCst));
+        assert_ne!(got == [7], returned.load(Ordering::SeqCst));
     });
 }

@@ -16,7 +16,7 @@ use greenroom::net::{
 use greenroom::{Interest, Readiness, Runtime, spawn};
 use rustix::net::SocketAddrAny;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn echo(mut stream: impl Read + Write) -> io::Result<u64> {
     let mut buf = [0; 1024];
@@ -31,11 +31,11 @@ fn echo(mut stream: impl Read + Write) -> io::Result<u64> {
     }
 }
 
-/// An echo server in coroutines; its address.
-fn serve(engine: &Runtime) -> std::net::SocketAddr {
+/// Starts an echo server in coroutines; returns its address.
+fn serve(runtime: &Runtime) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let _ = engine
+    let _ = runtime
         .spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
                 let _ = spawn(move || echo(stream)).unwrap();
@@ -47,7 +47,7 @@ fn serve(engine: &Runtime) -> std::net::SocketAddr {
 
 fn client(address: std::net::SocketAddr) -> std::net::TcpStream {
     let client = std::net::TcpStream::connect(address).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_read_timeout(Some(TIMEOUT)).unwrap();
     client
 }
 
@@ -59,9 +59,9 @@ fn exchange(client: &mut (impl Read + Write), bytes: &[u8]) {
 }
 
 #[test]
-fn many_clients_on_one_worker() {
-    let engine = Runtime::builder().workers(1).build().unwrap();
-    let address = serve(&engine);
+fn one_worker_serves_many_clients() {
+    let runtime = Runtime::builder().workers(1).build().unwrap();
+    let address = serve(&runtime);
     let mut clients: Vec<_> = (0..300).map(|_| client(address)).collect();
     for round in 0_u8..5 {
         for client in &mut clients {
@@ -69,7 +69,7 @@ fn many_clients_on_one_worker() {
         }
     }
     assert!(
-        engine.shutdown(PATIENCE),
+        runtime.shutdown(TIMEOUT),
         "all waits fail, and all coroutines end"
     );
     for mut client in clients {
@@ -78,17 +78,17 @@ fn many_clients_on_one_worker() {
 }
 
 #[test]
-fn clients_in_coroutines_and_megabytes_both_ways() {
-    let engine = Runtime::builder().workers(2).build().unwrap();
-    let address = serve(&engine);
+fn coroutines_exchange_megabytes_in_both_directions() {
+    let runtime = Runtime::builder().workers(2).build().unwrap();
+    let address = serve(&runtime);
     let all: Vec<_> = (0..4_u8)
         .map(|n| {
-            engine
+            runtime
                 .spawn(move || {
                     let stream = TcpStream::connect(address).unwrap();
                     let bytes = vec![n; 4 << 20];
                     std::thread::scope(|_| ());
-                    // Reads and writes at once, from two coroutines on one socket.
+                    // Reads and writes at the same time, from two coroutines on one socket.
                     let stream = std::rc::Rc::new(stream);
                     let writer = stream.clone();
                     let sent = bytes.clone();
@@ -109,26 +109,26 @@ fn clients_in_coroutines_and_megabytes_both_ways() {
 }
 
 #[test]
-fn data_and_the_end_in_one_report_are_both_seen() {
-    // The edge that must not be missed: bytes and FIN arrive while the reader is parked.
-    let engine = Runtime::builder().workers(1).build().unwrap();
+fn data_and_end_of_input_in_one_report_are_both_read() {
+    // Bytes and FIN may arrive in one edge while the reader is parked. It must not miss either.
+    let runtime = Runtime::builder().workers(1).build().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let server = engine
+    let server = runtime
         .spawn(move || {
             for _ in 0..500 {
                 let (mut stream, _) = listener.accept().unwrap();
-                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                stream.set_read_timeout(Some(TIMEOUT)).unwrap();
                 let mut all = Vec::new();
                 stream.read_to_end(&mut all).unwrap();
-                assert_eq!(all, b"last words");
+                assert_eq!(all, b"hello world");
             }
         })
         .unwrap();
     for _ in 0..500 {
         let mut client = client(address);
-        client.write_all(b"last ").unwrap();
-        client.write_all(b"words").unwrap();
+        client.write_all(b"hello ").unwrap();
+        client.write_all(b"world").unwrap();
         drop(client);
     }
     server.join().unwrap();
@@ -136,22 +136,22 @@ fn data_and_the_end_in_one_report_are_both_seen() {
 
 #[test]
 fn timeouts_end_waits_and_leave_the_socket_usable() {
-    let engine = Runtime::builder().workers(1).build().unwrap();
-    let (tell, told) = mpsc::channel();
-    let _ = engine
+    let runtime = Runtime::builder().workers(1).build().unwrap();
+    let (tx, rx) = mpsc::channel();
+    let _ = runtime
         .spawn(move || {
             let (mut near, mut far) = UnixStream::pair().unwrap();
             near.set_read_timeout(Some(Duration::from_millis(30)))
                 .unwrap();
             let before = Instant::now();
             let error = near.read(&mut [0]).unwrap_err();
-            tell.send((error.kind(), before.elapsed())).unwrap();
+            tx.send((error.kind(), before.elapsed())).unwrap();
             far.write_all(b"x").unwrap();
             assert_eq!(near.read(&mut [0; 8]).unwrap(), 1);
             near.set_write_timeout(Some(Duration::from_millis(30)))
                 .unwrap();
             let error = near.write_all(&vec![0; 16 << 20]).unwrap_err();
-            tell.send((error.kind(), before.elapsed())).unwrap();
+            tx.send((error.kind(), before.elapsed())).unwrap();
             assert_eq!(
                 near.set_read_timeout(Some(Duration::ZERO))
                     .unwrap_err()
@@ -161,18 +161,18 @@ fn timeouts_end_waits_and_leave_the_socket_usable() {
         })
         .unwrap();
     for _ in 0..2 {
-        let (kind, elapsed) = told.recv_timeout(PATIENCE).unwrap();
+        let (kind, elapsed) = rx.recv_timeout(TIMEOUT).unwrap();
         assert_eq!(kind, ErrorKind::TimedOut);
-        assert!(elapsed >= Duration::from_millis(30) && elapsed < PATIENCE);
+        assert!(elapsed >= Duration::from_millis(30) && elapsed < TIMEOUT);
     }
 }
 
 #[test]
-fn a_deadline_that_moves_is_kept_by_the_one_timer_a_coroutine_has() {
-    let engine = Runtime::builder().workers(1).build().unwrap();
-    let done = engine.spawn(|| {
+fn changed_deadlines_are_met_with_one_timer_per_coroutine() {
+    let runtime = Runtime::builder().workers(1).build().unwrap();
+    let done = runtime.spawn(|| {
         let (mut near, mut far) = UnixStream::pair().unwrap();
-        // A long one first, then a shorter one, then a longer one again.
+        // A long deadline first, then a shorter one, then a longer one again.
         for ms in [200, 20, 60, 10] {
             near.set_read_timeout(Some(Duration::from_millis(200)))
                 .unwrap();
@@ -185,7 +185,7 @@ fn a_deadline_that_moves_is_kept_by_the_one_timer_a_coroutine_has() {
             let elapsed = before.elapsed();
             assert!(elapsed >= Duration::from_millis(ms), "{ms}: {elapsed:?}");
             assert!(
-                elapsed < Duration::from_millis(ms) + PATIENCE / 10,
+                elapsed < Duration::from_millis(ms) + TIMEOUT / 10,
                 "{ms}: {elapsed:?}"
             );
         }
@@ -194,51 +194,51 @@ fn a_deadline_that_moves_is_kept_by_the_one_timer_a_coroutine_has() {
 }
 
 #[test]
-fn a_peer_that_is_always_ready_does_not_keep_the_worker() {
-    let engine = Runtime::builder().workers(1).build().unwrap();
+fn peer_that_is_always_ready_does_not_occupy_the_worker() {
+    let runtime = Runtime::builder().workers(1).build().unwrap();
     let (near, far) = UnixStream::pair().unwrap();
     let flood = std::thread::spawn(move || {
         let mut far = far;
         while far.write_all(&[0; 65_536]).is_ok() {}
     });
     let (stop, stopped) = mpsc::channel::<()>();
-    let greedy = engine
+    let reader = runtime
         .spawn(move || {
             let mut near = near;
             let mut byte = [0];
-            // A byte at a time out of a full buffer: never a reason to wait.
+            // Reads a byte at a time from a full buffer, so that it never has to wait.
             while stopped.try_recv().is_err() {
                 near.read_exact(&mut byte).unwrap();
             }
         })
         .unwrap();
     for _ in 0..20 {
-        let (tell, told) = mpsc::channel();
-        let _ = engine.spawn(move || tell.send(()).unwrap()).unwrap();
-        told.recv_timeout(PATIENCE).expect("others get their turn");
+        let (tx, rx) = mpsc::channel();
+        let _ = runtime.spawn(move || tx.send(()).unwrap()).unwrap();
+        rx.recv_timeout(TIMEOUT).expect("another coroutine runs");
     }
     stop.send(()).unwrap();
-    greedy.join().unwrap();
+    reader.join().unwrap();
     flood.join().unwrap();
 }
 
-/// However many there are: all of them together take little more than one of them alone.
+/// All peers together run little longer between two resumptions than one peer alone.
 #[test]
-fn many_peers_that_are_always_ready_share_a_turn() {
+fn peers_that_are_always_ready_share_the_operation_budget() {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     const PEERS: usize = 100;
-    let engine = Runtime::builder().workers(1).build().unwrap();
-    let (over, operations) = (
+    let runtime = Runtime::builder().workers(1).build().unwrap();
+    let (done, operations) = (
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicUsize::new(0)),
     );
     let busy: Vec<_> = (0..PEERS)
         .map(|_| {
-            let (over, operations) = (over.clone(), operations.clone());
-            engine.spawn(move || {
+            let (done, operations) = (done.clone(), operations.clone());
+            runtime.spawn(move || {
                 let (mut near, mut far) = UnixStream::pair().unwrap();
                 let mut byte = [0];
-                while !over.load(Ordering::Relaxed) {
+                while !done.load(Ordering::Relaxed) {
                     near.write_all(&[1]).unwrap();
                     far.read_exact(&mut byte).unwrap();
                     operations.fetch_add(2, Ordering::Relaxed);
@@ -246,8 +246,8 @@ fn many_peers_that_are_always_ready_share_a_turn() {
             })
         })
         .collect();
-    let visitor = engine.spawn({
-        let over = over.clone();
+    let observer = runtime.spawn({
+        let done = done.clone();
         move || {
             let longest = (0..50).map(|_| {
                 let before = operations.load(Ordering::Relaxed);
@@ -255,27 +255,27 @@ fn many_peers_that_are_always_ready_share_a_turn() {
                 operations.load(Ordering::Relaxed) - before
             });
             let longest = longest.max().unwrap();
-            over.store(true, Ordering::Relaxed);
+            done.store(true, Ordering::Relaxed);
             longest
         }
     });
-    let longest = visitor.unwrap().join().unwrap();
+    let longest = observer.unwrap().join().unwrap();
     for peer in busy {
         peer.unwrap().join().unwrap();
     }
-    assert!(longest >= PEERS, "they were busy: {longest}");
-    assert!(longest <= 8 * PEERS, "{longest} operations in a turn");
+    assert!(longest >= PEERS, "the peers were not busy: {longest}");
+    assert!(longest <= 8 * PEERS, "{longest} operations in a round");
 }
 
 #[test]
-fn datagrams_and_unix_sockets() {
-    let engine = Runtime::builder().workers(1).build().unwrap();
+fn udp_and_unix_sockets_exchange_data() {
+    let runtime = Runtime::builder().workers(1).build().unwrap();
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = udp.local_addr().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let listener = UnixListener::bind(&path).unwrap();
-    let server = engine
+    let server = runtime
         .spawn(move || {
             let udp_server = spawn(move || {
                 let mut buf = [0; 100];
@@ -289,7 +289,7 @@ fn datagrams_and_unix_sockets() {
         .unwrap();
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.connect(address).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_read_timeout(Some(TIMEOUT)).unwrap();
     client.send(b"ping").unwrap();
     let mut buf = [0; 100];
     assert_eq!(client.recv(&mut buf).unwrap(), 4);
@@ -300,17 +300,21 @@ fn datagrams_and_unix_sockets() {
 
     let (one, other) = UnixDatagram::pair().unwrap();
     one.send(b"").unwrap();
-    assert_eq!(other.recv(&mut buf).unwrap(), 0, "an empty datagram is one");
+    assert_eq!(
+        other.recv(&mut buf).unwrap(),
+        0,
+        "an empty datagram arrives"
+    );
 }
 
 #[test]
-fn connecting_where_nobody_listens_is_an_error() {
-    let engine = Runtime::builder().workers(1).build().unwrap();
+fn connect_to_a_closed_port_is_refused() {
+    let runtime = Runtime::builder().workers(1).build().unwrap();
     let closed = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap();
-    let refused = engine
+    let refused = runtime
         .spawn(move || TcpStream::connect(closed).map(drop))
         .unwrap();
     assert_eq!(
@@ -320,7 +324,7 @@ fn connecting_where_nobody_listens_is_an_error() {
 }
 
 #[test]
-fn reading_while_panicking_fails_with_advice() {
+fn read_while_panicking_fails_with_advice() {
     struct Reads(UnixStream, mpsc::Sender<io::Error>);
     impl Drop for Reads {
         fn drop(&mut self) {
@@ -328,25 +332,25 @@ fn reading_while_panicking_fails_with_advice() {
             self.1.send(error).unwrap();
         }
     }
-    let engine = Runtime::builder().workers(1).build().unwrap();
-    let (tell, told) = mpsc::channel();
-    let bomb = engine.spawn(move || {
+    let runtime = Runtime::builder().workers(1).build().unwrap();
+    let (tx, rx) = mpsc::channel();
+    let panicking = runtime.spawn(move || {
         let (near, _far) = UnixStream::pair().unwrap();
-        let _reads = Reads(near, tell);
+        let _reads = Reads(near, tx);
         panic!("boom");
     });
-    assert!(bomb.unwrap().join().is_err());
-    let error = told.recv_timeout(PATIENCE).unwrap();
+    assert!(panicking.unwrap().join().is_err());
+    let error = rx.recv_timeout(TIMEOUT).unwrap();
     assert_eq!(error.kind(), ErrorKind::ResourceBusy);
     assert!(error.to_string().contains("destructor"), "{error}");
 }
 
 #[test]
-fn a_coroutine_that_swallows_every_error_cannot_keep_shutdown_from_returning() {
-    let engine = Runtime::builder().workers(1).build().unwrap();
-    let (tell, told) = mpsc::channel();
+fn shutdown_returns_although_a_coroutine_ignores_all_errors() {
+    let runtime = Runtime::builder().workers(1).build().unwrap();
+    let (tx, rx) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
-    let stubborn = engine
+    let endless = runtime
         .spawn(move || {
             let (mut near, _far) = UnixStream::pair().unwrap();
             let mut failures = 0_u64;
@@ -354,7 +358,7 @@ fn a_coroutine_that_swallows_every_error_cannot_keep_shutdown_from_returning() {
                 if near.read(&mut [0]).is_err() {
                     failures += 1;
                     if failures == 1 {
-                        tell.send(()).unwrap();
+                        tx.send(()).unwrap();
                     }
                     greenroom::yield_now();
                 }
@@ -363,22 +367,22 @@ fn a_coroutine_that_swallows_every_error_cannot_keep_shutdown_from_returning() {
         })
         .unwrap();
     assert!(
-        !engine.shutdown(Duration::from_millis(50)),
-        "it does not end"
+        !runtime.shutdown(Duration::from_millis(50)),
+        "the coroutine does not end"
     );
-    told.recv_timeout(PATIENCE).unwrap();
+    rx.recv_timeout(TIMEOUT).unwrap();
     release.send(()).unwrap();
-    assert!(engine.shutdown(PATIENCE));
-    assert!(stubborn.join().unwrap() > 0);
+    assert!(runtime.shutdown(TIMEOUT));
+    assert!(endless.join().unwrap() > 0);
 }
 
 #[test]
-fn a_socket_may_move_to_another_worker_and_to_a_thread() {
-    let engine = Runtime::builder().workers(2).build().unwrap();
+fn socket_moves_to_another_worker_and_to_a_thread() {
+    let runtime = Runtime::builder().workers(2).build().unwrap();
     let (near, mut far) = UnixStream::pair().unwrap();
     let step = |mut near: UnixStream| {
         move || {
-            near.set_read_timeout(Some(PATIENCE)).unwrap();
+            near.set_read_timeout(Some(TIMEOUT)).unwrap();
             let mut byte = [0];
             near.read_exact(&mut byte).unwrap();
             (near, byte[0])
@@ -386,8 +390,9 @@ fn a_socket_may_move_to_another_worker_and_to_a_thread() {
     };
     let mut near = near;
     for n in 0..10 {
-        let waiting = engine.spawn(step(near)).unwrap();
-        // Occupies the worker that it does not have, so that the next one goes elsewhere.
+        let waiting = runtime.spawn(step(near)).unwrap();
+        // Occupies the worker that the socket does not use, so that the next coroutine runs
+        // elsewhere.
         far.write_all(&[n]).unwrap();
         let (back, byte) = waiting.join().unwrap();
         assert_eq!(byte, n);
@@ -398,7 +403,7 @@ fn a_socket_may_move_to_another_worker_and_to_a_thread() {
     }
 }
 
-/// Echoes one message at a time, and holds no stack in between.
+/// Echoes one message at a time, and holds no stack between messages.
 fn echo_between_sleeps(stream: Watched, until: Instant, ended: mpsc::Sender<io::Result<()>>) {
     Readiness::when_ready(
         stream,
@@ -423,11 +428,11 @@ struct Watched {
     socket: std::os::unix::net::UnixStream,
 }
 
-/// A connection that is watched, and its other end.
+/// Returns a connection that is watched, and its peer.
 fn watched() -> (Watched, std::os::unix::net::UnixStream) {
     let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
     near.set_nonblocking(true).unwrap();
-    far.set_read_timeout(Some(PATIENCE)).unwrap();
+    far.set_read_timeout(Some(TIMEOUT)).unwrap();
     let watched = Watched {
         readiness: Readiness::new(),
         socket: near,
@@ -436,25 +441,25 @@ fn watched() -> (Watched, std::os::unix::net::UnixStream) {
 }
 
 #[test]
-fn a_connection_between_messages_holds_no_stack() {
-    let engine = Runtime::builder()
+fn connection_between_messages_holds_no_stack() {
+    let runtime = Runtime::builder()
         .workers(1)
         .max_coroutines(4)
         .build()
         .unwrap();
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let begin = |until| {
         let (near, far) = watched();
-        let tell = tell.clone();
-        let begun = engine.spawn(move || echo_between_sleeps(near, until, tell));
+        let tx = tx.clone();
+        let begun = runtime.spawn(move || echo_between_sleeps(near, until, tx));
         begun.unwrap().join().unwrap();
         far
     };
-    // More of them than there are stacks.
-    let later = Instant::now() + 2 * PATIENCE;
+    // More connections than there are stacks.
+    let later = Instant::now() + 2 * TIMEOUT;
     let mut far: Vec<_> = (0..50).map(|_| begin(later)).collect();
-    let end = Instant::now() + PATIENCE;
-    while engine.counters().stacks_in_use > 0 {
+    let end = Instant::now() + TIMEOUT;
+    while runtime.counters().stacks_in_use > 0 {
         assert!(Instant::now() < end);
     }
     for round in 0..3_u8 {
@@ -467,22 +472,22 @@ fn a_connection_between_messages_holds_no_stack() {
     }
     drop(far.split_off(25));
     for _ in 0..25 {
-        let end = told.recv_timeout(PATIENCE).unwrap();
+        let end = rx.recv_timeout(TIMEOUT).unwrap();
         assert!(end.is_ok(), "an end of input");
     }
     let _silent = begin(Instant::now() + Duration::from_millis(30));
-    let late = told.recv_timeout(PATIENCE).unwrap();
+    let late = rx.recv_timeout(TIMEOUT).unwrap();
     assert_eq!(late.unwrap_err().kind(), ErrorKind::TimedOut);
-    assert!(engine.shutdown(PATIENCE));
-    let errors: Vec<_> = told.try_iter().map(|end| end.unwrap_err().kind()).collect();
+    assert!(runtime.shutdown(TIMEOUT));
+    let errors: Vec<_> = rx.try_iter().map(|end| end.unwrap_err().kind()).collect();
     assert_eq!(errors, [ErrorKind::ConnectionAborted; 25]);
 }
 
 #[test]
-fn datagrams_sent_together_arrive_once_and_fail_each_by_itself() {
-    let engine = Runtime::builder().workers(1).build().unwrap();
+fn datagrams_sent_together_arrive_once_and_fail_independently() {
+    let runtime = Runtime::builder().workers(1).build().unwrap();
     let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    receiver.set_read_timeout(Some(TIMEOUT)).unwrap();
     let good = receiver.local_addr().unwrap();
     let socket: Arc<OwnedFd> = Arc::new(std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into());
     let failed = Arc::new(AtomicUsize::new(0));
@@ -490,7 +495,7 @@ fn datagrams_sent_together_arrive_once_and_fail_each_by_itself() {
         let (socket, failed) = (socket.clone(), failed.clone());
         move |n: u32| {
             for round in 0..10_u32 {
-                // Port 0 is nobody's, and 100,000 bytes are more than a datagram can carry.
+                // Port 0 is invalid, and 100,000 bytes exceed the maximum size of a datagram.
                 let (bytes, to) = match n % 8 {
                     0 => (vec![0; 4], "127.0.0.1:0".parse().unwrap()),
                     1 => (vec![0; 100_000], good),
@@ -504,7 +509,7 @@ fn datagrams_sent_together_arrive_once_and_fail_each_by_itself() {
     };
     for n in 0..16_u32 {
         let run = start();
-        let _ = engine.spawn(move || run(n)).unwrap();
+        let _ = runtime.spawn(move || run(n)).unwrap();
     }
     let mut seen: Vec<u32> = (0..120)
         .map(|_| {
@@ -513,22 +518,22 @@ fn datagrams_sent_together_arrive_once_and_fail_each_by_itself() {
             u32::from_ne_bytes(bytes)
         })
         .collect();
-    assert!(engine.shutdown(PATIENCE));
+    assert!(runtime.shutdown(TIMEOUT));
     assert_eq!(failed.load(Ordering::Relaxed), 40);
     seen.sort_unstable();
     let expected = (0..160).filter(|n| n / 10 % 8 > 1);
     assert!(seen.into_iter().eq(expected));
-    // Outside of the engine, it is sent at once.
+    // Outside of the runtime, the datagram is sent at once.
     send_together(&socket, b"last", good).unwrap();
     assert_eq!(receiver.recv(&mut [0; 9]).unwrap(), 4);
 }
 
-/// Each has an address of its own, and nobody's is that of another one in the same batch.
+/// Each datagram has its own source address, also within one batch.
 #[test]
-fn datagrams_sent_together_keep_their_addresses() {
-    let engine = Runtime::builder().workers(1).build().unwrap();
+fn datagrams_sent_together_keep_their_source_addresses() {
+    let runtime = Runtime::builder().workers(1).build().unwrap();
     let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    receiver.set_read_timeout(Some(TIMEOUT)).unwrap();
     let to = receiver.local_addr().unwrap().into();
     let socket: Arc<OwnedFd> = Arc::new(std::net::UdpSocket::bind("0.0.0.0:0").unwrap().into());
     for n in 1..=40_u8 {
@@ -540,12 +545,12 @@ fn datagrams_sent_together_keep_their_addresses() {
                 let packet = Transmit::new(std::slice::from_ref(&n), &to).from(local);
                 send_together_from(&socket, &packet).unwrap();
             }
-            // TEST-NET-2, RFC 5737, none of this machine's: it alone fails.
+            // TEST-NET-2 (RFC 5737) is not an address of this machine: only this datagram fails.
             let ip = [198, 51, 100, n].into();
-            let nobody = Transmit::new(b"?", &to).from(Some(PacketInfo { ip, interface: 0 }));
-            assert!(send_together_from(&socket, &nobody).is_err());
+            let foreign = Transmit::new(b"?", &to).from(Some(PacketInfo { ip, interface: 0 }));
+            assert!(send_together_from(&socket, &foreign).is_err());
         };
-        let _ = engine.spawn(run).unwrap();
+        let _ = runtime.spawn(run).unwrap();
     }
     let mut seen = [0; 41];
     for _ in 0..200 {
@@ -558,30 +563,30 @@ fn datagrams_sent_together_keep_their_addresses() {
         seen[usize::from(n)] += 1;
     }
     assert!(seen[1..].iter().all(|times| *times == 5), "{seen:?}");
-    assert!(engine.shutdown(PATIENCE));
+    assert!(runtime.shutdown(TIMEOUT));
 }
 
 #[test]
-fn a_datagram_can_be_sent_by_a_coroutine_that_panics() {
-    struct Farewell(Arc<OwnedFd>, std::net::SocketAddr);
-    impl Drop for Farewell {
+fn panicking_coroutine_can_send_a_datagram() {
+    struct SendOnDrop(Arc<OwnedFd>, std::net::SocketAddr);
+    impl Drop for SendOnDrop {
         fn drop(&mut self) {
             send_together(&self.0, b"bye", self.1).unwrap();
         }
     }
-    let engine = Runtime::builder().workers(1).build().unwrap();
+    let runtime = Runtime::builder().workers(1).build().unwrap();
     let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    receiver.set_read_timeout(Some(TIMEOUT)).unwrap();
     let to = receiver.local_addr().unwrap();
     let socket: Arc<OwnedFd> = Arc::new(receiver.try_clone().unwrap().into());
     let panicking: Vec<_> = (0..20)
         .map(|_| {
-            let farewell = Farewell(socket.clone(), to);
+            let send_on_drop = SendOnDrop(socket.clone(), to);
             let run = move || {
-                let _farewell = farewell;
+                let _send_on_drop = send_on_drop;
                 panic!("on purpose");
             };
-            engine.spawn(run).unwrap()
+            runtime.spawn(run).unwrap()
         })
         .collect();
     for _ in &panicking {
@@ -594,31 +599,31 @@ fn a_datagram_can_be_sent_by_a_coroutine_that_panics() {
     );
 }
 
-/// tcp(7): a read does not go past urgent data. What comes back short has not found all.
+/// tcp(7): a read does not go past urgent data. A short read may leave data behind.
 #[test]
-fn what_follows_urgent_data_is_read() {
-    let engine = Runtime::builder().workers(1).build().unwrap();
+fn data_after_urgent_data_is_read() {
+    let runtime = Runtime::builder().workers(1).build().unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let client = client(listener.local_addr().unwrap());
     client.set_nodelay(true).unwrap();
     let stream: TcpStream = listener.accept().unwrap().0.try_into().unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let stream = Arc::new(stream);
-    let theirs = stream.clone();
-    let (begins, has_begun) = mpsc::channel();
-    let (sends, has_sent) = mpsc::channel();
-    let reader = engine
+    let reader_stream = stream.clone();
+    let (begun_tx, begun_rx) = mpsc::channel();
+    let (sent_tx, sent_rx) = mpsc::channel();
+    let reader = runtime
         .spawn(move || {
-            let mut stream = &*theirs;
+            let mut stream = &*reader_stream;
             let mut first = [0; 8];
             assert_eq!(stream.read(&mut first).unwrap(), 1);
-            begins.send(()).unwrap();
-            // Nobody looks at reports meanwhile.
-            has_sent.recv_timeout(PATIENCE).unwrap();
+            begun_tx.send(()).unwrap();
+            // The worker delivers no reports while this coroutine blocks it.
+            sent_rx.recv_timeout(TIMEOUT).unwrap();
             let mut rest = [0; 2];
             let mut got = 0;
             while got < rest.len() {
-                // With room for more than there is.
+                // With more space than there is data.
                 let mut buf = [0; 8];
                 let n = stream.read(&mut buf).unwrap();
                 rest[got..got + n].copy_from_slice(&buf[..n]);
@@ -629,28 +634,28 @@ fn what_follows_urgent_data_is_read() {
         .unwrap();
     let send = |bytes, flags| assert_eq!(rustix::net::send(&client, bytes, flags), Ok(1));
     let usual = rustix::net::SendFlags::empty();
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while !format!("{stream:?}").contains("waiting: 1") {
-        assert!(Instant::now() < end, "nobody waits: {stream:?}");
+        assert!(Instant::now() < end, "the reader does not wait: {stream:?}");
     }
     send(b"0", usual);
-    has_begun.recv_timeout(PATIENCE).unwrap();
+    begun_rx.recv_timeout(TIMEOUT).unwrap();
     send(b"a", usual);
     send(b"!", rustix::net::SendFlags::OOB);
     send(b"b", usual);
-    sends.send(()).unwrap();
-    // The connection stays open: its end would be told as well.
+    sent_tx.send(()).unwrap();
+    // The connection stays open, because its end would be reported, too.
     assert_eq!(reader.join().unwrap(), *b"ab");
 }
 
-/// unix(7): a read does not go past a descriptor that was sent along. What comes back short has not
-/// found all, although all of it was reported at once.
+/// A read ends at a descriptor that was sent along (unix(7)). Such a short read leaves data behind,
+/// although the kernel reported all of it at once.
 #[test]
 fn what_follows_a_descriptor_is_read() {
     let engine = Runtime::builder().workers(1).build().unwrap();
     let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
     let stream: UnixStream = near.try_into().unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let theirs = far.try_clone().unwrap();
     let reader = engine
         .spawn(move || {

@@ -1,5 +1,6 @@
-//! A coroutine that runs out of stack ends the process with a message that names it and the remedy;
-//! every other fault is left to whoever handled it before. Each in a process of its own.
+//! A coroutine that runs out of stack aborts the process with a message that names the coroutine
+//! and the remedy. Every other fault goes to the previous handler. Each test runs in a process of
+//! its own.
 
 #![allow(clippy::unwrap_used)]
 
@@ -22,7 +23,7 @@ fn descend(depth: u64) -> u64 {
     }
 }
 
-/// Runs the test of this name again, in a process where it plays its role.
+/// Runs the test of this name again in a child process, where it performs the fault.
 fn rerun(test: &str) -> Output {
     let own = std::env::current_exe().unwrap();
     let mut command = Command::new(own);
@@ -32,50 +33,50 @@ fn rerun(test: &str) -> Output {
     command.output().unwrap()
 }
 
-fn plays_role() -> bool {
+fn is_child() -> bool {
     std::env::var_os(ROLE).is_some()
 }
 
 fn overflow(guards: GuardPages) {
-    let engine = Runtime::builder()
+    let runtime = Runtime::builder()
         .workers(1)
         .stack_size(64 << 10)
         .guard_pages(guards)
         .build()
         .unwrap();
-    let reservation = engine.reserve().unwrap();
-    let _ = reservation
+    let permit = runtime.reserve().unwrap();
+    let _ = permit
         .spawn("request 7 of 127.0.0.1:5", || descend(0))
         .join();
 }
 
 fn check(output: &Output) {
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.signal(), Some(6), "aborted: {told}");
-    assert!(told.contains("'request 7 of 127.0.0.1:5'"), "{told}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.signal(), Some(6), "aborted: {stderr}");
+    assert!(stderr.contains("'request 7 of 127.0.0.1:5'"), "{stderr}");
     assert!(
-        told.contains("64 KiB") && told.contains("stack_size"),
-        "{told}"
+        stderr.contains("64 KiB") && stderr.contains("stack_size"),
+        "{stderr}"
     );
 }
 
 #[test]
-fn an_overflow_names_the_coroutine_and_the_remedy() {
-    if plays_role() {
+fn overflow_report_names_the_coroutine_and_the_remedy() {
+    if is_child() {
         return overflow(GuardPages::Auto);
     }
-    check(&rerun("an_overflow_names_the_coroutine_and_the_remedy"));
+    check(&rerun("overflow_report_names_the_coroutine_and_the_remedy"));
 }
 
 #[test]
-fn an_overflow_is_caught_by_mprotect_as_well() {
-    if plays_role() {
+fn overflow_is_caught_by_mprotect_guards() {
+    if is_child() {
         return overflow(GuardPages::Mprotect);
     }
-    check(&rerun("an_overflow_is_caught_by_mprotect_as_well"));
+    check(&rerun("overflow_is_caught_by_mprotect_guards"));
 }
 
-/// A name that does what a signal handler must not do.
+/// A name whose display code does something that a signal handler must not do.
 struct Hostile(fn());
 
 impl Display for Hostile {
@@ -86,43 +87,43 @@ impl Display for Hostile {
 }
 
 fn overflow_of(hostile: fn()) {
-    let engine = Runtime::builder().workers(1).build().unwrap();
+    let runtime = Runtime::builder().workers(1).build().unwrap();
     let name: Arc<dyn Display + Send + Sync> = Arc::new(Hostile(hostile));
-    let reservation = engine.reserve().unwrap();
-    let _ = reservation.spawn(name, || descend(0)).join();
+    let permit = runtime.reserve().unwrap();
+    let _ = permit.spawn(name, || descend(0)).join();
 }
 
 #[test]
-fn a_name_that_panics_does_not_hide_an_overflow() {
-    if plays_role() {
+fn panicking_name_does_not_hide_an_overflow() {
+    if is_child() {
         return overflow_of(|| panic!("while it is displayed"));
     }
-    let output = rerun("a_name_that_panics_does_not_hide_an_overflow");
-    let told = String::from_utf8_lossy(&output.stderr);
-    // By SIGABRT, or by SIGSEGV: to unwind may take more room than the stack of a signal handler has.
-    assert!(output.status.signal().is_some(), "{told}");
-    assert!(told.contains("its stack of 256 KiB"), "{told}");
+    let output = rerun("panicking_name_does_not_hide_an_overflow");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    // By SIGABRT, or by SIGSEGV: unwinding may need more space than the signal stack has.
+    assert!(output.status.signal().is_some(), "{stderr}");
+    assert!(stderr.contains("its stack of 256 KiB"), "{stderr}");
 }
 
 /// The report is made on the stack of the signal handler: a switch would leave that suspended.
 #[test]
-fn a_name_cannot_suspend_while_an_overflow_is_reported() {
-    if plays_role() {
+fn name_cannot_suspend_while_an_overflow_is_reported() {
+    if is_child() {
         return overflow_of(|| {
             greenroom::yield_now();
             greenroom::sleep(Duration::from_secs(1));
         });
     }
-    let output = rerun("a_name_cannot_suspend_while_an_overflow_is_reported");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.signal(), Some(6), "{told}");
-    assert!(told.contains("its stack of 256 KiB"), "{told}");
-    assert!(told.contains("'hostile'"), "{told}");
+    let output = rerun("name_cannot_suspend_while_an_overflow_is_reported");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.signal(), Some(6), "{stderr}");
+    assert!(stderr.contains("its stack of 256 KiB"), "{stderr}");
+    assert!(stderr.contains("'hostile'"), "{stderr}");
 }
 
-/// As the last thing that a coroutine does, it drops its name.
+/// A coroutine drops its name as its last action.
 #[test]
-fn an_overflow_while_a_name_is_dropped_is_reported() {
+fn overflow_while_a_name_is_dropped_is_reported() {
     struct Deep;
     impl Drop for Deep {
         fn drop(&mut self) {
@@ -134,54 +135,54 @@ fn an_overflow_while_a_name_is_dropped_is_reported() {
             f.write_str("deep")
         }
     }
-    if plays_role() {
-        let engine = Runtime::builder().workers(1).build().unwrap();
+    if is_child() {
+        let runtime = Runtime::builder().workers(1).build().unwrap();
         let name: Arc<dyn Display + Send + Sync> = Arc::new(Deep);
-        engine.reserve().unwrap().spawn_detached(name, || ());
+        runtime.reserve().unwrap().spawn_detached(name, || ());
         std::thread::sleep(Duration::from_secs(20));
         return;
     }
-    let output = rerun("an_overflow_while_a_name_is_dropped_is_reported");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.signal(), Some(6), "{told}");
-    assert!(told.contains("its stack of 256 KiB"), "{told}");
+    let output = rerun("overflow_while_a_name_is_dropped_is_reported");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.signal(), Some(6), "{stderr}");
+    assert!(stderr.contains("its stack of 256 KiB"), "{stderr}");
 }
 
 #[test]
-fn an_overflow_of_a_thread_is_left_to_the_standard_library() {
-    if plays_role() {
-        let engine = Runtime::builder().workers(1).build().unwrap();
-        engine.spawn(|| ()).unwrap().join().unwrap();
+fn overflow_of_a_thread_goes_to_the_standard_library() {
+    if is_child() {
+        let runtime = Runtime::builder().workers(1).build().unwrap();
+        runtime.spawn(|| ()).unwrap().join().unwrap();
         std::thread::spawn(|| descend(0)).join().unwrap();
         return;
     }
-    let output = rerun("an_overflow_of_a_thread_is_left_to_the_standard_library");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.signal(), Some(6), "{told}");
+    let output = rerun("overflow_of_a_thread_goes_to_the_standard_library");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.signal(), Some(6), "{stderr}");
     assert!(
-        told.contains("has overflowed its stack") && !told.contains("coroutine"),
-        "{told}"
+        stderr.contains("has overflowed its stack") && !stderr.contains("coroutine"),
+        "{stderr}"
     );
 }
 
 #[test]
-fn another_fault_is_a_fault() {
-    if plays_role() {
-        let engine = Runtime::builder().workers(1).build().unwrap();
-        // A real SIGSEGV, without unsafe code. More than once: the standard library's handler, to
-        // which the first is handed on, puts the default action back and expects the fault to
-        // come again; and of two that come at once the kernel keeps one.
+fn other_fault_ends_the_process_with_sigsegv() {
+    if is_child() {
+        let runtime = Runtime::builder().workers(1).build().unwrap();
+        // A real SIGSEGV, without unsafe code. It is sent many times for two reasons. The standard
+        // library's handler, which gets the first one, restores the default action and expects the
+        // fault to occur again. And the kernel merges two signals that arrive at once.
         let fault = || {
             let own = std::process::id().to_string();
             for _ in 0..1000 {
                 let _ = Command::new("kill").args(["-SEGV", &own]).status();
             }
         };
-        let _ = engine.spawn(fault).unwrap().join();
+        let _ = runtime.spawn(fault).unwrap().join();
         return;
     }
-    let output = rerun("another_fault_is_a_fault");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.signal(), Some(11), "{told}");
-    assert!(!told.contains("overflowed"), "{told}");
+    let output = rerun("other_fault_ends_the_process_with_sigsegv");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.signal(), Some(11), "{stderr}");
+    assert!(!stderr.contains("overflowed"), "{stderr}");
 }

@@ -1,4 +1,4 @@
-//! One descriptor, used by coroutines of several workers and by threads at once.
+//! One descriptor, used by coroutines of several workers and by threads at the same time.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,16 +14,16 @@ use std::time::{Duration, Instant};
 use greenroom::net::UnixStream;
 use greenroom::{Interest, JoinHandle, Readiness, Runtime};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What nobody tells of within this time is lost.
+/// The time after which a missing wake-up counts as lost.
 const LOST: Duration = Duration::from_secs(5);
 
 fn two_workers() -> Runtime {
     Runtime::builder().workers(2).build().unwrap()
 }
 
-/// A stream without waits of its own, and what waits for it.
+/// A stream without waits of its own, and its readiness.
 struct Shared {
     readiness: Readiness,
     stream: net::UnixStream,
@@ -37,8 +37,8 @@ fn shared() -> (Arc<Shared>, net::UnixStream) {
 }
 
 impl Shared {
-    /// As the sockets of this crate read: it waits first where it is better to.
-    fn read(&self, buf: &mut [u8], mut waits: impl FnMut()) -> std::io::Result<usize> {
+    /// Reads as the sockets of this crate do: waits first if the socket is known to be empty.
+    fn read(&self, buf: &mut [u8], mut waiting_tx: impl FnMut()) -> std::io::Result<usize> {
         let mut is_exhausted = self.readiness.is_exhausted();
         loop {
             if !std::mem::take(&mut is_exhausted) {
@@ -47,7 +47,7 @@ impl Shared {
                     result => return result,
                 }
             }
-            waits();
+            waiting_tx();
             let deadline = Some(Instant::now() + LOST);
             self.readiness
                 .wait(self.stream.as_fd(), Interest::Read, deadline)?;
@@ -55,52 +55,58 @@ impl Shared {
     }
 }
 
-/// Comes back once so many wait for it.
-fn await_waiting(readiness: &impl Debug, many: usize) {
+/// Waits until `many` waiters are in the list.
+fn wait_for_waiters(readiness: &impl Debug, many: usize) {
     let wanted = format!("waiting: {many}");
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while !format!("{readiness:?}").contains(&wanted) {
-        assert!(Instant::now() < end, "nobody waits: {readiness:?}");
+        assert!(
+            Instant::now() < end,
+            "there are no {many} waiters: {readiness:?}"
+        );
         thread::yield_now();
     }
 }
 
-/// Starts a coroutine on each of two workers: first the one that watches, as it waits first.
+/// Starts a coroutine on each of two workers. The first one watches, because it waits first.
 fn on_both<T: Send + 'static>(
-    engine: &Runtime,
+    runtime: &Runtime,
     watching: impl FnOnce() -> T + Send + 'static,
     other: impl FnOnce() -> T + Send + 'static,
 ) -> [JoinHandle<T>; 2] {
-    // Reserved together, they are on different workers.
-    let reservations = [engine.reserve().unwrap(), engine.reserve().unwrap()];
-    let [first, second] = reservations;
+    // Permits that are reserved together are on different workers.
+    let permits = [runtime.reserve().unwrap(), runtime.reserve().unwrap()];
+    let [first, second] = permits;
     [
         first.spawn("watching", watching),
         second.spawn("other", other),
     ]
 }
 
-/// `WouldBlock`, then a report that somebody else is woken up by, and only then the wait.
+/// The read fails with `WouldBlock`, then a report wakes another waiter, and only then the wait
+/// begins.
 #[test]
-fn a_report_between_the_attempt_and_the_wait_is_not_lost() {
-    let engine = two_workers();
+fn report_between_the_attempt_and_the_wait_is_not_lost() {
+    let runtime = two_workers();
     let (shared, mut peer) = shared();
-    let (waits, is_waiting) = mpsc::channel();
-    let (reads, has_read) = mpsc::channel();
-    let theirs = shared.clone();
+    let (waiting_tx, waiting_rx) = mpsc::channel();
+    let (read_tx, read_rx) = mpsc::channel();
+    let watched = shared.clone();
     let [watching, other] = on_both(
-        &engine,
+        &runtime,
         move || {
             let mut byte = [0];
-            theirs.read(&mut byte, || waits.send(()).unwrap()).unwrap();
-            reads.send(()).unwrap();
+            watched
+                .read(&mut byte, || waiting_tx.send(()).unwrap())
+                .unwrap();
+            read_tx.send(()).unwrap();
         },
         move || {
-            is_waiting.recv_timeout(PATIENCE).unwrap();
+            waiting_rx.recv_timeout(TIMEOUT).unwrap();
             let nothing = (&shared.stream).read(&mut [0]).unwrap_err();
             assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
             peer.write_all(b"ab").unwrap();
-            has_read.recv_timeout(PATIENCE).unwrap();
+            read_rx.recv_timeout(TIMEOUT).unwrap();
             let deadline = Some(Instant::now() + LOST);
             let fd = shared.stream.as_fd();
             shared.readiness.wait(fd, Interest::Read, deadline).unwrap();
@@ -110,100 +116,101 @@ fn a_report_between_the_attempt_and_the_wait_is_not_lost() {
     other.join().unwrap();
 }
 
-/// A read that comes back short, then a report for somebody else, and only then the hint that there
-/// is nothing more.
+/// A short read, then a report for another waiter, and only then the hint that nothing is left.
 #[test]
-fn a_hint_that_comes_late_makes_nobody_wait_for_what_is_there() {
-    let engine = two_workers();
+fn late_hint_does_not_delay_a_reader() {
+    let runtime = two_workers();
     let (shared, peer) = shared();
     let mut writes = peer.try_clone().unwrap();
-    let (waits, is_waiting) = mpsc::channel();
-    let (reads, has_read) = mpsc::channel();
-    let (hints, has_hinted) = mpsc::channel();
-    let theirs = shared.clone();
+    let (waiting_tx, waiting_rx) = mpsc::channel();
+    let (read_tx, read_rx) = mpsc::channel();
+    let (hint_tx, hint_rx) = mpsc::channel();
+    let watched = shared.clone();
     let [watching, other] = on_both(
-        &engine,
+        &runtime,
         move || {
             let mut byte = [0];
-            theirs.read(&mut byte, || waits.send(()).unwrap()).unwrap();
-            reads.send(()).unwrap();
-            has_hinted.recv_timeout(PATIENCE).unwrap();
-            theirs.read(&mut byte, || {}).unwrap();
+            watched
+                .read(&mut byte, || waiting_tx.send(()).unwrap())
+                .unwrap();
+            read_tx.send(()).unwrap();
+            hint_rx.recv_timeout(TIMEOUT).unwrap();
+            watched.read(&mut byte, || {}).unwrap();
         },
         move || {
-            is_waiting.recv_timeout(PATIENCE).unwrap();
-            // As if this had come back short already.
+            waiting_rx.recv_timeout(TIMEOUT).unwrap();
+            // As if a previous read had been short.
             writes.write_all(b"ab").unwrap();
-            has_read.recv_timeout(PATIENCE).unwrap();
+            read_rx.recv_timeout(TIMEOUT).unwrap();
             shared.readiness.record_progress(true);
-            hints.send(()).unwrap();
+            hint_tx.send(()).unwrap();
         },
     );
     watching.join().unwrap();
     other.join().unwrap();
-    // Until here, as an end of input is told for good.
+    // The peer stays open until here, because an end of input is reported for good.
     drop(peer);
 }
 
 #[test]
-fn a_thread_reads_what_comes_after_its_engine_has_ended() {
-    let engine = Runtime::builder().workers(1).build().unwrap();
+fn thread_reads_after_its_runtime_has_ended() {
+    let runtime = Runtime::builder().workers(1).build().unwrap();
     let (stream, peer) = UnixStream::pair().unwrap();
     let stream = Arc::new(stream);
-    let theirs = stream.clone();
-    let (reads, has_read) = mpsc::channel();
-    let reader = engine
+    let watched = stream.clone();
+    let (read_tx, read_rx) = mpsc::channel();
+    let reader = runtime
         .spawn(move || {
-            let n = (&*theirs).read(&mut [0; 8]).unwrap();
-            reads.send(n).unwrap();
+            let n = (&*watched).read(&mut [0; 8]).unwrap();
+            read_tx.send(n).unwrap();
         })
         .unwrap();
-    await_waiting(&stream, 1);
+    wait_for_waiters(&stream, 1);
     (&peer).write_all(b"abc").unwrap();
-    assert_eq!(has_read.recv_timeout(PATIENCE).unwrap(), 3);
+    assert_eq!(read_rx.recv_timeout(TIMEOUT).unwrap(), 3);
     reader.join().unwrap();
-    assert!(engine.shutdown(PATIENCE));
+    assert!(runtime.shutdown(TIMEOUT));
     (&peer).write_all(b"d").unwrap();
-    let (reads, has_read) = mpsc::channel();
-    thread::spawn(move || reads.send((&*stream).read(&mut [0; 8]).unwrap()));
-    assert_eq!(has_read.recv_timeout(PATIENCE), Ok(1));
+    let (read_tx, read_rx) = mpsc::channel();
+    thread::spawn(move || read_tx.send((&*stream).read(&mut [0; 8]).unwrap()));
+    assert_eq!(read_rx.recv_timeout(TIMEOUT), Ok(1));
 }
 
 #[test]
-fn who_waits_for_what_another_engine_watches_is_woken_by_the_end_of_his_own() {
+fn waiter_on_a_descriptor_of_another_runtime_is_woken_by_shutdown_of_its_own() {
     let (here, there) = (two_workers(), two_workers());
     let (shared, _peer) = shared();
-    let wait = |engine: &Runtime| {
-        let theirs = shared.clone();
+    let wait = |runtime: &Runtime| {
+        let watched = shared.clone();
         let wait = move || {
-            let fd = theirs.stream.as_fd();
-            theirs.readiness.wait(fd, Interest::Read, None)
+            let fd = watched.stream.as_fd();
+            watched.readiness.wait(fd, Interest::Read, None)
         };
-        engine.spawn(wait).unwrap()
+        runtime.spawn(wait).unwrap()
     };
     let watching = wait(&there);
-    await_waiting(&shared.readiness, 1);
+    wait_for_waiters(&shared.readiness, 1);
     let waiting = wait(&here);
-    await_waiting(&shared.readiness, 2);
-    assert!(here.shutdown(LOST), "nobody has woken it up");
+    wait_for_waiters(&shared.readiness, 2);
+    assert!(here.shutdown(LOST), "the shutdown has not woken the waiter");
     let cancelled = waiting.join().unwrap().unwrap_err();
     assert_eq!(cancelled.kind(), ErrorKind::ConnectionAborted);
     assert!(there.shutdown(LOST));
     assert!(watching.join().unwrap().is_err());
 }
 
-/// Those who share a stream read with small buffers and answer each byte with one; a round is over
-/// when all of its bytes have come back.
+/// Several readers share a stream, read with small buffers and echo each byte. A round ends when
+/// all of its bytes have come back.
 fn rounds(with_thread: bool) {
     const ROUNDS: usize = 3000;
-    let engine = two_workers();
+    let runtime = two_workers();
     let (near, far) = UnixStream::pair().unwrap();
     let near = Arc::new(near);
     let served = Arc::new(AtomicUsize::new(0));
-    let serve = |room: usize| {
+    let serve = |capacity: usize| {
         let (near, served) = (near.clone(), served.clone());
         move || {
-            let mut buf = vec![0; room];
+            let mut buf = vec![0; capacity];
             loop {
                 let n = (&*near).read(&mut buf).unwrap();
                 if n == 0 {
@@ -214,14 +221,14 @@ fn rounds(with_thread: bool) {
             }
         }
     };
-    let coroutines = on_both(&engine, serve(3), serve(16));
+    let coroutines = on_both(&runtime, serve(3), serve(16));
     let thread = with_thread.then(|| thread::spawn(serve(5)));
     let far = Arc::new(far);
-    far.set_read_timeout(Some(PATIENCE)).unwrap();
+    far.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut sum = 0;
     for round in 0..ROUNDS {
-        // In two pieces, of which the second may meet whoever reads the first; sometimes it is more
-        // than fits into the sockets.
+        // In two parts: the second may arrive while a reader handles the first. Every 500th round
+        // is larger than the socket buffers.
         let size = if round % 500 == 0 {
             1 << 18
         } else {

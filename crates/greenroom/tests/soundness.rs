@@ -1,5 +1,5 @@
-//! Code of the user's that the engine calls by itself: destructors, names, reports. Wherever it
-//! panics or waits, the worker goes on, and the coroutines that are suspended meanwhile stay whole.
+//! User code that the runtime calls: destructors, names, reports. If the code panics or waits, the
+//! worker continues, and the suspended coroutines stay intact.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)]
@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 
 use greenroom::{Interest, Readiness, Runtime, SpawnPermit, TaskName, sleep, spawn, yield_now};
 
-/// Nothing here takes as long as this unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The time limit of every wait in these tests.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What code of the user's does where nothing of the kind is expected.
+/// The action of user code at an unexpected point.
 #[derive(Clone, Copy, Debug)]
 enum Act {
     Panic,
@@ -31,7 +31,7 @@ const BOTH: [Act; 2] = [Act::Panic, Act::Suspend];
 impl Act {
     fn run(self) {
         match self {
-            Self::Panic => panic!("from the user's code"),
+            Self::Panic => panic!("from user code"),
             Self::Suspend => {
                 yield_now();
                 sleep(Duration::from_millis(1));
@@ -69,15 +69,15 @@ impl Display for OnDisplay {
     }
 }
 
-/// An engine with one worker, and a coroutine on it that is suspended in the middle of a scope: its
-/// threads see what it has on its stack, and its worker has thread-locals.
-struct Stage {
-    engine: Runtime,
+/// A runtime with one worker, and a witness coroutine on it that is suspended in the middle of a
+/// scope: threads of the scope see values on its stack, and its worker has thread-locals.
+struct Fixture {
+    runtime: Runtime,
     witness: greenroom::JoinHandle<usize>,
     end: greenroom::sync::Sender<()>,
 }
 
-impl Stage {
+impl Fixture {
     fn new() -> Self {
         Self::of(Runtime::builder().workers(1))
     }
@@ -86,63 +86,64 @@ impl Stage {
         thread_local! {
             static OWN: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
         }
-        let engine = builder.build().unwrap();
+        let runtime = builder.build().unwrap();
         let (end, wait) = greenroom::sync::channel::<()>(1);
-        let (tell, begun) = mpsc::channel();
-        let witness = engine
+        let (tx, begun) = mpsc::channel();
+        let witness = runtime
             .spawn(move || {
                 OWN.with_borrow_mut(|own| own.extend(0..1000));
                 let local = [7_usize; 100];
                 std::thread::scope(|scope| {
                     scope.spawn(|| assert_eq!(local, [7; 100]));
-                    tell.send(()).unwrap();
+                    tx.send(()).unwrap();
                     let _ = wait.recv();
                     scope.spawn(|| assert_eq!(local, [7; 100]));
                 });
                 OWN.with_borrow(|own| own.iter().sum())
             })
             .unwrap();
-        begun.recv_timeout(PATIENCE).unwrap();
+        begun.recv_timeout(TIMEOUT).unwrap();
         Self {
-            engine,
+            runtime,
             witness,
             end,
         }
     }
 
     fn reserve(&self) -> SpawnPermit {
-        self.engine.reserve().unwrap()
+        self.runtime.reserve().unwrap()
     }
 
-    /// The worker still serves.
-    fn is_alive(&self) {
-        let (tell, told) = mpsc::channel();
-        let answer = self.engine.spawn(move || tell.send(()).unwrap()).unwrap();
-        told.recv_timeout(PATIENCE).expect("the worker is gone");
+    /// Asserts that the worker still runs coroutines.
+    fn assert_alive(&self) {
+        let (tx, rx) = mpsc::channel();
+        let answer = self.runtime.spawn(move || tx.send(()).unwrap()).unwrap();
+        rx.recv_timeout(TIMEOUT).expect("the worker is gone");
         drop(answer);
     }
 
-    /// It does, and so does the coroutine that was suspended all the time. The engine ends.
-    fn ends_whole(self) {
-        self.is_alive();
+    /// Asserts that the worker still runs coroutines, that the witness completes with intact
+    /// values, and that the runtime shuts down.
+    fn assert_intact_until_shutdown(self) {
+        self.assert_alive();
         drop(self.end);
         assert_eq!(self.witness.join().unwrap(), 499_500);
-        assert!(self.engine.shutdown(PATIENCE));
+        assert!(self.runtime.shutdown(TIMEOUT));
     }
 }
 
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !is_so() {
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + TIMEOUT;
+    while !condition() {
         assert!(Instant::now() < end, "not in time: {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// Keeps its worker, without giving way, until something is so.
-fn keep_busy_until(is_so: impl Fn() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !is_so() && Instant::now() < end {
+/// Occupies its worker, without yielding, until the condition holds.
+fn keep_busy_until(condition: impl Fn() -> bool) {
+    let end = Instant::now() + TIMEOUT;
+    while !condition() && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -151,137 +152,139 @@ fn count() -> Arc<AtomicUsize> {
     Arc::default()
 }
 
-fn was_called(count: &AtomicUsize) {
-    until("the user's code was called", || {
+fn wait_until_called(count: &AtomicUsize) {
+    wait_until("the user's code was called", || {
         count.load(Ordering::SeqCst) > 0
     });
 }
 
 #[test]
-fn dropping_a_name() {
+fn destructor_of_a_name_may_panic_or_suspend() {
     for act in BOTH {
-        let (stage, dropped) = (Stage::new(), count());
+        let (fixture, dropped) = (Fixture::new(), count());
         let name: Arc<dyn Display + Send + Sync> = Arc::new(OnDrop(act, dropped.clone()));
-        stage.reserve().spawn_detached(name, || ());
-        was_called(&dropped);
-        stage.ends_whole();
+        fixture.reserve().spawn_detached(name, || ());
+        wait_until_called(&dropped);
+        fixture.assert_intact_until_shutdown();
     }
 }
 
-/// Whoever comes last drops the result: the coroutine, or the handle.
+/// The last owner drops the result: the coroutine, or the handle.
 #[test]
-fn dropping_a_result_while_the_handle_goes() {
+fn destructor_of_a_result_may_panic_or_suspend_while_the_handle_is_dropped() {
     for act in BOTH {
-        let (stage, dropped) = (Stage::new(), count());
+        let (fixture, dropped) = (Fixture::new(), count());
         let end = Instant::now() + Duration::from_millis(250);
         let mut rounds = 0;
         while Instant::now() < end {
-            let theirs = dropped.clone();
-            let handle = stage.engine.spawn(move || OnDrop(act, theirs)).unwrap();
+            let counter = dropped.clone();
+            let handle = fixture.runtime.spawn(move || OnDrop(act, counter)).unwrap();
             rounds += 1;
             if rounds % 2 == 0 {
                 while !handle.is_finished() {
-                    assert!(Instant::now() < end + PATIENCE, "the worker is gone");
+                    assert!(Instant::now() < end + TIMEOUT, "the worker is gone");
                     std::hint::spin_loop();
                 }
                 (0..rounds / 2 % 64).for_each(|_| std::hint::spin_loop());
             }
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(handle)));
         }
-        until("every result is dropped", || {
+        wait_until("every result is dropped", || {
             dropped.load(Ordering::SeqCst) == rounds
         });
-        stage.ends_whole();
+        fixture.assert_intact_until_shutdown();
     }
 }
 
 #[test]
-fn dropping_the_payload_of_a_panic() {
+fn destructor_of_a_panic_payload_may_panic_or_suspend() {
     for act in BOTH {
-        let (stage, dropped) = (Stage::new(), count());
+        let (fixture, dropped) = (Fixture::new(), count());
         for n in 0..2 {
-            let theirs = dropped.clone();
-            let run = move || panic_any(OnDrop(act, theirs));
+            let counter = dropped.clone();
+            let run = move || panic_any(OnDrop(act, counter));
             match n {
-                0 => stage.reserve().spawn_detached("detached", run),
-                _ => drop(stage.engine.spawn(run).unwrap()),
+                0 => fixture.reserve().spawn_detached("detached", run),
+                _ => drop(fixture.runtime.spawn(run).unwrap()),
             }
         }
-        until("both are dropped", || dropped.load(Ordering::SeqCst) >= 2);
-        stage.ends_whole();
+        wait_until("both are dropped", || dropped.load(Ordering::SeqCst) >= 2);
+        fixture.assert_intact_until_shutdown();
     }
 }
 
 #[test]
-fn dropping_what_a_closure_has_captured() {
+fn destructor_of_a_captured_value_may_panic_or_suspend() {
     for act in BOTH {
-        let (stage, dropped) = (Stage::new(), count());
+        let (fixture, dropped) = (Fixture::new(), count());
         let captured = OnDrop(act, dropped.clone());
-        stage.reserve().spawn_detached("it", move || drop(captured));
-        was_called(&dropped);
-        stage.ends_whole();
+        fixture
+            .reserve()
+            .spawn_detached("task", move || drop(captured));
+        wait_until_called(&dropped);
+        fixture.assert_intact_until_shutdown();
     }
 }
 
 #[test]
-fn displaying_a_name_in_a_report_of_a_stall() {
+fn display_of_a_name_in_a_stall_report_may_panic_or_suspend() {
     for act in BOTH {
         let reported = count();
-        let theirs = reported.clone();
+        let counter = reported.clone();
         let builder = Runtime::builder().workers(1).on_stall(
             Duration::from_millis(10),
             move |stall: &greenroom::Stall| {
                 if &*stall.name != "the next" {
-                    theirs.fetch_add(1, Ordering::SeqCst);
+                    counter.fetch_add(1, Ordering::SeqCst);
                 } else {
-                    theirs.fetch_add(100, Ordering::SeqCst);
+                    counter.fetch_add(100, Ordering::SeqCst);
                 }
             },
         );
-        let (stage, displayed) = (Stage::of(builder), count());
+        let (fixture, displayed) = (Fixture::of(builder), count());
         let name: Arc<dyn Display + Send + Sync> = Arc::new(OnDisplay(act, displayed.clone()));
         for (name, enough) in [(TaskName::from(name), 1), ("the next".into(), 100)] {
             let reported = reported.clone();
-            let told = move || reported.load(Ordering::SeqCst) >= enough;
-            let ends = told.clone();
-            stage
+            let is_reported = move || reported.load(Ordering::SeqCst) >= enough;
+            let ends = is_reported.clone();
+            fixture
                 .reserve()
                 .spawn_detached(name, move || keep_busy_until(ends));
-            until("it is told", told);
+            wait_until("the stall is reported", is_reported);
         }
-        was_called(&displayed);
-        stage.ends_whole();
+        wait_until_called(&displayed);
+        fixture.assert_intact_until_shutdown();
     }
 }
 
 #[test]
-fn reporting_a_stall() {
+fn stall_report_may_panic_or_suspend() {
     for act in BOTH {
         let reported = count();
-        let theirs = reported.clone();
+        let counter = reported.clone();
         let builder = Runtime::builder().workers(1).on_stall(
             Duration::from_millis(10),
             move |_: &greenroom::Stall| {
-                theirs.fetch_add(1, Ordering::SeqCst);
+                counter.fetch_add(1, Ordering::SeqCst);
                 act.run();
             },
         );
-        let stage = Stage::of(builder);
+        let fixture = Fixture::of(builder);
         for n in 1..=2 {
             let reported = reported.clone();
-            let told = move || reported.load(Ordering::SeqCst) >= n;
-            let ends = told.clone();
-            stage
+            let is_reported = move || reported.load(Ordering::SeqCst) >= n;
+            let ends = is_reported.clone();
+            fixture
                 .reserve()
-                .spawn_detached("it", move || keep_busy_until(ends));
-            until("it is reported", told);
+                .spawn_detached("task", move || keep_busy_until(ends));
+            wait_until("the stall is reported", is_reported);
         }
-        stage.ends_whole();
+        fixture.assert_intact_until_shutdown();
     }
 }
 
 #[test]
-fn making_the_name_of_a_pause_and_choosing_what_it_waits_for() {
+fn name_and_watch_of_when_ready_may_panic_or_suspend() {
     struct Named(Option<Act>);
     impl From<Named> for TaskName {
         fn from(named: Named) -> Self {
@@ -292,14 +295,14 @@ fn making_the_name_of_a_pause_and_choosing_what_it_waits_for() {
         }
     }
     for (act, in_watch) in BOTH.into_iter().flat_map(|act| [(act, true), (act, false)]) {
-        let stage = Stage::new();
+        let fixture = Fixture::new();
         let run = move || {
             let (near, far) = UnixStream::pair().unwrap();
             near.set_nonblocking(true).unwrap();
             let value = Arc::new((Readiness::new(), near));
             let copy = value.clone();
             let soon = Some(Instant::now() + Duration::from_millis(20));
-            // Another one looks at the same descriptor meanwhile.
+            // Another coroutine waits for the same descriptor.
             let other = move || drop(copy.0.wait(copy.1.as_fd(), Interest::Read, soon));
             let other = spawn(other).unwrap();
             Readiness::when_ready(
@@ -318,45 +321,45 @@ fn making_the_name_of_a_pause_and_choosing_what_it_waits_for() {
             other.join().unwrap();
             drop(far);
         };
-        let _ = stage.engine.spawn(run).unwrap().join();
-        stage.ends_whole();
+        let _ = fixture.runtime.spawn(run).unwrap().join();
+        fixture.assert_intact_until_shutdown();
     }
 }
 
 #[test]
-fn what_a_pause_runs_and_drops() {
+fn destructor_of_the_value_of_when_ready_may_panic_or_suspend() {
     for act in BOTH {
-        let (stage, dropped) = (Stage::new(), count());
-        let theirs = dropped.clone();
+        let (fixture, dropped) = (Fixture::new(), count());
+        let counter = dropped.clone();
         let run = move || {
             let (near, far) = UnixStream::pair().unwrap();
             near.set_nonblocking(true).unwrap();
-            let value = (Readiness::new(), near, OnDrop(act, theirs));
+            let value = (Readiness::new(), near, OnDrop(act, counter));
             Readiness::when_ready(
                 value,
                 |value| (&value.0, value.1.as_fd()),
                 Interest::Read,
                 None,
-                "it",
+                "task",
                 |value, _| drop(value),
             );
             drop(far);
         };
-        stage.reserve().spawn_detached("it", run);
-        was_called(&dropped);
-        stage.ends_whole();
+        fixture.reserve().spawn_detached("task", run);
+        wait_until_called(&dropped);
+        fixture.assert_intact_until_shutdown();
     }
 }
 
 #[test]
-fn dropping_what_is_left_in_a_channel() {
+fn destructor_of_a_value_in_a_channel_may_panic_or_suspend() {
     for act in BOTH {
-        let (stage, dropped) = (Stage::new(), count());
-        let theirs = dropped.clone();
+        let (fixture, dropped) = (Fixture::new(), count());
+        let counter = dropped.clone();
         let run = move || {
             let (sender, receiver) = greenroom::sync::channel(4);
             for _ in 0..3 {
-                let value = OnDrop(act, theirs.clone());
+                let value = OnDrop(act, counter.clone());
                 assert!(sender.send(value).is_ok());
             }
             let other = sender.clone();
@@ -364,14 +367,14 @@ fn dropping_what_is_left_in_a_channel() {
             drop(receiver);
             waiting.join().unwrap();
         };
-        let _ = stage.engine.spawn(run).unwrap().join();
-        was_called(&dropped);
-        stage.ends_whole();
+        let _ = fixture.runtime.spawn(run).unwrap().join();
+        wait_until_called(&dropped);
+        fixture.assert_intact_until_shutdown();
     }
 }
 
 #[test]
-fn polling_and_dropping_a_future() {
+fn poll_and_destructor_of_a_future_may_panic_or_suspend() {
     struct Pending(Act, bool, #[expect(dead_code)] OnDrop);
     impl Future for Pending {
         type Output = ();
@@ -388,20 +391,20 @@ fn polling_and_dropping_a_future() {
         }
     }
     for act in BOTH {
-        let (stage, dropped) = (Stage::new(), count());
+        let (fixture, dropped) = (Fixture::new(), count());
         let future = Pending(act, false, OnDrop(act, dropped.clone()));
         let run = move || greenroom::block_on(future);
-        let _ = stage.engine.spawn(run).unwrap().join();
-        was_called(&dropped);
-        stage.ends_whole();
+        let _ = fixture.runtime.spawn(run).unwrap().join();
+        wait_until_called(&dropped);
+        fixture.assert_intact_until_shutdown();
     }
 }
 
-/// On a thread for blocking calls: what a call has captured, and what nobody takes.
+/// On a thread for blocking calls: captured values, and results that no caller takes.
 #[test]
-fn dropping_what_a_blocking_call_leaves() {
+fn destructors_of_a_blocking_call_may_panic_or_suspend() {
     for act in BOTH {
-        let (stage, dropped) = (Stage::new(), count());
+        let (fixture, dropped) = (Fixture::new(), count());
         for _ in 0..3 {
             let (captured, result) = (OnDrop(act, dropped.clone()), dropped.clone());
             let run = move || {
@@ -410,23 +413,23 @@ fn dropping_what_a_blocking_call_leaves() {
                     OnDrop(act, result)
                 })
             };
-            drop(stage.engine.spawn(run).unwrap());
+            drop(fixture.runtime.spawn(run).unwrap());
         }
-        until("all are dropped", || dropped.load(Ordering::SeqCst) >= 3);
-        stage.ends_whole();
+        wait_until("all are dropped", || dropped.load(Ordering::SeqCst) >= 3);
+        fixture.assert_intact_until_shutdown();
     }
 }
 
-/// A worker's thread ends, and with it what coroutines have left in it.
+/// A worker's thread ends, and drops the thread-locals that coroutines have set.
 #[test]
 fn destructors_of_thread_locals_wait_like_threads() {
     thread_local! {
-        static LEFT: RefCell<Option<OnDrop>> = const { RefCell::new(None) };
+        static SLOT: RefCell<Option<OnDrop>> = const { RefCell::new(None) };
     }
-    let (stage, dropped) = (Stage::new(), count());
-    let left = OnDrop(Act::Suspend, dropped.clone());
-    let run = move || LEFT.set(Some(left));
-    stage.engine.spawn(run).unwrap().join().unwrap();
-    stage.ends_whole();
-    was_called(&dropped);
+    let (fixture, dropped) = (Fixture::new(), count());
+    let value = OnDrop(Act::Suspend, dropped.clone());
+    let run = move || SLOT.set(Some(value));
+    fixture.runtime.spawn(run).unwrap().join().unwrap();
+    fixture.assert_intact_until_shutdown();
+    wait_until_called(&dropped);
 }

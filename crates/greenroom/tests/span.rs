@@ -1,4 +1,4 @@
-//! The current span follows the coroutine: however many take turns on a thread, each sees its own.
+//! The current span follows the coroutine: coroutines that share a thread each see their own span.
 
 #![allow(clippy::unwrap_used)]
 
@@ -31,8 +31,8 @@ fn each_coroutine_sees_its_own_spans() {
         .with_target(false)
         .with_writer(move || writer.clone())
         .init();
-    let engine = Runtime::builder().workers(1).build().unwrap();
-    let all = engine.spawn(|| {
+    let runtime = Runtime::builder().workers(1).build().unwrap();
+    let all = runtime.spawn(|| {
         let each = |n: u32| {
             move || {
                 let outer = tracing::info_span!("outer", n).entered();
@@ -40,7 +40,7 @@ fn each_coroutine_sees_its_own_spans() {
                     let inner = tracing::info_span!("inner", n);
                     let _entered = inner.enter();
                     yield_now();
-                    tracing::info!(n, round, "said");
+                    tracing::info!(n, round, "event");
                     yield_now();
                 }
                 drop(outer);
@@ -50,14 +50,14 @@ fn each_coroutine_sees_its_own_spans() {
         };
         let all: Vec<_> = (0..10).map(|n| spawn(each(n)).unwrap()).collect();
         all.into_iter().for_each(|one| one.join().unwrap());
-        // Nothing is left entered on the thread.
+        // No span is left entered on the thread.
         tracing::info!("alone");
     });
     all.unwrap().join().unwrap();
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-    let mut said = 0;
+    let mut logged = 0;
     for line in text.lines() {
-        if line.contains("said") {
+        if line.contains("event") {
             let n: u32 = line
                 .rsplit("n=")
                 .next()
@@ -68,13 +68,13 @@ fn each_coroutine_sees_its_own_spans() {
                 .parse()
                 .unwrap();
             assert!(
-                line.contains(&format!("outer{{n={n}}}:inner{{n={n}}}: said")),
+                line.contains(&format!("outer{{n={n}}}:inner{{n={n}}}: event")),
                 "{line}"
             );
-            said += 1;
+            logged += 1;
         } else {
             assert!(!line.contains('{'), "no span is left: {line}");
         }
     }
-    assert_eq!((said, text.lines().count()), (30, 41), "{text}");
+    assert_eq!((logged, text.lines().count()), (30, 41), "{text}");
 }

@@ -1,5 +1,5 @@
-//! The subscriber is the user's, and is called before and after each wait: it may panic there, and it
-//! may try to wait itself.
+//! The `tracing` subscriber is user code that is called before and after each wait. It may panic
+//! there, and it may try to wait.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)]
@@ -14,7 +14,7 @@ use tracing::span::Id;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 const PANICS: u8 = 1;
 const SUSPENDS: u8 = 2;
@@ -47,13 +47,13 @@ impl<S: Subscriber> Layer<S> for Hostile {
 }
 
 #[test]
-fn a_subscriber_that_panics_or_waits_does_no_harm_to_a_worker() {
+fn subscriber_that_panics_or_waits_does_not_harm_the_worker() {
     tracing_subscriber::registry().with(Hostile).init();
     for kind in [PANICS, SUSPENDS] {
-        let engine = Runtime::builder().workers(1).build().unwrap();
+        let runtime = Runtime::builder().workers(1).build().unwrap();
         let run = move || {
             let each = move || {
-                let _entered = tracing::info_span!("it").entered();
+                let _entered = tracing::info_span!("task").entered();
                 ACT.store(kind, Ordering::SeqCst);
                 for _ in 0..3 {
                     yield_now();
@@ -65,12 +65,12 @@ fn a_subscriber_that_panics_or_waits_does_no_harm_to_a_worker() {
             all.into_iter().for_each(|one| drop(one.join()));
         };
         let before = CALLS.load(Ordering::SeqCst);
-        let (tell, told) = mpsc::channel();
-        let all = engine.spawn(run).unwrap();
-        let waiting = std::thread::spawn(move || tell.send(all.join().is_ok()));
-        assert!(told.recv_timeout(PATIENCE).expect("the worker is gone"));
+        let (tx, rx) = mpsc::channel();
+        let all = runtime.spawn(run).unwrap();
+        let waiting = std::thread::spawn(move || tx.send(all.join().is_ok()));
+        assert!(rx.recv_timeout(TIMEOUT).expect("the worker is gone"));
         waiting.join().unwrap().unwrap();
         assert!(CALLS.load(Ordering::SeqCst) > before);
-        assert_eq!(engine.spawn(|| 1).unwrap().join().unwrap(), 1);
+        assert_eq!(runtime.spawn(|| 1).unwrap().join().unwrap(), 1);
     }
 }

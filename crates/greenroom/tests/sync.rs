@@ -1,4 +1,4 @@
-//! Locks, conditions and channels, between coroutines, threads, and both.
+//! Locks, condition variables and channels, between coroutines, threads, and both.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 use greenroom::sync::{Condvar, Mutex, RecvError, TrySendError, channel, oneshot};
 use greenroom::{Runtime, sleep, spawn, yield_now};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Runs `job` by two coroutines on each of two workers, and by two threads.
-fn everywhere(job: impl Fn() + Send + Sync + 'static) {
-    let engine = Runtime::builder().workers(2).build().unwrap();
+/// Runs `job` in two coroutines on each of two workers, and in two threads.
+fn in_coroutines_and_threads(job: impl Fn() + Send + Sync + 'static) {
+    let runtime = Runtime::builder().workers(2).build().unwrap();
     let job = Arc::new(job);
     let coroutines: Vec<_> = (0..4)
         .map(|_| {
             let job = job.clone();
-            engine.spawn(move || job()).unwrap()
+            runtime.spawn(move || job()).unwrap()
         })
         .collect();
     let threads: Vec<_> = (0..2)
@@ -32,11 +32,11 @@ fn everywhere(job: impl Fn() + Send + Sync + 'static) {
 }
 
 #[test]
-fn a_lock_excludes_everybody_else_even_across_waits() {
+fn lock_excludes_others_across_waits() {
     let value = Arc::new(Mutex::new(0));
     let inside = Arc::new(AtomicUsize::new(0));
     let (theirs, count) = (value.clone(), inside.clone());
-    everywhere(move || {
+    in_coroutines_and_threads(move || {
         for round in 0..200 {
             let mut value = theirs.lock();
             assert_eq!(count.fetch_add(1, Ordering::SeqCst), 0);
@@ -53,11 +53,11 @@ fn a_lock_excludes_everybody_else_even_across_waits() {
 }
 
 #[test]
-fn a_lock_is_free_again_after_a_panic() {
+fn lock_is_free_after_a_panic_of_its_holder() {
     let lock = Arc::new(Mutex::new(1));
     let theirs = lock.clone();
-    let engine = Runtime::builder().workers(1).build().unwrap();
-    let panicked = engine.spawn(move || {
+    let runtime = Runtime::builder().workers(1).build().unwrap();
+    let panicked = runtime.spawn(move || {
         let _guard = theirs.lock();
         panic!("with the lock held");
     });
@@ -67,11 +67,11 @@ fn a_lock_is_free_again_after_a_panic() {
 }
 
 #[test]
-fn a_condition_wakes_who_waits_and_gives_up_at_a_deadline() {
+fn condvar_wakes_all_waiters_and_returns_at_its_deadline() {
     let pair = Arc::new((Mutex::new(0), Condvar::new()));
     let theirs = pair.clone();
-    // Everybody waits for all the others.
-    everywhere(move || {
+    // Each task waits for all others.
+    in_coroutines_and_threads(move || {
         let (count, changed) = &*theirs;
         let mut count = count.lock();
         *count += 1;
@@ -89,14 +89,14 @@ fn a_condition_wakes_who_waits_and_gives_up_at_a_deadline() {
 }
 
 #[test]
-fn a_channel_hands_over_every_value_once() {
+fn channel_delivers_each_value_once() {
     let (sender, receiver) = channel(3);
-    let engine = Runtime::builder().workers(2).build().unwrap();
+    let runtime = Runtime::builder().workers(2).build().unwrap();
     let sum = Arc::new(AtomicUsize::new(0));
     let receivers: Vec<_> = (0..3)
         .map(|_| {
             let (receiver, sum) = (receiver.clone(), sum.clone());
-            engine
+            runtime
                 .spawn(move || {
                     for value in receiver.iter() {
                         sum.fetch_add(value, Ordering::SeqCst);
@@ -106,13 +106,13 @@ fn a_channel_hands_over_every_value_once() {
         })
         .collect();
     drop(receiver);
-    everywhere(move || (1..=500).for_each(|n| sender.send(n).unwrap()));
+    in_coroutines_and_threads(move || (1..=500).for_each(|n| sender.send(n).unwrap()));
     receivers.into_iter().for_each(|one| one.join().unwrap());
     assert_eq!(sum.load(Ordering::SeqCst), 6 * 500 * 501 / 2);
 }
 
 #[test]
-fn a_channel_is_bounded_and_knows_when_an_end_is_gone() {
+fn channel_is_bounded_and_reports_a_dropped_end() {
     let (sender, receiver) = channel(2);
     sender.try_send(1).unwrap();
     sender.try_send(2).unwrap();
@@ -126,34 +126,34 @@ fn a_channel_is_bounded_and_knows_when_an_end_is_gone() {
     let soon = Some(Instant::now() + Duration::from_millis(10));
     assert_eq!(receiver.recv_until(soon), Err(RecvError::TimedOut));
     sender.send(1).unwrap();
-    // One that waits for room is told when nobody will ever make some.
+    // A blocked sender gets an error when the last receiver is dropped.
     let blocked = std::thread::spawn(move || sender.send(2));
     drop(receiver);
     assert_eq!(blocked.join().unwrap().unwrap_err().0, 2);
 }
 
 #[test]
-fn one_value_arrives_or_its_sender_is_gone() {
-    let engine = Runtime::new().unwrap();
+fn oneshot_delivers_one_value_or_reports_a_dropped_sender() {
+    let runtime = Runtime::new().unwrap();
     let (sender, receiver) = oneshot();
-    let waiting = engine.spawn(move || receiver.recv()).unwrap();
+    let waiting = runtime.spawn(move || receiver.recv()).unwrap();
     sender.send("news").unwrap();
     assert_eq!(waiting.join().unwrap(), Ok("news"));
     let (sender, receiver) = oneshot::<()>();
-    let waiting = engine.spawn(move || receiver.recv()).unwrap();
+    let waiting = runtime.spawn(move || receiver.recv()).unwrap();
     drop(sender);
     assert_eq!(waiting.join().unwrap(), Err(RecvError::Disconnected));
 }
 
 #[test]
-fn a_wake_up_is_not_lost_with_one_that_gave_up() {
-    // Receivers that time out and receivers that do not, over and over: every value must arrive.
-    let engine = Runtime::builder().workers(2).build().unwrap();
+fn wake_up_is_not_lost_when_waiters_time_out() {
+    // Receivers with short timeouts and a receiver without one compete: every value must arrive.
+    let runtime = Runtime::builder().workers(2).build().unwrap();
     let (sender, receiver) = channel(1);
-    let impatient: Vec<_> = (0..4)
+    let with_timeout: Vec<_> = (0..4)
         .map(|n| {
             let receiver = receiver.clone();
-            engine
+            runtime
                 .spawn(move || {
                     let mut got = 0;
                     loop {
@@ -168,39 +168,42 @@ fn a_wake_up_is_not_lost_with_one_that_gave_up() {
                 .unwrap()
         })
         .collect();
-    let patient = engine.spawn(move || receiver.iter().count()).unwrap();
+    let without_timeout = runtime.spawn(move || receiver.iter().count()).unwrap();
     for _ in 0..2000 {
         sender.send(()).unwrap();
     }
     drop(sender);
-    let total: usize = impatient.into_iter().map(|one| one.join().unwrap()).sum();
-    assert_eq!(total + patient.join().unwrap(), 2000);
+    let total: usize = with_timeout
+        .into_iter()
+        .map(|one| one.join().unwrap())
+        .sum();
+    assert_eq!(total + without_timeout.join().unwrap(), 2000);
 }
 
 #[test]
-fn a_standard_lock_held_across_a_wait_is_found_by_the_stall_detector() {
-    let (tell, told) = std::sync::mpsc::channel();
-    let engine = Runtime::builder()
+fn std_lock_held_across_a_wait_is_reported_as_a_stall() {
+    let (tx, rx) = std::sync::mpsc::channel();
+    let runtime = Runtime::builder()
         .workers(1)
         .on_stall(Duration::from_millis(20), move |stall| {
-            tell.send(stall.name.clone()).unwrap();
+            tx.send(stall.name.clone()).unwrap();
         })
         .build()
         .unwrap();
     let lock = Arc::new(std::sync::Mutex::new(()));
     let held = lock.lock().unwrap();
     let theirs = lock.clone();
-    // It blocks the thread, and with it the worker: all that can be done is to say so.
-    let blocked = engine
+    // The lock blocks the thread, and so the worker. The runtime can only report it.
+    let blocked = runtime
         .reserve()
         .unwrap()
         .spawn("blocked by a lock", move || {
             drop(theirs.lock().unwrap());
         });
-    assert_eq!(&*told.recv_timeout(PATIENCE).unwrap(), "blocked by a lock");
+    assert_eq!(&*rx.recv_timeout(TIMEOUT).unwrap(), "blocked by a lock");
     drop(held);
     blocked.join().unwrap();
-    let local = engine
+    let local = runtime
         .spawn(|| spawn(|| 3).unwrap().join().unwrap())
         .unwrap();
     assert_eq!(local.join().unwrap(), 3);

@@ -1,46 +1,47 @@
-//! Control messages: what the kernel tells beside a datagram, and what it is told. Their bytes are
-//! read and written as `cmsg(3)` has them, without a pointer into them.
+//! Control messages: metadata of received datagrams, and the source address of sent ones. They are
+//! read and written in the layout of `cmsg(3)`, without pointers into them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rustix::fd::{FromRawFd, OwnedFd};
 
-/// An address of this machine, as the source or the destination of a datagram.
+/// A local address, as the source or the destination of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PacketInfo {
-    /// The address. On an IPv6 socket that takes IPv4 as well, that of an IPv4 datagram is written
-    /// `::ffff:a.b.c.d`.
+    /// The address. An IPv6 socket that accepts IPv4 as well reports the address of an IPv4
+    /// datagram as `::ffff:a.b.c.d`.
     pub ip: IpAddr,
-    /// The interface, which an IPv6 address of one link only needs to mean anything; 0 for every
-    /// other address, so that the routing table decides.
+    /// The interface of a link-local IPv6 address. 0 for every other address, so that the routing
+    /// table decides.
     pub interface: u32,
 }
 
-/// What was told beside one datagram.
+/// The control messages of one datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ControlMessages {
-    /// Where it was sent to.
+    /// The local address that it was sent to.
     pub(crate) local: Option<PacketInfo>,
-    /// How many the kernel had dropped when this one was queued; not told while there are none.
+    /// The number of datagrams that the kernel had dropped when this one was queued. `None` while
+    /// there are none.
     pub(crate) drops: Option<u32>,
 }
 
-/// Room for the control messages of one datagram, aligned as `cmsg(3)` wants it.
+/// A buffer for the control messages of one datagram, aligned as `cmsg(3)` requires.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 pub(crate) struct Control<const SIZE: usize>(pub(crate) [u8; SIZE]);
 
-/// For those that are received: the two that are asked for here take 64 bytes, and who made the
-/// socket may have asked for others, such as the time.
+/// The buffer for received messages. The two messages that this crate enables take 64 bytes. The
+/// owner of the socket may have enabled others, such as timestamps.
 pub(crate) type Received = Control<128>;
 
-/// For the one that is sent.
+/// The buffer for the one message that is sent.
 pub(crate) type Sent = Control<40>;
 
 impl<const SIZE: usize> Control<SIZE> {
     pub(crate) const EMPTY: Self = Self([0; SIZE]);
 
-    /// Asks for a datagram to be sent from an address; how many bytes that takes.
+    /// Writes the source address of a datagram. Returns the number of bytes used.
     pub(crate) fn set_source(&mut self, local: PacketInfo) -> usize {
         match local.ip {
             IpAddr::V4(ip) => {
@@ -68,33 +69,35 @@ impl<const SIZE: usize> Control<SIZE> {
     }
 }
 
-/// Reads what the kernel wrote for one datagram.
+/// Parses the control messages of one datagram.
 pub(crate) fn read(mut bytes: &[u8]) -> ControlMessages {
-    let mut told = ControlMessages::default();
+    let mut messages = ControlMessages::default();
     while let Some((level, kind, data, rest)) = next(bytes) {
         match (level, kind) {
-            (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => told.drops = word(data, 0),
-            (libc::IPPROTO_IP, libc::IP_PKTINFO) => told.local = ipv4(data).or(told.local),
-            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => told.local = ipv6(data).or(told.local),
+            (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => messages.drops = word(data, 0),
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => messages.local = ipv4(data).or(messages.local),
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                messages.local = ipv6(data).or(messages.local);
+            }
             (libc::SOL_SOCKET, libc::SCM_RIGHTS) => close(data),
             _ => {}
         }
         bytes = rest;
     }
-    told
+    messages
 }
 
-/// The kernel's `__kernel_size_t`; a header is one, and two `int`.
+/// The size of the kernel's `__kernel_size_t`. A header consists of one, and two `int`.
 const WORD: usize = size_of::<usize>();
 const HEADER: usize = WORD + 8;
 
-/// As `CMSG_ALIGN`.
+/// Rounds up as `CMSG_ALIGN` does.
 const fn aligned(len: usize) -> usize {
     (len + WORD - 1) & !(WORD - 1)
 }
 
-/// The level, the type and the data of the first message, and what follows it. What has been cut is
-/// not there.
+/// Returns the level, the type and the data of the first message, and the bytes after it. Returns
+/// `None` for a truncated message.
 fn next(bytes: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
     let len = usize::from_ne_bytes(*bytes.first_chunk()?);
     let data = bytes.get(HEADER..len)?;
@@ -107,8 +110,8 @@ fn word(data: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*data.get(at..)?.first_chunk()?))
 }
 
-/// `struct in_pktinfo`, `ip(7)`: the interface, the local address, and the destination in the
-/// header. The second is what an answer comes from, also when the third is a broadcast address.
+/// Reads `struct in_pktinfo`, `ip(7)`: the interface, the local address, and the destination in the
+/// header. A reply comes from the second, also if the third is a broadcast address.
 fn ipv4(data: &[u8]) -> Option<PacketInfo> {
     let ip = Ipv4Addr::from(*data.get(4..)?.first_chunk()?);
     (!ip.is_unspecified()).then_some(PacketInfo {
@@ -117,8 +120,8 @@ fn ipv4(data: &[u8]) -> Option<PacketInfo> {
     })
 }
 
-/// `struct in6_pktinfo`, `ipv6(7)`: the destination in the header, and the interface. What was sent
-/// to a group has no address of this machine in it.
+/// Reads `struct in6_pktinfo`, `ipv6(7)`: the destination in the header, and the interface. The
+/// destination of a multicast datagram is not a local address.
 fn ipv6(data: &[u8]) -> Option<PacketInfo> {
     let ip = Ipv6Addr::from(*data.first_chunk()?);
     let is_source = match ip.to_ipv4_mapped() {
@@ -136,13 +139,14 @@ fn ipv6(data: &[u8]) -> Option<PacketInfo> {
     })
 }
 
-/// A Unix peer can send descriptors to any socket that has room for them. Nobody has asked for these.
+/// Closes received file descriptors. A Unix peer can send descriptors to any socket that has space
+/// for control messages, whether or not they are wanted.
 #[allow(unsafe_code)]
 fn close(data: &[u8]) {
     for fd in data.chunks_exact(4) {
         let fd = i32::from_ne_bytes(*fd.first_chunk().expect("four bytes each"));
-        // SAFETY: the kernel has just opened it in this process for whoever reads this message, of
-        // which there is one, and nobody else knows its number: unix(7), SCM_RIGHTS.
+        // SAFETY: the kernel has just opened it in this process for the reader of this message,
+        // which is read once, and no other code knows its number: unix(7), SCM_RIGHTS.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
 }
@@ -153,10 +157,10 @@ mod tests {
 
     const RXQ: (i32, i32) = (libc::SOL_SOCKET, libc::SO_RXQ_OVFL);
 
-    /// Messages one after the other, as the kernel writes them.
-    fn written(messages: &[((i32, i32), &[u8])]) -> Vec<u8> {
+    /// Returns the messages one after the other, as the kernel writes them.
+    fn written(list: &[((i32, i32), &[u8])]) -> Vec<u8> {
         let mut all = Vec::new();
-        for ((level, kind), data) in messages {
+        for ((level, kind), data) in list {
             let mut control = Received::EMPTY;
             let len = control.write(*level, *kind, data);
             all.extend_from_slice(&control.0[..len]);
@@ -165,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_what_is_read() {
+    fn written_source_address_is_read_back() {
         for (text, interface) in [
             ("127.0.0.2", 0),
             ("::1", 0),
@@ -185,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn other_messages_are_passed_over() {
+    fn other_messages_are_skipped() {
         let time = (libc::SOL_SOCKET, libc::SCM_TIMESTAMP);
         let bytes = written(&[
             (time, &[1; 16]),
@@ -208,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_nobodys_address() {
+    fn multicast_address_is_not_a_local_address() {
         for text in [
             "ff02::1",
             "::ffff:224.0.0.1",
@@ -226,23 +230,23 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_cut_or_nonsense_is_left_out() {
+    fn truncated_and_invalid_messages_are_ignored() {
         let whole = written(&[
             (RXQ, &7_u32.to_ne_bytes()),
             ((libc::IPPROTO_IP, libc::IP_PKTINFO), &[9; 12]),
         ]);
         for end in 0..whole.len() {
-            let told = read(&whole[..end]);
+            let messages = read(&whole[..end]);
             let drops = (end >= HEADER + 4).then_some(7);
-            // What is behind the last byte of the second is there to align a third.
+            // The bytes after the last byte of the second message are padding for a third one.
             let is_whole = end >= aligned(HEADER + 4) + HEADER + 12;
             assert_eq!(
-                (told.drops, told.local.is_some()),
+                (messages.drops, messages.local.is_some()),
                 (drops, is_whole),
                 "{end}"
             );
         }
-        // Lengths that would not come to an end, or lead out of the bytes.
+        // Lengths that would loop forever or point outside of the bytes.
         for len in [0, 1, HEADER - 1, HEADER, 999, usize::MAX - 3, usize::MAX] {
             let mut bytes = whole.clone();
             bytes[..WORD].copy_from_slice(&len.to_ne_bytes());

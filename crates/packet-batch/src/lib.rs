@@ -1,8 +1,9 @@
 //! Receives and sends many datagrams with one system call, `recvmmsg(2)` and `sendmmsg(2)`, in safe
 //! Rust.
 //!
-//! A [`Batch`] is filled from a socket and then emptied datagram by datagram; [`send`](fn@send) takes
-//! a slice of them. Both are for any socket that keeps the bounds of messages: UDP, Unix datagram.
+//! A [`Batch`] is filled from a socket and then emptied datagram by datagram. [`send`](fn@send)
+//! takes a slice of datagrams. Both work with any socket that preserves message boundaries, such as
+//! UDP and Unix datagram sockets.
 //!
 //! ```
 //! use packet_batch::{Batch, Transmit, SendFlags, send};
@@ -24,11 +25,12 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! # What the kernel tells beside a datagram
+//! # Metadata of a datagram
 //!
-//! A batch [`with_packet_info`](Batch::with_packet_info) also learns which of this machine's addresses a
-//! datagram was sent to, and how many the kernel has dropped, if the socket was asked to tell
-//! ([`set_recv_pktinfo`], [`set_recv_drop_count`]). A reply can then be sent from that address:
+//! A batch [`with_packet_info`](Batch::with_packet_info) also receives the local address that a
+//! datagram was sent to and the number of datagrams that the kernel has dropped, if these are
+//! enabled on the socket with [`set_recv_pktinfo`] and [`set_recv_drop_count`]. A reply can then be
+//! sent from that address:
 //!
 //! ```
 //! use packet_batch::{Batch, Transmit, SendFlags, send, set_recv_pktinfo};
@@ -46,19 +48,19 @@
 //! let to = packet.from.unwrap();
 //! let reply = Transmit::new(b"hi", &to).from(packet.local);
 //! send(&server, &[reply], SendFlags::empty())?;
-//! // It hears nobody but the address that it is connected to.
+//! // The client receives only from the address that it is connected to.
 //! assert_eq!(client.recv(&mut [0; 9])?, 2);
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
 //! # Platform
 //!
-//! Linux.
+//! Runs on Linux only.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
 #[cfg(not(target_os = "linux"))]
-compile_error!("packet-batch is a cover of recvmmsg(2) and sendmmsg(2), and needs Linux");
+compile_error!("packet-batch requires Linux: it wraps recvmmsg(2) and sendmmsg(2)");
 
 mod cmsg;
 mod receive;
@@ -71,11 +73,11 @@ pub use rustix::net::SendFlags;
 pub use send::{Transmit, send};
 pub use sockopt::{set_recv_drop_count, set_recv_pktinfo, unconfirmed};
 
-/// The most that one call receives or sends.
+/// Maximum number of datagrams that one call receives or sends.
 pub const MAX: usize = 32;
 
-/// A length for the kernel, which counts some of them in 32 bits.
-#[expect(clippy::cast_possible_truncation, reason = "no more than 256")]
+/// Converts a length to the 32 bits of some kernel interfaces.
+#[expect(clippy::cast_possible_truncation, reason = "at most 256")]
 const fn narrow(small: usize) -> u32 {
     small as u32
 }

@@ -1,4 +1,4 @@
-//! Receiving.
+//! Receives datagrams in batches.
 
 #![allow(unsafe_code)]
 
@@ -15,24 +15,25 @@ use rustix::net::addr::SocketAddrStorage;
 use crate::cmsg::{self, Received};
 use crate::{MAX, PacketInfo, narrow};
 
-/// Datagrams that were received together, and room for them.
+/// A set of datagrams that were received together, with the buffers for them.
 pub struct Batch {
-    /// Room for [`MAX`] packets, one after the other. The kernel has zeroed it already, and memory
-    /// that no datagram has reached is not there yet.
+    /// Buffers for [`MAX`] packets, one after the other. The kernel provides them zeroed, and
+    /// memory that no datagram has reached is not allocated.
     bytes: Vec<u8>,
     packet_size: usize,
     metas: [Meta; MAX],
-    /// Room for what is told beside each of them; none, if nobody wants to know.
+    /// Buffers for the control messages of each datagram; empty if they are not wanted.
     controls: Vec<Received>,
     drops: Drops,
     received: usize,
     taken: usize,
-    /// How many to have room for in the next call: preparing for more than come is a waste.
+    /// The number of buffers to prepare in the next call. Preparing more than the number of
+    /// datagrams that arrive costs time.
     expected: usize,
-    emptied: bool,
+    socket_empty: bool,
 }
 
-/// What is known of a received datagram.
+/// Metadata of a received datagram.
 #[derive(Clone, Default)]
 struct Meta {
     full_len: usize,
@@ -43,20 +44,21 @@ struct Meta {
 /// One datagram of a [`Batch`].
 #[derive(Clone, Debug)]
 pub struct Packet<'a> {
-    /// What it carries, or as much of it as there was room for.
+    /// The payload, truncated to the size of the buffer.
     pub bytes: &'a [u8],
-    /// How long it was on the wire, in bytes.
+    /// The length of the payload on the wire, in bytes.
     pub full_len: usize,
-    /// Who sent it; `None` for a Unix socket without a name.
+    /// The address of the sender; `None` for a Unix socket without a name.
     pub from: Option<SocketAddrAny>,
-    /// The address of this machine that it was sent to, or that an answer to a broadcast comes from;
-    /// if it was [asked for](crate::set_recv_pktinfo), and there is one.
+    /// The local address that the datagram was sent to; for a broadcast, the local address that a
+    /// reply comes from. `None` if the report is not [enabled](crate::set_recv_pktinfo) or there is
+    /// no such address.
     pub local: Option<PacketInfo>,
 }
 
 impl Batch {
-    /// Room for datagrams of up to `packet_size` bytes; what is longer will be cut. Memory is used
-    /// once it is needed.
+    /// Creates a batch for datagrams of up to `packet_size` bytes; longer ones are truncated.
+    /// Memory is allocated when it is first used.
     #[must_use]
     pub fn new(packet_size: usize) -> Self {
         Self {
@@ -68,92 +70,93 @@ impl Batch {
             received: 0,
             taken: 0,
             expected: MAX,
-            emptied: false,
+            socket_empty: false,
         }
     }
 
-    /// Also takes what the kernel tells beside each datagram, if the socket was
-    /// [asked](crate::set_recv_drop_count) to. Descriptors that a Unix peer sends along are closed at once.
+    /// Also receives the metadata that is [enabled](crate::set_recv_drop_count) on the socket. File
+    /// descriptors from a Unix peer are closed at once.
     #[must_use]
     pub fn with_packet_info(mut self) -> Self {
         self.controls = vec![Received::EMPTY; MAX];
         self
     }
 
-    /// How many datagrams the kernel had dropped when the last one that was received came in, if the
-    /// socket was [asked](crate::set_recv_drop_count). Those that were dropped after it are known with the
-    /// next one.
+    /// Returns the number of datagrams that the kernel had dropped when the last received datagram
+    /// arrived, if the count is [enabled](crate::set_recv_drop_count). Later drops are reported
+    /// with the next datagram.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.drops.total
     }
 
-    /// How many datagrams were received and not taken out yet.
+    /// Returns the number of datagrams that were received and not taken yet.
     #[must_use]
     pub fn len(&self) -> usize {
         self.received - self.taken
     }
 
-    /// Whether all were taken out.
+    /// Returns true if all datagrams were taken.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether the last call found fewer than it had room for: then nothing more was there at that
-    /// moment, or an error that the next call reports.
+    /// Returns true if the last call received fewer datagrams than it had buffers for. The socket
+    /// was then empty at that moment, or has an error that the next call reports.
     #[must_use]
     pub fn is_socket_empty(&self) -> bool {
-        self.emptied
+        self.socket_empty
     }
 
-    /// Receives up to `limit` datagrams, but no more than [`MAX`], without waiting for any. Returns
-    /// how many, which is at least one. It may be fewer than there are.
+    /// Receives up to `limit` datagrams, at most [`MAX`], without waiting. Returns their number,
+    /// which is at least one. More datagrams may be left in the socket.
     ///
     /// # Errors
-    /// `EAGAIN`, if none has arrived; others as `recvmmsg(2)` has them. An error that comes after
-    /// the first datagram is left to the next call.
+    /// Returns `EAGAIN` if no datagram has arrived, and the errors of `recvmmsg(2)`. An error after
+    /// the first datagram is left for the next call.
     ///
     /// # Panics
-    /// If the batch still holds datagrams: they would be lost.
+    /// Panics if the batch still holds datagrams, because they would be lost.
     pub fn receive(&mut self, socket: impl AsFd, limit: usize) -> rustix::io::Result<usize> {
         assert!(
             self.is_empty(),
-            "take all datagrams out before receiving more"
+            "take all datagrams out of the batch before receiving more"
         );
         let wanted = self.expected.min(limit).clamp(1, MAX);
         let mut names = [const { MaybeUninit::<SocketAddrStorage>::uninit() }; MAX];
-        let mut pieces = [const { MaybeUninit::<libc::iovec>::uninit() }; MAX];
+        let mut iovecs = [const { MaybeUninit::<libc::iovec>::uninit() }; MAX];
         // SAFETY: all zeroes is a value of this plain C struct: null pointers and lengths of none.
         let mut headers: [libc::mmsghdr; MAX] = unsafe { std::mem::zeroed() };
-        let rooms = self.bytes.chunks_exact_mut(self.packet_size);
-        for (((header, piece), name), room) in headers
+        let buffers = self.bytes.chunks_exact_mut(self.packet_size);
+        for (((header, iovec), name), buffer) in headers
             .iter_mut()
-            .zip(&mut pieces)
+            .zip(&mut iovecs)
             .zip(&mut names)
-            .zip(rooms)
+            .zip(buffers)
             .take(wanted)
         {
-            let piece = piece.write(libc::iovec {
-                iov_base: room.as_mut_ptr().cast(),
-                iov_len: room.len(),
+            let iovec = iovec.write(libc::iovec {
+                iov_base: buffer.as_mut_ptr().cast(),
+                iov_len: buffer.len(),
             });
-            header.msg_hdr.msg_iov = piece;
+            header.msg_hdr.msg_iov = iovec;
             header.msg_hdr.msg_iovlen = 1;
             header.msg_hdr.msg_name = name.as_mut_ptr().cast();
             header.msg_hdr.msg_namelen = NAME_LEN;
         }
         for (header, control) in headers.iter_mut().zip(&mut self.controls).take(wanted) {
             header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
-            // Its type is another one in other C libraries.
+            // The type of this field differs between C libraries.
             header.msg_hdr.msg_controllen = control.0.len() as _;
         }
-        // With MSG_TRUNC, a message's length is what it was, not what there was room for; recv(2).
+        // With MSG_TRUNC, the reported length is that of the message and not that of the buffer;
+        // recv(2).
         let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC;
-        // SAFETY: each of the first `wanted` headers has one piece of memory, room for one name, and
-        // room for control messages or none, with their true lengths; all of them are borrowed
-        // mutably by this function, are not looked at during the call, and outlive it. A null
-        // timeout is allowed.
+        // SAFETY: each of the first `wanted` headers has one buffer, space for one name, and space
+        // for control messages or none, with their true lengths; this function borrows all of them
+        // mutably, does not access them during the call, and they outlive it. A null timeout is
+        // allowed.
         let received = unsafe {
             libc::recvmmsg(
                 socket.as_fd().as_raw_fd(),
@@ -187,19 +190,20 @@ impl Batch {
             .zip(&self.controls)
             .take(received)
         {
-            // The kernel has put there how much it wrote, which is no more than there was room for.
-            // Its type is another one in other C libraries.
+            // The kernel has stored the number of bytes that it wrote, at most the space that there
+            // was. The type of this field differs between C libraries.
             let written: usize = header.msg_hdr.msg_controllen as _;
             if written > 0 {
-                let told = cmsg::read(&control.0[..written.min(control.0.len())]);
-                meta.local = told.local;
-                told.drops
+                let reported = cmsg::read(&control.0[..written.min(control.0.len())]);
+                meta.local = reported.local;
+                reported
+                    .drops
                     .into_iter()
                     .for_each(|count| self.drops.count(count));
             }
         }
-        self.emptied = received < wanted;
-        self.expected = if self.emptied {
+        self.socket_empty = received < wanted;
+        self.expected = if self.socket_empty {
             received + 1
         } else {
             (2 * wanted).min(MAX)
@@ -208,10 +212,10 @@ impl Batch {
         Ok(received)
     }
 
-    /// Takes the next datagram out.
+    /// Takes the next datagram.
     #[expect(
         clippy::should_implement_trait,
-        reason = "what it returns borrows from the batch"
+        reason = "the packet borrows from the batch"
     )]
     pub fn next(&mut self) -> Option<Packet<'_>> {
         let index = self.taken;
@@ -235,7 +239,7 @@ impl Batch {
     }
 }
 
-/// Counts further than the kernel does, whose counter has 32 bits and begins anew.
+/// Extends the 32-bit counter of the kernel, which wraps around, to 64 bits.
 #[derive(Default)]
 struct Drops {
     total: u64,
@@ -243,12 +247,12 @@ struct Drops {
 }
 
 impl Drops {
-    fn count(&mut self, told: u32) {
-        let more = told.wrapping_sub(self.last);
-        // Two processors may be seen one after the other in the wrong order.
+    fn count(&mut self, reported: u32) {
+        let more = reported.wrapping_sub(self.last);
+        // The counts of two processors may arrive in the wrong order.
         if more <= u32::MAX / 2 {
             self.total += u64::from(more);
-            self.last = told;
+            self.last = reported;
         }
     }
 }
@@ -265,10 +269,10 @@ impl fmt::Debug for Batch {
 
 const NAME_LEN: libc::socklen_t = narrow(size_of::<SocketAddrStorage>());
 
-/// The address that the kernel has written; none, if the sender has no name.
+/// Returns the address that the kernel has written; `None` if the sender has no name.
 ///
 /// # Safety
-/// `name` holds an address of `len` bytes, if that is more than none.
+/// `name` must hold an address of `len` bytes, if `len` is not zero.
 unsafe fn named(
     name: &MaybeUninit<SocketAddrStorage>,
     len: libc::socklen_t,
@@ -276,7 +280,7 @@ unsafe fn named(
     if (len as usize) < size_of::<libc::sa_family_t>() {
         return None;
     }
-    // SAFETY: the caller vouches for it.
+    // SAFETY: guaranteed by the caller.
     let address = unsafe { SocketAddrAny::read(name.as_ptr(), len) };
     (address.address_family() != rustix::net::AddressFamily::UNSPEC).then_some(address)
 }
@@ -286,9 +290,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn drops_are_counted_beyond_the_kernels_counter() {
+    fn drops_are_counted_beyond_32_bits() {
         let mut drops = Drops::default();
-        for (told, total) in [
+        for (reported, total) in [
             (3, 3),
             (3, 3),
             (2, 3),
@@ -298,7 +302,7 @@ mod tests {
             (u32::MAX, u64::from(u32::MAX)),
             (4, (1 << 32) + 4),
         ] {
-            drops.count(told);
+            drops.count(reported);
             assert_eq!(drops.total, total);
         }
     }

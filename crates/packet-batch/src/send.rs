@@ -1,4 +1,4 @@
-//! Sending.
+//! Sends datagrams in batches.
 
 #![allow(unsafe_code)]
 
@@ -12,7 +12,7 @@ use rustix::net::{SendFlags, SocketAddrAny, sendto};
 use crate::cmsg::Sent;
 use crate::{MAX, PacketInfo, narrow};
 
-/// A datagram that is to be sent.
+/// A datagram to send.
 #[derive(Clone, Copy, Debug)]
 pub struct Transmit<'a> {
     bytes: &'a [u8],
@@ -21,51 +21,51 @@ pub struct Transmit<'a> {
 }
 
 impl<'a> Transmit<'a> {
-    /// From the address that the socket is bound to, or, if that is every one, the address that the
-    /// way there has.
+    /// Creates a datagram that is sent from the address that the socket is bound to. If the socket
+    /// is bound to the wildcard address, the route decides.
     #[must_use]
     pub fn new(bytes: &'a [u8], to: &'a SocketAddrAny) -> Self {
         let from = None;
         Self { bytes, to, from }
     }
 
-    /// From this address of the machine. It is for a socket of its own family: an IPv6 socket takes
-    /// an IPv4 address as `::ffff:a.b.c.d`.
+    /// Sets the local address to send from. It must have the family of the socket: an IPv6 socket
+    /// takes an IPv4 address as `::ffff:a.b.c.d`.
     #[must_use]
     pub fn from(mut self, local: Option<PacketInfo>) -> Self {
         self.from = local;
         self
     }
 
-    /// What it carries.
+    /// Returns the payload.
     #[must_use]
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// Who receives it.
+    /// Returns the address of the receiver.
     #[must_use]
     pub fn to(&self) -> &'a SocketAddrAny {
         self.to
     }
 
-    /// The address of this machine that it is sent from, if one was asked for.
+    /// Returns the local address to send from, if one is set.
     #[must_use]
     pub fn local(&self) -> Option<PacketInfo> {
         self.from
     }
 }
 
-/// Sends datagrams, no more than [`MAX`], with one system call. Returns how many were sent, which is
-/// at least one: the rest is for another call.
+/// Sends datagrams, at most [`MAX`], with one system call. Returns the number that was sent, which
+/// is at least one. Call it again for the rest.
 ///
 /// # Errors
-/// As `sendmmsg(2)` has them, for the first datagram. An error at a later one is left to the next
-/// call. `EINVAL` or `ENETUNREACH`, if the address that it is to come from is none of this
-/// machine's.
+/// Returns the errors of `sendmmsg(2)` for the first datagram. An error of a later datagram is left
+/// for the next call. Returns `EINVAL` or `ENETUNREACH` if the source address is not an address of
+/// this machine.
 ///
 /// # Panics
-/// If there are none to send.
+/// Panics if `packets` is empty.
 pub fn send(
     socket: impl AsFd,
     packets: &[Transmit<'_>],
@@ -74,7 +74,7 @@ pub fn send(
     match packets {
         [] => panic!("there is nothing to send"),
         [one] if one.from.is_none() => sendto(socket, one.bytes, flags, one.to).map(|_| 1),
-        // Preparing for more than there are is a waste.
+        // Preparing more headers than there are datagrams costs time.
         [_] => send_up_to::<1>(socket, packets, flags),
         _ => send_up_to::<MAX>(socket, packets, flags),
     }
@@ -87,7 +87,7 @@ fn send_up_to<const MOST: usize>(
 ) -> rustix::io::Result<usize> {
     let packets = &packets[..packets.len().min(MOST)];
     let mut controls = [Sent::EMPTY; MOST];
-    let mut pieces: [libc::iovec; MOST] = array::from_fn(|n| {
+    let mut iovecs: [libc::iovec; MOST] = array::from_fn(|n| {
         let bytes = packets.get(n).map_or(&[][..], |packet| packet.bytes);
         libc::iovec {
             iov_base: bytes.as_ptr().cast_mut().cast(),
@@ -96,27 +96,27 @@ fn send_up_to<const MOST: usize>(
     });
     // SAFETY: all zeroes is a value of this plain C struct: null pointers and lengths of none.
     let mut headers: [libc::mmsghdr; MOST] = unsafe { std::mem::zeroed() };
-    for (((header, piece), control), packet) in headers
+    for (((header, iovec), control), packet) in headers
         .iter_mut()
-        .zip(&mut pieces)
+        .zip(&mut iovecs)
         .zip(&mut controls)
         .zip(packets)
     {
         let header = &mut header.msg_hdr;
-        header.msg_iov = ptr::from_mut(piece);
+        header.msg_iov = ptr::from_mut(iovec);
         header.msg_iovlen = 1;
         header.msg_name = packet.to.as_ptr().cast_mut().cast();
         header.msg_namelen = packet.to.addr_len();
         if let Some(local) = packet.from {
-            // Its type is another one in other C libraries.
+            // The type of this field differs between C libraries.
             header.msg_controllen = control.set_source(local) as _;
             header.msg_control = control.0.as_mut_ptr().cast();
         }
     }
-    // SAFETY: each of the first headers, as many as there are packets and no more than `MOST`, has
-    // one piece of memory, one address, and the bytes of one control message or none, with their
-    // true lengths. All of them outlive the call, which only reads them; it writes the lengths that
-    // were sent into the headers.
+    // SAFETY: each of the first headers, as many as there are packets and at most `MOST`, has one
+    // buffer, one address, and the bytes of one control message or none, with their true lengths.
+    // All of them outlive the call, which only reads them; it writes the sent lengths into the
+    // headers.
     let sent = unsafe {
         libc::sendmmsg(
             socket.as_fd().as_raw_fd(),

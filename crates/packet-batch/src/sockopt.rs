@@ -1,5 +1,5 @@
-//! What rustix does not have of sockets: what the kernel shall tell beside each datagram, and how much
-//! of a stream is under way.
+//! Socket options that rustix lacks: metadata of datagrams, and the number of unacknowledged bytes
+//! of a stream.
 
 #![allow(unsafe_code)]
 
@@ -11,37 +11,39 @@ use rustix::net::sockopt::socket_domain;
 
 use crate::narrow;
 
-/// Has the kernel tell how many datagrams it has dropped, as there was no room for them (or their
-/// checksum was wrong): `SO_RXQ_OVFL`, `socket(7)`. Unix sockets drop none, and tell nothing.
+/// Enables the count of datagrams that the kernel has dropped because the receive buffer was full
+/// or the checksum was wrong: `SO_RXQ_OVFL`, `socket(7)`. A Unix socket drops no datagrams and
+/// reports no count.
 ///
 /// # Errors
-/// Those of `setsockopt(2)`.
+/// Returns the errors of `setsockopt(2)`.
 pub fn set_recv_drop_count(socket: impl AsFd) -> rustix::io::Result<()> {
-    switch_on(&socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL)
+    enable(&socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL)
 }
 
-/// Has the kernel tell which address of this machine each datagram was sent to: `IP_PKTINFO`,
-/// `ip(7)`, or `IPV6_RECVPKTINFO`, `ipv6(7)`.
+/// Enables the report of the local address that each datagram was sent to: `IP_PKTINFO`, `ip(7)`,
+/// or `IPV6_RECVPKTINFO`, `ipv6(7)`.
 ///
 /// # Errors
-/// `EAFNOSUPPORT` for a socket that is not of IPv4 or IPv6; those of `setsockopt(2)`.
+/// Returns `EAFNOSUPPORT` if the socket is neither IPv4 nor IPv6, and the errors of
+/// `setsockopt(2)`.
 pub fn set_recv_pktinfo(socket: impl AsFd) -> rustix::io::Result<()> {
     match socket_domain(&socket)? {
-        AddressFamily::INET => switch_on(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO),
-        // It tells of IPv4 datagrams, too, in the form of IPv6.
-        AddressFamily::INET6 => switch_on(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+        AddressFamily::INET => enable(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO),
+        // The option covers IPv4 datagrams, too, with their addresses in the form of IPv6.
+        AddressFamily::INET6 => enable(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
         _ => Err(Errno::AFNOSUPPORT),
     }
 }
 
-/// Returns how many bytes that were sent over a stream socket its peer has not confirmed: `SIOCOUTQ`,
-/// `tcp(7)`; over a Unix socket, how much memory holds what the peer has not read.
+/// Returns the number of bytes sent over a stream socket that the peer has not acknowledged:
+/// `SIOCOUTQ`, `tcp(7)`. For a Unix socket, returns the amount of memory that holds unread data.
 ///
 /// # Errors
-/// Those of `ioctl(2)`: `EINVAL` for a socket that listens.
+/// Returns the errors of `ioctl(2)`: `EINVAL` if the socket is a listener.
 pub fn unconfirmed(socket: impl AsFd) -> rustix::io::Result<usize> {
     let mut count: libc::c_int = 0;
-    // SAFETY: this request writes one `int` to where its argument points, which is `count`, and
+    // SAFETY: this request writes one `int` to the address in its argument, which is `count`, and
     // touches nothing else: tcp(7), unix(7).
     let done = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
     if done == 0 {
@@ -51,10 +53,10 @@ pub fn unconfirmed(socket: impl AsFd) -> rustix::io::Result<usize> {
     }
 }
 
-fn switch_on(socket: &impl AsFd, level: i32, option: i32) -> rustix::io::Result<()> {
+fn enable(socket: &impl AsFd, level: i32, option: i32) -> rustix::io::Result<()> {
     let on = 1_i32;
-    // SAFETY: `on` is an `int` as these options take it, of the length that is given, and outlives
-    // the call, which only reads it.
+    // SAFETY: `on` is an `int` as these options take it, of the given length, and outlives the
+    // call, which only reads it.
     let done = unsafe {
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),

@@ -1,4 +1,4 @@
-//! A batch against the system calls that it replaces.
+//! Compares a batch with the system calls that it replaces.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +15,7 @@ fn pair() -> (UdpSocket, UdpSocket) {
     (server, client)
 }
 
-/// Everything that waits, in calls of up to `limit`; how many calls that took.
+/// Receives all queued datagrams in calls of up to `limit`. Returns them and the number of calls.
 fn drain(batch: &mut Batch, server: &UdpSocket, limit: usize) -> (Vec<Vec<u8>>, usize) {
     let (mut all, mut calls) = (Vec::new(), 0);
     loop {
@@ -37,7 +37,7 @@ fn drain(batch: &mut Batch, server: &UdpSocket, limit: usize) -> (Vec<Vec<u8>>, 
 }
 
 #[test]
-fn every_datagram_arrives_once_and_in_order() {
+fn each_datagram_arrives_once_and_in_order() {
     let (server, client) = pair();
     let mut batch = Batch::new(64);
     for limit in [0, 1, 3, MAX, usize::MAX] {
@@ -50,7 +50,7 @@ fn every_datagram_arrives_once_and_in_order() {
 }
 
 #[test]
-fn a_full_socket_takes_few_calls() {
+fn ninety_six_datagrams_take_three_calls() {
     let (server, client) = pair();
     for _ in 0..96 {
         client.send(b"x").unwrap();
@@ -59,7 +59,7 @@ fn a_full_socket_takes_few_calls() {
 }
 
 #[test]
-fn what_is_too_long_is_cut_and_says_how_long_it_was() {
+fn long_datagram_is_truncated_and_reports_its_full_length() {
     let (server, client) = pair();
     client.send(&[7; 1000]).unwrap();
     client.send(b"").unwrap();
@@ -75,7 +75,7 @@ fn what_is_too_long_is_cut_and_says_how_long_it_was() {
 }
 
 #[test]
-fn unix_peers_have_names_or_none() {
+fn unix_sender_has_its_name_or_none() {
     let dir = tempfile::tempdir().unwrap();
     let server = UnixDatagram::bind(dir.path().join("server")).unwrap();
     let path = dir.path().join("client");
@@ -94,7 +94,7 @@ fn unix_peers_have_names_or_none() {
 
 #[test]
 #[should_panic(expected = "before receiving more")]
-fn datagrams_that_were_not_taken_out_are_not_lost() {
+fn receive_panics_if_datagrams_are_left() {
     let (server, client) = pair();
     client.send(b"x").unwrap();
     let mut batch = Batch::new(10);
@@ -103,10 +103,10 @@ fn datagrams_that_were_not_taken_out_are_not_lost() {
 }
 
 #[test]
-fn errors_of_the_socket_come_through() {
+fn errors_of_the_socket_are_returned() {
     let (server, client) = pair();
     drop(server);
-    // The answer to this one is an error, which the next call reports: udp(7).
+    // The ICMP reply to this datagram is an error, which the next call reports: udp(7).
     client.send(b"x").unwrap();
     assert_eq!(Batch::new(10).receive(&client, 1), Err(Errno::CONNREFUSED));
     assert_eq!(

@@ -1,9 +1,9 @@
-//! What the kernel tells beside datagrams, and which address they are sent from.
+//! Metadata of received datagrams, and source addresses of sent ones.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test says why it fails, or is skipped"
+    reason = "a test prints why it fails or is skipped"
 )]
 
 use std::io::IoSlice;
@@ -19,14 +19,14 @@ use packet_batch::{
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SocketAddrAny, sockopt};
 
-fn told(bind: &str) -> UdpSocket {
+fn server_with_metadata(bind: &str) -> UdpSocket {
     let server = UdpSocket::bind(bind).unwrap();
     set_recv_pktinfo(&server).unwrap();
     set_recv_drop_count(&server).unwrap();
     server
 }
 
-/// A client that hears nobody but this address of the server.
+/// Returns a client that receives only from this address of the server.
 fn client(server: &UdpSocket, ip: &str) -> UdpSocket {
     let to: IpAddr = ip.parse().unwrap();
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
@@ -48,8 +48,8 @@ fn has_ipv6() -> bool {
     has
 }
 
-fn answers_come_from(bind: &str, addresses: &[(&str, &str)]) {
-    let server = told(bind);
+fn assert_replies_come_from(bind: &str, addresses: &[(&str, &str)]) {
+    let server = server_with_metadata(bind);
     let clients: Vec<_> = addresses
         .iter()
         .map(|(ip, _)| client(&server, ip))
@@ -69,7 +69,7 @@ fn answers_come_from(bind: &str, addresses: &[(&str, &str)]) {
         assert_eq!(local.unwrap().ip, expected.parse::<IpAddr>().unwrap());
         assert_eq!(local.unwrap().interface, 0);
     }
-    // Together, and the first once more by itself.
+    // All replies in one batch, and the first one once more on its own.
     let replies: Vec<_> = senders
         .iter()
         .map(|(to, local)| Transmit::new(b"hi", to).from(*local))
@@ -85,8 +85,8 @@ fn answers_come_from(bind: &str, addresses: &[(&str, &str)]) {
 }
 
 #[test]
-fn ipv4_answers_come_from_the_address_that_was_asked() {
-    answers_come_from(
+fn ipv4_replies_come_from_the_requested_address() {
+    assert_replies_come_from(
         "0.0.0.0:0",
         &[
             ("127.0.0.1", "127.0.0.1"),
@@ -97,9 +97,9 @@ fn ipv4_answers_come_from_the_address_that_was_asked() {
 }
 
 #[test]
-fn ipv6_answers_do_and_ipv4_ones_through_the_same_socket() {
+fn ipv6_socket_replies_from_the_requested_address_of_either_family() {
     if has_ipv6() {
-        answers_come_from(
+        assert_replies_come_from(
             "[::]:0",
             &[
                 ("::1", "::1"),
@@ -111,23 +111,23 @@ fn ipv6_answers_do_and_ipv4_ones_through_the_same_socket() {
 }
 
 #[test]
-fn an_address_that_is_not_ours_is_refused() {
-    let server = told("0.0.0.0:0");
+fn foreign_source_address_is_rejected() {
+    let server = server_with_metadata("0.0.0.0:0");
     let to: SocketAddrAny = client(&server, "127.0.0.1").local_addr().unwrap().into();
     let local = PacketInfo {
         ip: [198, 51, 100, 1].into(), // TEST-NET-2, RFC 5737
         interface: 0,
     };
     let packet = Transmit::new(b"x", &to).from(Some(local));
-    let refused = send(&server, &[packet], SendFlags::empty()).unwrap_err();
+    let error = send(&server, &[packet], SendFlags::empty()).unwrap_err();
     assert!(
-        [Errno::INVAL, Errno::NETUNREACH].contains(&refused),
-        "{refused}"
+        [Errno::INVAL, Errno::NETUNREACH].contains(&error),
+        "{error}"
     );
 }
 
 #[test]
-fn an_error_in_the_middle_is_left_to_the_next_call() {
+fn error_in_the_middle_is_left_for_the_next_call() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     let receiver = client(&server, "127.0.0.1");
     let good: SocketAddrAny = receiver.local_addr().unwrap().into();
@@ -141,10 +141,10 @@ fn an_error_in_the_middle_is_left_to_the_next_call() {
     assert_eq!(send(&server, &packets[3..], SendFlags::empty()), Ok(1));
 }
 
-/// More than one call takes, of every length, from several addresses.
+/// More datagrams than one call takes, of all lengths, from several addresses.
 #[test]
-fn many_are_sent_whole_and_in_order() {
-    let server = told("0.0.0.0:0");
+fn many_datagrams_are_sent_whole_and_in_order() {
+    let server = server_with_metadata("0.0.0.0:0");
     let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
     let to = receiver.local_addr().unwrap().into();
     let contents: Vec<_> = (0..100_u8).map(|n| vec![n; n.into()]).collect();
@@ -171,10 +171,10 @@ fn many_are_sent_whole_and_in_order() {
         batch.receive(&receiver, MAX).unwrap();
         while let Some(packet) = batch.next() {
             assert_eq!(packet.bytes, contents[next]);
-            // It was not asked.
+            // The receiver has not enabled packet info.
             assert_eq!(packet.local, None);
             let from = SocketAddr::try_from(packet.from.unwrap()).unwrap();
-            // Each second one was sent from an address of its own.
+            // Every second datagram was sent from an address of its own.
             let expected = if next % 2 == 1 {
                 u8::try_from(next).unwrap() + 1
             } else {
@@ -186,19 +186,19 @@ fn many_are_sent_whole_and_in_order() {
     }
 }
 
-/// Floods a small socket while it is read, but for the first time.
+/// Floods a socket with a small buffer. Only the first burst arrives before the socket is read.
 #[test]
-fn what_the_kernel_drops_is_counted_to_the_last_one() {
-    let server = told("127.0.0.1:0");
+fn drops_of_the_kernel_are_counted_completely() {
+    let server = server_with_metadata("127.0.0.1:0");
     sockopt::set_socket_recv_buffer_size(&server, 4096).unwrap();
     let sender = client(&server, "127.0.0.1");
-    let (tell, told) = channel();
+    let (tx, rx) = channel();
     let sending = std::thread::spawn(move || {
         for _ in 0..100 {
             for _ in 0..200 {
                 sender.send(&[0; 100]).unwrap();
             }
-            tell.send(()).unwrap();
+            tx.send(()).unwrap();
         }
         (sender, 100 * 200)
     });
@@ -212,12 +212,12 @@ fn what_the_kernel_drops_is_counted_to_the_last_one() {
         }
         (received, batch.dropped())
     };
-    for () in told {
+    for () in rx {
         drain();
     }
     let (sender, sent) = sending.join().unwrap();
     drain();
-    // This one finds room, and brings the last word about those before it.
+    // This datagram finds space, and carries the final count of the drops before it.
     sender.send(b"last").unwrap();
     let (received, dropped) = drain();
     assert!(dropped > 0 && received > 0, "{received} {dropped}");
@@ -225,7 +225,7 @@ fn what_the_kernel_drops_is_counted_to_the_last_one() {
 }
 
 #[test]
-fn descriptors_that_a_peer_sends_along_do_not_stay() {
+fn received_descriptors_are_closed() {
     let (server, client) = UnixDatagram::pair().unwrap();
     let (witness, passed) = UnixDatagram::pair().unwrap();
     let passed = OwnedFd::from(passed);
@@ -242,7 +242,7 @@ fn descriptors_that_a_peer_sends_along_do_not_stay() {
     while let Some(packet) = batch.next() {
         assert_eq!((packet.bytes, packet.local), (&b"x"[..], None));
     }
-    // Once the last descriptor of the other end is closed, this end knows.
+    // Once the last descriptor of the other end is closed, a send on this end fails.
     drop(passed);
     witness.set_nonblocking(true).unwrap();
     let gone = witness.send(b"x").unwrap_err();
@@ -250,17 +250,17 @@ fn descriptors_that_a_peer_sends_along_do_not_stay() {
 }
 
 #[test]
-fn only_ip_has_local_addresses_to_tell() {
+fn packet_info_is_an_error_on_a_unix_socket() {
     let socket = UnixDatagram::unbound().unwrap();
-    let refused = set_recv_pktinfo(&socket).unwrap_err();
-    assert_eq!(refused, Errno::AFNOSUPPORT);
+    let error = set_recv_pktinfo(&socket).unwrap_err();
+    assert_eq!(error, Errno::AFNOSUPPORT);
     let file = std::fs::File::open("/dev/null").unwrap();
     assert!(set_recv_drop_count(&file).is_err() && file.as_raw_fd() >= 0);
 }
 
 #[test]
 #[should_panic(expected = "nothing to send")]
-fn nothing_is_not_sent() {
+fn sending_an_empty_slice_panics() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     let _ = send(&server, &[], SendFlags::empty());
 }

@@ -1,4 +1,4 @@
-//! A secret that a server and its clients share, in a file.
+//! A secret in a file that a server and its clients share.
 
 use std::fmt;
 use std::fs::File;
@@ -9,18 +9,18 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 
-/// Fewer bytes than this can be guessed.
+/// The minimum length: shorter secrets can be guessed.
 pub(crate) const SHORTEST: usize = 16;
 
-/// More bytes than this are no token but the wrong file.
+/// The maximum length: a longer first line is a sign of the wrong file.
 pub(crate) const LONGEST: usize = 4096;
 
-/// What a client sends first: the secret, and the end of its line.
+/// The bytes that a client sends first: the secret and a line end.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Token(Vec<u8>);
 
 impl Token {
-    /// Takes the first line of a file that nobody else can read.
+    /// Reads the first line of a file that only its owner can read.
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
         let read = || -> io::Result<(u32, Vec<u8>)> {
@@ -33,7 +33,7 @@ impl Token {
         let (mode, mut bytes) = read().with_context(|| format!("cannot read the token {shown}"))?;
         ensure!(
             mode & 0o077 == 0,
-            "refusing the token {shown}: others can read the file; run chmod 600 {shown}"
+            "refusing the token {shown}: other users can read the file; run chmod 600 {shown}"
         );
         let end = bytes.iter().position(|&byte| byte == b'\n');
         bytes.truncate(end.unwrap_or(bytes.len()));
@@ -42,21 +42,21 @@ impl Token {
         }
         ensure!(
             (SHORTEST..=LONGEST).contains(&bytes.len()),
-            "refusing the token {shown}: its first line has {} bytes or more, and should have {SHORTEST} to \
-             {LONGEST}; openssl rand -hex 32 makes a good one",
+            "refusing the token {shown}: its first line has {} bytes or more, and must have {SHORTEST} to \
+             {LONGEST}; create one with openssl rand -hex 32",
             bytes.len()
         );
         bytes.push(b'\n');
         Ok(Self(bytes))
     }
 
-    /// The token as it goes over the wire, with a `\n`.
+    /// Returns the bytes of the token on the wire, with a `\n`.
     pub(crate) fn line(&self) -> &[u8] {
         &self.0
     }
 
-    /// Whether a line is the token. How long it takes tells nothing about where they differ, nor how long
-    /// the token is: as many bytes are compared as the longest has.
+    /// Returns true if a line is the token. The comparison always covers the maximum length, so
+    /// that its time reveals neither the position of a difference nor the length of the token.
     pub(crate) fn is(&self, line: &[u8]) -> bool {
         let padded = |bytes: &[u8]| {
             let mut padded = [0; LONGEST + 1];
@@ -70,7 +70,7 @@ impl Token {
     }
 }
 
-/// A secret is not shown.
+/// `Debug` does not show the secret.
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token")
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_line_of_a_private_file_is_taken() {
+    fn load_reads_the_first_line_of_a_private_file() {
         for content in [
             "0123456789abcdef",
             "0123456789abcdef\n",
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_token_is_the_token() {
+    fn is_accepts_only_the_token() {
         let token = load(b"0123456789abcdef", 0o400).unwrap();
         assert!(token.is(b"0123456789abcdef\n"));
         for wrong in [

@@ -1,4 +1,4 @@
-//! Numbers of bytes, as people write them: `64MiB`.
+//! Numbers of bytes in text form: `64MiB`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,9 +21,9 @@ impl FromStr for Size {
             .parse()
             .map_err(|_| "write it as 4096, 512KiB, 64MiB or 1GiB")?;
         match number.checked_mul(1 << shift) {
-            Some(0) => Err("nothing fits into zero bytes"),
+            Some(0) => Err("the size must be at least one byte"),
             Some(bytes) if i64::try_from(bytes).is_ok() => Ok(Self(bytes)),
-            _ => Err("it is more than there are bytes"),
+            _ => Err("the size exceeds 64 bits"),
         }
     }
 }
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_written_as_people_write_them() {
+    fn sizes_are_parsed_and_displayed() {
         for (text, bytes) in [("1", 1), ("10B", 10), ("3KiB", 3 << 10), ("1 GiB", 1 << 30)] {
             assert_eq!(text.parse(), Ok(Size(bytes)));
         }

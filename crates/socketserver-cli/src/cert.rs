@@ -1,4 +1,4 @@
-//! `cert`: an authority and certificates for trying things out.
+//! `cert`: a certificate authority and certificates for development.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -14,24 +14,25 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-/// Browsers take none that is valid for longer than 398 days.
+/// The validity of a certificate. Browsers reject certificates that are valid for longer than 398
+/// days.
 const VALID: Duration = Duration::from_secs(397 * 24 * 60 * 60);
-/// The authority lasts for longer than what it has issued.
+/// The validity of the authority, which exceeds that of its certificates.
 const AUTHORITY_VALID: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// Make a certificate authority and certificates for trying TLS out
+/// Create a certificate authority and certificates to try TLS
 ///
-/// Writes NAME.pem and NAME.key for each name, for servers and clients alike, issued by the authority in
-/// ca.pem and ca.key, which is made with the first call. They are valid for 397 days, the authority for ten
-/// years. Who trusts that authority trusts whoever has
-/// its key: keep this for development.
+/// Writes NAME.pem and NAME.key for each name, for servers and clients. The authority in ca.pem and
+/// ca.key issues them; the first call creates it. Certificates are valid for 397 days, the
+/// authority for ten years. A program that trusts the authority trusts every owner of the key in
+/// ca.key, so use it for development only.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Names of hosts, IP addresses, or names of clients
+    /// Host names, IP addresses, or names of clients
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
 
-    /// Where the files are
+    /// Directory of the files
     #[arg(long, short = 'd', value_name = "DIR", default_value = ".")]
     dir: PathBuf,
 }
@@ -40,10 +41,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let authority = authority(&options.dir)?;
     for name in &options.names {
         if name.is_empty() || name == "ca" || name.contains('/') {
-            bail!("{name:?} is no name for a certificate: it becomes a file, and `ca` is taken");
+            bail!(
+                "{name:?} cannot name a certificate: it must be usable as a file name other than `ca`"
+            );
         }
         let mut params = CertificateParams::new(vec![name.clone()])
-            .with_context(|| format!("{name} is no name of a host, and no IP address"))?;
+            .with_context(|| format!("{name} is neither a host name nor an IP address"))?;
         params.distinguished_name.push(DnType::CommonName, name);
         be_valid(&mut params, VALID);
         params.use_authority_key_identifier_extension = true;
@@ -59,8 +62,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         let file = |extension| options.dir.join(format!("{name}.{extension}"));
         write_secret(&file("key"), &key.serialize_pem())?;
         write(&file("pem"), &certificate.pem())?;
-        tell(&file("pem"));
-        tell(&file("key"));
+        announce(&file("pem"));
+        announce(&file("key"));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -78,7 +81,7 @@ fn authority(dir: &Path) -> anyhow::Result<Issuer<'static, KeyPair>> {
         (Ok(_), Ok(key)) => {
             let key = KeyPair::from_pem(&key);
             let key = key.with_context(|| format!("cannot use {}", secret.display()))?;
-            // What it issues refers to its name, which is always the same, and to its key.
+            // Issued certificates refer to the authority's name, which is constant, and to its key.
             Ok(Issuer::new(params, key))
         }
         (Err(a), Err(b)) if [&a, &b].iter().all(|e| e.kind() == ErrorKind::NotFound) => {
@@ -88,8 +91,8 @@ fn authority(dir: &Path) -> anyhow::Result<Issuer<'static, KeyPair>> {
             let own = own.context("cannot make an authority")?;
             write_secret(&secret, &key.serialize_pem())?;
             write(&certificate, &own.pem())?;
-            tell(&certificate);
-            tell(&secret);
+            announce(&certificate);
+            announce(&secret);
             Ok(Issuer::new(params, key))
         }
         (own, key) => {
@@ -99,7 +102,7 @@ fn authority(dir: &Path) -> anyhow::Result<Issuer<'static, KeyPair>> {
             Err(error).with_context(|| {
                 format!(
                     "an authority is a certificate and a key, and {} cannot be read: remove the \
-                     other to make a new one",
+                     other file to create a new authority",
                     path.display()
                 )
             })
@@ -107,7 +110,7 @@ fn authority(dir: &Path) -> anyhow::Result<Issuer<'static, KeyPair>> {
     }
 }
 
-/// From an hour ago: clocks differ.
+/// Makes a certificate valid from an hour ago, because clocks differ.
 fn be_valid(params: &mut CertificateParams, time: Duration) {
     let now = SystemTime::now();
     params.not_before = (now - Duration::from_secs(60 * 60)).into();
@@ -115,19 +118,19 @@ fn be_valid(params: &mut CertificateParams, time: Duration) {
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    write_anew(path, text, 0o666)
+    replace_file(path, text, 0o666)
 }
 
-/// Readable by nobody else, from the beginning.
+/// Writes a file that only its owner can read, from its creation on.
 fn write_secret(path: &Path, text: &str) -> anyhow::Result<()> {
-    write_anew(path, text, 0o600)
+    replace_file(path, text, 0o600)
 }
 
-/// Makes a new file, with this mode less the umask. A link that another user has put at a name which
-/// can be foreseen is replaced, and not followed.
-fn write_anew(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
+/// Creates a new file with this mode less the umask. Replaces a link that another user has created
+/// under this name, and does not follow it.
+fn replace_file(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
     let write = || {
-        // One that others can read already would stay so.
+        // An existing file would keep its permissions.
         match fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -139,7 +142,7 @@ fn write_anew(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn tell(path: &Path) {
-    // Somebody may not want to know.
+fn announce(path: &Path) {
+    // An error on stdout does not matter: the file exists.
     let _ = writeln!(std::io::stdout(), "{}", path.display());
 }

@@ -12,7 +12,7 @@ use crate::{
     cert, command_client, config, connect, load, logging, metrics, privileges, programs, tls,
 };
 
-/// Network servers to talk to, and a client to talk with.
+/// Network servers for lines, chat, files and commands, and clients to talk to them
 #[derive(Debug, Parser)]
 #[command(
     name = "socketserver",
@@ -29,7 +29,10 @@ pub(crate) struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::enum_variant_names, reason = "one of them is called so")]
+#[expect(
+    clippy::enum_variant_names,
+    reason = "`command` is the name of a program"
+)]
 pub(crate) enum Command {
     Upper(programs::upper::Options),
     Echo(programs::echo::Options),
@@ -44,23 +47,23 @@ pub(crate) enum Command {
     Cert(cert::Options),
 }
 
-/// A program that serves, before it does.
+/// A server program whose options can be checked before it starts.
 pub(crate) trait Program {
     fn server(&mut self) -> &mut ServerOptions;
 
-    /// Refuses options that do not go together. Nothing is opened or looked up for it.
+    /// Returns an error if options contradict each other. Opens nothing and looks up no name.
     fn check(&self) -> anyhow::Result<()> {
         Ok(())
     }
 
-    /// Looks at files that it will need, without changing anything.
+    /// Returns an error if a file that the program needs is unusable. Changes nothing.
     fn check_files(&self) -> anyhow::Result<()> {
         Ok(())
     }
 }
 
 impl Command {
-    /// `None` for a client.
+    /// Returns the server program of this command, or `None` for a client.
     pub(crate) fn program(&mut self) -> Option<&mut dyn Program> {
         Some(match self {
             Self::Upper(program) => program,
@@ -77,7 +80,7 @@ impl Command {
     }
 }
 
-/// Options that are right one by one and cannot work together.
+/// An error in the combination of options that are valid separately.
 #[derive(Debug)]
 pub(crate) struct UsageError(pub(crate) String);
 
@@ -90,12 +93,12 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 impl ServerOptions {
-    /// Refuses what does not go together.
+    /// Returns an error if options contradict each other.
     pub(crate) fn check(&self) -> Result<(), UsageError> {
         let counts_peers = self.max_per_peer.is_some() || self.rate_per_peer.is_some();
         if self.concurrency == Model::Forking && !self.proxy_from.is_empty() && counts_peers {
             return Err(UsageError(
-                "--max-per-peer and --rate-per-peer cannot be kept for clients of --proxy-from by \
+                "--max-per-peer and --rate-per-peer cannot be enforced for clients of --proxy-from by \
                  forked processes, each of which knows only its own client: use another \
                  --concurrency, or set these limits in the proxy"
                     .into(),
@@ -106,7 +109,9 @@ impl ServerOptions {
         for endpoint in listening.map(ToString::to_string) {
             let is_any = endpoint.ends_with(":0");
             if !is_any && seen.contains(&endpoint) {
-                return Err(UsageError(format!("{endpoint} is to be listened on twice")));
+                return Err(UsageError(format!(
+                    "{endpoint} is given twice; remove one of the two"
+                )));
             }
             seen.push(endpoint);
         }
@@ -146,23 +151,24 @@ impl ServerOptions {
         Ok(())
     }
 
-    /// Where it is to serve clients.
+    /// Returns the endpoints that serve clients.
     pub(crate) fn listening(&self) -> impl Iterator<Item = &Endpoint> {
         self.endpoints.iter().chain(&self.web)
     }
 }
 
-/// What every server program has in common.
+/// The options that all server programs share.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Serving")]
 pub(crate) struct ServerOptions {
-    /// Where to listen; may be given several times
+    /// Address to listen on; may be given several times
     ///
-    /// tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, unix:///path, unix://@abstract, unixgram:///path,
-    /// unixgram://@abstract. Port 0 lets the system choose. Only this machine can connect to
-    /// 127.0.0.1; all its addresses are 0.0.0.0 and `[::]`. A name is all addresses that it has. An
-    /// address of one link needs its interface: tcp://[fe80::1%eth0]:80. systemd and systemd:NAME are sockets that
-    /// a socket unit has bound.
+    /// The forms are tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, unix:///path,
+    /// unix://@abstract, unixgram:///path and unixgram://@abstract. With port 0 the kernel chooses
+    /// a free port. 127.0.0.1 accepts clients of this machine only; 0.0.0.0 and `[::]` are all
+    /// addresses of the machine. A host name stands for all its addresses. A link-local address
+    /// needs its interface: tcp://[fe80::1%eth0]:80. systemd and systemd:NAME are sockets that a
+    /// systemd socket unit has bound.
     #[arg(
         long = "listen",
         short = 'l',
@@ -171,110 +177,115 @@ pub(crate) struct ServerOptions {
     )]
     pub(crate) endpoints: Vec<Endpoint>,
 
-    /// How requests are served
+    /// Concurrency model that runs the handlers
     #[arg(long, short = 'c', value_enum, default_value_t)]
     pub(crate) concurrency: Model,
 
-    /// How many requests each endpoint serves at once [default: threading 1024, forking 40,
-    /// pooled 32, green 10000]
+    /// Maximum number of requests that each endpoint serves at once [default: threading 1024,
+    /// forking 40, pooled 32, green 10000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) workers: Option<u32>,
 
-    /// How many requests each endpoint has at once, silent ones that hold no worker included
-    /// [default: any number]
+    /// Maximum number of requests that each endpoint has at once, including suspended ones that
+    /// hold no worker [default: unlimited]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_active: Option<u32>,
 
-    /// What happens to a client that comes when all workers are busy
+    /// Treatment of a new client while all workers are busy
     #[arg(long, value_enum, default_value_t)]
     pub(crate) at_limit: Policy,
 
-    /// How long a client may wait with --at-limit queue
+    /// Maximum time that a client waits with --at-limit queue
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub(crate) queue_time: Duration,
 
-    /// How many may wait with --at-limit queue
+    /// Maximum number of clients that wait with --at-limit queue
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub(crate) queue_places: u32,
 
-    /// Cut no connection for another one: by default, when a client waits that there is no place for,
-    /// connections that use nothing (silent, idle or slow ones) are cut
+    /// Do not displace connections. By default the server closes a silent, idle or slow connection
+    /// when a new client waits and there is no free slot for it
     #[arg(long)]
     pub(crate) no_displacement: bool,
 
-    /// A line that is sent to clients that are turned away, but not to those that --deny has or
-    /// --allow has not
+    /// Line of text to send to clients that the server rejects. Clients that --deny or --allow
+    /// reject do not get it
     #[arg(long, value_name = "TEXT", value_parser = notice)]
     pub(crate) rejection_message: Option<String>,
 
-    /// Turn away clients from these addresses: 10.0.0.0/8, 2001:db8::/32, 127.0.0.1 or all; may be
+    /// Reject clients from these addresses: 10.0.0.0/8, 2001:db8::/32, 127.0.0.1 or all; may be
     /// given several times
     #[arg(long, value_name = "NETWORK")]
     pub(crate) deny: Vec<Network>,
 
-    /// Let in only clients from these addresses, unless --deny has them; may be given several times
+    /// Accept only clients from these addresses, except those that --deny lists; may be given
+    /// several times
     #[arg(long, value_name = "NETWORK")]
     pub(crate) allow: Vec<Network>,
 
-    /// How many requests of one address each endpoint serves at once [default: any number]
+    /// Maximum number of requests from one address that each endpoint serves at once [default:
+    /// unlimited]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_per_peer: Option<u32>,
 
-    /// How many requests are taken on per second, and after a pause at once, as in 100 or 100:500;
-    /// others wait [default: any number]
+    /// Maximum rate of new requests per second, with an optional burst size, such as 100 or
+    /// 100:500; further requests wait [default: unlimited]
     #[arg(long, value_name = "N[:BURST]")]
     pub(crate) rate: Option<Rate>,
 
-    /// The same for each address; here others are refused
+    /// Maximum rate of new requests per second from one address; further requests are rejected
+    /// [default: unlimited]
     #[arg(long, value_name = "N[:BURST]")]
     pub(crate) rate_per_peer: Option<Rate>,
 
-    /// Answer a datagram over UDP with no more than N times its bytes, in no more than N replies:
-    /// whoever forges its source cannot aim more traffic at others than is his own [default: any
-    /// amount]
+    /// Answer a UDP datagram with at most N times its bytes, in at most N replies. This limits the
+    /// traffic that a client with a forged source address can direct at others [default: unlimited]
     #[arg(long, value_name = "N")]
     pub(crate) max_amplification: Option<u32>,
 
-    /// Refuse datagrams over UDP from ports below 1024, where services are that answer anything
+    /// Reject UDP datagrams from ports below 1024, because services on such ports may answer any
+    /// datagram
     #[arg(long)]
     pub(crate) reject_low_ports: bool,
 
-    /// Trust proxies at these addresses to say who their clients are, by the PROXY protocol; "unix"
-    /// is whoever connects to a Unix socket; may be given several times
+    /// Trust the PROXY protocol headers of proxies at these addresses; "unix" means all clients of
+    /// Unix sockets; may be given several times
     ///
-    /// A connection from there must begin with a header of version 1 or 2 (send-proxy or
-    /// send-proxy-v2 of HAProxy). Connections from elsewhere, and datagrams, are served as they are.
-    /// --deny, --allow and the limits for each address hold for the clients; --deny and --allow hold
-    /// for the proxies as well.
+    /// A connection from a trusted address must begin with a PROXY protocol header of version 1 or
+    /// 2 (send-proxy or send-proxy-v2 of HAProxy). Connections from other addresses, and datagrams,
+    /// are served without a header. --deny, --allow and the limits for each address apply to the
+    /// client that the header names. --deny and --allow apply to the proxy as well.
     #[arg(long, value_name = "NETWORK", value_parser = proxy)]
     pub(crate) proxy_from: Vec<Proxy>,
 
-    /// How long a trusted proxy may take to send its header
+    /// Maximum time until a trusted proxy has sent its header
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = nonzero)]
     pub(crate) proxy_timeout: Duration,
 
-    /// How long a client may take to say anything at all; chat has no such limit
+    /// Maximum time until a client has sent its first byte, or "none"; chat has no such limit
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = limit)]
     pub(crate) first_byte_timeout: TimeoutArg,
 
-    /// How fast the rest of a message must arrive whose beginning has: so many bytes per second
-    /// after some time, or none
+    /// Minimum rate at which the rest of a message must arrive once it has begun, in bytes per
+    /// second, optionally enforced only after a TIME, or "none"
     #[arg(long, value_name = "BYTES[:TIME]", default_value = "240:30s", value_parser = min_rate)]
     pub(crate) min_receive_rate: MinRateArg,
 
-    /// How fast a client must read while it is waited for
+    /// Minimum rate at which a client must read while the server sends, in bytes per second,
+    /// optionally enforced only after a TIME, or "none"
     #[arg(long, value_name = "BYTES[:TIME]", default_value = "240:30s", value_parser = min_rate)]
     pub(crate) min_send_rate: MinRateArg,
 
-    /// How long a connection may be silent in both directions ("none" for any time)
+    /// Maximum time without traffic in both directions on a connection, or "none"
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = limit)]
     pub(crate) idle_timeout: TimeoutArg,
 
-    /// How long a write may wait for a client that does not read [default: 60s; 1s for datagrams]
+    /// Maximum time that a write waits for a client that does not read, or "none" [default: 60s; 1s
+    /// for datagrams]
     #[arg(long, value_name = "DURATION", value_parser = limit)]
     pub(crate) write_timeout: Option<TimeoutArg>,
 
-    /// How long a connection may last at all
+    /// Maximum duration of a connection, or "none"
     #[arg(long, value_name = "DURATION", default_value = "none", value_parser = limit)]
     pub(crate) request_timeout: TimeoutArg,
 
@@ -284,12 +295,12 @@ pub(crate) struct ServerOptions {
     #[command(flatten)]
     pub(crate) privileges: privileges::Privileges,
 
-    /// How long to go on serving everybody after a signal to stop, while /readyz says no: for those
-    /// who distribute clients to notice and send them elsewhere, before the drain begins
+    /// Time between a signal to stop and the drain. During this time /readyz fails and all clients
+    /// are served, so that load balancers can direct new clients elsewhere
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
     pub(crate) lame_duck_time: Duration,
 
-    /// How long requests have to end after that, before they are cut
+    /// Maximum time that requests have to end during a drain, before the server cancels them
     #[arg(
         long,
         value_name = "DURATION",
@@ -303,8 +314,8 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "STATUS", default_value_t = 0)]
     pub(crate) cut_status: u8,
 
-    /// Where to tell over HTTP how the servers fare: /metrics for Prometheus, /livez, and /readyz;
-    /// tcp://HOST:PORT or unix:///path
+    /// Serve health and statistics over HTTP at this address: /metrics for Prometheus, /livez and
+    /// /readyz; tcp://HOST:PORT or unix:///path
     #[arg(long, value_name = "ENDPOINT", value_parser = metrics::endpoint)]
     pub(crate) metrics: Option<Endpoint>,
 
@@ -312,50 +323,51 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "MODE", default_value = "600", value_parser = octal)]
     pub(crate) unix_mode: u32,
 
-    /// Take from this file what the command line does not say, and again at each SIGHUP
+    /// Read options from this file, at start and again at each SIGHUP; the command line takes
+    /// precedence
     ///
-    /// TOML, with the long flags as keys, as in `max-per-peer = 20`; what is for one program only
-    /// can stand in a table with its name, such as [chat].
+    /// The file is in TOML format. Its keys are the long flags, such as `max-per-peer = 20`. A
+    /// table with the name of a program, such as [chat], holds options for that program only.
     #[arg(long, value_name = "FILE", help_heading = "Configuration")]
     pub(crate) config: Option<PathBuf>,
 
-    /// Check all options, print what would be in force as a configuration, and exit: with 0, or with
-    /// 2 if something is wrong
+    /// Check all options, print the resulting configuration and exit: with 0 if it is valid, with 2
+    /// if not
     ///
-    /// Names are looked up and files that are needed are looked at. Nothing is bound.
+    /// Names are looked up and the files are read. Nothing is bound.
     #[arg(long, help_heading = "Configuration")]
     pub(crate) check_config: bool,
 
-    /// Which connections make room for others, unless none shall.
+    /// The connections that a new client can displace.
     #[arg(skip)]
     pub(crate) displacement: Displacement,
 
-    /// Where browsers are served, by the one program that does.
+    /// The endpoint for browsers, which only `chat` has.
     #[arg(skip)]
     pub(crate) web: Option<Endpoint>,
 
-    /// Where they come from, if there is a file.
+    /// The command line and the file that the options come from, if there is a file.
     #[arg(skip)]
     pub(crate) origin: Option<config::Origin>,
 
-    /// What stands on the command line, by the names of flags.
+    /// The values on the command line, by the names of their flags.
     #[arg(skip)]
     pub(crate) given: std::collections::BTreeSet<String>,
 }
 
-/// A concurrency model by name.
+/// A concurrency model, by name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Model {
-    /// One at a time, in the serving thread
+    /// One request at a time, in the serving thread
     Sequential,
-    /// A thread for each
+    /// One thread for each request
     #[default]
     Threading,
-    /// A process for each
+    /// One process for each request
     Forking,
     /// A fixed number of threads
     Pooled,
-    /// A coroutine for each, on a thread per core
+    /// One coroutine for each request, on one thread per core
     Green,
 }
 
@@ -373,16 +385,16 @@ impl Model {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Policy {
-    /// It waits until one is free
+    /// The client waits until a worker is free
     #[default]
     Wait,
-    /// It is closed at once
+    /// The server closes the connection at once
     Reject,
-    /// It waits, but not for longer than --queue-time
+    /// The client waits, but no longer than --queue-time
     Queue,
 }
 
-/// Where proxies are.
+/// The location of a trusted proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Proxy {
     At(Network),
@@ -402,11 +414,11 @@ fn proxy(text: &str) -> Result<Proxy, String> {
 fn nonzero(text: &str) -> Result<Duration, String> {
     match limit(text)? {
         TimeoutArg(Some(time)) => Ok(time),
-        TimeoutArg(None) => Err("it has to end at some point".into()),
+        TimeoutArg(None) => Err("this limit cannot be none; write it as 500ms, 30s or 5m".into()),
     }
 }
 
-/// A time, or none.
+/// A timeout, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TimeoutArg(pub(crate) Option<Duration>);
 
@@ -415,13 +427,15 @@ pub(crate) fn limit(text: &str) -> Result<TimeoutArg, String> {
         return Ok(TimeoutArg(None));
     }
     match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("zero would end everything at once; \"none\" is no limit".into()),
+        Ok(Duration::ZERO) => Err(
+            "a limit of zero would end every request at once; write \"none\" for no limit".into(),
+        ),
         Ok(limit) => Ok(TimeoutArg(Some(limit))),
         Err(error) => Err(format!("{error}; write it as 500ms, 30s, 5m or none")),
     }
 }
 
-/// A rate, or none.
+/// A minimum rate, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MinRateArg(pub(crate) Option<MinRate>);
 
@@ -435,20 +449,21 @@ fn min_rate(text: &str) -> Result<MinRateArg, String> {
     };
     let Ok(bytes @ 1..) = bytes.parse::<u32>() else {
         return Err(
-            "write it as 240 bytes per second, 240:30s to ask for it after 30 s, or none".into(),
+            "write it as 240 for 240 bytes per second, 240:30s to enforce it after 30 s, or none"
+                .into(),
         );
     };
     let rate = MinRate::bytes_per_second(bytes);
     Ok(MinRateArg(Some(match grace.map(limit).transpose()? {
         None => rate,
         Some(TimeoutArg(Some(grace))) => rate.grace(grace),
-        Some(TimeoutArg(None)) => return Err("the time has to end at some point".into()),
+        Some(TimeoutArg(None)) => return Err("the time cannot be none; write it as 240:30s".into()),
     })))
 }
 
 fn notice(text: &str) -> Result<String, &'static str> {
     if text.len() > 1000 {
-        return Err("no more than 1000 bytes can be sent at once, for sure");
+        return Err("the text is longer than 1000 bytes, which may not fit into one write");
     }
     Ok(text.into())
 }
@@ -466,12 +481,12 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn command_line_definition_is_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn limits_are_written_as_people_write_them() {
+    fn values_of_options_are_parsed() {
         assert_eq!(limit("none"), Ok(TimeoutArg(None)));
         assert_eq!(
             limit("1m 30s"),
@@ -482,8 +497,8 @@ mod tests {
         let rate = MinRate::bytes_per_second(1000);
         assert_eq!(min_rate("none"), Ok(MinRateArg(None)));
         assert_eq!(min_rate("1000"), Ok(MinRateArg(Some(rate))));
-        let patient = rate.grace(Duration::from_secs(60));
-        assert_eq!(min_rate("1000:1m"), Ok(MinRateArg(Some(patient))));
+        let with_grace = rate.grace(Duration::from_secs(60));
+        assert_eq!(min_rate("1000:1m"), Ok(MinRateArg(Some(with_grace))));
         for bad in ["", "0", "10:", "10:0s", "10:none", ":5s", "-1", "10/s"] {
             assert!(min_rate(bad).is_err(), "{bad}");
         }

@@ -1,6 +1,6 @@
-//! `command-client`: sends commands to a server that runs them, and prints what comes back.
+//! `command-client`: sends commands to a server that runs them, and prints the replies.
 //!
-//! It blocks where it waits: there is one thing at a time to wait for, and Ctrl-C ends it.
+//! The client blocks: it waits for one thing at a time, and Ctrl-C ends it.
 
 use std::io::{self, BufRead, Read, Write};
 use std::net::TcpStream;
@@ -24,43 +24,44 @@ use crate::programs::command::{Framing, LONGEST};
 use crate::terminal;
 use crate::tls::ClientTls;
 
-/// Send commands to a command server, and print what they have written
+/// Send commands to a command server and print their output
 ///
-/// At a terminal it is a prompt with line editing and a history; from a pipe, each line is a
-/// command. An empty line is skipped; `exit`, or the end of the input, ends it. A command that
-/// fails is told on stderr, as `[exit status 1]`.
+/// At a terminal, the client shows a prompt with line editing and a history. From a pipe, each line
+/// is a command. Empty lines are skipped. `exit` or the end of the input ends the client. A failed
+/// command is reported on stderr as `[exit status 1]`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// tcp://HOST:PORT, tls://HOST:PORT, unix:///path or unix://@abstract
+    /// Address of the server: tcp://HOST:PORT, tls://HOST:PORT, unix:///path or unix://@abstract
     #[arg(value_name = "ENDPOINT")]
     endpoint: Endpoint,
 
-    /// Run one command, and exit with its exit status (128 and the number of the signal, if one has
-    /// ended it)
+    /// Run one command and exit with its exit status (128 plus the signal number if a signal ended
+    /// it)
     #[arg(short = 'c', long = "command", value_name = "COMMAND")]
     command: Option<String>,
 
-    /// In which charset the server's host writes, such as gbk, shift_jis or windows-1252
+    /// Charset of the output of the server's host, such as gbk, shift_jis or windows-1252
     #[arg(long, value_name = "LABEL", default_value = "utf-8", value_parser = charset)]
     charset: &'static Encoding,
 
-    /// How the server finds the end of a command; lines if it is started with that
+    /// Framing of commands; use lines for a server that runs with --framing lines
     #[arg(long, value_enum, default_value_t)]
     framing: Framing,
 
-    /// The server's secret: the first line of a file that only you can read
+    /// File with the server's secret in its first line; only you may have permission to read the
+    /// file
     #[arg(long, value_name = "FILE")]
     auth_token_file: Option<PathBuf>,
 
-    /// The longest reply that is taken
+    /// Maximum size of a reply
     #[arg(long, value_name = "SIZE", default_value = "1GiB")]
     max_body: Size,
 
-    /// How long to try to connect
+    /// Maximum time to connect
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     connect_timeout: Duration,
 
-    /// How long to wait in vain for the next piece of a reply [default: any time]
+    /// Maximum time to wait for the next piece of a reply [default: unlimited]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
 
@@ -92,9 +93,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     };
     match &options.command {
         Some(command) if command.trim_ascii().is_empty() => Ok(ExitCode::SUCCESS),
-        Some(command) => Ok(ExitCode::from(client.obey(command.as_bytes())?.code())),
+        Some(command) => Ok(ExitCode::from(client.execute(command.as_bytes())?.code())),
         None if terminal::is_interactive() => client.prompt(),
-        None => client.obey_lines(),
+        None => client.execute_lines(),
     }
 }
 
@@ -149,7 +150,7 @@ struct Client {
     framing: Framing,
     charset: &'static Encoding,
     max_body: u64,
-    /// A person reads the output, and a prompt follows it.
+    /// True if the output goes to a terminal, where a prompt follows it.
     at_terminal: bool,
 }
 
@@ -163,11 +164,11 @@ impl Client {
                     Input::Nothing => {}
                     Input::Exit => break,
                     Input::Command(command) => match self.check(command) {
-                        Ok(()) => drop(self.obey(command)?),
-                        Err(error) => complain(&error.to_string()),
+                        Ok(()) => drop(self.execute(command)?),
+                        Err(error) => print_error(&error.to_string()),
                     },
                 },
-                // A line that is given up.
+                // The user discarded the line with Ctrl-C.
                 Err(ReadlineError::Interrupted) => {}
                 Err(ReadlineError::Eof) => break,
                 Err(error) => return Err(error).context("cannot read from the terminal"),
@@ -176,12 +177,12 @@ impl Client {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn obey_lines(mut self) -> anyhow::Result<ExitCode> {
+    fn execute_lines(mut self) -> anyhow::Result<ExitCode> {
         let mut input = io::stdin().lock();
         let mut line = Vec::new();
         loop {
             line.clear();
-            // Some bytes more, so that a line that is too long is noticed.
+            // The extra bytes reveal a line that is too long.
             let most = LONGEST as u64 + 3;
             let n = input
                 .by_ref()
@@ -194,41 +195,44 @@ impl Client {
             match Input::from(&line[..]) {
                 Input::Nothing => {}
                 Input::Exit => break,
-                Input::Command(command) => drop(self.obey(command)?),
+                Input::Command(command) => drop(self.execute(command)?),
             }
         }
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Whether a command can be sent at all.
+    /// Returns an error if the server would not take the command as a single one.
     fn check(&self, command: &[u8]) -> anyhow::Result<()> {
         ensure!(
             command.len() <= LONGEST,
-            "a command of more than {} is not sent: the server would take it for several; put it into a script",
+            "a command of more than {} is not sent, because the server would read it as several; put it into a script",
             Size(LONGEST as u64)
         );
         ensure!(
             self.framing == Framing::Chunks || !command.contains(&b'\n'),
-            "a command with a line end in it is several to a server with --framing lines"
+            "a command that contains a line end is several commands to a server with --framing lines"
         );
         Ok(())
     }
 
     /// Sends a command and prints the reply.
-    fn obey(&mut self, command: &[u8]) -> anyhow::Result<End> {
+    fn execute(&mut self, command: &[u8]) -> anyhow::Result<End> {
         self.check(command)?;
         let mut sent = command.to_vec();
         if self.framing == Framing::Lines {
             sent.push(b'\n');
         }
-        // In one piece: what one read of the server returns is a command.
+        // Sends the command in one write, because the server takes the bytes of one read as a
+        // command.
         let lost = self.server.stream_mut().write_all(&sent).err();
         let body = match (self.server.read_body(), lost) {
             (Ok(Some(body)), _) => body,
             (Ok(None), _) => {
                 bail!("the server has closed the connection, and did not reply to this command")
             }
-            (_, Some(error)) => return Err(silence(error)).context("cannot send the command"),
+            (_, Some(error)) => {
+                return Err(describe_timeout(error)).context("cannot send the command");
+            }
             (Err(error), _) => return Err(explain(error, self.max_body)),
         };
         let end = End::of(&body)?;
@@ -236,14 +240,14 @@ impl Client {
         if self.at_terminal && !ends_line {
             io::stdout().write_all(b"\n")?;
         }
-        if let Some(told) = end.told() {
-            complain(&told);
+        if let Some(report) = end.report() {
+            print_error(&report);
         }
         Ok(end)
     }
 }
 
-/// What a line of input means.
+/// The meaning of a line of input.
 enum Input<'a> {
     Nothing,
     Exit,
@@ -262,7 +266,7 @@ impl<'a> From<&'a [u8]> for Input<'a> {
     }
 }
 
-/// How a command has ended.
+/// The end of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Exited(u8),
@@ -270,14 +274,14 @@ enum End {
 }
 
 impl End {
-    /// Servers that do not tell are believed that all went well.
+    /// Reads the end from a reply. A reply without a status means success.
     fn of<S>(body: &JsonBody<'_, S>) -> anyhow::Result<Self> {
         let number = |name| match body.header().get(name).map(Value::as_u64) {
             None => Ok(None),
             Some(number) => number
                 .and_then(|number| u8::try_from(number).ok())
                 .map(Some)
-                .ok_or_else(|| anyhow!("malformed reply: {name} is no number from 0 to 255")),
+                .ok_or_else(|| anyhow!("malformed reply: {name} is not a number from 0 to 255")),
         };
         Ok(match (number("signal")?, number("exitStatus")?) {
             (Some(signal), _) => Self::Killed(signal),
@@ -285,7 +289,7 @@ impl End {
         })
     }
 
-    /// As a shell says it.
+    /// Returns the exit code that a shell would give.
     fn code(self) -> u8 {
         match self {
             Self::Exited(status) => status,
@@ -293,7 +297,7 @@ impl End {
         }
     }
 
-    fn told(self) -> Option<String> {
+    fn report(self) -> Option<String> {
         match self {
             Self::Exited(0) => None,
             Self::Exited(status) => Some(format!("[exit status {status}]")),
@@ -302,7 +306,7 @@ impl End {
     }
 }
 
-/// Prints a body as it arrives; returns whether it ends a line.
+/// Prints a body as it arrives. Returns true if the body ends with a line end.
 fn print<S: Read>(mut body: JsonBody<'_, S>, charset: &'static Encoding) -> anyhow::Result<bool> {
     let whole = body.remaining();
     let mut printer = Printer::new(charset);
@@ -313,40 +317,41 @@ fn print<S: Read>(mut body: JsonBody<'_, S>, charset: &'static Encoding) -> anyh
             Ok(n) => printer.print(&piece[..n])?,
             Err(error) => {
                 let _ = printer.finish();
-                let came = whole - body.remaining();
-                return Err(silence(error))
-                    .with_context(|| format!("only {came} of {whole} bytes of the reply came"));
+                let received = whole - body.remaining();
+                return Err(describe_timeout(error)).with_context(|| {
+                    format!("only {received} of {whole} bytes of the reply arrived")
+                });
             }
         }
     }
 }
 
-fn complain(text: &str) {
-    // A closed stderr leaves nobody to tell.
+fn print_error(text: &str) {
+    // An error on a closed stderr cannot be reported anywhere.
     let _ = writeln!(io::stderr(), "{text}");
 }
 
 fn explain(error: FrameError, max_body: u64) -> anyhow::Error {
     match error {
         FrameError::TooLong { limit, claimed } if limit == max_body => anyhow!(
-            "the server announces a reply of {claimed} bytes, and {limit} are taken: --max-body \
-             raises that"
+            "the server announces a reply of {claimed} bytes, and the limit is {limit}: raise it \
+             with --max-body"
         ),
         FrameError::TooLong { .. } => {
-            anyhow!("malformed reply: no header is that long; is it another kind of server?")
+            anyhow!("malformed reply: the header is too long; this may be another kind of server")
         }
         FrameError::UnexpectedEnd => {
             anyhow!("the server has closed the connection in the middle of a reply's header")
         }
         FrameError::Io(error) => {
-            anyhow::Error::new(silence(error)).context("cannot read the reply")
+            anyhow::Error::new(describe_timeout(error)).context("cannot read the reply")
         }
         error => anyhow::Error::new(error),
     }
 }
 
-/// The kernel calls a timeout "try again".
-fn silence(error: io::Error) -> io::Error {
+/// Translates a timeout, which the kernel reports as "try again".
+fn describe_timeout(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => io::Error::new(
             io::ErrorKind::TimedOut,

@@ -1,5 +1,5 @@
 //! `connect`: a line client for every endpoint. One thread waits for the input and the peer at
-//! once, so neither can hold the other up.
+//! once, so that neither delays the other.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -23,26 +23,27 @@ use crate::escape::Escaped;
 use crate::inet;
 use crate::tls::{self, ClientTls};
 
-/// Send lines from stdin to a server, and print what comes back
+/// Send lines from stdin to a server and print its replies
 ///
-/// Over TCP and Unix stream sockets the end of the input is passed on to the server, and what it
-/// sends is printed until it closes. A server that closes first still gets the input that there is. Over UDP and Unix datagram sockets each line is a datagram,
-/// its line end included; after the last one, answers are waited for until none has come for a
-/// while.
+/// Over TCP and Unix stream sockets, the client passes the end of its input to the server and
+/// prints until the server closes. If the server closes its side first, it still gets the input
+/// that is available. Over UDP and Unix datagram sockets, each line is one datagram, with its line
+/// end. After the last line, the client waits for replies until none has arrived for the time of
+/// --wait.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, unix:///path, unix://@abstract,
-    /// unixgram:///path or unixgram://@abstract
+    /// Address of the server: tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, unix:///path,
+    /// unix://@abstract, unixgram:///path or unixgram://@abstract
     #[arg(value_name = "ENDPOINT")]
     endpoint: Endpoint,
 
-    /// How long to wait in vain for an answer once the input has ended [default: 1s for datagrams,
-    /// any time for connections]
+    /// Maximum time without a reply once the input has ended [default: 1s for datagrams, unlimited
+    /// for connections]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
 
-    /// Pass on to a terminal as it is what is no text; otherwise it is escaped, as it could be a command to
-    /// the terminal from another client of the server
+    /// Print control characters unchanged to a terminal. By default they are escaped, because text
+    /// of other clients could contain commands to the terminal
     #[arg(long)]
     raw: bool,
 
@@ -50,15 +51,15 @@ pub(crate) struct Options {
     tls: ClientTls,
 }
 
-/// No line is longer than this: a longer one is sent in pieces over a stream, and refused as a
-/// datagram. It is what fits into a UDP datagram over IPv4.
+/// The maximum length of a line. A longer line is sent in pieces over a stream, and is an error as
+/// a datagram. The number is the maximum payload of a UDP datagram over IPv4.
 const LINE: usize = 65_507;
 
-/// How long more input is waited for once a server has said that it sends nothing more: whether it still
-/// reads shows itself only when something is sent.
+/// The time to wait for more input after the server has ended its side. Only a write can show
+/// whether the server still reads.
 const MORE_INPUT: Duration = Duration::from_secs(1);
 
-/// How long answers are waited for where nobody says that there will be no more.
+/// The time to wait for replies where no end of the replies is signalled.
 const WAIT: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
@@ -66,11 +67,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let (socket, is_stream) =
         open(endpoint, &options.tls).with_context(|| format!("cannot connect to {endpoint}"))?;
     rustix::io::ioctl_fionbio(&socket, true)?;
-    let patience = options.wait.or_else(|| (!is_stream).then_some(WAIT));
+    let limit = options.wait.or_else(|| (!is_stream).then_some(WAIT));
     let done = Pump {
         socket,
         is_stream,
-        patience,
+        limit,
         input: Vec::new(),
         input_ended: false,
         outgoing: Vec::new(),
@@ -80,14 +81,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     .run();
     done.map_err(|error| match error.is::<Stdout>() {
-        // That is no matter of the server's.
+        // An error of stdout does not concern the server.
         true => error,
         false => error.context(format!("talking to {endpoint}")),
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// What was received cannot be printed.
+/// An error in writing received data to stdout.
 #[derive(Debug)]
 struct Stdout(io::Error);
 
@@ -116,15 +117,15 @@ fn open(endpoint: &Endpoint, tls: &ClientTls) -> anyhow::Result<(OwnedFd, bool)>
         Endpoint::Udp(address) => (connected_udp(address)?.into(), false),
         Endpoint::Unixgram(path) => {
             let socket = UnixDatagram::unbound()?;
-            // A nameless client cannot be answered; the kernel chooses an abstract name for this
-            // one (unix(7), "Autobind feature").
+            // The server cannot reply to a client without an address. The kernel chooses an
+            // abstract name for this socket (unix(7), "Autobind feature").
             rustix::net::bind(&socket, &SocketAddrUnix::new_unnamed())?;
             socket.connect_addr(&unix_address(path)?)?;
             (socket.into(), false)
         }
         Endpoint::Http(_) | Endpoint::Https(_) => bail!("{endpoint} is for browsers"),
         Endpoint::Inherited(_) => {
-            bail!("only a server is given sockets: write where it listens")
+            bail!("only a server can use inherited sockets; give the address on which it listens")
         }
     })
 }
@@ -156,21 +157,21 @@ pub(crate) fn unix_address(path: &Path) -> io::Result<SocketAddr> {
     }
 }
 
-/// Input to socket, socket to stdout.
+/// The transfer of stdin to the socket and of the socket to stdout.
 struct Pump {
     socket: OwnedFd,
     is_stream: bool,
-    patience: Option<Duration>,
-    /// What was read from stdin and is not sent yet.
+    limit: Option<Duration>,
+    /// Bytes that were read from stdin and are not sent yet.
     input: Vec<u8>,
     input_ended: bool,
-    /// The line on its way out.
+    /// The line that is being sent.
     outgoing: Vec<u8>,
-    /// The server did not take everything.
+    /// True if the server did not accept all input.
     unsent: bool,
-    /// The server sends nothing more.
+    /// True if the server has ended its side.
     peer_ended: bool,
-    /// Stdout is a terminal.
+    /// The escaping state, if stdout is a terminal.
     escaped: Option<Escaped>,
 }
 
@@ -186,23 +187,23 @@ impl Pump {
             if sent_all && !std::mem::replace(&mut half_closed, true) {
                 quiet_since = Instant::now();
                 if self.is_stream {
-                    // A peer that has closed already shows itself to the next read.
+                    // The next read reports a peer that has already closed.
                     let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
                 }
             }
             if self.peer_ended && (sent_all || self.unsent) {
                 return self.end();
             }
-            // What is written out is not waited for.
+            // The loop does not wait for a line that is still being written.
             let waits = self.outgoing.is_empty() && (self.peer_ended || sent_all);
-            let patience = match self.peer_ended {
+            let limit = match self.peer_ended {
                 true if io::stdin().is_terminal() => Some(Duration::ZERO),
-                true => Some(self.patience.unwrap_or(MORE_INPUT)),
-                false => self.patience,
+                true => Some(self.limit.unwrap_or(MORE_INPUT)),
+                false => self.limit,
             };
-            let until = patience
+            let until = limit
                 .filter(|_| waits)
-                .and_then(|patience| quiet_since.checked_add(patience));
+                .and_then(|limit| quiet_since.checked_add(limit));
             if until.is_some_and(|until| until <= Instant::now()) {
                 return self.end();
             }
@@ -214,7 +215,7 @@ impl Pump {
                 match self.receive()? {
                     Received::Bytes => quiet_since = Instant::now(),
                     Received::Nothing => {}
-                    // It may still read.
+                    // The server may still read.
                     Received::End => (self.peer_ended, quiet_since) = (true, Instant::now()),
                 }
             }
@@ -233,7 +234,7 @@ impl Pump {
             let rest = escaped.rest();
             print(rest.as_bytes())?;
         }
-        // A server that has closed answers what still comes with a reset.
+        // A server that has closed answers further data with a reset.
         let is_refused = || {
             let error = rustix::net::sockopt::socket_error(&self.socket);
             matches!(error, Ok(Err(Errno::PIPE | Errno::CONNRESET)))
@@ -244,7 +245,7 @@ impl Pump {
         Ok(())
     }
 
-    /// Sleeps until there is something to do.
+    /// Sleeps until a descriptor is ready.
     fn wait(&self, until: Option<Instant>) -> anyhow::Result<Ready> {
         let mut interest = PollFlags::empty();
         interest.set(PollFlags::IN, !self.peer_ended);
@@ -281,7 +282,8 @@ impl Pump {
         Ok(())
     }
 
-    /// Puts the next whole line on its way: at the end of the input, what there is of one.
+    /// Prepares the next whole line for sending. At the end of the input, a partial line counts as
+    /// a line.
     fn next_line(&mut self) -> anyhow::Result<()> {
         let end = match self.input.iter().position(|&byte| byte == b'\n') {
             Some(newline) => newline + 1,
@@ -300,14 +302,14 @@ impl Pump {
             Ok(n) if self.is_stream => drop(self.outgoing.drain(..n)),
             Ok(_) => self.outgoing.clear(),
             Err(Errno::INTR | Errno::AGAIN) => {}
-            // What the server sent before is still to be printed, and tells more.
+            // The data that the server sent earlier is still to be printed and may give the reason.
             Err(Errno::PIPE | Errno::CONNRESET) if self.is_stream => self.stop_sending(),
             Err(errno) => return Err(refused(errno)).context("cannot send"),
         }
         Ok(())
     }
 
-    /// The server takes no more: from now on there is only its own end to wait for.
+    /// Stops sending. From now on the client waits only for the server to close.
     fn stop_sending(&mut self) {
         self.unsent = true;
         self.outgoing.clear();
@@ -334,7 +336,7 @@ impl Pump {
         }
         print(shown)?;
         if !self.is_stream && !shown.ends_with(b"\n") {
-            // Two datagrams never share a line.
+            // Each datagram begins on a line of its own.
             print(b"\n")?;
         }
         Ok(Received::Bytes)
@@ -350,7 +352,7 @@ fn print(bytes: &[u8]) -> Result<(), Stdout> {
 }
 
 struct Ready {
-    /// The server has closed both directions.
+    /// True if the server has closed both directions.
     gone: bool,
     peer: bool,
     input: bool,
@@ -366,7 +368,7 @@ fn refused(errno: Errno) -> io::Error {
     if errno == Errno::CONNREFUSED {
         return io::Error::new(
             io::ErrorKind::ConnectionRefused,
-            "nobody listens there (connection refused)",
+            "connection refused: no server listens there",
         );
     }
     errno.into()

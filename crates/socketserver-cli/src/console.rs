@@ -1,6 +1,6 @@
 //! The admin console: commands about the running servers, typed on their terminal or piped in.
 //!
-//! What it does with a line is decided here; where lines come from is `terminal.rs`.
+//! This file executes the lines; `terminal.rs` reads them.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -14,18 +14,18 @@ use crate::terminal::{self, Lines};
 use crate::{escape, signals};
 
 const HELP: &str = "\
-list      connections that are being served, and how many workers are busy
-kick ID   cut a connection
-stats     totals since the start
-lame      /readyz says no, so that no more come; who comes all the same is served
-ready     /readyz says yes again
+list      show the connections, and the number of busy workers
+kick ID   cancel a connection
+stats     show totals since the start
+lame      make /readyz fail, so that load balancers send no new clients; clients are still served
+ready     make /readyz succeed again
 reload    read the configuration again, as SIGHUP does
-drain     stop accepting, let connections come to their end, then exit
-quit      cut all connections, and exit
-help      this
+drain     stop accepting, let connections end, then exit
+quit      cancel all connections and exit
+help      show this list
 ";
 
-/// What an operator can do to a group of servers.
+/// The commands with which an operator controls a group of servers.
 pub(crate) struct Console {
     group: GroupHandle,
     endpoints: Vec<Served>,
@@ -34,13 +34,13 @@ pub(crate) struct Console {
     reloader: Option<Reloader>,
     started: Instant,
     notes: Vec<Box<dyn Fn() -> String + Send>>,
-    /// What a command begins with.
+    /// The text with which a command begins.
     prefix: &'static str,
 }
 
 struct Served {
     name: String,
-    /// How many requests it serves at once.
+    /// The number of requests that the server serves at once.
     limit: usize,
 }
 
@@ -67,19 +67,20 @@ impl Console {
         }
     }
 
-    /// Adds something that only this program knows to the output of `stats`.
+    /// Adds a text of the program to the output of `stats`.
     pub(crate) fn with_note(mut self, note: impl Fn() -> String + Send + 'static) -> Self {
         self.notes.push(Box::new(note));
         self
     }
 
-    /// Says what commands begin with, where lines are usually something else.
+    /// Sets the text with which commands begin, for programs that use other lines of stdin
+    /// themselves.
     pub(crate) fn with_prefix(mut self, prefix: &'static str) -> Self {
         self.prefix = prefix;
         self
     }
 
-    /// Obeys whatever comes from stdin while the servers run.
+    /// Executes the lines of stdin while the servers run.
     pub(crate) fn attend(self, bound: &mut BoundServers) -> anyhow::Result<()> {
         let lines = Lines {
             prompt: "> ",
@@ -90,22 +91,26 @@ impl Console {
         })
     }
 
-    /// Does what a line says; the answer is shown as it is.
+    /// Executes a line and returns the text to show.
     pub(crate) fn obey(&self, line: &str) -> String {
         let words: Vec<_> = line.split_whitespace().collect();
         match words[..] {
             [] => String::new(),
             ["list"] => self.list(),
             ["kick", id] => self.kick(id),
-            ["kick"] => "kick whom? Say kick ID; list shows the IDs\n".into(),
+            ["kick"] => "kick needs an ID; list shows the IDs\n".into(),
             ["stats"] => self.stats(),
             ["reload"] => match &self.reloader {
                 Some(reloader) => reloader.reload(),
-                None => "there is nothing to reload: it was started without --config\n".into(),
+                None => {
+                    "no configuration to reload: the program was started without --config\n".into()
+                }
             },
             ["drain"] => {
                 let limit = humantime::format_duration(self.drain_timeout);
-                let answer = format!("draining; what has not ended in {limit} is cut\n");
+                let answer = format!(
+                    "draining; connections that have not ended after {limit} are cancelled\n"
+                );
                 self.stop(&answer, self.drain_timeout)
             }
             ["lame"] => self.set_lame(true),
@@ -113,7 +118,7 @@ impl Console {
             ["quit"] => self.stop("stopping\n", Duration::ZERO),
             ["help"] => self.help(),
             _ => format!(
-                "{}{} is no command. There are:\n{}\n{}",
+                "{}{} is not a command. The commands are:\n{}\n{}",
                 self.prefix,
                 escape::printable(line.trim().as_bytes()),
                 self.help(),
@@ -122,7 +127,7 @@ impl Console {
         }
     }
 
-    /// The answer comes first: the end may be faster than who gives it.
+    /// Shows the text before the stop, because the process may end sooner than the text is shown.
     fn stop(&self, answer: &str, timeout: Duration) -> String {
         terminal::say(answer);
         signals::drain(&self.group, timeout, self.model);
@@ -156,16 +161,16 @@ impl Console {
     fn list(&self) -> String {
         let mut out = String::new();
         for (index, served, handle) in self.servers() {
-            let live = handle.active();
+            let active = handle.active();
             let Served { name, limit } = served;
-            let busy = live.len();
+            let busy = active.len();
             let (model, state) = (self.model.name(), handle.state());
             let _ = writeln!(out, "{name}: {model}, {state}, {busy} of {limit} busy");
-            if live.is_empty() {
+            if active.is_empty() {
                 continue;
             }
             let mut rows = vec![["ID", "PEER", "AGE", "IN", "OUT", "STATE"].map(String::from)];
-            rows.extend(live.iter().map(|request| self.row(index, request)));
+            rows.extend(active.iter().map(|request| self.row(index, request)));
             out += &table(&rows);
         }
         out
@@ -173,11 +178,11 @@ impl Console {
 
     fn row(&self, endpoint: usize, request: &ActiveRequest) -> [String; 6] {
         let info = &request.info;
-        // Seconds are enough for people.
+        // Ages are shown in whole seconds.
         let age = Duration::from_secs(info.age().as_secs());
         [
             self.label(endpoint, info.id()),
-            // Escaped already.
+            // The address is already escaped.
             info.peer().to_string(),
             humantime::format_duration(age).to_string(),
             request.received.to_string(),
@@ -186,7 +191,7 @@ impl Console {
         ]
     }
 
-    /// Requests are numbered by each server for itself.
+    /// Returns the label of a request. Each server numbers its own requests.
     fn label(&self, endpoint: usize, id: RequestId) -> String {
         match self.endpoints.len() {
             1 => id.to_string(),
@@ -197,12 +202,12 @@ impl Console {
     fn kick(&self, label: &str) -> String {
         let Some((handle, id)) = self.find(label) else {
             return format!(
-                "{} is no ID; list shows them\n",
+                "{} is not an ID; list shows the IDs\n",
                 escape::printable(label.as_bytes())
             );
         };
         if handle.cancel(id) {
-            format!("{label} is cut\n")
+            format!("{label} is cancelled\n")
         } else {
             format!("{label} is not being served\n")
         }
@@ -223,14 +228,14 @@ impl Console {
         let mut out = format!("up {}\n", humantime::format_duration(up));
         for (_, served, handle) in self.servers() {
             let n = handle.counters();
-            let live = handle.active();
-            let received = live.iter().map(|r| r.received).sum::<u64>() + n.bytes_received;
-            let sent = live.iter().map(|r| r.sent).sum::<u64>() + n.bytes_sent;
-            let live = live.len();
+            let active = handle.active();
+            let received = active.iter().map(|r| r.received).sum::<u64>() + n.bytes_received;
+            let sent = active.iter().map(|r| r.sent).sum::<u64>() + n.bytes_sent;
+            let active = active.len();
             let _ = writeln!(
                 out,
-                "{}: {}, accepted {}, refused {}, live {live}, ended {} (failed {}, panicked {}, \
-                 protocol error {}, timed out {}, peer gone {}, fell behind {}, displaced {}, cut {}, killed {}), \
+                "{}: {}, accepted {}, rejected {}, active {active}, ended {} (failed {}, panicked {}, \
+                 protocol error {}, timed out {}, disconnected {}, slow consumers {}, displaced {}, cancelled {}, killed {}), \
                  received {received} bytes, sent {sent}",
                 served.name,
                 handle.state(),
@@ -247,7 +252,7 @@ impl Console {
                 n.cancelled,
                 n.killed,
             );
-            // Of most endpoints there is nothing to say.
+            // Most endpoints have no counts to show here.
             if n.truncated + n.dropped_by_kernel + n.amplification_refused > 0 {
                 let _ = writeln!(
                     out,
@@ -264,7 +269,7 @@ impl Console {
     }
 }
 
-/// Columns as wide as what is in them.
+/// Formats rows with columns that are as wide as their widest cells.
 fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     let widths: [_; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
@@ -309,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_has_an_answer() {
+    fn obey_answers_every_line() {
         let (console, _group) = console(1);
         assert_eq!(console.obey(" \t"), "");
         assert_eq!(
@@ -320,7 +325,7 @@ mod tests {
         assert_eq!(console.obey("help"), HELP);
         let unknown = console.obey("lis\u{1b}[2Jt now");
         assert!(
-            unknown.starts_with("lis\\x1b[2Jt now is no command"),
+            unknown.starts_with("lis\\x1b[2Jt now is not a command"),
             "{unknown}"
         );
         assert!(unknown.contains("kick ID"));
@@ -328,9 +333,10 @@ mod tests {
     }
 
     #[test]
-    fn lame_and_ready_are_said_of_each_server() {
+    fn lame_and_ready_report_each_server() {
         let (console, group) = console(2);
-        // They do not serve, and so are neither; what was said holds when they do.
+        // The servers do not serve yet, so neither state applies; the setting takes effect when
+        // they do.
         assert_eq!(
             console.obey("lame"),
             "tcp://host:0: bound\ntcp://host:1: bound\n"
@@ -340,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_say_which_endpoint_where_there_are_several() {
+    fn ids_contain_the_endpoint_if_there_are_several() {
         let (one, _group) = console(1);
         assert_eq!(one.obey("kick 3"), "3 is not being served\n");
         assert_eq!(one.obey("kick 1.3"), "1.3 is not being served\n");
@@ -349,10 +355,10 @@ mod tests {
         for bad in ["3", "0.3", "3.3", "x", "1.", ".1", "-1", "1.1.1"] {
             assert!(
                 two.obey(&format!("kick {bad}"))
-                    .ends_with("is no ID; list shows them\n")
+                    .ends_with("is not an ID; list shows the IDs\n")
             );
         }
-        assert!(two.obey("kick").contains("whom"));
+        assert!(two.obey("kick").contains("ID"));
     }
 
     #[test]

@@ -1,14 +1,14 @@
-//! Text of some charset, shown as it arrives. A character may arrive in pieces, and what is malformed
-//! stops nothing.
+//! Text in a charset, decoded as it arrives. A character may arrive in pieces, and malformed bytes
+//! do not stop the output.
 
 use std::io::{self, Write};
 
 use anyhow::Context;
 use encoding_rs::{CoderResult, Decoder, Encoding, UTF_8};
 
-/// Bytes of some charset, to stdout as UTF-8.
+/// A decoder that writes to stdout in UTF-8.
 pub(crate) struct Printer {
-    /// `None`: it is UTF-8, and what is not is for the terminal to judge.
+    /// The decoder; `None` for UTF-8, which is passed on unchanged.
     decoder: Option<Decoder>,
     text: Vec<u8>,
     ends_line: bool,
@@ -30,7 +30,7 @@ impl Printer {
         self.decode(bytes, false)
     }
 
-    /// The end; returns whether it ends a line.
+    /// Ends the output. Returns true if it ends with a line end.
     pub(crate) fn finish(mut self) -> anyhow::Result<bool> {
         self.decode(&[], true)?;
         io::stdout().flush().context("cannot write to stdout")?;
@@ -44,7 +44,7 @@ impl Printer {
         let mut text = std::mem::take(&mut self.text);
         text.resize(64 << 10, 0);
         loop {
-            // What is malformed becomes U+FFFD.
+            // The decoder replaces malformed bytes with U+FFFD.
             let (result, read, written, _) = decoder.decode_to_utf8(bytes, &mut text, last);
             self.write(&text[..written])?;
             bytes = &bytes[read..];

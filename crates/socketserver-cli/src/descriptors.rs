@@ -1,33 +1,34 @@
-//! How many descriptors the process may have open: the soft limit is raised to what the limits of its
-//! servers need.
+//! The limit of open descriptors: raises the soft limit to the need of the servers.
 //!
-//! The soft limit is 1,024 almost everywhere, for the sake of programs that call `select(2)`, which
-//! knows no higher numbers. This one does not; what it starts may, and gets the limit of before.
+//! The soft limit is 1,024 almost everywhere, for programs that call `select(2)`, which accepts no
+//! higher numbers. This program does not call it. Programs that it starts may, and get the original
+//! limit.
 
 use std::sync::OnceLock;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// For listeners, epoll sets, wake-ups, logs, files of certificates, and clients of metrics.
+/// Descriptors for listeners, epoll sets, wake-ups, logs, certificate files, and clients of
+/// metrics.
 const RESERVE: u64 = 128;
 
-/// What the servers of a command may have open at once.
+/// The number of descriptors that the servers of a command may open at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Need {
-    /// Connections, whether they are being served or wait.
+    /// Connections, both served and waiting.
     pub(crate) connections: u64,
-    /// What their requests have open besides.
+    /// Further descriptors that requests open.
     pub(crate) besides: u64,
 }
 
 static BEFORE: OnceLock<u64> = OnceLock::new();
 
-/// The soft limit that this process was started with, if it has another one now.
+/// Returns the original soft limit of this process, if it was changed.
 pub(crate) fn before() -> Option<u64> {
     BEFORE.get().copied()
 }
 
-/// Raises the soft limit as far as is needed and allowed, and tells of it in the log.
+/// Raises the soft limit as far as needed and allowed, and logs the change.
 pub(crate) fn provide(need: Need) {
     let limit = getrlimit(Resource::Nofile);
     let Some(Step { from, to, needed }) = step(limit, need) else {
@@ -39,7 +40,7 @@ pub(crate) fn provide(need: Need) {
             ..limit
         };
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            tracing::warn!(%error, "the soft limit of descriptors stays {from}, and {needed} may be needed");
+            tracing::warn!(%error, "the soft limit of descriptors remains {from}, and {needed} may be needed");
             return;
         }
         let _ = BEFORE.set(from);
@@ -48,7 +49,7 @@ pub(crate) fn provide(need: Need) {
     if to < needed {
         tracing::warn!(
             "{connections} connections at once may need {needed} descriptors, and the hard limit is \
-             {to}: clients beyond it wait, or are refused; raise it (ulimit -Hn, LimitNOFILE=), or \
+             {to}: further clients wait or are rejected; raise it (ulimit -Hn, LimitNOFILE=), or \
              lower --workers or --max-active"
         );
     } else {
@@ -66,10 +67,10 @@ struct Step {
     needed: u64,
 }
 
-/// `None` if there is enough.
+/// Returns the change to make, or `None` if the limit suffices.
 fn step(limit: Rlimit, need: Need) -> Option<Step> {
     let needed = RESERVE + need.connections + need.besides;
-    // Without a value there is no limit.
+    // A limit without a value is unlimited.
     let from = limit.current.filter(|&soft| soft < needed)?;
     let to = limit.maximum.map_or(needed, |hard| needed.min(hard));
     Some(Step { from, to, needed })
@@ -80,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_is_raised_to_what_is_needed_and_allowed() {
+    fn limit_is_raised_as_far_as_needed_and_allowed() {
         let need = Need {
             connections: 1000,
             besides: 100,
@@ -96,7 +97,11 @@ mod tests {
         assert_eq!(step(limit(Some(64), Some(1 << 20)), need), to(1228));
         assert_eq!(step(limit(Some(64), None), need), to(1228));
         assert_eq!(step(limit(Some(64), Some(512)), need), to(512));
-        assert_eq!(step(limit(Some(64), Some(64)), need), to(64), "told");
+        assert_eq!(
+            step(limit(Some(64), Some(64)), need),
+            to(64),
+            "the shortage is logged"
+        );
         assert_eq!(step(limit(Some(1228), Some(1228)), need), None);
         assert_eq!(step(limit(None, None), need), None);
     }

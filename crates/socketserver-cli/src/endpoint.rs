@@ -1,4 +1,4 @@
-//! Where a server listens and a client connects, as people write it: `tcp://127.0.0.1:8888`.
+//! Endpoints for servers and clients in text form: `tcp://127.0.0.1:8888`.
 
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
@@ -17,47 +17,47 @@ use crate::service_manager::Socket;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     Tcp(String),
-    /// TCP, encrypted.
+    /// TCP with TLS.
     Tls(String),
     Udp(String),
-    /// HTTP over TCP, and the same encrypted. Clients that are no browsers have no use for it.
+    /// HTTP over TCP, with or without TLS, for browsers only.
     Http(String),
     Https(String),
-    /// A path, or a name outside of the file system with a leading `@`.
+    /// A path, or an abstract name with a leading `@`.
     Unix(PathBuf),
     Unixgram(PathBuf),
-    /// Sockets that a service manager has bound: all that have this name, or all there are.
+    /// Sockets that a service manager has bound: those with this name, or all.
     Inherited(Option<String>),
 }
 
 impl Endpoint {
-    /// The same endpoint with the address that a server is really bound to.
+    /// Returns this endpoint with the address that the server has bound.
     pub(crate) fn bound_to(&self, address: &Address) -> Self {
-        // With the name of the interface where one belongs to it.
+        // `Address` contains the interface of a link-local address.
         match (self, address.as_inet().map(|_| address)) {
             (Self::Tcp(_), Some(address)) => Self::Tcp(address.to_string()),
             (Self::Tls(_), Some(address)) => Self::Tls(address.to_string()),
             (Self::Udp(_), Some(address)) => Self::Udp(address.to_string()),
             (Self::Http(_), Some(address)) => Self::Http(address.to_string()),
             (Self::Https(_), Some(address)) => Self::Https(address.to_string()),
-            // A name outside of the file system is shown with a leading `@`.
+            // An abstract name is shown with a leading `@`.
             (Self::Unix(_), None) => Self::Unix(address.to_string().into()),
             (Self::Unixgram(_), None) => Self::Unixgram(address.to_string().into()),
             _ => self.clone(),
         }
     }
 
-    /// Whether what passes is encrypted.
+    /// Returns true if the endpoint uses TLS.
     pub(crate) fn is_encrypted(&self) -> bool {
         matches!(self, Self::Tls(_) | Self::Https(_))
     }
 
-    /// Whether somebody else has bound it.
+    /// Returns true if a service manager has bound the socket.
     pub(crate) fn is_inherited(&self) -> bool {
         matches!(self, Self::Inherited(_))
     }
 
-    /// `HOST:PORT`, if it has one.
+    /// Returns `HOST:PORT`, if the endpoint has it.
     pub(crate) fn host_and_port(&self) -> Option<&str> {
         match self {
             Self::Tcp(address)
@@ -69,13 +69,13 @@ impl Endpoint {
         }
     }
 
-    /// Whether clients of it send datagrams.
+    /// Returns true if clients of the endpoint send datagrams.
     pub(crate) fn is_datagram(&self) -> bool {
         matches!(self, Self::Udp(_) | Self::Unixgram(_))
     }
 
-    /// Looks up what a server would be bound to, without binding it: whether the name has an address,
-    /// and whether a socket can be made at the path.
+    /// Looks up the addresses that a server would bind, without binding them. Checks that the name
+    /// has an address, and that a socket can be created at the path.
     pub(crate) fn look_up(&self) -> io::Result<Vec<SocketAddr>> {
         match self {
             Self::Tcp(address)
@@ -94,10 +94,10 @@ impl Endpoint {
                     _ => Path::new("."),
                 };
                 access(parent, Access::WRITE_OK | Access::EXEC_OK)
-                    .map_err(|errno| told(parent, &errno.into()))?;
+                    .map_err(|errno| with_path(parent, &errno.into()))?;
                 match fs::symlink_metadata(path) {
                     Ok(found) if !found.file_type().is_socket() => Err(io::Error::other(
-                        "the path is taken by what is not a socket",
+                        "a file that is not a socket already has this path",
                     )),
                     _ => Ok(Vec::new()),
                 }
@@ -106,12 +106,12 @@ impl Endpoint {
     }
 }
 
-fn told(path: &Path, error: &io::Error) -> io::Error {
+fn with_path(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 impl From<&Socket> for Endpoint {
-    /// Without the address.
+    /// Returns the kind of the socket, without its address.
     fn from(socket: &Socket) -> Self {
         match socket {
             Socket::Tcp(_) => Self::Tcp(String::new()),
@@ -122,7 +122,7 @@ impl From<&Socket> for Endpoint {
     }
 }
 
-/// Why a text is no endpoint.
+/// The error for a text that is not an endpoint.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BadEndpoint(&'static str);
 
@@ -163,9 +163,9 @@ impl FromStr for Endpoint {
 const FORMS: &str = "write tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, unix:///path, unix://@name, \
                      unixgram:///path or unixgram://@name";
 
-/// Where browsers are served: `http://HOST:PORT`, `https://HOST:PORT`.
+/// Parses the endpoint for browsers: `http://HOST:PORT` or `https://HOST:PORT`.
 pub(crate) fn web(text: &str) -> Result<Endpoint, String> {
-    // As a browser shows it, and people copy it.
+    // Browsers show URLs with a trailing slash, and users copy it.
     let text = text.strip_suffix('/').unwrap_or(text);
     let parsed = match text.split_once("://") {
         Some(("http", rest)) => host_and_port(rest).map(Endpoint::Http),
@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_is_shown_as_it_was_written() {
+    fn display_returns_the_parsed_text() {
         for text in [
             "tcp://127.0.0.1:8888",
             "tcp://[::1]:0",
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_one_is_refused_with_advice() {
+    fn parse_errors_contain_advice() {
         for (text, advice) in [
             ("", "tcp://HOST:PORT"),
             ("8888", "tcp://HOST:PORT"),
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn where_browsers_are_served_is_written_as_they_show_it() {
+    fn web_accepts_urls_of_browsers() {
         for text in ["http://127.0.0.1:8000", "https://[::1]:443"] {
             assert_eq!(web(text).unwrap().to_string(), text);
         }
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn the_real_port_is_shown() {
+    fn bound_to_shows_the_bound_port() {
         let bound = Address::Inet("127.0.0.1:4711".parse().unwrap());
         let asked: Endpoint = "udp://localhost:0".parse().unwrap();
         assert_eq!(asked.bound_to(&bound).to_string(), "udp://127.0.0.1:4711");

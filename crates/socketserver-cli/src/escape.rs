@@ -1,24 +1,24 @@
-//! Bytes and names of strangers, made fit to be shown.
+//! Escaping of untrusted bytes and names for output.
 
 use std::net::SocketAddr;
 
 use socketserver::{Address, RequestId};
 
-/// `IP:PORT` of a peer, or the path of its Unix socket. Most of these have none: the number of the
-/// request is their name.
+/// Returns `IP:PORT` of a peer, or the path of its Unix socket. Most Unix clients have no path, and
+/// are named by the number of the request.
 pub(crate) fn name_of(peer: &Address, id: RequestId) -> String {
     match peer.as_inet() {
-        // What an IPv6 socket shows of an IPv4 client is still that client's address.
+        // An IPv6 socket reports an IPv4 client by a mapped address, which is shown as IPv4.
         Some(address) if address.ip().to_canonical().is_ipv4() => {
             SocketAddr::new(address.ip().to_canonical(), address.port()).to_string()
         }
         None if peer.is_unnamed() => format!("unix:{id}"),
-        // With its zone, or escaped already.
+        // The text contains the zone, or is already escaped.
         _ => peer.to_string(),
     }
 }
 
-/// The address of a peer without its port, with its zone if it has one.
+/// Returns the address of a peer without its port, with its zone if it has one.
 pub(crate) fn host_of(peer: &Address, address: SocketAddr) -> String {
     match address {
         SocketAddr::V6(v6) if v6.scope_id() != 0 => {
@@ -32,13 +32,14 @@ pub(crate) fn host_of(peer: &Address, address: SocketAddr) -> String {
     }
 }
 
-/// How much of a message a line of the log shows, in characters. Messages may be as long as a program
-/// lets them be, and clients decide how many there are.
+/// The maximum number of characters of a message in a line of the log. Programs allow long
+/// messages, and clients decide how many they send.
 const EXCERPT: usize = 200;
 
-/// The beginning of a message for the log, fit to be shown, and how long it is if that is not all.
+/// Returns the escaped beginning of a message for the log, with the full length if the message is
+/// longer.
 pub(crate) fn excerpt(message: &[u8]) -> String {
-    // Every byte is shown as one character at least, but for UTF-8.
+    // Every byte becomes at least one character, except in UTF-8 sequences.
     let mut shown = printable(&message[..message.len().min(EXCERPT * 4)]);
     if let Some((end, _)) = shown.char_indices().nth(EXCERPT) {
         shown.truncate(end);
@@ -47,7 +48,7 @@ pub(crate) fn excerpt(message: &[u8]) -> String {
     shown
 }
 
-/// With everything escaped that could mean something to a terminal, and all that is not UTF-8.
+/// Escapes all characters that could control a terminal, and all bytes that are not UTF-8.
 pub(crate) fn printable(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -78,16 +79,16 @@ fn push_visibly(out: &mut String, c: char) {
     }
 }
 
-/// Whether a character changes the direction of writing, or ends a line: UAX #9, 2; UAX #14.
+/// Returns true if a character changes the direction of writing or ends a line: UAX #9, 2; UAX #14.
 pub(crate) fn turns(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Bytes of a stranger on their way to a terminal: text with its lines and tabs passes, everything else
-/// is escaped. A character may arrive in pieces.
+/// A filter for untrusted bytes on their way to a terminal. Text with line ends and tabs passes;
+/// all other bytes are escaped. A character may arrive in pieces.
 #[derive(Default)]
 pub(crate) struct Escaped {
-    /// The beginning of a character.
+    /// The first bytes of an incomplete character.
     begun: Vec<u8>,
 }
 
@@ -97,7 +98,7 @@ impl Escaped {
         all.extend_from_slice(bytes);
         let whole = match std::str::from_utf8(&all) {
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
-            // Further mistakes may be before an unfinished character.
+            // An unfinished character may follow further errors.
             Err(_) => all.len() - unfinished(&all),
             Ok(_) => all.len(),
         };
@@ -105,13 +106,13 @@ impl Escaped {
         shown(&all)
     }
 
-    /// What has not become a character.
+    /// Returns the bytes of an incomplete character, escaped.
     pub(crate) fn rest(&mut self) -> String {
         shown(&std::mem::take(&mut self.begun))
     }
 }
 
-/// How many bytes at the end are the beginning of a character.
+/// Returns the number of bytes at the end that begin a character.
 fn unfinished(bytes: &[u8]) -> usize {
     let last = bytes.utf8_chunks().last();
     let invalid = last.map_or(&[][..], |chunk| chunk.invalid());
@@ -128,7 +129,7 @@ fn shown(bytes: &[u8]) -> String {
         while let Some(c) = chars.next() {
             match c {
                 '\n' | '\t' => out.push(c),
-                // Alone it would overwrite the line.
+                // A carriage return without a line feed would overwrite the line.
                 '\r' if chars.peek() == Some(&'\n') => {}
                 c => push_visibly(&mut out, c),
             }
@@ -145,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_shows_the_beginning_of_a_long_message() {
+    fn excerpt_shortens_long_messages() {
         assert_eq!(excerpt(b"short\n"), "short\\n");
         let whole = "x".repeat(EXCERPT);
         assert_eq!(excerpt(whole.as_bytes()), whole);
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_escaped_on_its_way_to_a_terminal() {
+    fn escaped_passes_only_text() {
         let mut escaped = Escaped::default();
         assert_eq!(escaped.text(b"a\tb\r\n"), "a\tb\n");
         assert_eq!(
@@ -168,7 +169,7 @@ mod tests {
             escaped.text("\u{9b}1m\u{202e}\u{61c}".as_bytes()),
             "\\u{9b}1m\\u{202e}\\u{61c}"
         );
-        // In pieces, after a mistake, and never finished.
+        // The character comes in pieces, after an error, and unfinished.
         let euro = "€".as_bytes();
         assert_eq!(escaped.text(&euro[..1]), "");
         assert_eq!(escaped.text(&euro[1..2]), "");
@@ -181,13 +182,13 @@ mod tests {
     }
 
     #[test]
-    fn typographic_marks_are_text() {
+    fn printable_passes_typographic_marks() {
         assert_eq!(printable("“a” – b‐c…".as_bytes()), "“a” – b‐c…");
         assert_eq!(printable("\u{2029}\u{61c}".as_bytes()), "\\u{2029}\\u{61c}");
     }
 
     #[test]
-    fn a_peer_on_one_link_is_shown_with_its_interface() {
+    fn host_of_keeps_the_interface_of_link_local_addresses() {
         let host = |text: &str| {
             let address = text.parse().unwrap();
             host_of(&Address::Inet(address), address)
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_reaches_the_terminal_as_a_command() {
+    fn printable_escapes_terminal_commands() {
         assert_eq!(printable("grüße, 世界".as_bytes()), "grüße, 世界");
         assert_eq!(printable(b"a\r\n\tb\\"), "a\\r\\n\\tb\\\\");
         assert_eq!(printable(b"\x1b]0;x\x07\x7f"), "\\x1b]0;x\\x07\\x7f");

@@ -1,4 +1,4 @@
-//! What a client says, message by message: in chunks as they arrive, or in lines.
+//! Messages of a client: chunks as they arrive, or lines.
 
 use std::time::{Duration, Instant};
 
@@ -9,22 +9,22 @@ use socketserver::{Connection, Result};
 
 #[derive(Debug, Args)]
 pub(crate) struct MessageOptions {
-    /// What a message is; datagrams are always one each
+    /// Unit of a message on a connection; each datagram is one message
     #[arg(long, value_enum, default_value_t)]
     pub(crate) framing: Framing,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Framing {
-    /// Whatever arrives at once, up to 8 KiB
+    /// All bytes that arrive at once, up to 8 KiB
     #[default]
     Chunks,
-    /// A line of up to 64 KiB, without its end; answers get one, too
+    /// A line of up to 64 KiB without its line end; replies get a line end
     Lines,
 }
 
 impl Framing {
-    /// How long one can be with what ends it, in bytes.
+    /// Returns the maximum length of a message with its terminator, in bytes.
     pub(crate) fn longest(self) -> usize {
         match self {
             Self::Chunks => 8 << 10,
@@ -32,7 +32,7 @@ impl Framing {
         }
     }
 
-    /// What ends a message that is sent.
+    /// Returns the terminator of a sent message.
     pub(crate) fn end(self) -> &'static [u8] {
         match self {
             Self::Chunks => b"",
@@ -41,17 +41,17 @@ impl Framing {
     }
 }
 
-/// The messages of one connection, between the calls of its handler.
+/// The messages of one connection, kept between the calls of its handler.
 pub(crate) struct Messages {
     framing: Framing,
     parts: Option<FramedParts<Codec>>,
-    /// When it was seen that the server drains.
+    /// The time at which the handler noticed the drain.
     draining: Option<Instant>,
 }
 
-/// How long a client can go on when the server drains: what it has sent before is heard, but one
-/// that never stops does not hold up the end.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// The time during which a client can continue when the server drains. Messages that were sent
+/// earlier are read, but a client that never stops does not delay the end.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 impl Messages {
     pub(crate) fn new(framing: Framing) -> Self {
@@ -62,16 +62,17 @@ impl Messages {
         }
     }
 
-    /// Calls `each` for every message that has arrived, waiting for the first one, until it says
-    /// that there should be no more (`false`). Then, or at the end of input, the connection ends;
-    /// otherwise the handler is called again for the next message.
+    /// Calls `each` for every message that has arrived, and waits for the first one. The connection
+    /// ends if `each` returns `false`, or at the end of the input. Otherwise the server calls the
+    /// handler again for the next message.
     pub(crate) fn serve(
         &mut self,
         conn: &mut Connection,
         mut each: impl FnMut(&mut Connection, &Bytes) -> Result<bool>,
     ) -> Result<()> {
         let Some(parts) = self.parts.take() else {
-            // Who has said nothing yet holds no thread of a pool, and is not waited for by a drain.
+            // A client without a message yet holds no thread of a pool, and a drain does not wait
+            // for it.
             self.parts = Some(FramedParts::new(Codec::new(self.framing)));
             conn.suspend_until_readable();
             return Ok(());
@@ -82,8 +83,8 @@ impl Messages {
             return Ok(());
         }
         while let Some(message) = next {
-            // A drain ends the input between two reads, which may be within a line: the client was not
-            // done with it, and is not told that it was.
+            // A drain ends the input between two reads, which may be within a line. The partial
+            // line is not a message, so it gets no reply.
             if messages.codec().has_cut_a_line() && messages.stream().server().is_draining() {
                 return Ok(());
             }
@@ -101,11 +102,11 @@ impl Messages {
 
     fn is_over(&mut self, conn: &Connection) -> bool {
         conn.server().is_draining()
-            && self.draining.get_or_insert_with(Instant::now).elapsed() > LAST_WORDS
+            && self.draining.get_or_insert_with(Instant::now).elapsed() > DRAIN_GRACE
     }
 }
 
-/// Whether a client wants to leave: `quit`, with a line end or without.
+/// Returns true if the message is `quit`, with or without a line end.
 pub(crate) fn is_quit(message: &[u8]) -> bool {
     message.trim_ascii_end() == b"quit"
 }
@@ -114,7 +115,7 @@ enum Codec {
     Chunks,
     Lines {
         lines: Lines,
-        /// The last line had no end.
+        /// True if the last line had no line end.
         is_cut: bool,
     },
 }

@@ -1,5 +1,5 @@
-//! Addresses of IP as people write them: names, numbers, and zones of IPv6 by the names of their
-//! interfaces, which the standard library does not read.
+//! IP addresses in text form: host names, numbers, and IPv6 zones by interface name, which the
+//! standard library does not parse.
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, ToSocketAddrs, UdpSocket};
@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use anyhow::Context;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 
-/// All addresses of `HOST:PORT`, each once, in the order of the system's resolver.
+/// Returns all addresses of `HOST:PORT` without duplicates, in the order of the system's resolver.
 pub(crate) fn look_up(address: &str) -> io::Result<Vec<SocketAddr>> {
     if let Some((ip, zone, port)) = with_zone(address) {
         let zone = index_of(zone)?;
@@ -29,14 +29,14 @@ pub(crate) fn look_up(address: &str) -> io::Result<Vec<SocketAddr>> {
     Ok(found)
 }
 
-/// The parts of `[fe80::1%eth0]:80`.
+/// Splits `[fe80::1%eth0]:80` into its parts.
 fn with_zone(address: &str) -> Option<(Ipv6Addr, &str, u16)> {
     let (host, port) = address.strip_prefix('[')?.rsplit_once("]:")?;
     let (ip, zone) = host.split_once('%')?;
     Some((ip.parse().ok()?, zone, port.parse().ok()?))
 }
 
-/// The number of the interface that a zone names. In a URL the `%` is written `%25`: RFC 6874,
+/// Returns the number of the interface of a zone. In a URL the `%` is written `%25`: RFC 6874,
 /// section 2.
 fn index_of(zone: &str) -> io::Result<u32> {
     let any = socket_with(
@@ -61,8 +61,8 @@ fn index_of(zone: &str) -> io::Result<u32> {
     })
 }
 
-/// What a server on `address` is to be bound to: all addresses of a name but those that this machine
-/// has not, such as the one of IPv6 where there is no IPv6. Port 0 is one free port for all of them.
+/// Returns the addresses to bind for `address`. Omits addresses that this machine lacks, such as
+/// IPv6 addresses without IPv6. Port 0 becomes one free port for all addresses.
 pub(crate) fn to_bind(address: &str, is_udp: bool) -> anyhow::Result<Vec<SocketAddr>> {
     let found = look_up(address).with_context(|| format!("bad address {address}"));
     let mut found = found?;
@@ -75,18 +75,18 @@ pub(crate) fn to_bind(address: &str, is_udp: bool) -> anyhow::Result<Vec<SocketA
     if unavailable.len() < found.len() {
         found.retain(|address| !unavailable.contains(address));
         for unavailable in unavailable {
-            tracing::warn!(address = %unavailable.ip(), "{address}: no address of this machine, and left out");
+            tracing::warn!(address = %unavailable.ip(), "{address}: this machine does not have the address; skipping it");
         }
     }
     if found.iter().all(|address| address.port() == 0) {
-        let port =
-            free_port(&found, is_udp).context("there is no port that all addresses have free")?;
+        let port = free_port(&found, is_udp).context("no port is free on all addresses")?;
         found.iter_mut().for_each(|address| address.set_port(port));
     }
     Ok(found)
 }
 
-/// How often another port is tried, as the first address's may not be free on the others.
+/// The maximum number of ports to try, because a free port of the first address may be in use on
+/// another.
 const ATTEMPTS: usize = 100;
 
 fn free_port(addresses: &[SocketAddr], is_udp: bool) -> Option<u16> {
@@ -101,7 +101,7 @@ fn free_port(addresses: &[SocketAddr], is_udp: bool) -> Option<u16> {
         }
     };
     (0..ATTEMPTS).find_map(|_| {
-        // Held until all are tried.
+        // The socket is held until all addresses are tried.
         let (port, _held) = bound(*first).ok()?;
         let is_free = |address: &SocketAddr| bound(SocketAddr::new(address.ip(), port)).is_ok();
         others.iter().all(is_free).then_some(port)
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zones_are_read_by_name_and_by_number() {
+    fn look_up_accepts_zones_by_name_and_number() {
         let of = |text: &str| look_up(text).unwrap()[0];
         let by_name = of("[::1%lo]:80");
         assert_eq!(by_name, of("[::1%25lo]:80"), "as in a URL");
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_without_a_zone_are_read_as_ever() {
+    fn look_up_accepts_addresses_without_a_zone() {
         assert_eq!(look_up("[::1]:80").unwrap(), ["[::1]:80".parse().unwrap()]);
         let localhost = look_up("localhost:80").unwrap();
         assert!(localhost.contains(&"127.0.0.1:80".parse().unwrap()));
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn one_free_port_is_found_for_several_addresses() {
+    fn to_bind_finds_one_free_port_for_all_addresses() {
         let addresses = [
             "127.0.0.1:0".parse().unwrap(),
             "127.0.0.2:0".parse().unwrap(),

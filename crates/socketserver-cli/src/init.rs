@@ -1,9 +1,9 @@
-//! As the first process of a PID namespace, such as the entry point of a container: every process whose
-//! parent has ended becomes its child, and stays a zombie until it is reaped.
+//! The role of process 1 in a PID namespace, such as a container. Every process whose parent has
+//! ended becomes a child of process 1, and remains a zombie until it is reaped.
 //!
-//! The server knows nothing of these. It runs in a process of its own, and this one does nothing but
-//! pass signals on to it and reap what ends. So no status is taken that anything else waits for: the
-//! server's own children are not children of this process.
+//! The server runs in a child process. Process 1 only passes signals on to it and reaps children.
+//! Because the server's own children are not children of process 1, no status is reaped for which
+//! the server waits.
 
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, ExitStatus};
@@ -18,34 +18,35 @@ use signal_hook::iterator::Signals;
 
 use crate::signals;
 
-/// All that a server acts on, and what others send without a thought.
+/// All signals that a server handles, and signals that other programs send routinely.
 const PASSED_ON: [i32; 9] = [
     SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH,
 ];
 
-/// Whether this process is the first one of its namespace.
+/// Returns true if this process is process 1 of its namespace and must reap.
 ///
-/// Not if a service manager has started it and wants to hear from it: it listens to the process that
-/// it has started, and to no child of it (systemd.service(5), `NotifyAccess=main`).
+/// Returns false if a service manager expects notifications, because it accepts them only from the
+/// process that it has started (systemd.service(5), `NotifyAccess=main`).
 pub(crate) fn is_needed() -> bool {
     std::process::id() == 1 && env::var_os("NOTIFY_SOCKET").is_none()
 }
 
-/// Runs the same command in a child, and returns the code to exit with once that has ended.
+/// Runs the same command in a child, and returns the exit code of the child.
 ///
 /// # Errors
-/// There is no process for it.
+/// Returns an error if the child cannot be started.
 pub(crate) fn supervise() -> anyhow::Result<ExitCode> {
-    // Before there is a child. What is ignored stays so in it, as execve(2) resets handlers only.
+    // Runs before the child exists. Ignored signals stay ignored in the child, because execve(2)
+    // resets only handlers.
     let wanted = PASSED_ON
         .into_iter()
         .filter(|&signal| !signals::is_ignored(signal));
     let mut arrivals = Signals::new(wanted).context("cannot catch signals")?;
-    let child = start().context("cannot start the server beside the first process")?;
+    let child = start().context("cannot start the server as a child of process 1")?;
     let server = Pid::from_child(&child);
     let pass_on = move || {
         for signal in arrivals.forever().filter_map(Signal::from_named_raw) {
-            // It fails if the server has just ended.
+            // The call fails if the server has just ended.
             let _ = kill_process(server, signal);
         }
     };
@@ -57,12 +58,12 @@ pub(crate) fn supervise() -> anyhow::Result<ExitCode> {
             Ok(Some((ended, status))) if ended == server => {
                 let status = ExitStatus::from_raw(status.as_raw());
                 if status.signal().is_some() {
-                    // It could not say so itself.
+                    // The server could not log its own death.
                     tracing::error!(%status, "the server was killed");
                 }
                 return Ok(code_of(status));
             }
-            // Its number may be another process's by now: nothing is done with it.
+            // The number may already belong to another process, so this process does not use it.
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(io::Error::from(errno)).context("cannot wait for the server"),
         }
@@ -74,14 +75,14 @@ fn start() -> io::Result<Child> {
     let name = args.next().unwrap_or_else(|| "socketserver".into());
     let mut command = Command::new("/proc/self/exe");
     command.arg0(&name).args(args);
-    // Meant for this process, and passed on with all else: sd_listen_fds(3).
+    // The variable is meant for this process, which passes it on to the child: sd_listen_fds(3).
     if env::var_os("LISTEN_PID").is_some_and(|pid| pid == "1") {
         command.env_remove("LISTEN_PID");
     }
     command.spawn()
 }
 
-/// As shells have it.
+/// Returns the exit code that a shell would give.
 fn code_of(status: ExitStatus) -> ExitCode {
     let code = match (status.code(), status.signal()) {
         (Some(code), _) => u8::try_from(code).unwrap_or(1),

@@ -1,4 +1,4 @@
-//! The table of limits says what the programs do, and no option of theirs is missing in it.
+//! Tests that the page of limits matches the code, and contains all options.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,19 +18,19 @@ const TABLE: &str = include_str!("../../socketserver/src/limits/limits.md");
 const CONSTANTS: &[Constant] = &[
     ("a configuration", "config/file.rs LONGEST"),
     ("metrics: clients at once", "metrics.rs CLIENTS"),
-    ("metrics: clients that wait", "metrics.rs PLACES"),
+    ("metrics: clients that wait", "metrics.rs QUEUE_CAPACITY"),
     ("metrics: descriptors kept for them", "metrics.rs RESERVED"),
-    ("metrics: how long they wait", "metrics.rs PATIENCE"),
+    ("metrics: how long they wait", "metrics.rs QUEUE_TIMEOUT"),
     ("metrics: silence before a request", "metrics.rs SILENCE"),
     (
         "metrics: last answers after a drain",
-        "metrics.rs LAST_ANSWERS",
+        "metrics.rs FINAL_RESPONSES",
     ),
     (
         "`chat`: silence of a member before it makes room",
         "programs/chat/mod.rs LISTENING",
     ),
-    ("messages after a drain has begun", "framing.rs LAST_WORDS"),
+    ("messages after a drain has begun", "framing.rs DRAIN_GRACE"),
     ("a forced end", "signals/mod.rs FORCED"),
     ("signals that count as one", "signals/shutdown.rs TOGETHER"),
     ("a line of the console or a pipe", "terminal.rs LINE"),
@@ -65,7 +65,7 @@ const CONSTANTS: &[Constant] = &[
     ),
     (
         "`http`: a longer list that is not read while others need its memory",
-        "programs/http/listing/unread.rs PATIENCE",
+        "programs/http/listing/unread.rs EVICTION_AGE",
     ),
     (
         "`http`: what was asked for, in the log",
@@ -73,7 +73,7 @@ const CONSTANTS: &[Constant] = &[
     ),
     (
         "lines of the log about clients turned away",
-        "serve/connection_log.rs TOLD",
+        "serve/connection_log.rs LINES_PER_WINDOW",
     ),
     ("a message in a line of the log", "escape.rs EXCERPT"),
     ("a message of `connect`", "connect.rs LINE"),
@@ -116,37 +116,37 @@ const CONSTANTS: &[Constant] = &[
     ),
 ];
 
-/// Those that are no constants.
+/// Returns the limits that are not constants.
 fn others() -> [(&'static str, String); 2] {
     let green = socketserver::greenroom::MAX_BLOCKING_THREADS;
     [
-        // What the library reads at once.
+        // The number of bytes that the library reads at once.
         ("a message with `--framing chunks`", bytes(8_u64 << 10)),
         ("`command`: connections under `green`", number(green)),
     ]
 }
 
 const NO_LIMITS: &[&str] = &[
-    // How long what is issued is good.
+    // The validity of certificates.
     "cert.rs VALID",
     "cert.rs AUTHORITY_VALID",
-    // A number in so long.
+    // The window of a rate.
     "serve/connection_log.rs WINDOW",
-    // What the clock can hold, and what a histogram can.
+    // The ranges of the clock and of a histogram.
     "load/connection.rs NEVER",
     "signals/shutdown.rs LONGEST",
     "load/mod.rs LONGEST_TIME",
     "load/stats.rs LONGEST",
-    // How often something is tried, looked at or shown.
+    // Intervals of retries, checks and displays.
     "load/connection.rs REST",
     "load/progress.rs EACH",
     "load/worker.rs LOOK",
     "load/worker.rs RETRY",
-    // How it is shown.
+    // The layout of reports.
     "load/report/chart.rs WIDTH",
     "load/report/percentiles.rs TICKS",
     "load/report/text.rs NAMES",
-    // How much is done or looked at at once.
+    // Batch sizes.
     "load/fd_limit.rs BESIDES",
     "load/worker.rs EVENTS",
     "log_rate.rs NAME",
@@ -159,19 +159,19 @@ const NO_LIMITS: &[&str] = &[
     "programs/command/process_tree.rs LOOKS",
     "programs/command/output.rs PIECE",
     "programs/command/session.rs CHUNK",
-    // What limits elsewhere are taken to need.
+    // Estimates of resources for limits that are set elsewhere.
     "descriptors.rs RESERVE",
     "programs/command/mod.rs DESCRIPTORS",
     "serve/mod.rs BUSY",
-    // Another's, by another name.
+    // Limits that another constant names.
     "serve/mod.rs IDLE",
     "programs/command/mod.rs GREEN",
     "programs/http/mod.rs POOL",
-    // Codes.
+    // Exit codes.
     "main.rs WRONG_USAGE",
 ];
 
-/// What is said, shown or chosen by them is not limited.
+/// Options for output, display and choices, which set no limit.
 const NO_LIMITING_OPTIONS: &[&str] = &[
     "ack",
     "access-log",
@@ -221,14 +221,14 @@ const NO_LIMITING_OPTIONS: &[&str] = &[
     "warm-up",
     "web",
     "web-origin",
-    // Defaults that depend on something else; the rows have them by name.
+    // Options with defaults that depend on another option; the rows contain them by name.
     "at-limit",
     "rejection-message",
     "reject-low-ports",
 ];
 
 #[test]
-fn the_table_has_what_cannot_be_set() {
+fn table_contains_all_constants() {
     let (all, others) = (rows(TABLE), others());
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     hold(&all, &sources, CONSTANTS, NO_LIMITS);
@@ -241,13 +241,13 @@ fn the_table_has_what_cannot_be_set() {
         .chain(CONSTANTS.iter().map(|(limit, _)| *limit))
         .collect();
     for row in all.iter().filter(|row| row.section == "The programs") {
-        // What has an option is looked at below.
+        // The test below checks rows with an option.
         let is_known = row.flags != "—" || known.contains(row.limit);
         assert!(is_known, "no code has {}", row.limit);
     }
 }
 
-/// The programs, with their options.
+/// Returns the programs with their options.
 fn options(command: &Command) -> impl Iterator<Item = (&str, &str, &Arg)> {
     command.get_subcommands().flat_map(|program| {
         let flags = program.get_arguments();
@@ -255,7 +255,7 @@ fn options(command: &Command) -> impl Iterator<Item = (&str, &str, &Arg)> {
     })
 }
 
-/// Rows whose cell has this option: of this program, or else of all that have it.
+/// Returns the rows for this option: of this program, or else of all programs with the option.
 fn rows_of<'t>(all: &[Row<'t>], program: &str, flag: &str) -> Vec<Row<'t>> {
     let (any, own) = (format!("--{flag}"), format!("{program} --{flag}"));
     let with = |flag: &str| -> Vec<_> {
@@ -267,7 +267,7 @@ fn rows_of<'t>(all: &[Row<'t>], program: &str, flag: &str) -> Vec<Row<'t>> {
 }
 
 #[test]
-fn every_option_has_a_row_with_its_default_and_what_a_reload_does() {
+fn every_option_has_a_row_with_default_and_reload_effect() {
     let (command, all) = (built(), rows(TABLE));
     for (program, flag, arg) in options(&command) {
         let rows = rows_of(&all, program, flag);
@@ -295,7 +295,7 @@ fn every_option_has_a_row_with_its_default_and_what_a_reload_does() {
 }
 
 #[test]
-fn every_option_in_the_table_exists() {
+fn table_contains_only_existing_options() {
     let command = built();
     let known: BTreeSet<_> = options(&command)
         .flat_map(|(program, flag, _)| [format!("--{flag}"), format!("{program} --{flag}")])
@@ -307,7 +307,7 @@ fn every_option_in_the_table_exists() {
     }
 }
 
-/// What the option is without being given, as the table writes it.
+/// Returns the default of the option in the notation of the table.
 fn default(arg: &Arg) -> Option<String> {
     let text = arg.get_default_values().first()?.to_str()?;
     let kind = arg.get_value_names().and_then(|names| names.first());

@@ -1,5 +1,5 @@
-//! How many lines of one kind are logged: clients decide how often they come, and what they send, and
-//! must not fill a disk by it.
+//! A limit for lines of one kind in the log. Clients decide how often they connect and send, and
+//! must not fill a disk through the log.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,12 +12,12 @@ use tracing::{Event, Metadata};
 
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// How much of a message names its kind.
+/// The number of characters of a message that a summary shows.
 const NAME: usize = 60;
 
-/// Counts lines by the place in the code that logs them.
+/// A counter of lines by the place in the code that logs them.
 pub(crate) struct LogRate {
-    /// Lines of one kind per second.
+    /// The maximum number of lines of one kind per second.
     limit: u32,
     kinds: Mutex<HashMap<Identifier, Kind>>,
 }
@@ -26,7 +26,7 @@ struct Kind {
     began: Instant,
     logged: u32,
     left_out: u64,
-    /// Of the first that was left out.
+    /// The first message that was left out.
     message: String,
 }
 
@@ -38,10 +38,15 @@ impl LogRate {
         }
     }
 
-    /// Whether a line is logged. `told` is called first with a sentence for each kind of which lines were
-    /// left out in a second that is over.
-    pub(crate) fn allows(&self, event: &Event<'_>, told: impl FnMut(&str)) -> bool {
-        self.allows_at(event.metadata(), || message_of(event), Instant::now(), told)
+    /// Returns true if a line is to be logged. First calls `report` with a summary for each kind of
+    /// which lines were left out in a past second.
+    pub(crate) fn allows(&self, event: &Event<'_>, report: impl FnMut(&str)) -> bool {
+        self.allows_at(
+            event.metadata(),
+            || message_of(event),
+            Instant::now(),
+            report,
+        )
     }
 
     fn allows_at(
@@ -49,15 +54,15 @@ impl LogRate {
         metadata: &Metadata<'_>,
         message: impl FnOnce() -> String,
         now: Instant,
-        mut told: impl FnMut(&str),
+        mut report: impl FnMut(&str),
     ) -> bool {
         let mut kinds = self.kinds();
         let over = |kind: &Kind| now.saturating_duration_since(kind.began) >= WINDOW;
-        // There are as many kinds as places in the code, some dozens.
+        // The number of kinds is that of logging calls in the code: some dozens.
         let ended = kinds
             .values_mut()
             .filter(|kind| kind.left_out > 0 && over(kind));
-        let ended: Vec<_> = ended.filter_map(Kind::tell).collect();
+        let ended: Vec<_> = ended.filter_map(Kind::take_summary).collect();
         let kind = kinds.entry(metadata.callsite()).or_insert_with(|| Kind {
             began: now,
             logged: 0,
@@ -77,13 +82,16 @@ impl LogRate {
             kind.left_out += 1;
         }
         drop(kinds);
-        ended.iter().for_each(|text| told(text));
+        ended.iter().for_each(|text| report(text));
         is_allowed
     }
 
-    /// What was left out and not told of yet.
+    /// Returns summaries of the lines that were left out and not yet reported.
     pub(crate) fn rest(&self) -> Vec<String> {
-        self.kinds().values_mut().filter_map(Kind::tell).collect()
+        self.kinds()
+            .values_mut()
+            .filter_map(Kind::take_summary)
+            .collect()
     }
 
     fn kinds(&self) -> MutexGuard<'_, HashMap<Identifier, Kind>> {
@@ -92,7 +100,7 @@ impl LogRate {
 }
 
 impl Kind {
-    fn tell(&mut self) -> Option<String> {
+    fn take_summary(&mut self) -> Option<String> {
         let left_out = std::mem::take(&mut self.left_out);
         (left_out > 0).then(|| {
             format!(
@@ -126,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_beyond_the_limit_are_counted_and_told() {
+    fn lines_beyond_the_limit_are_counted_and_reported() {
         let metadata = |which: bool| {
             let spans = [tracing::info_span!("a"), tracing::info_span!("b")];
             spans[usize::from(which)].metadata()
@@ -136,11 +144,11 @@ mod tests {
             let (one, other) = (metadata(false).unwrap(), metadata(true).unwrap());
             let (rate, start) = (LogRate::new(2), Instant::now());
             let log = |metadata, at| {
-                let mut told = Vec::new();
+                let mut report = Vec::new();
                 let message = || "came".into();
                 let allowed =
-                    rate.allows_at(metadata, message, at, |text| told.push(text.to_owned()));
-                (allowed, told)
+                    rate.allows_at(metadata, message, at, |text| report.push(text.to_owned()));
+                (allowed, report)
             };
             let nothing = Vec::new;
             assert_eq!(log(one, start), (true, nothing()));
@@ -149,10 +157,10 @@ mod tests {
                 assert_eq!(log(one, start), (false, nothing()));
             }
             assert_eq!(log(other, start), (true, nothing()));
-            let (allowed, told) = log(other, start + WINDOW);
+            let (allowed, report) = log(other, start + WINDOW);
             assert!(allowed);
             assert_eq!(
-                told,
+                report,
                 ["3 more lines like \"came\" were left out (--log-rate)"]
             );
             assert_eq!(log(one, start + WINDOW), (true, nothing()));

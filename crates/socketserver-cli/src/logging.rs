@@ -1,5 +1,5 @@
-//! Logs: `tracing`'s events on stderr or in a file, as text or JSON. A reader that is slow, or gone, costs lines
-//! and never makes a server wait.
+//! The log: `tracing` events on stderr or in a file, as text or JSON. If the reader is slow or has
+//! closed, lines are dropped; the log never blocks a server.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fs::{File, OpenOptions};
@@ -23,7 +23,7 @@ use crate::{reopen, terminal};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// How much is logged to stderr: off, error, warn, info, debug or trace
+    /// Minimum level of events in the log: off, error, warn, info, debug or trace
     #[arg(
         long,
         global = true,
@@ -33,7 +33,7 @@ pub(crate) struct Options {
     )]
     log_level: LevelFilter,
 
-    /// How the log is written
+    /// Format of the log
     #[arg(
         long,
         global = true,
@@ -43,8 +43,8 @@ pub(crate) struct Options {
     )]
     log_format: Format,
 
-    /// How many lines of one kind are logged per second; further ones are counted, and the count is
-    /// logged ("none" for any number)
+    /// Maximum number of lines of one kind per second; further lines are counted and the count is
+    /// logged ("none" for no limit)
     #[arg(
         long,
         global = true,
@@ -55,7 +55,8 @@ pub(crate) struct Options {
     )]
     log_rate: LineRate,
 
-    /// Append the log to this file instead; SIGHUP and SIGUSR1 open it anew, as logrotate needs it
+    /// Append the log to this file instead of stderr; SIGHUP and SIGUSR1 reopen the file, for
+    /// logrotate
     #[arg(long, global = true, value_name = "FILE", help_heading = "Logging")]
     log_file: Option<PathBuf>,
 }
@@ -74,10 +75,10 @@ fn lines(text: &str) -> Result<LineRate, &'static str> {
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum Format {
-    /// A line for people
+    /// One line of text for each event
     #[default]
     Text,
-    /// An object in JSON for each event
+    /// One JSON object for each event
     Json,
 }
 
@@ -90,12 +91,12 @@ pub(crate) fn init(options: &Options) -> anyhow::Result<()> {
             Ok(file) => *log_file() = Some(file),
             Err(error) => {
                 let path = path.display();
-                tracing::warn!(%error, "the log {path} cannot be opened anew; the old file is used");
+                tracing::warn!(%error, "the log {path} cannot be reopened; continuing with the old file");
             }
         });
     }
     let lines = fmt::layer()
-        // A line that cannot be written would be complained about by a panic.
+        // The default reaction to a line that cannot be written is a panic.
         .log_internal_errors(false)
         .with_writer(|| Lossy);
     let lines = match options.log_format {
@@ -109,8 +110,8 @@ pub(crate) fn init(options: &Options) -> anyhow::Result<()> {
         }
         Format::Json => lines.json().flatten_event(true).boxed(),
     };
-    // A panic is caught and logged where it concerns a client. The text of the standard library's
-    // hook must not make the thread wait for a reader of stderr.
+    // A panic in a handler is caught and logged for its client. The text of the standard library's
+    // hook must not block the thread on a slow reader of stderr.
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("without a name");
@@ -138,14 +139,14 @@ pub(crate) fn init(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was left out at last is told. To be called before exiting.
+/// Logs the last summaries of lines that were left out. Call it before the process exits.
 pub(crate) fn end() {
     if let Some(limited) = LIMITED.get() {
         limited
             .rate
             .rest()
             .iter()
-            .for_each(|text| limited.tell(text));
+            .for_each(|text| limited.write_warning(text));
     }
 }
 
@@ -157,8 +158,8 @@ struct Limited {
 }
 
 impl Limited {
-    /// Writes a line itself: an event within a filter would come back to it.
-    fn tell(&self, text: &str) {
+    /// Writes a line directly, because an event within a filter would reach the filter again.
+    fn write_warning(&self, text: &str) {
         let now = humantime::format_rfc3339_micros(std::time::SystemTime::now());
         let line = match self.format {
             Format::Text => format!("{now}  WARN {text}\n"),
@@ -180,17 +181,18 @@ impl<S> Filter<S> for &'static Limited {
     }
 
     fn event_enabled(&self, event: &Event<'_>, _: &LayerContext<'_, S>) -> bool {
-        self.rate.allows(event, |text| self.tell(text))
+        self.rate.allows(event, |text| self.write_warning(text))
     }
 }
 
-/// Where the log goes if not to stderr.
+/// Returns the file of the log, if the log does not go to stderr.
 fn log_file() -> MutexGuard<'static, Option<File>> {
     static FILE: Mutex<Option<File>> = Mutex::new(None);
     FILE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Other users of the machine cannot read what clients send.
+/// Opens the file of the log. Other users of the machine cannot read it, because it contains data
+/// of clients.
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .append(true)
@@ -201,25 +203,25 @@ fn open(path: &Path) -> io::Result<File> {
 
 static LEVEL: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
 
-/// Changes how much is logged from now on; forked children keep the level that they began with.
+/// Changes the level of the log. Forked children keep the level with which they began.
 pub(crate) fn set_level(options: &Options) {
     if let Some(level) = LEVEL.get() {
-        // It fails only if there is no subscriber any more, and nothing to be told.
+        // The call fails only if no subscriber is left, and then there is no log.
         let _ = level.reload(options.log_level);
     }
 }
 
-/// Writes to stderr what it takes at once, and drops the rest.
+/// A writer to stderr that drops bytes which cannot be written at once.
 struct Lossy;
 
-/// Lines that were dropped and not told of yet.
+/// The number of lines that were dropped and not yet reported.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 impl Write for Lossy {
-    /// Takes a whole line, as the formatter hands it over.
+    /// Takes a whole line, because the formatter writes whole lines.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if let Some(file) = &mut *log_file() {
-            // On a full disk lines are lost, and the servers go on.
+            // If the disk is full, lines are lost and the servers continue.
             if file.write_all(line).is_err() {
                 DROPPED.fetch_add(1, Ordering::Relaxed);
             }
@@ -231,9 +233,10 @@ impl Write for Lossy {
         }
         let dropped = DROPPED.swap(0, Ordering::Relaxed);
         if dropped > 0 {
-            // It begins a line of its own, as the one before may have been cut.
-            let told = format!("\n({dropped} lines were dropped: nobody read them)\n");
-            if stderr.put(told.as_bytes()) < told.len() {
+            // The text begins a new line because the previous line may be incomplete.
+            let note =
+                format!("\n({dropped} lines were dropped because the reader was too slow)\n");
+            if stderr.put(note.as_bytes()) < note.len() {
                 DROPPED.fetch_add(dropped + 1, Ordering::Relaxed);
                 return Ok(line.len());
             }

@@ -1,8 +1,8 @@
-//! `socketserver`: servers to talk to, and a client to talk with.
+//! `socketserver`: server programs, and clients to talk to them.
 //!
 //! This file decides nothing but the exit code: 0 after a stop that was asked for (`--cut-status` if its
 //! drain had to cut), 1 when starting
-//! or serving failed or a second signal forced the end, 2 for wrong usage.
+//! or a second signal forced the end; 2 for wrong usage.
 
 #![forbid(unsafe_code)]
 
@@ -46,7 +46,7 @@ use cli::{Command, UsageError};
 use config::{Start, StartError};
 use nonblocking::Stream;
 
-/// What is wrong usage to clap, too.
+/// The exit code for wrong usage, which clap also uses.
 const WRONG_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -78,7 +78,7 @@ fn main() -> ExitCode {
         match init::supervise() {
             Ok(code) => return code,
             Err(error) => tracing::warn!(
-                "as the first process, this one reaps nothing but its own: {error:#}; start it under \
+                "as process 1, this process reaps only its own children: {error:#}; start it under \
                  an init, such as that of docker run --init"
             ),
         }
@@ -108,16 +108,20 @@ fn main() -> ExitCode {
     })
 }
 
-/// Says in one line what the causes are. A stderr that is closed, or a pipe that is full, does not
-/// hold up the end.
+/// Prints the error and its causes on one line. A closed stderr or a full pipe does not delay the
+/// exit.
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
     Stream::Stderr.put(format!("socketserver: {error:#}\n").as_bytes());
     ExitCode::from(code)
 }
 
-/// Looks at what a server would need, and prints what would be in force.
+/// Checks the files and names that a server needs, and prints the resulting configuration.
 fn check(start: &mut Start) -> anyhow::Result<()> {
-    let program = start.cli.command.program().context("it is no server")?;
+    let program = start
+        .cli
+        .command
+        .program()
+        .context("this command is not a server")?;
     for endpoint in program.server().listening() {
         endpoint
             .look_up()

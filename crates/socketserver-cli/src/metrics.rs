@@ -1,4 +1,5 @@
-//! Who tells how the servers fare: a server of its own, over HTTP, which outlives their drain.
+//! The server of health and statistics over HTTP. It outlives the drain of the servers that it
+//! reports on.
 
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -14,32 +15,32 @@ use crate::cli::{Model, ServerOptions};
 use crate::endpoint::Endpoint;
 use crate::serve::{BoundServers, Condition, Inet, of_file};
 
-/// Who asks at once. Collectors are one or two, and probes of readiness another. Whoever else comes
-/// waits for a moment, and cannot take more than that from the servers that are watched; a few who
-/// are slow do not keep a probe from its answer.
+/// The maximum number of clients at once. One or two collectors and some readiness probes are
+/// expected. Further clients wait briefly, which limits their load on the servers. A few slow
+/// clients do not delay a probe.
 const CLIENTS: usize = 16;
 const AT_LIMIT: OverloadPolicy = OverloadPolicy::Queue {
-    patience: PATIENCE,
-    places: PLACES,
+    patience: QUEUE_TIMEOUT,
+    places: QUEUE_CAPACITY,
 };
-const PATIENCE: Duration = Duration::from_secs(2);
-const PLACES: usize = 128;
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(2);
+const QUEUE_CAPACITY: usize = 128;
 
 /// Descriptors for probes, when the servers have taken all others.
 const RESERVED: usize = 8;
 
-/// What a client is told that is one too many.
+/// The response to a client beyond the queue.
 const TOO_MANY: &str = "HTTP/1.1 503 Service Unavailable\r\n\
     Content-Type: text/plain; charset=utf-8\r\nContent-Length: 22\r\nCache-Control: no-store\r\n\
     Connection: close\r\n\r\ntoo many ask at once\r\n";
 
-/// An answer has 5 seconds. This is for who connects and says nothing.
+/// The first-byte timeout for clients that send nothing. A response has its own limit of 5 seconds.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// How long answers have that are under way when the servers have ended.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
+/// The time for pending responses after the servers have ended.
+const FINAL_RESPONSES: Duration = Duration::from_millis(500);
 
-/// Where metrics can be had: connections only.
+/// Parses an endpoint for metrics, which must use connections.
 pub(crate) fn endpoint(text: &str) -> Result<Endpoint, String> {
     match text.parse() {
         Ok(endpoint @ (Endpoint::Tcp(_) | Endpoint::Unix(_))) => Ok(endpoint),
@@ -49,10 +50,10 @@ pub(crate) fn endpoint(text: &str) -> Result<Endpoint, String> {
 }
 
 pub(crate) struct MetricsServer {
-    /// With the real port; several, if its name has several addresses.
+    /// The endpoints with the ports that were bound; several if the name has several addresses.
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) metrics: Metrics,
-    /// The server, unless it is a companion in the loop of the others.
+    /// The server, unless it runs in the accept loop of the other servers.
     own: Placement,
 }
 
@@ -63,7 +64,7 @@ enum Placement {
 }
 
 impl MetricsServer {
-    /// Binds it for servers that are bound already.
+    /// Binds the metrics server for servers that are already bound.
     pub(crate) fn bind(
         endpoint: &Endpoint,
         at: &[Inet],
@@ -86,8 +87,8 @@ impl MetricsServer {
             metrics.register(endpoint.to_string(), server);
         }
         let group = &mut bound.group;
-        // A forking server must have one thread, and so shares its loop: each request is answered by
-        // a child, from its copy of the figures.
+        // A forking server must have one thread, so the metrics server shares its loop. A child
+        // answers each request from its copy of the counters.
         let (endpoints, own) = if bound.model == Model::Forking {
             let model = Forking::new()
                 .max_children(CLIENTS)
@@ -113,15 +114,15 @@ impl MetricsServer {
         })
     }
 
-    /// Begins to serve, unless the others' loop does.
+    /// Starts to serve, unless the loop of the other servers does so.
     pub(crate) fn start(&mut self) -> anyhow::Result<()> {
         self.own = match std::mem::replace(&mut self.own, Placement::None) {
             Placement::BoundServers(mut group) => {
                 let handle = group.handle();
                 let serve = move || {
                     if let Err(error) = group.serve_forever() {
-                        // The servers that are watched go on.
-                        tracing::error!(%error, "metrics are not served any more");
+                        // The servers themselves continue.
+                        tracing::error!(%error, "the metrics server has ended with an error");
                     }
                 };
                 let thread = thread::Builder::new().name("metrics".into()).spawn(serve)?;
@@ -132,19 +133,19 @@ impl MetricsServer {
         Ok(())
     }
 
-    /// The servers have ended.
+    /// Ends the metrics server once the servers have ended.
     pub(crate) fn end(self) {
         if let Placement::Serving(handle, thread) = self.own {
-            handle.drain(LAST_ANSWERS);
-            // It ends by itself, but for a handler that does not notice that it was cut.
-            if handle.wait(Some(LAST_ANSWERS * 2)) {
+            handle.drain(FINAL_RESPONSES);
+            // The server ends by itself, unless a handler does not notice its cancellation.
+            if handle.wait(Some(FINAL_RESPONSES * 2)) {
                 let _ = thread.join();
             }
         }
     }
 }
 
-/// What a server is put into.
+/// The group or the loop to which the server is added.
 enum Add<'a> {
     Member(&'a mut ServerGroup),
     Companion(&'a mut ServerGroup),
@@ -159,7 +160,7 @@ fn listen<C: Concurrency>(
     add: Add<'_>,
 ) -> anyhow::Result<Vec<Endpoint>> {
     let factory = metrics.endpoint();
-    // One body for servers of both types.
+    // The macro generates the same code for both server types.
     macro_rules! add {
         ($server:expr) => {{
             let server = $server;
@@ -197,8 +198,8 @@ fn listen<C: Concurrency>(
         .filter(|(_, at)| !is_local(at))
     {
         tracing::warn!(
-            "whoever reaches {endpoint} can read the figures of these servers, unencrypted: listen \
-             on 127.0.0.1 or unix:///path if that is not meant"
+            "every client that reaches {endpoint} can read the statistics, and they are not encrypted: \
+             listen on 127.0.0.1 or unix:///path to prevent that"
         );
     }
     Ok(endpoints)
@@ -213,7 +214,7 @@ fn builder<T: StreamTransport, C: Concurrency>(model: C) -> Builder<T, C> {
         .timeouts(timeouts)
         .rejection_message(TOO_MANY)
         .reserved_descriptors(RESERVED)
-        // Somebody who asks badly, or not at all, is no matter for the log of the servers.
+        // A bad or silent client of metrics does not belong in the log of the servers.
         .handle_error(|info, failure| {
             tracing::debug!(peer = %info.peer(), %failure, "a request for metrics failed");
             Ok(())

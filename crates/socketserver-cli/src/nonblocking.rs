@@ -1,4 +1,4 @@
-//! Output that never makes anybody wait: what is not taken at once is dropped.
+//! Output that never blocks: bytes that cannot be written at once are dropped.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -8,14 +8,14 @@ use std::sync::OnceLock;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 
-/// Where to.
+/// A standard output stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stream {
     Stdout,
     Stderr,
 }
 
-/// What a pipe takes whole or not at all: pipe(7), `PIPE_BUF`.
+/// The number of bytes that a pipe takes whole or not at all: pipe(7), `PIPE_BUF`.
 const WHOLE: usize = 4096;
 
 impl Stream {
@@ -26,16 +26,17 @@ impl Stream {
         }
     }
 
-    /// Writes as much as is taken at once, and says how much that was.
+    /// Writes the bytes that can be written at once, and returns their number.
     pub(crate) fn put(self, bytes: &[u8]) -> usize {
-        // The locks keep what several threads say apart.
+        // The locks separate the output of several threads.
         match self {
             Self::Stdout => self.put_locked(&mut io::stdout().lock(), bytes),
             Self::Stderr => self.put_locked(&mut io::stderr().lock(), bytes),
         }
     }
 
-    /// Writes all of it, and waits for that. It takes no lock: what is put meanwhile waits for nothing.
+    /// Writes all bytes and blocks until they are written. Takes no lock, so that `put` of other
+    /// threads does not wait.
     pub(crate) fn write_all(self, bytes: &[u8]) -> io::Result<()> {
         let own = match self {
             Self::Stdout => io::stdout().as_fd().try_clone_to_owned()?,
@@ -45,7 +46,7 @@ impl Stream {
     }
 
     fn put_locked(self, shared: &mut (impl Write + AsFd), bytes: &[u8]) -> usize {
-        // What went through the buffer before comes before this.
+        // Buffered bytes are written first.
         let _ = shared.flush();
         let mut taken = 0;
         for piece in bytes.chunks(WHOLE) {
@@ -65,8 +66,9 @@ impl Stream {
         taken
     }
 
-    /// A descriptor that does not block, where the other one may: a terminal or a pipe opened anew.
-    /// To set `O_NONBLOCK` on the one that was inherited would set it for everybody who has it.
+    /// Returns a descriptor of its own that does not block, for a terminal or a pipe that can be
+    /// reopened. `O_NONBLOCK` on the inherited descriptor would affect every process that shares
+    /// it.
     fn own(self, shared: BorrowedFd<'_>) -> Option<&'static File> {
         static OWN: [OnceLock<Option<File>>; 2] = [const { OnceLock::new() }; 2];
         let reopen = || {
@@ -82,7 +84,7 @@ impl Stream {
     }
 }
 
-/// Whether something can be written without waiting.
+/// Returns true if a write would not block.
 fn has_room(to: &impl AsFd) -> bool {
     let mut fds = [PollFd::new(to, PollFlags::OUT)];
     let now = Timespec {

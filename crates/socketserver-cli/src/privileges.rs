@@ -1,7 +1,7 @@
-//! Giving up root once everything is bound that needs it.
+//! Changes from root to another user once everything that needs root is bound.
 //!
-//! Who serves the network should be nobody in particular: whatever a client could make it do, it
-//! does with the rights of that user.
+//! A server has the rights of an ordinary user, so that a client that gains control of it gets only
+//! these rights.
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -10,7 +10,7 @@ use nix::unistd::{Gid, Group, Uid, User, geteuid, getgid, initgroups, setgid, se
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Serving")]
 pub(crate) struct Privileges {
-    /// Serve as this user (a name or a number), once the endpoints are bound; needs root
+    /// Change to this user (a name or a number) once the endpoints are bound; needs root
     #[arg(long, value_name = "USER")]
     user: Option<String>,
 
@@ -19,25 +19,29 @@ pub(crate) struct Privileges {
     group: Option<String>,
 }
 
-/// Whoever the server is to be.
+/// The user and the group that the server changes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     user: Uid,
     group: Gid,
-    /// Whose groups it is to have; none if these were left out, or if it has no name.
+    /// The name whose groups the process gets; `None` if `--group` is given or the user has no
+    /// name.
     name: Option<String>,
 }
 
 impl Privileges {
-    /// `None` to stay who we are.
-    ///
-    /// # Errors
-    /// Whether the process becomes another user before it serves.
+    /// Returns true if the process changes to another user before it serves.
     pub(crate) fn are_given_up(&self) -> bool {
         self.user.is_some()
     }
 
-    /// There is no such user or group.
+    /// Returns the identity to change to, or `None` without `--user`.
+    ///
+    /// # Errors
+    /// Returns the identity to change to, or `None` without `--user`.
+    ///
+    /// # Errors
+    /// Returns an error if the user or the group does not exist.
     pub(crate) fn look_up(&self) -> anyhow::Result<Option<Identity>> {
         let Some(user) = &self.user else {
             return Ok(None);
@@ -50,10 +54,10 @@ impl Privileges {
         Ok(Some(identity))
     }
 
-    /// The same for who is about to become it.
+    /// Returns the identity to change to.
     ///
     /// # Errors
-    /// This process may not, as well.
+    /// Returns an error if the user does not exist or this process must not change to it.
     pub(crate) fn identity(&self) -> anyhow::Result<Option<Identity>> {
         let Some(identity) = self.look_up()? else {
             return Ok(None);
@@ -66,14 +70,14 @@ impl Privileges {
 }
 
 impl Identity {
-    /// The numbers of its user and its group.
+    /// Returns the numbers of the user and the group.
     pub(crate) fn numbers(&self) -> (u32, u32) {
         (self.user.as_raw(), self.group.as_raw())
     }
 
-    /// Becomes this user, for good, on all threads.
+    /// Changes all threads to this user, permanently.
     pub(crate) fn assume(&self) -> anyhow::Result<()> {
-        // In this order: after the last step none of the others would be allowed.
+        // The order matters: after the last step, no other step would be allowed.
         let groups = match &self.name {
             Some(name) => {
                 let name = std::ffi::CString::new(name.as_bytes()).context("bad user name")?;
@@ -84,13 +88,13 @@ impl Identity {
         groups.context("cannot give up root's groups")?;
         setgid(self.group).context("cannot change the group")?;
         setuid(self.user).context("cannot change the user")?;
-        // setuid(2) by root sets the saved identity, too. If that were not so, anything that went
-        // wrong later could undo it.
+        // setuid(2) by root also sets the saved user ID. Without that, a later fault could regain
+        // root.
         if !self.user.is_root() && setuid(Uid::from_raw(0)).is_ok() {
-            bail!("root was given up, and could be had back: refusing to serve");
+            bail!("root was given up and could be regained: refusing to serve");
         }
         if getgid() != self.group {
-            bail!("the group is not what it was changed to: refusing to serve");
+            bail!("the group differs from the one that was set: refusing to serve");
         }
         Ok(())
     }
@@ -109,13 +113,13 @@ fn find_user(text: &str) -> anyhow::Result<Identity> {
             group: user.gid,
             name: Some(user.name),
         }),
-        // Numbers need no entry; the group is the one of the same number, as in containers.
+        // Numbers need no entry in the database. The group has the same number, as in containers.
         (None, Some(user)) => Ok(Identity {
             user,
             group: Gid::from_raw(user.as_raw()),
             name: None,
         }),
-        (None, None) => bail!("there is no user {text}: `getent passwd` lists them"),
+        (None, None) => bail!("user {text} does not exist: `getent passwd` lists them"),
     }
 }
 
@@ -127,7 +131,7 @@ fn find_group(text: &str) -> anyhow::Result<Gid> {
         Group::from_name(text).with_context(|| format!("cannot look up the group {text}"))?;
     match found {
         Some(group) => Ok(group.gid),
-        None => bail!("there is no group {text}: `getent group` lists them"),
+        None => bail!("group {text} does not exist: `getent group` lists them"),
     }
 }
 
@@ -136,13 +140,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn users_are_found_by_name_and_by_number() {
+    fn find_user_accepts_names_and_numbers() {
         let root = find_user("root").unwrap();
         assert_eq!(root, find_user("0").unwrap());
         assert_eq!(root.name.as_deref(), Some("root"));
-        let nameless = find_user("3999999999").unwrap();
-        assert_eq!(nameless.group.as_raw(), 3_999_999_999);
-        assert_eq!(nameless.name, None);
+        let unnamed = find_user("3999999999").unwrap();
+        assert_eq!(unnamed.group.as_raw(), 3_999_999_999);
+        assert_eq!(unnamed.name, None);
         assert!(
             find_user("no such user")
                 .unwrap_err()

@@ -1,4 +1,4 @@
-//! Files that are opened anew when asked: by SIGUSR1 and SIGHUP, after logrotate has moved them away.
+//! Files that SIGUSR1 and SIGHUP reopen after logrotate has moved them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -6,17 +6,17 @@ type Hook = Box<dyn Fn() + Send>;
 
 static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
 
-/// Has `reopen` called at each such signal. It must not wait.
+/// Calls `reopen` at each such signal. `reopen` must not block.
 pub(crate) fn register(reopen: impl Fn() + Send + 'static) {
     hooks().push(Box::new(reopen));
 }
 
-/// Whether there are files to open anew.
+/// Returns true if there are files to reopen.
 pub(crate) fn has_any() -> bool {
     !hooks().is_empty()
 }
 
-/// Opens all of them anew.
+/// Reopens all files.
 pub(crate) fn all() {
     hooks().iter().for_each(|reopen| reopen());
 }

@@ -1,5 +1,5 @@
-//! What systemd, and others that speak as it does, pass on to a service and want to hear from it:
-//! sockets that are bound already (sd_listen_fds(3)), and how it fares (sd_notify(3)).
+//! The protocol with systemd and compatible service managers: inherited sockets (sd_listen_fds(3))
+//! and status notifications (sd_notify(3)).
 
 use std::env;
 use std::net::{TcpListener, UdpSocket};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 
-/// Variables that are for this process, and not for what it starts.
+/// Environment variables for this process only, which its children must not get.
 pub(crate) const VARIABLES: [&str; 6] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
@@ -19,7 +19,7 @@ pub(crate) const VARIABLES: [&str; 6] = [
     "LISTEN_FDNAMES",
 ];
 
-/// A socket that was bound by somebody else.
+/// A socket that a service manager has bound.
 #[derive(Debug)]
 pub(crate) enum Socket {
     Tcp(TcpListener),
@@ -28,12 +28,13 @@ pub(crate) enum Socket {
     Unixgram(UnixDatagram),
 }
 
-/// The sockets that were passed on, each with its name (`FileDescriptorName=`, or the unit's).
+/// Returns the inherited sockets, each with its name (`FileDescriptorName=`, or the name of the
+/// unit).
 ///
-/// To be asked for once, before there are threads: it removes the variables that tell of them.
+/// Call it once, before there are threads, because it removes the environment variables.
 ///
 /// # Errors
-/// One is of a kind that no server here serves.
+/// Returns an error if a socket is of a kind that no server here serves.
 pub(crate) fn inherited() -> anyhow::Result<Vec<(String, Socket)>> {
     check_passed()?;
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
@@ -45,8 +46,8 @@ pub(crate) fn inherited() -> anyhow::Result<Vec<(String, Socket)>> {
             match take(&mut fds, index) {
                 Some(socket) => Ok((name, socket)),
                 None => anyhow::bail!(
-                    "descriptor {} ({name:?}) that was passed on is no TCP, UDP or Unix socket \
-                     that listens: check the Listen...= lines of the socket unit",
+                    "descriptor {} ({name:?}) that was passed on is not a listening TCP, UDP or Unix socket: \
+                     check the Listen...= lines of the socket unit",
                     3 + index
                 ),
             }
@@ -54,11 +55,11 @@ pub(crate) fn inherited() -> anyhow::Result<Vec<(String, Socket)>> {
         .collect()
 }
 
-/// Refuses a `LISTEN_FDS` that promises more than was passed on: the descriptors behind those would be
-/// whatever this process opens next.
+/// Returns an error if `LISTEN_FDS` announces more descriptors than were passed on. Otherwise a
+/// later file of this process could be taken for one.
 ///
-/// What is passed on survives `execve(2)`, and so is not marked to be closed then; all that this
-/// process has opened is.
+/// Inherited descriptors have survived `execve(2)` and so are not close-on-exec. All descriptors
+/// that this process has opened are.
 fn check_passed() -> anyhow::Result<()> {
     let Ok(count) = env::var("LISTEN_FDS") else {
         return Ok(());
@@ -69,9 +70,9 @@ fn check_passed() -> anyhow::Result<()> {
     }
     let count: u32 = match count.parse() {
         Ok(count) => count,
-        Err(_) => anyhow::bail!("LISTEN_FDS={count} is no number of sockets"),
+        Err(_) => anyhow::bail!("LISTEN_FDS={count} is not a number of sockets"),
     };
-    // Without /proc it is not known, and each is looked at later.
+    // Without `/proc` the flags are unknown, and each descriptor is checked later.
     if !std::path::Path::new("/proc/self/fdinfo").exists() {
         return Ok(());
     }
@@ -94,7 +95,7 @@ fn check_passed() -> anyhow::Result<()> {
 }
 
 fn take(fds: &mut ListenFd, index: usize) -> Option<Socket> {
-    // Each looks at the kind first, and takes nothing of another.
+    // Each call checks the kind first, and takes no socket of another kind.
     if let Ok(Some(socket)) = fds.take_tcp_listener(index) {
         return Some(Socket::Tcp(socket));
     }
@@ -110,54 +111,55 @@ fn take(fds: &mut ListenFd, index: usize) -> Option<Socket> {
     None
 }
 
-/// It serves.
+/// Reports that the servers serve.
 pub(crate) fn ready() {
     ready_but("serving");
 }
 
-/// It serves, and there is something to say about that.
+/// Reports that the servers serve, with a status text.
 pub(crate) fn ready_but(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+    notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// Its configuration is read anew; [`ready`] ends that.
+/// Reports a reload of the configuration; [`ready`] ends it.
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::warn!(%error, "the service manager was not told of the reload"),
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "cannot notify the service manager of the reload"),
     }
 }
 
-/// It is on its way to the end, which may take so long.
+/// Reports that the servers stop, which may take up to `timeout`.
 pub(crate) fn stopping(what: &str, timeout: Duration) {
     let status = format!(
         "{what}; ends in {} at the latest",
         humantime::format_duration(timeout)
     );
-    // Or the manager would lose patience first: sd_notify(3), EXTEND_TIMEOUT_USEC.
+    // The extra time keeps the manager from a timeout of its own: sd_notify(3),
+    // EXTEND_TIMEOUT_USEC.
     let longer = timeout.saturating_add(Duration::from_secs(5)).as_micros();
     let longer = format!("EXTEND_TIMEOUT_USEC={longer}");
-    tell(&[
+    notify(&[
         NotifyState::Stopping,
         NotifyState::Status(&status),
         NotifyState::Custom(&longer),
     ]);
 }
 
-/// How often the manager wants to hear that the serving loop turns, if it does: twice in the time
-/// after which it would take action.
+/// Returns the interval for reports of the accept loop: half the time after which the manager would
+/// act.
 pub(crate) fn watchdog() -> Option<Duration> {
     Some(sd_notify::watchdog_enabled()? / 2)
 }
 
-/// The loop turns.
+/// Reports that the accept loop runs.
 pub(crate) fn alive() {
-    tell(&[NotifyState::Watchdog]);
+    notify(&[NotifyState::Watchdog]);
 }
 
-fn tell(what: &[NotifyState<'_>]) {
-    // Without a manager there is nobody to tell, and that is no error.
+fn notify(what: &[NotifyState<'_>]) {
+    // Without a manager the call does nothing and succeeds.
     if let Err(error) = sd_notify::notify(what) {
-        tracing::warn!(%error, "the service manager was not told");
+        tracing::warn!(%error, "cannot notify the service manager");
     }
 }

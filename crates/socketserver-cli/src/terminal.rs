@@ -1,8 +1,8 @@
-//! Lines from whoever is at the other end of stdin, and what is said to him meanwhile.
+//! Lines from stdin, and messages to the operator.
 //!
-//! A person at a terminal gets line editing and a history, and what is said appears above the line
-//! that is being typed. A pipe is read as it is. Nothing here makes a server wait: lines are read
-//! on a thread of their own or, in a process that must not have threads, when some are there.
+//! An operator at a terminal gets line editing and a history, and messages appear above the line
+//! that is being typed. A pipe is read without editing. This module never blocks a server: it reads
+//! lines in a separate thread or, in a process that must not have threads, when input is ready.
 
 use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::os::fd::AsFd;
@@ -25,40 +25,40 @@ use crate::cli::Model;
 use crate::nonblocking::Stream;
 use crate::serve::BoundServers;
 
-/// What is typed or piped in, line by line.
+/// The lines of stdin, typed or piped in.
 pub(crate) struct Lines {
     pub(crate) prompt: &'static str,
-    /// Said once to a person.
+    /// A greeting that is shown once at a terminal.
     pub(crate) greeting: &'static str,
 }
 
-/// Longer lines come in pieces.
+/// The maximum length of a line; longer lines are split.
 const LINE: usize = 64 << 10;
 
-/// So many lines may wait for a terminal that shows nothing (because of Ctrl-S, say). Further ones
-/// are dropped.
+/// The maximum number of messages that wait for a stopped terminal (by Ctrl-S, for example).
+/// Further messages are dropped.
 const UNSEEN: usize = 1024;
 
-/// While lines are being edited: the way to the terminal, which is not ours alone.
+/// The channel to the editor, which shares the terminal with other threads.
 static ABOVE_PROMPT: OnceLock<SyncSender<Output>> = OnceLock::new();
 
 enum Output {
     Text(String),
-    /// Everything before this is to be shown first.
+    /// A request to confirm that all earlier output is shown.
     Mark(SyncSender<()>),
 }
 
-/// Whether somebody takes what is to be shown above the prompt.
+/// True while an editor takes messages to show above the prompt.
 static EDITING: AtomicBool = AtomicBool::new(false);
 
-/// Nobody waits for longer than this until everything has been shown.
+/// The maximum time to wait until all messages are shown.
 const FLUSH: Duration = Duration::from_millis(500);
 
-/// How the terminal was found.
+/// The settings of the terminal at start.
 static FOUND: Mutex<Option<Termios>> = Mutex::new(None);
 
 impl Lines {
-    /// Calls `obey` for each line, without its end, for as long as there are any.
+    /// Calls `obey` for each line, without its line end, until stdin ends.
     pub(crate) fn attend(
         self,
         bound: &mut BoundServers,
@@ -87,7 +87,7 @@ impl Lines {
     }
 }
 
-/// Shows text to the operator. It never waits: what nobody takes is dropped.
+/// Shows text to the operator. Never blocks: text that cannot be written at once is dropped.
 pub(crate) fn say(text: &str) {
     if text.is_empty() || above_prompt(text) {
         return;
@@ -95,7 +95,7 @@ pub(crate) fn say(text: &str) {
     Stream::Stdout.put(text.as_bytes());
 }
 
-/// Shows text above the line that is being edited; `false` if none is.
+/// Shows text above the line that is being edited. Returns false if no line is being edited.
 pub(crate) fn above_prompt(text: &str) -> bool {
     let Some(printer) = ABOVE_PROMPT
         .get()
@@ -109,9 +109,9 @@ pub(crate) fn above_prompt(text: &str) -> bool {
     }
 }
 
-/// Leaves the terminal as it was found, whatever is being typed. To be called before exiting.
+/// Restores the settings of the terminal. Call it before the process exits.
 pub(crate) fn restore() {
-    // Held to the end: whoever comes second exits as soon as this returns.
+    // The lock is held to the end, because a second caller exits as soon as this function returns.
     let mut slot = lock_found();
     let Some(found) = slot.take() else {
         return;
@@ -125,7 +125,7 @@ pub(crate) fn restore() {
         let _ = all.recv_timeout(FLUSH);
     }
     let _ = tcsetattr(io::stdin(), OptionalActions::Now, &found);
-    // What follows does not belong behind the prompt.
+    // Later output starts on a line of its own.
     Stream::Stdout.put(b"\n");
 }
 
@@ -133,8 +133,8 @@ fn lock_found() -> std::sync::MutexGuard<'static, Option<Termios>> {
     FOUND.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether a person is there. A process in the background has the terminal, too, but would be
-/// stopped when it reads from it: termios(3), "job control".
+/// Returns true if stdin and stdout are a terminal in the foreground. A process in the background
+/// also has the terminal, but a read would stop it: termios(3), "job control".
 pub(crate) fn is_interactive() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal() && in_foreground()
 }
@@ -152,7 +152,7 @@ pub(crate) fn editor() -> anyhow::Result<LineEditor> {
 
 fn print_above(editor: &mut LineEditor) -> anyhow::Result<()> {
     let Ok(mut printer) = editor.create_external_printer() else {
-        // A terminal that cannot do more than lines.
+        // The terminal supports only plain lines.
         return Ok(());
     };
     let (to, shown) = sync_channel(UNSEEN);
@@ -161,14 +161,14 @@ fn print_above(editor: &mut LineEditor) -> anyhow::Result<()> {
         .spawn(move || {
             for shown in shown {
                 let printed = match shown {
-                    // The editor takes nothing more.
+                    // The editor has stopped and takes no more text.
                     Output::Text(text) if !EDITING.load(Ordering::Acquire) => {
                         Stream::Stdout.put(text.as_bytes());
                         true
                     }
                     Output::Text(text) => printer.print(text).is_ok(),
-                    // One text can be on its way to the editor. When it takes the second of these,
-                    // it has shown what came before the first.
+                    // One text can be on its way to the editor. Once the editor takes the second of
+                    // these, it has shown all text that came before the first.
                     Output::Mark(all) => {
                         (0..2).all(|_| printer.print(String::new()).is_ok()) && all.send(()).is_ok()
                     }
@@ -186,23 +186,23 @@ fn print_above(editor: &mut LineEditor) -> anyhow::Result<()> {
 
 fn edit(editor: &mut LineEditor, prompt: &str, mut obey: impl FnMut(&[u8])) {
     let closed = edit_lines(editor, prompt, &mut obey);
-    // From here on whoever says something writes by himself.
+    // From here on, callers write to the terminal directly.
     EDITING.store(false, Ordering::Release);
     match closed {
-        // Ctrl-C, which is no signal while a line is edited. The end is near: until then there are
-        // plain lines, and the next Ctrl-C is a signal again.
+        // Ctrl-C sends no signal while a line is edited, and stops the server here. Until the end,
+        // lines are read without editing, and the next Ctrl-C is a signal again.
         ReadlineError::Interrupted => {
             let _ = kill_process(getpid(), Signal::INT);
             read(obey);
         }
         ReadlineError::Eof => {
-            say("the console is closed, and the server goes on; Ctrl-C stops it\n");
+            say("the console is closed and the server continues; press Ctrl-C to stop it\n");
         }
         error => tracing::warn!(%error, "the console is closed"),
     }
 }
 
-/// Why there are no more lines.
+/// Edits lines until an error, and returns the error.
 fn edit_lines(editor: &mut LineEditor, prompt: &str, mut obey: impl FnMut(&[u8])) -> ReadlineError {
     loop {
         match editor.readline(prompt) {
@@ -231,13 +231,13 @@ fn read(mut obey: impl FnMut(&[u8])) {
     }
 }
 
-/// For a process that forks, and must not have threads then.
+/// Reads lines in the accept loop of a process that forks and therefore must not have threads.
 fn attend_in_loop(
     bound: &mut BoundServers,
     mut obey: impl FnMut(&[u8]) + Send + 'static,
 ) -> anyhow::Result<()> {
     let stdin = io::stdin();
-    // Files, and devices such as /dev/null, cannot be waited for: epoll_ctl(2), EPERM.
+    // epoll cannot wait for files and devices such as `/dev/null`: epoll_ctl(2), EPERM.
     let kind = fstat(&stdin).map(|stat| FileType::from_raw_mode(stat.st_mode));
     let is_pipe = matches!(kind, Ok(FileType::Fifo | FileType::Socket));
     let is_person = stdin.is_terminal() && in_foreground();
@@ -251,7 +251,7 @@ fn attend_in_loop(
     let mut pending = Vec::new();
     bound.group.watch(fd, move || {
         let mut bytes = [0; 4096];
-        // It is ready, so this does not wait.
+        // The descriptor is ready, so the read does not block.
         let n = rustix::io::read(io::stdin(), &mut bytes)?;
         pending.extend_from_slice(&bytes[..n]);
         while let Some(end) = pending.iter().position(|&byte| byte == b'\n') {

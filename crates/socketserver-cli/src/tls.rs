@@ -1,4 +1,5 @@
-//! Encryption: what a server shows and asks for, and what a client trusts.
+//! TLS options: the identity of a server and the clients that it accepts, and the trust of a
+//! client.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -21,24 +22,25 @@ use socketserver::{Tls, TlsConfigError, TlsIdentity};
 use crate::cli::{ServerOptions, UsageError};
 use crate::endpoint::Endpoint;
 
-/// How tls:// endpoints are served.
+/// The options of `tls://` endpoints.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "TLS")]
 pub(crate) struct ServerTls {
-    /// The certificate for tls:// endpoints and those that lead to its authority, in PEM format; may
-    /// be given several times: clients get the one that has the name they ask for
+    /// File with the server's certificate and the certificates of its issuers, in PEM format; may
+    /// be given several times: a client gets the certificate for the host name that it requests
     #[arg(long = "tls-cert", value_name = "FILE")]
     certificates: Vec<PathBuf>,
 
-    /// The private key of the certificate; as many as there are certificates, in the same order
+    /// File with the private key of the certificate; give one for each --tls-cert, in the same
+    /// order
     #[arg(long = "tls-key", value_name = "FILE")]
     keys: Vec<PathBuf>,
 
-    /// Only let in clients with a certificate of an authority in this file
+    /// Accept only clients with a certificate from an authority in this file
     #[arg(long = "tls-client-ca", value_name = "FILE")]
     client_ca: Option<PathBuf>,
 
-    /// How long a client may take for the TLS handshake
+    /// Maximum time for the TLS handshake
     #[arg(
         long = "tls-timeout",
         value_name = "DURATION",
@@ -47,21 +49,21 @@ pub(crate) struct ServerTls {
     )]
     timeout: Duration,
 
-    /// How many TLS handshakes may be under way at once; who comes then is closed
+    /// Maximum number of TLS handshakes at the same time; further clients are closed
     #[arg(long = "tls-handshakes", value_name = "N", default_value_t = 1024)]
     handshakes: u32,
 
-    /// The protocols that the program speaks (ALPN), the best first. A client that offers others only
-    /// is refused; with none, no offer is looked at.
+    /// The protocols of the program (ALPN), in order of preference. A client that offers only other
+    /// protocols is rejected. If the list is empty, offers are ignored.
     #[arg(skip)]
     pub(crate) protocols: &'static [&'static str],
 }
 
-/// What a server of HTTP speaks, by the names that IANA has registered (RFC 7301).
+/// The protocols of an HTTP server, by the names that IANA has registered (RFC 7301).
 pub(crate) const HTTP: &[&str] = &["http/1.1", "http/1.0"];
 
 impl ServerTls {
-    /// Refuses what does not go together.
+    /// Returns an error if TLS options and endpoints contradict each other.
     pub(crate) fn check<'a>(
         &self,
         mut endpoints: impl Iterator<Item = &'a Endpoint>,
@@ -69,15 +71,15 @@ impl ServerTls {
         let encrypted = endpoints.find(|endpoint| endpoint.is_encrypted());
         match encrypted {
             Some(endpoint) if self.certificates.is_empty() => Err(UsageError(format!(
-                "{endpoint} needs a certificate: give --tls-cert FILE and --tls-key FILE, or make \
-                 them for a try by `socketserver cert localhost`"
+                "{endpoint} needs a certificate: give --tls-cert FILE and --tls-key FILE, or create \
+                 both for development with `socketserver cert localhost`"
             ))),
             None if !self.certificates.is_empty() => Err(UsageError(
-                "--tls-cert is given, and nothing is encrypted: use --listen tls://HOST:PORT"
+                "--tls-cert is given, but no endpoint uses TLS: use --listen tls://HOST:PORT"
                     .into(),
             )),
             _ if self.certificates.len() != self.keys.len() => Err(UsageError(format!(
-                "there are {} of --tls-cert and {} of --tls-key: each certificate has a key",
+                "--tls-cert is given {} times and --tls-key {} times: give one key for each certificate",
                 self.certificates.len(),
                 self.keys.len()
             ))),
@@ -99,12 +101,12 @@ impl ServerTls {
         })
     }
 
-    /// Whether clients have to show who they are.
+    /// Returns true if clients must present a certificate.
     pub(crate) fn knows_clients(&self) -> bool {
         self.client_ca.is_some()
     }
 
-    /// What is in the files, as far as they are good.
+    /// Loads the files. Returns an error if one is unusable.
     pub(crate) fn load(&self) -> anyhow::Result<Option<Tls>> {
         let Some(files) = self.files() else {
             return Ok(None);
@@ -116,7 +118,7 @@ impl ServerTls {
         Ok(Some(tls))
     }
 
-    /// The same for a server that is running: reads the files, and returns what puts them in force.
+    /// Loads the files for a running server, and returns a function that puts them in force.
     pub(crate) fn reload(&self, running: Option<&Tls>) -> anyhow::Result<impl FnOnce() + use<>> {
         let files = self.files();
         let loaded = files.map(|files| Ok::<_, TlsConfigError>((files.load()?, files.dates()?)));
@@ -130,39 +132,39 @@ impl ServerTls {
     }
 }
 
-/// Of all endpoints of a server.
+/// Loads the TLS setup of all endpoints of a server.
 pub(crate) fn of(options: &ServerOptions) -> anyhow::Result<Option<Tls>> {
     options.tls.check(options.listening())?;
     options.tls.load().context("cannot start")
 }
 
-/// Whom a client trusts, and what it shows of itself.
+/// The trust of a client in servers, and the client's own certificate.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "TLS")]
 pub(crate) struct ClientTls {
-    /// The authorities that the certificate of a tls:// server may be of, in PEM format [default:
-    /// those of /etc/ssl/certs/ca-certificates.crt]
+    /// File with the authorities to trust for tls:// servers, in PEM format [default:
+    /// /etc/ssl/certs/ca-certificates.crt]
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 
-    /// The certificate to show to the server, if it asks for one
+    /// File with the certificate to present if the server asks for one
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
 
-    /// Its private key
+    /// File with the private key of that certificate
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
 
-    /// The name that the server's certificate must have [default: the host of the endpoint]
+    /// Name that the server's certificate must contain [default: the host of the endpoint]
     #[arg(long, value_name = "NAME")]
     server_name: Option<String>,
 }
 
-/// Where distributions keep the authorities that they trust.
+/// The file in which distributions keep trusted authorities.
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 impl ClientTls {
-    /// Shakes hands with a server that is known as `HOST:PORT`.
+    /// Performs the TLS handshake with a server at `HOST:PORT`.
     pub(crate) fn encrypt(
         &self,
         stream: TcpStream,
@@ -175,23 +177,23 @@ impl ClientTls {
             stream
                 .conn
                 .complete_io(&mut stream.sock)
-                .context("no TLS with this server")?;
+                .context("TLS handshake failed")?;
         }
         Ok(stream)
     }
 
-    /// For somebody who shakes hands himself.
+    /// Creates the TLS state for a caller that performs the handshake itself.
     pub(crate) fn client(
         &self,
         address: &str,
     ) -> anyhow::Result<(ClientConfig, ServerName<'static>)> {
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        // A zone means something on this machine only, and no certificate has one.
+        // A zone has a meaning only on this machine, so certificates contain none.
         let host = host.split_once('%').map_or(host, |(ip, _)| ip);
         let name = self.server_name.as_deref().unwrap_or(host);
         let name = ServerName::try_from(name.to_owned())
-            .with_context(|| format!("{name} is no name that a certificate can have"))?;
+            .with_context(|| format!("{name} is not a valid name for a certificate"))?;
         Ok((self.config()?, name))
     }
 
@@ -200,14 +202,11 @@ impl ClientTls {
         let mut roots = RootCertStore::empty();
         let authorities = TlsIdentity::read_certificates(&path);
         for certificate in authorities.context("no authority can be trusted: give --ca FILE")? {
-            // A distribution's collection may have some that are good for nothing here.
+            // A collection of a distribution may contain certificates that are unusable here.
             let _ = roots.add(certificate);
         }
         if roots.is_empty() {
-            bail!(
-                "there is no certificate of an authority in {}",
-                path.display()
-            );
+            bail!("no certificate of an authority found in {}", path.display());
         }
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
@@ -222,8 +221,8 @@ impl ClientTls {
     }
 }
 
-/// The plain end of an encrypted connection, for somebody who waits for descriptors. What passes is
-/// carried by a thread of its own.
+/// Returns the plain end of an encrypted connection, for a caller that waits on descriptors. A
+/// separate thread carries the data.
 pub(crate) fn plain_end(
     encrypted: StreamOwned<ClientConnection, TcpStream>,
 ) -> io::Result<UnixStream> {
@@ -239,9 +238,9 @@ pub(crate) fn plain_end(
             received: Vec::new(),
             plain_ended: false,
         };
-        // Whatever went wrong, the other end sees that no more comes.
+        // After any error, the other end sees the end of the data.
         if let Err(error) = carrier.carry() {
-            tracing::debug!(%error, "the encrypted connection is gone");
+            tracing::debug!(%error, "the encrypted connection has ended");
         }
     })?;
     Ok(ours)
@@ -251,9 +250,9 @@ struct TlsTunnel {
     tls: ClientConnection,
     wire: TcpStream,
     plain: UnixStream,
-    /// Decrypted, and not yet taken.
+    /// True if the plain end sends no more.
     received: Vec<u8>,
-    /// No more will be sent.
+    /// True if the plain end sends no more.
     plain_ended: bool,
 }
 
@@ -300,9 +299,9 @@ impl TlsTunnel {
         Ok(())
     }
 
-    /// Whether the server has ended.
+    /// Decrypts received data. Returns true if the server has ended its side.
     fn decrypt(&mut self) -> io::Result<bool> {
-        // What the reader of this end does not take holds the server up, and no memory.
+        // A slow reader of the plain end slows down the server, and uses no further memory.
         while self.received.len() < 64 << 10 {
             let mut some = [0; 16 << 10];
             match self.tls.reader().read(&mut some) {
@@ -334,7 +333,7 @@ impl TlsTunnel {
         plain.set(PollFlags::IN, !self.plain_ended && !self.tls.wants_write());
         plain.set(PollFlags::OUT, !self.received.is_empty());
         let mut fds = vec![PollFd::from_borrowed_fd(self.wire.as_fd(), wire)];
-        // A hang-up is reported even if nobody asks, again and again.
+        // poll(2) reports a hang-up even if no event is requested, at every call.
         if !plain.is_empty() {
             fds.push(PollFd::from_borrowed_fd(self.plain.as_fd(), plain));
         }

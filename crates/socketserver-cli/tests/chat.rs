@@ -1,4 +1,4 @@
-//! `socketserver chat`, from outside.
+//! Tests `socketserver chat` from outside.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,7 +12,7 @@ use common::{Guarded, Server, client, hear, run, socketserver, text};
 
 const MODELS: [&str; 3] = ["threading", "pooled", "green"];
 
-/// A client that is in the room: it has heard itself.
+/// Connects a client and waits for its echo, so that the client is in the room.
 fn enter(server: &Server) -> TcpStream {
     let mut one = client(server, 0);
     one.write_all(b"here").unwrap();
@@ -38,7 +38,7 @@ fn what_one_says_all_hear() {
         }
         second.write_all(b"quit\r\n").unwrap();
         assert_eq!(second.read(&mut [0; 9]).unwrap(), 0);
-        // Who is left goes on.
+        // The remaining member can still use the room.
         first.write_all(b"alone").unwrap();
         let name = first.local_addr().unwrap();
         hear(&mut first, format!("{name} alone").as_bytes());
@@ -55,7 +55,7 @@ fn a_client_that_does_not_read_is_cut_and_nobody_waits() {
                 model,
                 "--outbox-bytes",
                 "65536",
-                // Megabytes have to be sent until its buffers are full.
+                // The test must send megabytes until the buffers are full.
                 "--byte-rate",
                 "none",
                 "-l",
@@ -63,7 +63,7 @@ fn a_client_that_does_not_read_is_cut_and_nobody_waits() {
             ],
             1,
         );
-        // Stopped, as by Ctrl-Z; it is in the room once it has said something.
+        // The client is stopped, as by Ctrl-Z. It is in the room after its first message.
         let mut frozen = Guarded(
             socketserver()
                 .args(["connect", &server.endpoints[0]])
@@ -87,7 +87,7 @@ fn a_client_that_does_not_read_is_cut_and_nobody_waits() {
         let name = talking.local_addr().unwrap().to_string();
         let chunk = [b'x'; 8000];
         let expected = [name.as_bytes(), b" ", &chunk].concat();
-        // A fresh socket holds some MiB of these.
+        // A new socket holds some MiB of these messages.
         let cut = (0..5000).any(|_| {
             talking.write_all(&chunk).unwrap();
             hear(&mut talking, &expected);
@@ -124,7 +124,7 @@ fn the_end_comes_with_the_last_words() {
         speaking.write_all(b"last words").unwrap();
         hear(&mut speaking, format!("{name} last words").as_bytes());
         server.signal("TERM");
-        // Nobody has to leave for it: the room is closed.
+        // The drain closes the room, so that no member has to leave first.
         let mut rest = String::new();
         silent.read_to_string(&mut rest).unwrap();
         assert_eq!(rest, format!("{name} last words"), "{model}");
@@ -136,7 +136,7 @@ fn the_end_comes_with_the_last_words() {
 fn clients_that_cannot_meet_are_told_so() {
     for (model, reason) in [
         ("forking", "meet in one room"),
-        ("sequential", "one client at a time"),
+        ("sequential", "several clients at a time"),
     ] {
         let args = ["chat", "-c", model, "-l", "tcp://127.0.0.1:0"];
         let output = run(&mut socketserver(), args, b"").unwrap();

@@ -1,4 +1,4 @@
-//! `socketserver collect`, from outside.
+//! Tests `socketserver collect` from outside.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -43,7 +43,7 @@ fn everything_ends_up_in_one_file() {
                         writeln!(one, "{who} {n}").unwrap();
                     }
                     one.shutdown(Shutdown::Write).unwrap();
-                    // The server closes when everything has been written.
+                    // The server closes the connection after it has written all lines.
                     assert_eq!(one.read(&mut [0; 9]).unwrap(), 0);
                 })
             })
@@ -96,7 +96,7 @@ fn what_was_confirmed_survives_a_stop() {
         });
         let mut line = String::new();
         let mut confirmed = 0;
-        // The signal comes in the middle.
+        // The signal comes while lines arrive.
         while reader.read_line(&mut line).unwrap_or(0) > 0 {
             assert_eq!(line, "ok\n");
             line.clear();
@@ -117,7 +117,7 @@ fn what_was_confirmed_survives_a_stop() {
             lines.len()
         );
         for (n, line) in lines.iter().enumerate() {
-            // Of the very last one, only a part may have arrived.
+            // Of the last line, only a part may have arrived.
             let whole = n + 1 < lines.len() || n < confirmed;
             let message = format!("message {n}");
             assert!(
@@ -195,7 +195,8 @@ fn stdout_has_nothing_but_messages_and_makes_clients_wait_when_it_is_full() {
     }
     let address = line.trim().strip_prefix("listening tcp://").unwrap();
     let mut one = TcpStream::connect(address).unwrap();
-    // Nobody reads its output yet: sooner or later it takes no more.
+    // No process reads the output yet, so that the server stops reading input when its buffers are
+    // full.
     one.set_write_timeout(Some(Duration::from_millis(300)))
         .unwrap();
     let mut sent = 0_usize;
@@ -227,7 +228,7 @@ fn stdout_has_nothing_but_messages_and_makes_clients_wait_when_it_is_full() {
     assert!(all.iter().all(|&byte| byte == b'x'));
 }
 
-/// The status of `/readyz`, and its text.
+/// Returns the status of `/readyz` and its text.
 fn readiness(server: &Server) -> String {
     let address = server.address(1).split(' ').next().unwrap();
     let mut probe = client_at(address);
@@ -241,7 +242,7 @@ fn readiness(server: &Server) -> String {
 
 #[test]
 fn a_full_disk_is_told_and_nothing_is_confirmed() {
-    // The tests below have all of them.
+    // The tests below cover all models.
     for model in ["threading", "green"] {
         let args = [
             "collect",
@@ -265,7 +266,8 @@ fn a_full_disk_is_told_and_nothing_is_confirmed() {
         let answer = readiness(&server);
         assert!(answer.starts_with("HTTP/1.1 503 "), "{model}: {answer}");
         assert!(answer.contains("output") && answer.contains("No space left"));
-        // Longer than until the next attempt, which is not told again.
+        // The wait is longer than the time until the next attempt, which the server does not log
+        // again.
         one.set_read_timeout(Some(Duration::from_millis(1200)))
             .unwrap();
         let error = one.read(&mut [0; 9]).unwrap_err();
@@ -277,7 +279,7 @@ fn a_full_disk_is_told_and_nothing_is_confirmed() {
     }
 }
 
-/// Starts it with lines, acknowledgements, and this file.
+/// Starts a server with lines, acknowledgements and this output file.
 fn with_lines(model: &str, out: &Path, before: &str) -> Server {
     let program = socketserver().get_program().display().to_string();
     let script = format!(
@@ -289,7 +291,8 @@ fn with_lines(model: &str, out: &Path, before: &str) -> Server {
     Server::launch(command.args(["-c", &script]).stdin(Stdio::null()), 2)
 }
 
-/// Sends lines until one is not confirmed in time; how many were.
+/// Sends lines until the server does not confirm a line in time. Returns the number of confirmed
+/// lines.
 fn until_full(one: &mut TcpStream, server: &Server) -> usize {
     let line = [&[b'x'; 98][..], b"\n"].concat();
     let mut confirmed = 0;
@@ -315,11 +318,11 @@ fn waits_for_room(server: &mut Server, out: &Path, give_room: impl FnOnce(&Serve
     let mut one = client(server, 0);
     let confirmed = until_full(&mut one, server);
     assert!(confirmed > 0);
-    // Whole lines only, and all that were confirmed.
+    // The file has only whole lines, and all confirmed lines.
     assert_eq!(fs::metadata(out).unwrap().len(), confirmed as u64 * 99);
     assert!(readiness(server).starts_with("HTTP/1.1 503 "));
     give_room(server);
-    // The line that waited.
+    // The server confirms the line that waited.
     one.read_exact(&mut [0; 3]).unwrap();
     server.logged("is written to again");
     assert!(readiness(server).starts_with("HTTP/1.1 200 "));
@@ -332,7 +335,8 @@ fn waits_for_room(server: &mut Server, out: &Path, give_room: impl FnOnce(&Serve
     assert!(server.wait().success());
 }
 
-/// A limit of the system on a file's length is met as a full disk is, and no signal ends the server.
+/// The server handles the system's limit on a file's length like a full disk, and no signal ends
+/// the server.
 #[test]
 fn it_waits_for_room_in_a_file_and_leaves_no_half_line() {
     for model in MODELS {
@@ -346,11 +350,11 @@ fn it_waits_for_room_in_a_file_and_leaves_no_half_line() {
     }
 }
 
-/// Unmounted at the end.
+/// A temporary file system, unmounted on drop.
 struct Tmpfs(tempfile::TempDir);
 
 impl Tmpfs {
-    /// `None` without the right to mount.
+    /// Mounts a tmpfs. Returns `None` without the permission to mount.
     fn mount(size: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let size = format!("size={size}");

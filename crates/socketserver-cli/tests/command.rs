@@ -1,5 +1,5 @@
-//! `socketserver command` and `command-client`, from outside: the bytes on the wire, and that
-//! nothing of a command is left when nobody waits for it any more.
+//! Tests `socketserver command` and `command-client` from outside: the bytes on the wire, and the
+//! end of all processes of a command whose client has gone.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -18,7 +18,7 @@ use common::{Guarded, PATIENCE, Server, exists, run, socketserver, text};
 
 const MODELS: [&str; 5] = ["sequential", "threading", "forking", "pooled", "green"];
 
-/// Those that serve two clients at once.
+/// The models that serve two clients at once.
 const CONCURRENT: [&str; 4] = ["threading", "forking", "pooled", "green"];
 
 fn start(model: &str, options: &[&str]) -> Server {
@@ -62,7 +62,7 @@ impl Client {
         self.reply()
     }
 
-    /// What still comes is nothing but the end.
+    /// Checks that the connection ends without further bytes.
     fn ends(&mut self) {
         let mut rest = Vec::new();
         self.0.read_to_end(&mut rest).unwrap();
@@ -101,7 +101,7 @@ fn until(what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
-/// The numbers that a command has written into a file, a line for each.
+/// Waits for process IDs that a command writes into a file, one per line, and returns them.
 fn pids(file: &Path, count: usize) -> Vec<String> {
     let read = || fs::read_to_string(file).unwrap_or_default();
     until("the command does not begin", || {
@@ -110,7 +110,7 @@ fn pids(file: &Path, count: usize) -> Vec<String> {
     read().lines().map(String::from).collect()
 }
 
-/// What has ended and was left to the system to reap is not.
+/// Returns true if the process runs. A zombie does not count.
 fn is_alive(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ")
@@ -125,7 +125,7 @@ fn until_gone(pids: &[String], context: &str) {
     }
 }
 
-/// The same for what [`endless`] has started, whose shell has to be reaped by the server.
+/// Waits for the end of the processes that [`endless`] started. The server must reap their shell.
 fn until_cleared_away(pids: &[String], context: &str) {
     until_gone(pids, context);
     until(&format!("{context}: the shell is not reaped"), || {
@@ -133,7 +133,7 @@ fn until_cleared_away(pids: &[String], context: &str) {
     });
 }
 
-/// A command that has a child in the background, and ends only when it is killed.
+/// Returns a command that starts a child in the background and ends only by a signal.
 fn endless(pids: &Path) -> String {
     let file = pids.display();
     format!("sleep 1000 & echo $! >> {file}; echo $$ >> {file}; wait")
@@ -230,7 +230,7 @@ fn a_long_reply_is_whole_and_delays_nobody() {
         let mut slow = Client::of(&server);
         slow.send(r"head -c 50000000 /dev/zero | tr '\0' x");
         server.logged("bytes=50000000");
-        // Nothing of that has been read, and the buffers on the way are full.
+        // The client has read none of the output, and the buffers between are full.
         let mut other = Client::of(&server);
         assert_eq!(
             other.ask("sleep 0.1; echo here").text(),
@@ -248,7 +248,7 @@ fn a_long_reply_is_whole_and_delays_nobody() {
 fn both_streams_are_read_at_once() {
     let server = start("threading", &[]);
     let mut client = Client::of(&server);
-    // More than a pipe holds, to the one that is not returned first.
+    // The output to stderr, which is returned last, is longer than a pipe holds.
     let reply = client.ask("head -c 3000000 /dev/zero >&2; echo done");
     assert_eq!(reply.text(), "done\n");
     let reply = client.ask("head -c 3000000 /dev/zero >&2; exec >&-; head -c 5 /dev/zero >&2");
@@ -309,7 +309,7 @@ fn a_command_that_takes_too_long_is_killed() {
             .unwrap();
         assert_eq!(begun, "begun");
         assert!(why.contains("300ms") && why.contains("--time-limit") && why.ends_with('\n'));
-        // A busy machine may need longer than that for the next one as well.
+        // On a busy machine, the next command may exceed the time limit, too.
         until(model, || client.ask("echo on").text() == "on\n");
     }
 }
@@ -335,7 +335,8 @@ fn what_has_a_group_of_its_own_is_killed_with_the_command() {
         let server = start(model, &[]);
         let file = dir.path().join(model);
         let own = format!("echo $$ >> {}; exec sleep 1000", file.display());
-        // A group in the foreground, one below it, and the session of who wants to live on.
+        // The command starts a process group in the foreground, a group below it, and a session of
+        // its own.
         let command = format!(
             "setsid sh -c '{own}' & timeout 1000 sh -c 'timeout 1000 sh -c \"{}\" & {own}'; true",
             own.replace('$', "\\$")
@@ -377,7 +378,7 @@ fn a_command_that_writes_too_much_is_killed() {
             "{why}"
         );
         assert_eq!(why.matches('\n').count(), 1);
-        // What is not returned counts, too.
+        // Output that is not returned counts, too.
         let reply = client.ask("echo out; yes >&2");
         assert!(
             reply.text().starts_with("out\nsocketserver: killed"),
@@ -405,7 +406,7 @@ fn only_so_many_commands_run_at_once() {
             fifo.display()
         ));
         pids(&begun, 1);
-        // These wait; one of them in vain.
+        // Both clients wait for a slot, and the first client leaves before its turn.
         let mut gives_up = Client::of(&server);
         gives_up.send("echo never");
         let mut second = Client::of(&server);
@@ -439,8 +440,8 @@ fn a_command_does_not_wait_for_its_turn_for_ever() {
     let mut first = Client::of(&server);
     first.send(endless(&file));
     pids(&file, 2);
-    // Well within the time of the first: when that is over, one of these has its turn, and the time
-    // of the other ends before that one's.
+    // The others begin well within the time of the first command. When the first command ends, the
+    // server runs one of the others. The waiting time of the other ends before that command does.
     std::thread::sleep(Duration::from_millis(700));
     let mut others = [Client::of(&server), Client::of(&server)];
     for client in &mut others {
@@ -488,7 +489,7 @@ fn a_client_is_told_in_time_that_all_places_are_taken() {
                 let why = "socketserver: busy: all 16 places are taken; try again later";
                 assert!(reply.text().starts_with(why), "{model}: {}", reply.text());
                 assert!(took < Duration::from_secs(10), "{model}: {took:?}");
-                // The connection goes on.
+                // The connection stays usable.
                 drop(holders);
                 assert_eq!(client.ask("echo here").text(), "here\n", "{model}");
             });
@@ -524,7 +525,7 @@ fn a_killed_child_gives_its_place_back_once() {
         assert!(kill.unwrap().success());
         assert_eq!(waits.reply().text(), "free\n");
     }
-    // There are two places, and not more: no third of these finds a directory that it can make.
+    // The server has exactly two slots. A third command would find no directory that it can create.
     let alone = format!(
         "cd {}; for d in a b; do mkdir $d && sleep 0.1 && rmdir $d && echo yes && exit; done",
         dir.path().display()
@@ -558,7 +559,7 @@ fn a_stop_lets_short_commands_end_and_kills_the_others() {
         fs::write(&fifo, "in time\n").unwrap();
         assert_eq!(client.reply().text(), "in time\n", "{model}");
         if model == "forking" {
-            // A child does not hear of a drain before the deadline.
+            // A child process learns of a drain only at the deadline.
             drop(client);
         } else {
             client.ends();
@@ -643,7 +644,7 @@ fn what_is_left_in_the_background_is_killed_and_not_waited_for() {
         let reply = client.ask("sleep 1000 & echo $!");
         assert_eq!(reply.header.find("exitStatus"), None);
         until_gone(&[reply.text().trim().to_owned()], model);
-        // Outside of the group it lives on. Its output is none of the reply's.
+        // A process outside of the group survives. Its output is not part of the reply.
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pids");
         let reply = client.ask(format!(
@@ -661,13 +662,13 @@ fn what_is_left_in_the_background_is_killed_and_not_waited_for() {
 fn commands_begin_with_nothing_of_the_server() {
     for model in MODELS {
         let server = start(model, &[]);
-        // Another connection, whose descriptors must not be there either.
+        // The command must not inherit the descriptors of another connection either.
         let _other = Client::of(&server);
         if model == "sequential" {
             drop(_other);
         }
         let mut client = Client::of(&server);
-        // What the server itself has found open is not its own.
+        // Descriptors that the server has inherited do not count.
         let found = Command::new("ls").arg("/proc/self/fd").output().unwrap();
         let found = text(&found.stdout);
         assert_eq!(client.ask("ls /proc/self/fd").text(), found, "{model}");
@@ -685,7 +686,7 @@ fn commands_begin_with_nothing_of_the_server() {
                 "{model}: {signal}"
             );
         }
-        // A group of its own, whose leader is the shell.
+        // The command has its own process group, and the shell is the leader.
         let ids = client.ask("set -- $(cat /proc/$$/stat); echo $1 $5").text();
         let (pid, group) = ids.trim().split_once(' ').unwrap();
         assert_eq!(pid, group);
@@ -706,7 +707,7 @@ fn lines_are_commands_when_asked() {
         client.send(format!(": {}\necho next\n", "x".repeat(70_000)));
         let reply = client.reply();
         assert!(reply.header.ends_with("\"exitStatus\": 125}") && reply.text().contains("65536"));
-        // What follows is no command any more.
+        // The server runs no command after that.
         client.ends();
 
         drop(client);
@@ -789,7 +790,7 @@ fn a_request_in_pieces_is_not_obeyed_either() {
             let context = format!("{framing}: {reply:?}");
             assert!(reply.header.ends_with("\"exitStatus\": 126}"), "{context}");
             assert!(reply.text().contains("is no command"), "{context}");
-            // It may have been closed already.
+            // The server may have closed the connection already.
             let _ = client.0.write_all(body.as_bytes());
             assert_eq!(client.0.read(&mut [0]).unwrap_or(0), 0, "{context}");
             server.logged("refused: it speaks");
@@ -799,7 +800,7 @@ fn a_request_in_pieces_is_not_obeyed_either() {
             assert_eq!(reply.header.find("exitStatus"), None, "{reply:?}");
         }
     }
-    // One that is too long for a line is the last, whatever it is.
+    // A command longer than the limit of a line is the last of its connection.
     let server = start("threading", &["--framing", "lines"]);
     let mut client = Client::of(&server);
     client.ask("true\n");
@@ -882,7 +883,7 @@ fn only_who_knows_the_token_is_served() {
         right.send("abcdef\n");
         assert_eq!(right.ask("echo in").text(), "in\n", "{model}");
         drop(right);
-        // What comes behind the token in the same piece is a command.
+        // Bytes behind the token in the same segment are a command.
         let glued = Client::of(&server).ask("0123456789abcdef\necho glued");
         assert_eq!(glued.text(), "glued\n", "{model}");
 
@@ -933,7 +934,8 @@ fn only_who_knows_the_token_is_served() {
     }
 }
 
-/// No answer comes at a number of bytes from which the length of the token could be told.
+/// The number of bytes that the server reads before it answers does not reveal the length of the
+/// token.
 #[test]
 fn the_length_of_the_token_is_not_told() {
     let dir = tempfile::tempdir().unwrap();
@@ -1101,7 +1103,7 @@ fn the_client_decodes_other_charsets() {
             text(&got.stderr)
         );
     }
-    // Two bytes for each character, whose halves arrive in different pieces.
+    // Each character has two bytes, whose halves arrive in different reads.
     let long =
         r"i=0; while [ $i -lt 20000 ]; do printf '\304\343'; i=$((i+1)); done | (printf x; cat)";
     let got = client(&["--charset", "gbk", endpoint, "-c", long], b"");
@@ -1136,7 +1138,7 @@ fn the_client_tells_what_is_wrong_with_a_reply() {
         let server = std::thread::spawn(move || {
             let (mut peer, _) = listener.accept().unwrap();
             peer.set_read_timeout(Some(PATIENCE)).unwrap();
-            // Without a line end, in one piece.
+            // The command arrives in one piece, without a line end.
             let mut command = [0; 100];
             assert_eq!(peer.read(&mut command).unwrap(), 6);
             assert_eq!(&command[..6], b"echo x");

@@ -1,4 +1,4 @@
-//! `--config`, `--check-config` and reloading, from outside.
+//! Tests `--config`, `--check-config` and reloading from outside.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,7 +16,7 @@ use common::{
     run, socketserver, text,
 };
 
-/// A configuration that is rewritten now and then.
+/// A configuration file that tests rewrite.
 struct Config {
     dir: tempfile::TempDir,
 }
@@ -34,7 +34,7 @@ impl Config {
         self.dir.path().join("server.toml")
     }
 
-    /// Replaces it at once, as an editor should.
+    /// Replaces the file atomically, as an editor should.
     fn write(&self, content: impl AsRef<[u8]>) {
         let new = self.dir.path().join("new");
         fs::write(&new, content).unwrap();
@@ -76,7 +76,7 @@ fn a_file_says_what_the_command_line_does_not() {
     drop(first);
     server.signal("TERM");
     assert!(server.wait().success());
-    // A list on the command line takes the place of the file's.
+    // A list on the command line replaces the list of the file.
     let server = config.start(
         &["upper", "-l", "tcp://127.0.0.1:0", "--max-per-peer", "2"],
         1,
@@ -86,7 +86,7 @@ fn a_file_says_what_the_command_line_does_not() {
     assert!(!lets_in(&server, 0));
 }
 
-/// Whatever is at the path: nothing waits for it, and one line says what is wrong.
+/// The server does not wait for any kind of file at the path, and logs the error in one line.
 #[test]
 fn what_is_no_configuration_is_refused_at_once() {
     let config = Config::new("");
@@ -101,10 +101,10 @@ fn what_is_no_configuration_is_refused_at_once() {
     fs::write(&nested, format!("rate = {}", "[".repeat(100_000))).unwrap();
     for (path, reason) in [
         (long.as_path(), "longer than 1MiB"),
-        (Path::new("/dev/zero"), "no regular file"),
-        (&pipe, "no regular file"),
+        (Path::new("/dev/zero"), "not a regular file"),
+        (&pipe, "not a regular file"),
         (dir, "directory"),
-        (&binary, "binary:2: it is not UTF-8"),
+        (&binary, "binary:2: the file is not UTF-8"),
         (&nested, "nested:1"),
         (&dir.join("none"), "No such file"),
         (&dir.join("server.toml/x"), "Not a directory"),
@@ -147,7 +147,7 @@ fn a_check_binds_nothing_and_can_be_fed_back() {
     config.write(&printed);
     let again = config.check(&["chat"]);
     assert_eq!(text(&again.stdout), printed);
-    // Without a file it writes a first one.
+    // Without a file, the program writes a first configuration.
     let got = run(
         &mut socketserver(),
         ["echo", "--rate", "5", "--check-config"],
@@ -225,7 +225,7 @@ const TWO: [&str; 4] = ["-l", "tcp://127.0.0.1:0", "-l", "tcp://127.0.0.1:0"];
 
 #[test]
 fn rules_change_for_all_endpoints_while_clients_stay() {
-    // A sequential server is busy with whoever stays.
+    // A sequential server is busy with the connected client.
     for model in MODELS.into_iter().filter(|&model| model != "sequential") {
         let config = Config::new("");
         let args = [&["upper", "-c", model][..], &TWO].concat();
@@ -241,7 +241,7 @@ fn rules_change_for_all_endpoints_while_clients_stay() {
         assert!(line.contains("changed: deny"), "{line}");
         stay();
         assert!(!lets_in(&server, 0) && !lets_in(&server, 1), "{model}");
-        // Who is there counts, and is one on each endpoint.
+        // Existing connections count, and the peer has one on each endpoint.
         config.reload(&server, "max-per-peer = 1");
         stay();
         assert!(!lets_in(&server, 0) && !lets_in(&server, 1), "{model}");
@@ -298,7 +298,7 @@ fn the_level_of_the_log_changes() {
     }
 }
 
-/// All or nothing: the rule before the mistake has no effect either.
+/// A file with a mistake has no effect. The rule before the mistake has no effect either.
 #[test]
 fn a_file_that_is_wrong_changes_nothing() {
     for model in MODELS {
@@ -338,12 +338,12 @@ fn a_file_that_is_wrong_changes_nothing() {
         refused("directory");
         fs::remove_dir(config.path()).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, config.path(), rustix::fs::Mode::RWXU).unwrap();
-        refused("no regular file");
+        refused("not a regular file");
         fs::remove_file(config.path()).unwrap();
         let long = fs::File::create(config.path()).unwrap();
         long.set_len(100 << 20).unwrap();
         refused("longer than 1MiB");
-        // And it comes back when that does.
+        // The configuration applies again when the file is valid.
         let line = config.reload(&server, "deny = 'all'");
         assert!(line.contains("changed: deny, idle-timeout"), "{line}");
         assert!(!lets_in(&server, 0) && !lets_in(&server, 1));
@@ -372,7 +372,7 @@ fn what_takes_a_restart_is_named_and_the_command_line_wins() {
     for changed in ["changed: rate", "nothing has changed that can be applied"] {
         let line = config.reload(&server, new);
         assert!(line.contains(changed), "{line}");
-        // Again each time, until it was.
+        // The server logs the message at each reload until the restart.
         let line = server.logged("takes a restart");
         assert!(
             line.contains("WARN") && line.ends_with("restart: at-limit, workers"),
@@ -444,7 +444,7 @@ fn a_hundred_reloads_lose_nobody() {
             }
             for n in 0..100 {
                 let before = served.load(Ordering::Relaxed);
-                // Changes of every kind that lets everybody in.
+                // The test changes every kind of setting that admits all clients.
                 config.write(format!(
                     "rate = {}\nmax-active = {}\nidle-timeout = '{}s'\ndeny = '10.0.0.{n}'\n",
                     100_000 + n,
@@ -467,7 +467,7 @@ fn a_hundred_reloads_lose_nobody() {
     }
 }
 
-/// More than there is room for in the pipe that tells of them.
+/// The test sends more signals than the pipe that reports them can hold.
 #[test]
 fn a_storm_of_signals_is_one() {
     for model in MODELS {

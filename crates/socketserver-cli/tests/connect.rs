@@ -1,4 +1,4 @@
-//! `socketserver connect`: what goes in, what comes out, and when it ends.
+//! Tests of `socketserver connect`: its input, its output and its end.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -15,7 +15,8 @@ use common::{Guarded, PATIENCE, Server, connect, run, socketserver, text};
 #[test]
 fn many_mebibytes_come_back_whole() {
     let server = Server::start(&["upper", "-l", "tcp://127.0.0.1:0"], 1);
-    // More than all buffers on the way: a client that only sends at first would hang here.
+    // The input is longer than all buffers on the way. A client that sends all input before it
+    // reads would hang here.
     let line = [[b'x'; 1023].as_slice(), b"\n"].concat();
     let input = line.repeat(16 * 1024);
     let got = connect(&[&server.endpoints[0]], &input);
@@ -29,7 +30,7 @@ fn many_mebibytes_come_back_whole() {
 
 #[test]
 fn input_without_a_line_end_is_sent_too() {
-    // In their order: on threads, one answer may overtake the other.
+    // The sequential model keeps the order. On threads, one answer may overtake the other.
     let server = Server::start(
         &[
             "upper",
@@ -79,7 +80,7 @@ fn it_ends_when_the_peer_does_and_the_input_has_not() {
     assert_eq!(heard, "goodbye\n");
 }
 
-/// It has said only that it sends nothing more.
+/// The peer has only half-closed the connection.
 #[test]
 fn a_server_that_ends_first_gets_all_of_the_input() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -111,7 +112,7 @@ fn input_that_is_left_because_the_server_has_closed_is_told() {
         format!("unix://{}", path.display()),
     ];
     let server = std::thread::spawn(move || {
-        // It has read something, or its kernel would answer with a reset at once.
+        // The peer must read some bytes. Otherwise its kernel would send a reset at once.
         let (mut peer, _) = tcp.accept().unwrap();
         peer.read_exact(&mut [0; 6]).unwrap();
         drop(peer);
@@ -130,8 +131,8 @@ fn input_that_is_left_because_the_server_has_closed_is_told() {
         let mut input = child.0.stdin.take().unwrap();
         input.write_all(b"first\n").unwrap();
         if endpoint.starts_with("tcp") {
-            // What it has not read when it closes is answered with a reset at once. A Unix socket that is
-            // closed shows that, and no more input is waited for.
+            // If the server closes a TCP connection with unread input, the client gets a reset at
+            // once. A closed Unix socket shows its state, and the client waits for no more input.
             std::thread::sleep(Duration::from_millis(300));
         }
         let _ = input.write_all(&b"second\n".repeat(200_000));
@@ -169,7 +170,7 @@ fn a_closed_stdout_is_not_blamed_on_the_server() {
     );
 }
 
-/// What a terminal would obey reaches it only if that is asked for.
+/// Control sequences reach the terminal only if an option asks for them.
 #[test]
 fn what_is_no_text_is_escaped_for_a_terminal() {
     let server = Server::start(&["upper", "-l", "tcp://127.0.0.1:0"], 1);
@@ -267,7 +268,7 @@ fn failures_are_one_line_and_exit_1() {
     let dir = tempfile::tempdir().unwrap();
     for (endpoint, advice) in [
         (format!("tcp://{closed}"), "refused"),
-        (format!("udp://{closed}"), "nobody listens"),
+        (format!("udp://{closed}"), "no server listens"),
         (format!("unix://{}/s", dir.path().display()), "No such file"),
     ] {
         let got = connect(&[&endpoint], b"hello\n");

@@ -1,4 +1,4 @@
-//! The console of a server: a pipe, and a terminal.
+//! Tests of a server's console on a pipe and on a terminal.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -45,7 +45,7 @@ fn it_lists_kicks_counts_and_quits_under_every_model() {
         assert!(server.says().starts_with("udp://"));
 
         server.type_in("kick 1.1");
-        assert_eq!(server.says(), "1.1 is cut");
+        assert_eq!(server.says(), "1.1 is cancelled");
         assert_eq!(one.read(&mut [0; 9]).unwrap_or(0), 0, "{model}");
         eventually(|| {
             server.type_in("kick 1.1");
@@ -56,10 +56,13 @@ fn it_lists_kicks_counts_and_quits_under_every_model() {
             assert!(server.says().starts_with("up "));
             let tcp = server.says();
             assert!(server.says().starts_with("udp://"));
-            tcp.contains("accepted 1, refused 0, live 0, ended 1")
+            tcp.contains("accepted 1, rejected 0, active 0, ended 1")
         });
         server.type_in("\x1b[2J");
-        assert_eq!(server.says(), "\\x1b[2J is no command. There are:");
+        assert_eq!(
+            server.says(),
+            "\\x1b[2J is not a command. The commands are:"
+        );
         while !server.says().starts_with("udp://") {}
         server.type_in("quit");
         assert_eq!(server.says(), "stopping");
@@ -71,7 +74,7 @@ fn it_lists_kicks_counts_and_quits_under_every_model() {
 fn a_console_that_is_closed_or_floods_leaves_the_server_alone() {
     for model in MODELS {
         let mut server = Server::with_console(&["echo", "-c", model, "-l", "tcp://127.0.0.1:0"], 1);
-        // Far more answers than anybody reads.
+        // The console gets far more answers than the test reads.
         for _ in 0..2000 {
             server.type_in("help");
         }
@@ -87,7 +90,7 @@ fn a_console_that_is_closed_or_floods_leaves_the_server_alone() {
     }
 }
 
-/// Neither answers nor the log make a server wait.
+/// A server does not wait for the readers of its answers and its log.
 #[test]
 fn a_console_that_nobody_reads_makes_nobody_wait() {
     for model in MODELS {
@@ -100,7 +103,7 @@ fn a_console_that_nobody_reads_makes_nobody_wait() {
                 .spawn()
                 .unwrap(),
         );
-        // The first line is read, and nothing after it.
+        // The test reads the first line and no more.
         let stdout = child.0.stdout.as_mut().unwrap();
         let mut line = Vec::new();
         while !line.ends_with(b"\n") {
@@ -118,7 +121,7 @@ fn a_console_that_nobody_reads_makes_nobody_wait() {
         for _ in 0..1000 {
             writeln!(stdin, "help").unwrap();
         }
-        // Each has its own line in the log, and these are more than a pipe holds.
+        // Each line has its own entry in the log, and the entries are longer than a pipe holds.
         for n in 0..400 {
             let mut one = std::net::TcpStream::connect(&address).unwrap();
             one.set_read_timeout(Some(common::PATIENCE)).unwrap();
@@ -148,7 +151,7 @@ fn drain_lets_connections_end() {
     assert!(server.wait().success());
 }
 
-/// A terminal of its own, made by `script`.
+/// A terminal that `script` creates.
 struct Terminal {
     script: Guarded,
     keys: ChildStdin,
@@ -176,7 +179,7 @@ impl Terminal {
         })
     }
 
-    /// Reads on until this has been shown since the last call.
+    /// Reads until the terminal has shown the text since the last call.
     #[track_caller]
     fn shows(&mut self, text: &str) {
         self.seen.clear();
@@ -205,8 +208,8 @@ impl Terminal {
 
 #[test]
 fn on_a_terminal_lines_are_edited_and_the_terminal_is_given_back() {
-    // Ctrl-C is for the whole foreground group; the shell is to outlive it, as bash would by itself
-    // and dash would not.
+    // Ctrl-C goes to the whole foreground group. The shell must survive the signal. bash does so by
+    // itself, and dash does not.
     let server = format!(
         "trap : INT; {} echo -l tcp://127.0.0.1:0; echo exit $?; stty -a | tr ' ' '\\n' | grep icanon; echo end",
         socketserver().get_program().display()
@@ -216,7 +219,7 @@ fn on_a_terminal_lines_are_edited_and_the_terminal_is_given_back() {
         return;
     };
     terminal.shows("> ");
-    // Typed wrong, and corrected; then the line before once more.
+    // The test types a typing error and corrects it, and then recalls the previous line.
     terminal.press("lisx\x7ft\r");
     terminal.shows("0 of 1024 busy");
     terminal.press("\x1b[A\r");
@@ -226,7 +229,7 @@ fn on_a_terminal_lines_are_edited_and_the_terminal_is_given_back() {
     assert!(terminal.seen.contains("exit 0"), "{}", terminal.seen);
     assert!(terminal.seen.contains("\nicanon"), "{}", terminal.seen);
 
-    // Ctrl-C drains, while a line is being typed.
+    // Ctrl-C begins a drain within a line that is not complete.
     let mut terminal = Terminal::run(&server).unwrap();
     terminal.shows("> ");
     terminal.press("some words\x03");
@@ -235,11 +238,11 @@ fn on_a_terminal_lines_are_edited_and_the_terminal_is_given_back() {
     assert!(terminal.seen.contains("drained"), "{}", terminal.seen);
     assert!(terminal.seen.contains("\nicanon"), "{}", terminal.seen);
 
-    // Ctrl-D closes the console only; Ctrl-C is a signal again.
+    // Ctrl-D closes only the console. After that, Ctrl-C is a signal.
     let mut terminal = Terminal::run(&server).unwrap();
     terminal.shows("> ");
     terminal.press("\x04");
-    terminal.shows("the server goes on");
+    terminal.shows("the server continues");
     terminal.press("\x03");
     terminal.shows("end");
     assert!(terminal.seen.contains("exit 0"), "{}", terminal.seen);

@@ -1,4 +1,4 @@
-//! `socketserver echo`, from outside.
+//! Tests `socketserver echo` from outside.
 
 #![allow(clippy::unwrap_used)]
 
@@ -68,7 +68,7 @@ fn lines_are_whole_however_they_arrive() {
     one.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, format!("{name} three\n"));
 
-    // Too long: told in the log, and the end of this connection only.
+    // A line that is too long is logged, and ends only its own connection.
     let mut long = client(&server, 0);
     let _ = long.write_all(&vec![b'x'; 70_000]);
     let _ = long.read(&mut [0; 9]);
@@ -187,14 +187,14 @@ fn who_is_silent_holds_up_nobody() {
         let mut server = Server::start(&args, 1);
         let silent = [client(&server, 0), client(&server, 0)];
         if model == "pooled" {
-            // Neither of its two threads is held.
+            // The two clients hold neither of the two threads.
             let mut third = client(&server, 0);
             third.write_all(b"x").unwrap();
             let expected = format!("{} x", third.local_addr().unwrap());
             hear(&mut third, expected.as_bytes());
         }
         server.logged("connected");
-        // A sequential server waits for the first of them, and sees the second in the drain.
+        // A sequential server waits for the first client, and sees the second client in the drain.
         let started = std::time::Instant::now();
         server.signal("TERM");
         if model == "forking" {
@@ -205,7 +205,7 @@ fn who_is_silent_holds_up_nobody() {
     }
 }
 
-/// Strangers decide how often they come, and do not fill a disk by it.
+/// The server limits its log lines about rejected clients, so that strangers cannot fill a disk.
 #[test]
 fn who_is_turned_away_is_told_of_within_limits() {
     for model in MODELS {
@@ -215,7 +215,7 @@ fn who_is_turned_away_is_told_of_within_limits() {
         for _ in 0..200 {
             assert!(is_closed(&mut client(&server, 0)), "{model}");
         }
-        // Ten in each second that has begun.
+        // The log has at most ten lines in each second that has begun.
         let most = 10 * (before.elapsed().as_secs() + 1);
         server.signal("TERM");
         assert!(server.wait().success(), "{model}");
@@ -225,10 +225,12 @@ fn who_is_turned_away_is_told_of_within_limits() {
                 .map(|line| u64::from(line.contains(text)))
                 .sum::<u64>()
         };
-        let told = count("refused id=");
+        let told = count("rejected id=");
         assert!((10..=most).contains(&told), "{model}: {told} of {most}");
         assert_eq!(count("connected"), 0, "{model}: {log:?}");
-        let left_out = log.iter().filter_map(|line| line.split_once("many more"));
+        let left_out = log
+            .iter()
+            .filter_map(|line| line.split_once("more clients within"));
         let left_out = left_out.filter_map(|(_, rest)| rest.split_once("count="));
         let left_out: u64 = left_out.map(|(_, n)| n.parse::<u64>().unwrap()).sum();
         assert_eq!(told + left_out, 200, "{model}: {log:?}");

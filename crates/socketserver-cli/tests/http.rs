@@ -1,4 +1,4 @@
-//! `socketserver http`, from outside.
+//! Tests `socketserver http` from outside.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -15,9 +15,10 @@ use std::process::Command;
 use common::{MODELS, Server, client, is_closed, run, socketserver, text};
 use tempfile::TempDir;
 
-/// A directory with something of each kind, and a secret beside it.
+/// Creates a directory with a file of each kind, and a secret file beside it.
 ///
-/// Names that a page has to escape, one that is not UTF-8, links in, out and absolute, a pipe.
+/// The directory has names that a page must escape, a name that is not UTF-8, inner, outer and
+/// absolute links, and a pipe.
 fn site() -> (TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("www");
@@ -65,7 +66,7 @@ fn start(model: &str, root: &str, more: &[&str]) -> Server {
     Server::start(&args.concat(), 1)
 }
 
-/// One request on a connection of its own: the status, the head and the body.
+/// Sends a request on a connection of its own. Returns the status, the head and the body.
 fn ask(server: &Server, request: &str) -> (u16, String, Vec<u8>) {
     let mut client = client(server, 0);
     client.write_all(request.as_bytes()).unwrap();
@@ -141,7 +142,7 @@ fn files_and_directories_under_every_model() {
         let (status, _, body) = ask(&server, range);
         assert_eq!((status, &*body), (206, &b"el"[..]));
 
-        // A sequential server keeps nobody; the others do.
+        // A sequential server keeps no connection open. The other models do.
         let mut client = client(&server, 0);
         client
             .write_all(b"GET /hello.txt HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -165,7 +166,7 @@ fn files_and_directories_under_every_model() {
     }
 }
 
-/// A hundred ways out, none of which leads anywhere.
+/// No path out of the directory is served, in a hundred spellings.
 #[test]
 fn no_path_leads_out() {
     let (dir, root) = site();
@@ -233,7 +234,7 @@ fn no_path_leads_out() {
     for (path, expected) in [("/inside", "hello\n"), ("/.well-known/x", "known")] {
         assert_eq!(text(&get(&server, path).2), expected);
     }
-    // Who asks for it gets it.
+    // With these options, the server serves the same paths.
     let server = start("threading", &root, &["--follow-symlinks", "--hidden"]);
     for path in ["/outside", "/absolute", "/up/secret", "/.hidden"] {
         assert_eq!(text(&get(&server, path).2), "SECRET", "{path}");
@@ -241,7 +242,7 @@ fn no_path_leads_out() {
     assert_eq!(get(&server, "/../secret").0, 400);
 }
 
-/// The links of a list are relative to its own path, and so are those of an index.
+/// The links of a list and of an index are relative to the directory's own path.
 #[test]
 fn a_directory_is_served_by_its_own_path_only() {
     let (_dir, root) = site();
@@ -265,12 +266,12 @@ fn a_directory_is_served_by_its_own_path_only() {
         );
         assert_eq!(get(&server, location).0, 200, "{location}");
     }
-    // A file is what it is, however it was reached.
+    // A file is served by every path that leads to it.
     assert_eq!(get(&server, "/sub/../hello.txt").0, 200);
 }
 
-/// The server follows its path anew for each request: to a link that is flipped to the next release, or a
-/// directory that was made anew.
+/// The server resolves its path again for each request. The path may be a link that changes to the
+/// next release, or a directory that is created again.
 #[test]
 fn the_directory_is_looked_up_again_under_every_model() {
     for model in MODELS {
@@ -302,7 +303,7 @@ fn the_directory_is_looked_up_again_under_every_model() {
         symlink(&two, dir.path().join("next")).unwrap();
         fs::rename(dir.path().join("next"), &link).unwrap();
         assert_eq!(version(), "2", "{model}");
-        // A connection that is kept is no different.
+        // The same holds on a connection that is kept open.
         let keeps = model != "sequential";
         let mut kept = keeps.then(|| client(&server, 0));
         let mut kept_asks = || {
@@ -352,7 +353,7 @@ fn the_directory_is_looked_up_again_under_every_model() {
         }
         server.signal("TERM");
         let told = server.rest_of_log();
-        // Each time it went missing was told once.
+        // The server logged each loss of the directory once.
         assert!(
             !told.iter().any(|line| line.contains("cannot open")),
             "{told:?}"
@@ -413,7 +414,7 @@ fn no_redirect_leads_to_another_host() {
             "{location}"
         );
         assert_eq!(field(&head, "x"), None, "{path}");
-        // It leads where it should.
+        // The redirect leads to the right page.
         assert_eq!(get(&server, location).0, 200, "{path}: {location}");
     }
 }
@@ -438,7 +439,7 @@ fn a_listing_has_no_markup_of_names() {
         page.contains("<h1><a href=\"../\">/</a><a href=\"./\">sub/</a></h1>"),
         "{page}"
     );
-    // Each link leads to what it says, whatever its name is made of.
+    // Each link leads to its file, for names of any bytes.
     let mut links = 0;
     for href in page
         .split("href=\"./")
@@ -456,7 +457,7 @@ fn a_listing_has_no_markup_of_names() {
         "directories first"
     );
 
-    // What is not served is not listed.
+    // The list has no entry that the server does not serve.
     let page = text(&get(&server, "/").2);
     for name in ["outside", "absolute", ".hidden", "pipe", "loop", "up"] {
         assert!(
@@ -504,7 +505,7 @@ fn errors_are_pages_with_nothing_of_the_request_in_them() {
     assert_eq!((status, body.len()), (404, 0));
 }
 
-/// What clients of Python's `http.server` may send.
+/// The limits are those that Python's `http.server` has for its clients.
 #[test]
 fn limits_are_those_of_python() {
     let (_dir, root) = site();
@@ -650,12 +651,12 @@ fn curl_gets_what_is_there() {
         };
         assert!(output.status.success(), "{}", text(&output.stderr));
         assert!(fs::read(&to).unwrap() == big, "{model}");
-        // Goes on where it was cut.
+        // curl resumes a download that was cut off.
         fs::write(&to, &big[..1_000_001]).unwrap();
         let output = curl(&["-C", "-", "-o", to.to_str().unwrap(), &format!("{url}/big")]).unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
         assert!(fs::read(&to).unwrap() == big, "{model}");
-        // Two requests on one connection, and a redirect.
+        // curl sends two requests on one connection, and follows a redirect.
         let pair = [format!("{url}/hello.txt"), format!("{url}/inside")];
         assert_eq!(
             text(&curl(&[&*pair[0], &*pair[1]]).unwrap().stdout),
@@ -663,7 +664,7 @@ fn curl_gets_what_is_there() {
         );
         let followed = curl(&["-L", &format!("{url}/with%20index")]).unwrap();
         assert_eq!(text(&followed.stdout), "<p>index");
-        // A tag makes the second time a 304.
+        // With an entity tag, the second answer is a 304.
         let tag = dir.path().join(format!("tag-{model}"));
         let tag = tag.to_str().unwrap();
         let hello = format!("{url}/hello.txt");
@@ -703,7 +704,7 @@ print('fine')
         let Some(output) = run(&mut Command::new("python3"), args, b"") else {
             return;
         };
-        // A minimal Python has no such module.
+        // A minimal Python has no module `http.client`.
         if text(&output.stderr).contains("ModuleNotFoundError") {
             println!("SKIPPED: this Python has no http.client");
             return;
@@ -717,7 +718,7 @@ print('fine')
     }
 }
 
-/// Idle connections do not keep a drain waiting, and one that is busy comes to its end.
+/// A drain does not wait for idle connections. A busy connection completes its download.
 #[test]
 fn a_drain_lets_a_download_end() {
     let (_dir, root) = site();
@@ -741,7 +742,7 @@ fn a_drain_lets_a_download_end() {
             idle
         });
         server.signal("TERM");
-        // It does not have to wait for the busy one.
+        // The idle connection is closed before the busy connection ends.
         if let Some(mut idle) = idle {
             assert!(is_closed(&mut idle), "{model}");
         }
@@ -752,16 +753,16 @@ fn a_drain_lets_a_download_end() {
     }
 }
 
-/// A request whose answer comes within a drain is told that it was the last.
+/// An answer within a drain tells the client that the connection closes.
 #[test]
 fn a_drain_is_told() {
     let (_dir, root) = site();
     for model in ["threading", "forking", "pooled", "green"] {
         let mut server = start(model, &root, &[]);
         let mut client = client(&server, 0);
-        // It has begun to ask, so that the drain waits for the rest.
+        // The client has begun a request, so that the drain waits for its rest.
         client.write_all(b"GET /hello.txt HTTP/1.1\r\n").unwrap();
-        // Whoever has connected before is served by now.
+        // The answer shows that the server serves the earlier connection, too.
         assert_eq!(get(&server, "/hello.txt").0, 200);
         server.signal("TERM");
         server.logged("drain");
@@ -778,10 +779,8 @@ fn a_drain_is_told() {
     }
 }
 
-/// Two requests in one, depending on who reads it: nobody who reads it so gets an answer, and there
-/// is only one in any case.
-/// Asks every two milliseconds, on one connection for as long as it is kept, until the server is gone.
-/// How many requests were answered; a request that was sent and not answered is an error.
+/// Sends a request every 2 ms until the server has ended, on one connection while the server keeps
+/// it open. Returns the number of answers. Returns an error if a request gets no answer.
 fn ask_until_it_is_gone(address: &str) -> Result<usize, String> {
     let mut answered = 0;
     let mut kept: Option<TcpStream> = None;
@@ -814,8 +813,8 @@ fn ask_until_it_is_gone(address: &str) -> Result<usize, String> {
     }
 }
 
-/// While it is lame, each answer is the last of its connection: no client has one when the drain
-/// begins, on which its next request would cross the end.
+/// During the lame-duck time, each answer is the last of its connection. When the drain begins, no
+/// client has an open connection on which a request could cross the close.
 #[test]
 fn a_stop_with_a_lame_time_loses_no_request() {
     let (_dir, root) = site();
@@ -838,8 +837,8 @@ fn a_stop_with_a_lame_time_loses_no_request() {
     }
 }
 
-/// Fields by which a request has been hidden in the body of another one: each has two readings, or is
-/// not valid.
+/// Returns header fields that have hidden a request in the body of another request. Each has two
+/// readings or is not valid.
 fn smuggling_attempts() -> Vec<String> {
     let chunked = "Transfer-Encoding: chunked\r\n";
     vec![
@@ -884,7 +883,7 @@ fn smuggling_attempts() -> Vec<String> {
     ]
 }
 
-/// An nginx in front of a server, over Unix sockets; stopped when the test is done with it or fails.
+/// An nginx in front of a server, over Unix sockets. The test stops it on drop.
 struct Nginx(std::process::Child);
 
 impl Drop for Nginx {
@@ -894,8 +893,8 @@ impl Drop for Nginx {
     }
 }
 
-/// Two servers that read a request differently let one request be hidden in another. Each request that
-/// reaches the server behind nginx is one that nginx has seen.
+/// Two servers that read a request differently allow a hidden request. nginx has seen each request
+/// that reaches the server behind nginx.
 #[test]
 fn nothing_is_smuggled_through_nginx() {
     let (dir, root) = site();
@@ -932,7 +931,7 @@ fn nothing_is_smuggled_through_nginx() {
                 client.is_some()
             });
             let mut client = client.unwrap();
-            // nginx may wait for more of a request.
+            // nginx may wait for the rest of a request.
             let patience = std::time::Duration::from_millis(500);
             client.set_read_timeout(Some(patience)).unwrap();
             client.write_all(request.as_bytes()).unwrap();
@@ -940,7 +939,7 @@ fn nothing_is_smuggled_through_nginx() {
             let _ = client.read_to_end(&mut answer);
             text(&answer)
         };
-        // Both of them see what is not hidden.
+        // Both servers see a request that is not hidden.
         let plain = ask("GET /hello.txt HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         assert!(plain.contains("hello\n"), "{plain}");
         let attempts = smuggling_attempts();
@@ -980,6 +979,8 @@ fn nothing_is_smuggled_through_nginx() {
     }
 }
 
+/// A server that reads an ambiguous request in either way sends only one answer, an error, and never
+/// serves the hidden request.
 #[test]
 fn nothing_is_smuggled_under_any_model() {
     let (_dir, root) = site();
@@ -1003,7 +1004,7 @@ fn nothing_is_smuggled_under_any_model() {
             assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
             assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{model} {case:?}");
         }
-        // Those that have one reading are two requests, where a second one is served.
+        // Fields with one reading make two requests, if the model serves a second request.
         let both = format!("POST / HTTP/1.1\r\nHost: a\r\n{chunked}\r\n0\r\n\r\n{hidden}");
         let both = both.replace(
             "GET /hello.txt HTTP/1.1\r\n",
@@ -1022,8 +1023,8 @@ fn nothing_is_smuggled_under_any_model() {
     }
 }
 
-/// Chunked bodies that say one thing and do another. Nobody reads them here, and still they have to
-/// be understood: what is behind them is the next request.
+/// Chunked bodies whose framing is wrong. The server drops the bodies, but must parse them, because
+/// the next request follows.
 #[test]
 fn bodies_that_are_malformed_end_the_connection() {
     let (_dir, root) = site();
@@ -1061,8 +1062,8 @@ fn bodies_that_are_malformed_end_the_connection() {
     }
 }
 
-/// Nobody holds a place by dawdling: not before a request, nor within its head, nor within a body
-/// that nobody wants.
+/// The server cancels a slow client before a request, within its head, and within a body that the
+/// server drops.
 #[test]
 fn who_dawdles_is_cut() {
     let (_dir, root) = site();
@@ -1106,7 +1107,7 @@ fn who_dawdles_is_cut() {
     }
 }
 
-/// Files are sent through TLS as they are without it, and the access log counts the same bytes.
+/// The server sends the same files over TLS as over TCP, and the access log counts the same bytes.
 #[test]
 fn over_tls_under_every_model() {
     let (dir, root) = site();

@@ -1,4 +1,4 @@
-//! The log, from outside: how much of it clients can cause.
+//! Tests of the number of log lines that clients can cause.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use common::{MODELS, Server, client, exchange, is_closed};
 
-/// Lines with this text, and the sum of those that were left out.
+/// Returns the number of lines with this text, and the sum of the lines that were left out.
 fn told(log: &[String], text: &str) -> (usize, usize) {
     let lines = log
         .iter()
@@ -44,7 +44,7 @@ fn clients_cannot_fill_a_disk_with_lines() {
             server.signal("TERM");
             assert!(server.wait().success());
             let log = server.rest_of_log();
-            // None is missing in the sum.
+            // The sum accounts for all lines.
             let (lines, left_out) = told(&log, "disconnected");
             assert_eq!(lines + left_out, CLIENTS, "{model} {format}: {log:#?}");
             assert!(

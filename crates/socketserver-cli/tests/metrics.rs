@@ -1,4 +1,4 @@
-//! `--metrics`: what is told over HTTP while servers serve, are lame, and drain, under every model.
+//! Tests of `--metrics` under every model, while servers serve, are lame and drain.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::{MODELS, PATIENCE, Server, client, connect, eventually, hear, socketserver, text};
 
-/// `echo` with a console and metrics.
+/// Starts `echo` with a console and metrics.
 fn start(model: &str, more: &[&str]) -> Server {
     let args = [
         &["echo", "-c", model, "-l", "tcp://127.0.0.1:0"][..],
@@ -23,7 +23,7 @@ fn start(model: &str, more: &[&str]) -> Server {
     Server::with_console(&args.concat(), 2)
 }
 
-/// `HOST:PORT` of the metrics, which are told last, and as such.
+/// Returns the `HOST:PORT` of the metrics. The server prints this endpoint last and marks it.
 fn metrics(server: &Server) -> &str {
     let endpoint = server.endpoints.last().unwrap();
     let endpoint = endpoint.strip_suffix(" (metrics)").unwrap();
@@ -52,7 +52,7 @@ fn split(answer: &str) -> (u16, String) {
     (head[9..12].parse().unwrap(), body.into())
 }
 
-/// The sum over all series of a name whose labels contain this text.
+/// Returns the sum over all series of a name whose labels contain this text.
 fn figure(metrics: &str, name: &str, labels: &str) -> f64 {
     metrics
         .lines()
@@ -72,7 +72,7 @@ fn figures_add_up_before_during_and_after_load() {
         };
         let before = scrape();
         assert_eq!(total(&before, "accepted_total"), 0.0, "{model}");
-        assert_eq!(total(&before, "live"), 0.0);
+        assert_eq!(total(&before, "active"), 0.0);
         let count = if model == "sequential" { 1 } else { 6 };
         let mut clients: Vec<_> = (0..count).map(|_| client(&server, 0)).collect();
         for one in &mut clients {
@@ -81,7 +81,7 @@ fn figures_add_up_before_during_and_after_load() {
             hear(one, format!("{name} hello").as_bytes());
         }
         let mut during = scrape();
-        assert_eq!(total(&during, "live"), f64::from(count), "{model}");
+        assert_eq!(total(&during, "active"), f64::from(count), "{model}");
         if model != "forking" {
             let received = figure(&during, "socketserver_received_bytes_total", "");
             assert_eq!(received, 5.0 * f64::from(count), "{model}");
@@ -90,16 +90,16 @@ fn figures_add_up_before_during_and_after_load() {
         let half = u32::try_from(clients.len()).unwrap();
         eventually(|| {
             during = scrape();
-            total(&during, "live") == f64::from(half)
+            total(&during, "active") == f64::from(half)
         });
         assert_eq!(
             total(&during, "accepted_total"),
-            total(&during, "refused_total") + total(&during, "ended_total") + f64::from(half),
+            total(&during, "rejected_total") + total(&during, "ended_total") + f64::from(half),
             "{model}"
         );
         let seen = figure(&during, "socketserver_request_duration_seconds_count", "");
         assert_eq!(seen, total(&during, "ended_total"), "{model}");
-        // Those of the server, also where a child answers.
+        // The figures are those of the server, even if a child answers.
         let pid = server.pid();
         let threads = during
             .lines()
@@ -122,7 +122,7 @@ fn lame_is_not_ready_and_serves() {
         let mut server = start(model, &[]);
         let ready = |server: &Server| get(metrics(server), "/readyz");
         let endpoint = server.endpoints[0].clone();
-        // It can be connected to a moment before it serves.
+        // A client can connect shortly before the server serves.
         eventually(|| ready(&server).0 == 200);
         assert_eq!(
             ready(&server),
@@ -130,10 +130,10 @@ fn lame_is_not_ready_and_serves() {
             "{model}"
         );
         server.type_in("lame");
-        assert_eq!(server.says(), format!("{endpoint}: lame"));
+        assert_eq!(server.says(), format!("{endpoint}: lame_duck"));
         assert_eq!(
             ready(&server),
-            (503, format!("{endpoint}: not ready, lame\n"))
+            (503, format!("{endpoint}: not ready, lame_duck\n"))
         );
         assert_eq!(get(metrics(&server), "/livez"), (200, "alive\n".into()));
         let mut one = client(&server, 0);
@@ -141,7 +141,7 @@ fn lame_is_not_ready_and_serves() {
         let name = one.local_addr().unwrap();
         hear(&mut one, format!("{name} on").as_bytes());
         server.type_in("list");
-        assert!(server.says().contains(", lame, 1 of "), "{model}");
+        assert!(server.says().contains(", lame_duck, 1 of "), "{model}");
         while !server.says().contains(&name.to_string()) {}
         server.type_in("ready");
         assert_eq!(server.says(), format!("{endpoint}: serving"));
@@ -155,7 +155,7 @@ fn lame_is_not_ready_and_serves() {
 #[test]
 fn a_drain_is_told_to_its_end() {
     for model in MODELS {
-        // What the handler is in the middle of is waited for.
+        // The drain waits for a handler that is within a message.
         let args = [
             &["upper", "-c", model, "-l", "tcp://127.0.0.1:0"][..],
             &["--metrics", "tcp://127.0.0.1:0"],
@@ -191,11 +191,14 @@ fn a_signal_makes_it_lame_for_a_time() {
         server.signal("TERM");
         eventually(|| get(&told, "/readyz").0 == 503);
         let (_, reason) = get(&told, "/readyz");
-        assert!(reason.ends_with(": not ready, lame\n"), "{model}: {reason}");
+        assert!(
+            reason.ends_with(": not ready, lame_duck\n"),
+            "{model}: {reason}"
+        );
         let mut new = client(&server, 0);
         new.write_all(b"hi").unwrap();
         assert!(new.read(&mut [0; 64]).unwrap() > 0, "{model}");
-        // The console is not in a hurry because of the signal, and can be.
+        // The console command ends the lame-duck time that the signal began.
         server.type_in("drain");
         server.says();
         drop(new);
@@ -203,7 +206,8 @@ fn a_signal_makes_it_lame_for_a_time() {
     }
 }
 
-/// Who asks slowly, or never, takes nothing from the servers, and does not hold up their end.
+/// A client of the metrics endpoint that sends slowly, or never, takes no slot of the servers and
+/// does not delay their end.
 #[test]
 fn hostile_collectors_hold_only_their_places() {
     for model in MODELS {
@@ -212,7 +216,7 @@ fn hostile_collectors_hold_only_their_places() {
         let mut hostile: Vec<_> = (0..100)
             .map(|_| {
                 let mut stream = TcpStream::connect(&address).unwrap();
-                // Some are closed already.
+                // The server has closed some of the connections already.
                 let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nX: ");
                 stream
             })
@@ -223,7 +227,7 @@ fn hostile_collectors_hold_only_their_places() {
         hear(&mut one, format!("{name} x").as_bytes());
         drop(one);
         if model != "sequential" {
-            // They have their 5 seconds, and then somebody else is heard.
+            // The hostile clients have 5 seconds, and then the endpoint serves another client.
             eventually(|| {
                 for stream in &mut hostile {
                     let _ = stream.write_all(b"x");
@@ -327,8 +331,8 @@ fn who_shows_figures_to_all_is_warned() {
         &[&listen[..], &["--metrics", "tcp://0.0.0.0:0"]].concat(),
         2,
     );
-    let warning = server.logged("can read the figures");
+    let warning = server.logged("can read the statistics");
     assert!(warning.contains("127.0.0.1 or unix:///path"), "{warning}");
-    // And is served.
+    // The server serves the client.
     assert!(!connect(&[&server.endpoints[0]], b"a\n").stdout.is_empty());
 }

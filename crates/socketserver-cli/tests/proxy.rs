@@ -1,4 +1,4 @@
-//! Servers behind proxies: those that a test plays, and HAProxy.
+//! Tests of servers behind proxies: simulated proxies, and HAProxy.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -19,7 +19,7 @@ fn line_of(ip: &str) -> Vec<u8> {
     format!("PROXY TCP4 {ip} 198.51.100.1 4000 80\r\n").into_bytes()
 }
 
-/// Whether the server closes without a word.
+/// Returns true if the server closes without a reply.
 fn is_closed(client: &mut impl Read) -> bool {
     !matches!(client.read(&mut [0]), Ok(1..))
 }
@@ -45,7 +45,7 @@ fn the_client_is_known_under_every_model() {
         drop(one);
         server.logged("disconnected");
 
-        // Version 2, and byte by byte.
+        // The test sends a header of version 2 byte by byte.
         let mut two = client(&server, 0);
         let block =
             b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc6\x33\x64\x07\x01\x02\x03\x04\x10\x00\0\x50";
@@ -61,12 +61,12 @@ fn the_client_is_known_under_every_model() {
         let mut denied = client(&server, 0);
         denied.write_all(&line_of("203.0.113.66")).unwrap();
         assert!(is_closed(&mut denied), "{model}");
-        let log = server.logged("refused");
+        let log = server.logged("rejected");
         assert!(log.contains("peer=203.0.113.66:4000"), "{model}: {log}");
         assert!(log.contains("denied by a rule"), "{model}: {log}");
         if model == "forking" {
-            // The parent tells it as well, of the proxy.
-            let log = server.logged("refused");
+            // The parent logs the rejection, too, with the proxy's address.
+            let log = server.logged("rejected");
             assert!(log.contains("denied by a rule"), "{log}");
         }
 
@@ -76,11 +76,13 @@ fn the_client_is_known_under_every_model() {
         let log = server.logged("no PROXY header");
         assert!(log.contains("it begins with something else"), "{log}");
 
-        // All of it is counted where the console looks.
+        // The counts of the console include all of these connections.
         eventually(|| {
             server.type_in("stats");
             let stats = server.says();
-            stats.contains("accepted 4") && stats.contains("refused 2") && stats.contains("ended 2")
+            stats.contains("accepted 4")
+                && stats.contains("rejected 2")
+                && stats.contains("ended 2")
         });
         server.signal("TERM");
         assert!(server.wait().success(), "{model}");
@@ -143,10 +145,11 @@ fn a_child_that_waits_for_its_header_is_cut_by_a_drain() {
     server.logged("connected");
     server.logged("connected");
     server.signal("TERM");
-    // Nothing is lost with somebody who has said nothing.
+    // A client that has sent nothing loses nothing, so that the drain closes its connection at
+    // once.
     assert!(is_closed(&mut silent));
     server.logged("disconnected");
-    // Who has begun has until the deadline.
+    // A client that has begun has time until the deadline.
     assert!(is_closed(&mut begun));
     let log = server.logged("disconnected");
     assert!(log.contains("killed by signal"), "{log}");
@@ -204,7 +207,8 @@ fn a_shell_for_everybody_behind_the_proxy_is_refused() {
     );
 }
 
-/// HAProxy in front of a server, and where its clients find it; `None` if it is not installed.
+/// Starts HAProxy in front of a server. Returns HAProxy and its address, or `None` if HAProxy is
+/// not installed.
 fn haproxy(
     server: &Server,
     directory: &std::path::Path,
@@ -212,7 +216,7 @@ fn haproxy(
 ) -> Option<(Guarded, TcpListener)> {
     let front = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = server.address(0);
-    // The listener is its standard input: no port has to be guessed.
+    // The listener is its standard input, so that the test need not guess a free port.
     let config = format!(
         "defaults\n mode tcp\n timeout connect 5s\n timeout client 20s\n timeout server 20s\n\
          frontend front\n bind fd@0\n default_backend back\n\
@@ -277,7 +281,7 @@ fn haproxy_names_its_clients() {
             assert_eq!(rest, "", "{model} {options}");
         }
         let log = server.log();
-        let refused = log.iter().any(|line| line.contains("refused"));
-        assert!(!refused, "{model} {options}: {log:#?}");
+        let rejected = log.iter().any(|line| line.contains("rejected"));
+        assert!(!rejected, "{model} {options}: {log:#?}");
     }
 }

@@ -1,4 +1,4 @@
-//! `socketserver reply`, from outside.
+//! Tests `socketserver reply` from outside.
 
 #![allow(clippy::unwrap_used)]
 
@@ -29,7 +29,7 @@ fn each_waits_for_its_answer_and_none_is_lost() {
             shown,
             format!("{}: first\\x1b[2J", first.local_addr().unwrap())
         );
-        // These wait behind it, and are not shown yet.
+        // These clients wait behind the first, and the server does not show them yet.
         let mut others: Vec<_> = (0..5)
             .map(|n| {
                 let mut other = client(&server, 0);
@@ -69,7 +69,7 @@ fn each_waits_for_its_answer_and_none_is_lost() {
         }
         server.type_in("nobody hears this");
         assert_eq!(server.says(), "nobody waits, and nothing was sent");
-        // A second round over the same connection.
+        // The test sends a second message over the same connection.
         first.write_all(b"again").unwrap();
         server.says();
         server.type_in("");
@@ -154,7 +154,8 @@ fn an_answer_goes_to_the_message_that_was_shown() {
     assert!(server.says().ends_with(": first"));
     std::thread::sleep(std::time::Duration::from_millis(250));
     packet.send_to(b"second", server.address(0)).unwrap();
-    // When the first has waited too long, the second is shown, though it comes from the same peer.
+    // When the first message has waited too long, the server shows the second message of the same
+    // peer.
     assert!(server.says().ends_with(": second"));
     server.type_in("to the second");
     let mut got = [0; 20];

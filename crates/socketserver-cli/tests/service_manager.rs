@@ -1,4 +1,5 @@
-//! Started as a service: sockets that are passed on, what the manager is told, and giving up root.
+//! Tests of a server that runs as a service: inherited sockets, notifications to the manager, and
+//! dropping root.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -16,20 +17,20 @@ use std::time::{Duration, Instant};
 
 use common::{MODELS, PATIENCE, Server, client, hear, socketserver};
 
-/// Runs the program with descriptors from 3 on, as a service manager does: without unsafe code, a
-/// shell has to put them there.
+/// Runs the program with descriptors from 3 on, as a service manager does. A shell sets the
+/// descriptors, because Rust needs unsafe code for that.
 fn with_sockets(sockets: &[&dyn AsFd], names: &str, args: &[&str]) -> Command {
     let mut script = String::new();
     let numbers = sockets.iter().map(|socket| {
         let fd = socket.as_fd();
-        // Until the shell has it.
+        // The descriptor stays open until the shell has it.
         rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).unwrap();
         std::os::fd::AsRawFd::as_raw_fd(&fd)
     });
     for (index, number) in numbers.enumerate() {
         script += &format!("exec {}<&{number}; ", 3 + index);
     }
-    // The process stays the same.
+    // The shell and the program are the same process.
     script += "LISTEN_PID=$$ exec \"$@\"";
     let mut command = Command::new("bash");
     command
@@ -48,20 +49,20 @@ fn sockets_of_a_socket_unit_are_served() {
     let path = dir.path().join("s");
     for model in MODELS {
         let _ = fs::remove_file(&path);
-        // High numbers, so that none is in the way of those that the shell makes.
+        // The numbers are high, so that they do not collide with the descriptors of the shell.
         let high = |fd: &dyn AsFd| rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 200).unwrap();
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let unix = UnixListener::bind(&path).unwrap();
         let sockets = [high(&tcp), high(&udp), high(&unix)];
         let sockets: Vec<&dyn AsFd> = sockets.iter().map(|fd| fd as &dyn AsFd).collect();
-        // Somebody is there before the server is.
+        // A client connects before the server starts.
         let mut early = TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
         early.set_read_timeout(Some(PATIENCE)).unwrap();
         early.write_all(b"early").unwrap();
         let args = ["upper", "-c", model, "-l", "systemd:web", "-l", "systemd"];
         let mut server = Server::launch(&mut with_sockets(&sockets, "udp:web:unix", &args), 3);
-        // The first that is named takes its own; the rest follow in order.
+        // The named endpoint takes the socket of that name. The rest follow in order.
         let expected = [
             format!("udp://{}", udp.local_addr().unwrap()),
             format!("tcp://{}", tcp.local_addr().unwrap()),
@@ -81,7 +82,8 @@ fn sockets_of_a_socket_unit_are_served() {
         drop(other);
         server.signal("TERM");
         assert!(server.wait().success());
-        // Whoever bound it goes on with it: a client can wait there for the next server.
+        // The process that bound the socket keeps it open, so that a client can wait there for the
+        // next server.
         assert!(path.exists(), "the file is the manager's");
         TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
     }
@@ -95,7 +97,7 @@ fn without_sockets_there_is_advice() {
         let error = String::from_utf8(output.stderr).unwrap();
         assert!(error.contains("systemd-socket-activate"), "{error}");
     }
-    // Meant for another process.
+    // The variables are for another process.
     let output = socketserver()
         .args(["upper", "-l", "systemd"])
         .envs([("LISTEN_FDS", "1"), ("LISTEN_PID", "1")])
@@ -104,7 +106,7 @@ fn without_sockets_there_is_advice() {
     assert!(!output.status.success());
 }
 
-/// What the manager hears.
+/// The socket on which the service manager receives notifications.
 struct Manager {
     socket: UnixDatagram,
     _dir: tempfile::TempDir,
@@ -168,7 +170,7 @@ fn the_manager_is_told() {
             .stdin(Stdio::null());
         let mut server = Server::launch(&mut command, 1);
         manager.hears_of("READY=1");
-        // Twice in that time, from the loop, whether or not somebody is there.
+        // The accept loop notifies the manager twice in that time, with or without clients.
         let start = Instant::now();
         for _ in 0..3 {
             manager.hears_of("WATCHDOG=1");
@@ -202,7 +204,7 @@ fn commands_know_nothing_of_the_manager() {
     let mut one = client(&server, 0);
     one.write_all(b"env | grep -c -e NOTIFY_ -e WATCHDOG_\n")
         .unwrap();
-    // A header, and then the number of those that it has found.
+    // The reply is a header and then the number of variables that grep has found.
     let mut reply = Vec::new();
     while !reply.ends_with(b"\n") {
         let mut byte = [0];
@@ -216,7 +218,7 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// The numbers after a label of /proc/PID/status.
+/// Returns the numbers after a label in /proc/PID/status.
 fn ids(pid: u32, label: &str) -> Vec<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status
@@ -234,7 +236,7 @@ fn root_is_given_up_on_all_threads() {
         println!("SKIPPED: only root can give up root");
         return;
     }
-    // Where that user can get at it.
+    // The directory is accessible to that user.
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let path = dir.path().join("s");

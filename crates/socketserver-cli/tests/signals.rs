@@ -1,4 +1,4 @@
-//! What the servers do about signals, to the process and to its whole group.
+//! Tests of signals to the process and to its whole group.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,20 +16,21 @@ use common::{
 
 const TCP: &str = "tcp://127.0.0.1:0";
 
-/// A server in a process group of its own.
+/// Starts a server in a process group of its own.
 fn in_group(args: &[&str]) -> Server {
     let mut command = socketserver();
     let command = command.args(args).process_group(0);
     Server::launch(command.stdin(std::process::Stdio::null()), 1)
 }
 
-/// For a time after the first one everybody is served who comes, and then it drains by itself.
+/// After the first signal, the server serves all clients for the lame-duck time. Then it drains by
+/// itself.
 #[test]
 fn a_lame_server_serves_for_its_time_and_drains() {
     for model in MODELS {
         let args = ["upper", "-c", model, "-l", TCP, "--lame-duck-time", "1s"];
         let mut server = in_group(&args);
-        // A sequential one serves nobody beside who is there.
+        // A sequential server serves no new client beside the connected client.
         let old = (model != "sequential").then(|| client(&server, 0));
         let asked = Instant::now();
         server.signal_group("TERM");
@@ -37,7 +38,7 @@ fn a_lame_server_serves_for_its_time_and_drains() {
         let mut new = client(&server, 0);
         assert_eq!(exchange(&mut new, b"served"), b"SERVED", "{model}");
         assert!(asked.elapsed() < Duration::from_secs(1), "too slow to tell");
-        // Again, now that it drains.
+        // The signal comes again during the drain.
         server.logged("stop asked for");
         assert!(asked.elapsed() >= Duration::from_secs(1), "{model}");
         assert_eq!(exchange(&mut new, b"still"), b"STILL", "{model}");
@@ -48,7 +49,7 @@ fn a_lame_server_serves_for_its_time_and_drains() {
 
 #[test]
 fn a_second_one_forces_a_lame_server() {
-    // The second is longer than the clock can tell.
+    // The second time is longer than the clock can represent.
     for (model, time) in MODELS
         .into_iter()
         .zip(["1h", "400000000000y"].into_iter().cycle())
@@ -66,7 +67,7 @@ fn a_second_one_forces_a_lame_server() {
     }
 }
 
-/// It is asked to stop, and ends when the client that is there has.
+/// Checks that the server drains and ends after the connected client has left.
 #[track_caller]
 fn drains(server: &mut Server, active: &mut TcpStream, what: &str) {
     server.logged("stop asked for");
@@ -96,7 +97,7 @@ fn each_of_them_drains_under_every_model() {
 fn who_is_between_two_messages_is_let_go_at_once() {
     for model in MODELS {
         let mut server = in_group(&["echo", "-c", model, "-l", TCP, "--drain-timeout", "1m"]);
-        // A sequential server has one.
+        // A sequential server has one client.
         let size = if model == "sequential" { 1 } else { 5 };
         let mut idle: Vec<_> = (0..size).map(|_| client(&server, 0)).collect();
         for one in &mut idle {
@@ -104,7 +105,7 @@ fn who_is_between_two_messages_is_let_go_at_once() {
             assert!(one.read(&mut [0; 64]).unwrap() > 0);
         }
         let started = Instant::now();
-        // Children have the signal as well, and it is not for them.
+        // Children get the signal, too, and ignore it.
         server.signal_group("TERM");
         assert!(server.wait().success(), "{model}");
         assert!(started.elapsed() < Duration::from_secs(10), "{model}");
@@ -139,7 +140,7 @@ fn with_a_configuration_sighup_reloads_and_the_others_drain() {
             let mut server = in_group(&args);
             let mut active = client(&server, 0);
             assert_eq!(exchange(&mut active, b"before"), b"BEFORE");
-            // Forked children have the signal, too, and go on.
+            // Forked children get the signal, too, and continue.
             std::fs::write(&path, "deny = 'all'").unwrap();
             server.signal_group("HUP");
             server.logged("reloaded; changed: deny");
@@ -153,7 +154,7 @@ fn with_a_configuration_sighup_reloads_and_the_others_drain() {
     }
 }
 
-/// Sent by others, and for other reasons than to end a server.
+/// Other processes send these signals for other purposes than to end a server.
 #[test]
 fn signals_of_others_end_nothing() {
     for model in MODELS {
@@ -174,14 +175,15 @@ fn signals_of_others_end_nothing() {
     }
 }
 
-/// Nothing attends to signals before it serves: then they end it as they end any program.
+/// Before the server serves, it handles no signals. Signals then end the process by their default
+/// action.
 #[test]
 fn a_start_that_takes_long_can_be_ended() {
     let dir = tempfile::tempdir().unwrap();
     let fifo = dir.path().join("config");
     let made = Command::new("mkfifo").arg(&fifo).status();
     assert!(made.unwrap().success());
-    // It waits until the file is written.
+    // The program waits until the test writes the file.
     let mut child = common::Guarded(
         socketserver()
             .args(["upper", "-l", "tls://127.0.0.1:0", "--tls-cert"])
@@ -200,7 +202,7 @@ fn a_start_that_takes_long_can_be_ended() {
     assert_eq!(common::wait(&mut child.0).code(), None);
 }
 
-/// Clients are served, and signals heard, whether or not what it says is read.
+/// The server serves clients and handles signals, even if no process reads its output.
 #[test]
 fn a_full_pipe_for_output_holds_up_nothing() {
     for model in MODELS {
@@ -230,7 +232,7 @@ fn a_full_pipe_for_output_holds_up_nothing() {
     }
 }
 
-/// An error is told at the end, if that does not have to wait.
+/// The server writes an error at its end if the write does not block.
 #[test]
 fn a_failure_ends_with_a_full_pipe_for_errors() {
     let (_unread, full) = full_pipe();
@@ -244,7 +246,7 @@ fn a_failure_ends_with_a_full_pipe_for_errors() {
     assert_eq!(common::wait(&mut server.0).code(), Some(1));
 }
 
-/// A pipe that takes nothing.
+/// Returns a full pipe.
 fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
     let (reader, mut writer) = std::io::pipe().unwrap();
     let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
@@ -254,7 +256,7 @@ fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
     (reader, writer)
 }
 
-/// What is announced is told once the pipe is read.
+/// The server announces its endpoint as soon as the pipe has room.
 #[test]
 fn where_it_listens_is_told_once_a_full_pipe_is_read() {
     let (unread, full) = full_pipe();
@@ -314,7 +316,8 @@ fn a_second_one_forces() {
             exchange(&mut silent, b"here");
             server.signal(first);
             server.logged("stop asked for");
-            // At the same time it is no second one: the client is still served.
+            // Two signals at the same time count as one, so that the server still serves the
+            // client.
             server.signal(first);
             assert_eq!(exchange(&mut silent, b"still"), b"STILL", "{model}");
             let before = Instant::now();
@@ -366,7 +369,7 @@ fn nohup_is_respected_where_there_is_nothing_to_reload() {
     }
 }
 
-/// Under nohup they ignore SIGHUP, and are found by the commands of a client.
+/// Under nohup, the server ignores SIGHUP, and commands of a client inherit that.
 #[test]
 fn what_a_forked_child_executes_goes_on_under_nohup() {
     let ignored = |before: &str| {
@@ -385,7 +388,7 @@ fn what_a_forked_child_executes_goes_on_under_nohup() {
     assert!(!ignored(""));
 }
 
-/// What ends a child is not what ends the others, or reaches them by chance.
+/// The end of a child by the console does not end the other children.
 #[test]
 fn a_kicked_child_ends_alone() {
     let mut server = Server::with_console(&["upper", "-c", "forking", "-l", TCP], 1);
@@ -394,7 +397,7 @@ fn a_kicked_child_ends_alone() {
     let mut spared = client(&server, 0);
     assert_eq!(exchange(&mut spared, b"two"), b"TWO");
     server.type_in("kick 1");
-    assert_eq!(server.says(), "1 is cut");
+    assert_eq!(server.says(), "1 is cancelled");
     assert!(is_closed(&mut kicked));
     assert_eq!(exchange(&mut spared, b"three"), b"THREE");
     spared.shutdown(Shutdown::Both).unwrap();

@@ -1,5 +1,5 @@
-//! A server whose process did not run for a while (SIGSTOP, a container that was paused): what has
-//! arrived in time is served, however long it did not run.
+//! Tests of a server whose process was stopped for a while, by SIGSTOP or a paused container. The
+//! server serves all data that arrived in time, after a stop of any length.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use common::{PATIENCE, Server, socketserver};
 
-/// More than are reported by one call of epoll_wait(2).
+/// The number of clients is higher than one call of epoll_wait(2) reports.
 const CLIENTS: usize = 300;
 
 /// Its handler is called again for each message.
@@ -51,7 +51,7 @@ fn serves_what_has_arrived(program: &[&str], model: &str, clients: usize) {
             client.get_mut().write_all(b"hello\n").unwrap();
         }
         if round == 1 {
-            // Longer than a connection may be idle.
+            // The stop is longer than the idle timeout.
             thread::sleep(Duration::from_millis(1300));
             server.signal("CONT");
         }

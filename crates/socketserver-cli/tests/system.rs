@@ -1,4 +1,4 @@
-//! What the system gives and takes: the first process of a container, limits, forbidden system calls,
+//! Tests of the environment: the first process of a container, limits, forbidden system calls,
 //! interfaces, and other users' files.
 
 #![allow(
@@ -20,7 +20,7 @@ use std::process::{Command, Stdio};
 
 use common::{MODELS, PATIENCE, Server, client, connect, eventually, run, socketserver, text};
 
-/// Whether a command does what it says here; if not, the test is skipped.
+/// Returns true if a command works on this machine. If not, the test is skipped.
 fn works(command: &[&str]) -> bool {
     let ran = Command::new(command[0]).args(&command[1..]).output();
     let works = ran.as_ref().is_ok_and(|output| output.status.success());
@@ -30,7 +30,7 @@ fn works(command: &[&str]) -> bool {
     works
 }
 
-/// The program, run by another one.
+/// Returns a command in which `runner` runs the program.
 fn under(runner: &[&str], args: &[&str]) -> Command {
     let mut command = Command::new(runner[0]);
     command
@@ -41,7 +41,7 @@ fn under(runner: &[&str], args: &[&str]) -> Command {
     command
 }
 
-/// What an endpoint over IP answers to a line.
+/// Sends a line to an endpoint over IP and returns the answer.
 fn answer_of(endpoint: &str) -> String {
     let (scheme, address) = endpoint.split_once("://").unwrap();
     if scheme == "tcp" {
@@ -60,7 +60,7 @@ fn answer_of(endpoint: &str) -> String {
     text(&answer[..n])
 }
 
-/// Reads until this has come.
+/// Reads until the expected text has arrived.
 #[track_caller]
 fn hear_at_last(client: &mut impl Read, expected: &[u8]) {
     let mut heard = Vec::new();
@@ -78,10 +78,11 @@ fn hear_one(client: &mut impl Read, byte: &mut [u8; 1], heard: &[u8]) {
     }
 }
 
-/// A test that fails leaves nothing behind.
+/// The command that runs a program as the first process of a namespace. A failed test leaves no
+/// process behind.
 const FIRST: [&str; 5] = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
 
-/// The number and the state of each process whose parent is `parent`, from outside of its namespace.
+/// Returns the process ID and the state of each child of `parent`, from outside of its namespace.
 fn children(parent: u32) -> Vec<(u32, char)> {
     let list = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
     let list = list.unwrap_or_default();
@@ -111,7 +112,7 @@ fn the_first_process_of_a_container_leaves_no_zombies() {
         let mut server = Server::launch(&mut under(&FIRST, &args), 1);
         let mut client = client(&server, 0);
         for _ in 0..10 {
-            // Two that outlive their shell, and one that ends with it.
+            // Two processes outlive their shell, and one process ends with it.
             client
                 .write_all(b"sleep 0.05 & (sleep 0.05 &) ; echo done\n")
                 .unwrap();
@@ -120,12 +121,12 @@ fn the_first_process_of_a_container_leaves_no_zombies() {
         let (first, _) = children(server.pid())[0];
         let adopted = || {
             let all = children(first);
-            // The server itself is one of them.
+            // The server itself is one of the children.
             (all.len() == 1 && all[0].1 != 'Z').then_some(())
         };
         eventually(|| adopted().is_some());
         drop(client);
-        // Signals reach the server, and its end is the container's.
+        // Signals reach the server, and its end ends the container.
         let status = Command::new("kill").arg(first.to_string()).status();
         assert!(status.unwrap().success());
         assert!(server.wait().success(), "{model}");
@@ -144,7 +145,7 @@ fn the_first_process_ends_with_the_status_of_the_server() {
     assert!(text(&output.stderr).contains("in use"), "{output:?}");
 }
 
-/// Sockets that were passed on to the first process are the server's, and it reloads by SIGHUP.
+/// The server gets the sockets that the first process inherits, and reloads by SIGHUP.
 #[test]
 fn the_first_process_passes_on_sockets_and_signals() {
     if !works(&[&FIRST[..], &["true"]].concat()) {
@@ -180,7 +181,7 @@ fn the_first_process_passes_on_sockets_and_signals() {
     assert!(server.wait().success());
 }
 
-/// As in an older container engine's profile.
+/// The system call fails as in the profile of an older container engine.
 #[test]
 fn a_forking_server_does_not_start_where_pidfds_are_forbidden() {
     let strace = ["strace", "-f", "-qq", "-o", "/dev/null"];
@@ -197,7 +198,7 @@ fn a_forking_server_does_not_start_where_pidfds_are_forbidden() {
         assert!(error.contains(call) && error.contains("seccomp"), "{error}");
         assert!(output.stdout.is_empty(), "it does not say that it serves");
     }
-    // Commands need them under every model.
+    // Commands need pidfds under every model.
     let runner = [&strace[..], &["-e", "inject=pidfd_open:error=EPERM"]].concat();
     let args = ["command", "-c", "threading", "-l", "tcp://127.0.0.1:0"];
     let output = under(&runner, &args).output().unwrap();
@@ -214,7 +215,7 @@ fn listen_fds_that_were_not_passed_on_are_an_error_at_once() {
     for (count, told) in [
         ("2", "1 of them"),
         ("2000000000", "1 of them"),
-        ("x", "no number"),
+        ("x", "not a number"),
     ] {
         let script = format!("exec 3<&{number} {number}<&-; LISTEN_PID=$$ exec \"$@\"");
         let output = under(
@@ -270,7 +271,7 @@ fn the_soft_limit_of_descriptors_is_raised_and_given_back_to_commands() {
     );
 }
 
-/// A shell in a network namespace of its own, with an interface whose address is of one link.
+/// A shell in a network namespace of its own, with an interface that has a link-local address.
 const APART: [&str; 5] = [
     "unshare",
     "-n",
@@ -299,7 +300,7 @@ fn zones_are_named_by_their_interfaces() {
     let pid = server.pid().to_string();
     for endpoint in &server.endpoints {
         assert!(endpoint.contains("[fe80::7%d0]:"), "{endpoint}");
-        // Over TCP as the server shows it, over UDP as it is written in a URL.
+        // The address over TCP is the server's form, and the address over UDP is the form of a URL.
         let written = match endpoint.starts_with("tcp") {
             true => endpoint.clone(),
             false => endpoint.replace('%', "%25"),
@@ -367,7 +368,7 @@ fn a_name_is_listened_on_at_all_of_its_addresses() {
         let args = ["upper", "-l", &endpoint, "--metrics", metrics];
         let told = if metrics.contains("both") { 4 } else { 3 };
         let server = Server::launch(&mut under(&apart, &args), told);
-        let left_out = server.logged("left out");
+        let left_out = server.logged("does not have the address");
         assert!(left_out.contains("192.0.2.1"), "{left_out}");
         let addresses: Vec<_> = (0..2).map(|index| server.address(index)).collect();
         let ports: Vec<_> = addresses
@@ -382,7 +383,7 @@ fn a_name_is_listened_on_at_all_of_its_addresses() {
     }
 }
 
-/// A port that is free in both families.
+/// Returns a port that is free in both address families.
 fn free_port() -> u16 {
     TcpListener::bind("[::]:0")
         .unwrap()
@@ -438,7 +439,8 @@ fn an_endpoint_that_is_part_of_another_names_it() {
     assert!(error.contains(&any) && error.contains(&one), "{error}");
 }
 
-/// Without its own address as a client, a server answers itself, and that answer, without end.
+/// A server that did not recognize its own address as a client would answer its own answers without
+/// end.
 #[test]
 fn a_datagram_from_an_own_address_is_refused_by_every_model() {
     for model in MODELS {
@@ -485,7 +487,7 @@ fn a_datagram_from_an_own_address_is_refused_by_every_model() {
     }
 }
 
-/// Another user puts a link into the place of the socket before its mode is set.
+/// Another user replaces the socket by a link before the server sets its mode.
 #[test]
 fn a_link_in_the_place_of_the_socket_is_not_followed() {
     let strace = ["strace", "-f", "-qq", "-o", "/dev/null"];
@@ -522,7 +524,7 @@ fn a_link_in_the_place_of_the_socket_is_not_followed() {
     }
 }
 
-/// The mode of a file is set by a descriptor of it, for which /proc is needed.
+/// The server sets the mode of a file by a descriptor, and needs /proc for it.
 #[test]
 fn without_proc_a_mode_that_the_umask_forbids_is_an_error() {
     let without_proc = "umask 077 && umount -l /proc && exec \"$0\" \"$@\"";

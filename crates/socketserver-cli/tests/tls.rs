@@ -1,4 +1,4 @@
-//! Encrypted endpoints, from outside: our own clients, openssl and curl, under every model.
+//! Tests of encrypted endpoints with our own clients, openssl and curl, under every model.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -18,7 +18,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-/// An authority, and what it has issued for these names.
+/// Creates an authority and its certificates for these names.
 fn certificates(names: &[&str]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let made = socketserver()
@@ -80,7 +80,7 @@ fn lines_are_answered_under_every_model() {
             text(&output.stderr)
         );
         assert!(output.status.success());
-        // An authority that it is not of; a name that it has not; no TLS at all.
+        // The cases are a wrong authority, a wrong name, and no TLS.
         let other = certificates(&["x"]);
         let output = connect(
             &[&server.endpoints[0], "--ca", &path(other.path(), "ca.pem")],
@@ -88,7 +88,7 @@ fn lines_are_answered_under_every_model() {
         );
         assert!(!output.status.success());
         assert!(
-            text(&output.stderr).contains("no TLS with this server"),
+            text(&output.stderr).contains("TLS handshake failed"),
             "{}",
             text(&output.stderr)
         );
@@ -113,7 +113,8 @@ fn lines_are_answered_under_every_model() {
     }
 }
 
-/// Offers these protocols in a handshake: what the server has chosen, or why it does not go on.
+/// Offers protocols in a handshake. Returns the protocol that the server has chosen, or the error
+/// of the handshake.
 fn negotiate(files: &Files, server: &Server, offered: &[&str]) -> io::Result<Option<Vec<u8>>> {
     let mut roots = RootCertStore::empty();
     roots
@@ -136,7 +137,7 @@ fn negotiate(files: &Files, server: &Server, offered: &[&str]) -> io::Result<Opt
     Ok(client.alpn_protocol().map(<[u8]>::to_vec))
 }
 
-/// RFC 7301, 3.2: a client that speaks nothing of what is offered is told so by its own alert.
+/// RFC 7301, 3.2: a client without a common protocol gets the alert no_application_protocol.
 #[test]
 fn http_is_chosen_and_http_2_alone_is_refused() {
     let files = files();
@@ -158,7 +159,8 @@ fn http_is_chosen_and_http_2_alone_is_refused() {
         let error = negotiate(&files, &server, &["h2"]).unwrap_err().to_string();
         assert!(error.contains("NoApplicationProtocol"), "{model}: {error}");
     }
-    // Beside pages, and not where no HTTP is spoken.
+    // The web server of `chat` rejects HTTP/2 alone, too. A server without HTTP negotiates no
+    // protocol.
     let args = ["chat", "-c", "threading", "--web", "https://127.0.0.1:0"];
     let chat = files.serve(&args);
     assert!(negotiate(&files, &chat, &["h2"]).is_err());
@@ -179,7 +181,7 @@ fn openssl_agrees() {
         &files.ca,
     ];
     openssl.args(args).arg("-connect");
-    // It stays until the server ends the connection.
+    // openssl stays until the server closes the connection.
     let Some(output) = run(&mut openssl, [server.address(0)], b"hello\nquit\n") else {
         return;
     };
@@ -194,7 +196,7 @@ fn openssl_agrees() {
 #[test]
 fn who_has_a_certificate_may_run_commands() {
     let files = files();
-    // Beyond this machine, and without a token.
+    // The endpoint is open to other machines and has no token.
     let args = [
         "command",
         "-l",
@@ -251,7 +253,7 @@ fn certificates_are_renewed_by_a_reload() {
             text(&output.stdout) == "HELLO\n"
         };
         assert!(asks(&files.ca), "{model}");
-        // All of another authority, under the same names.
+        // The renewed files are from another authority and have the same names.
         let renewed = certificates(&["127.0.0.1"]);
         let kept = [&files.cert, &files.key].map(|file| (file, fs::read(file).unwrap()));
         fs::write(&files.cert, "no certificate").unwrap();
@@ -285,11 +287,11 @@ fn what_does_not_go_together_is_refused() {
                 "--tls-key",
                 "b",
             ],
-            "nothing is encrypted",
+            "no endpoint uses TLS",
         ),
         (
             vec!["-l", "tls://127.0.0.1:0", "--tls-cert", "a"],
-            "each certificate has a key",
+            "one key for each certificate",
         ),
     ] {
         let output = socketserver().arg("upper").args(args).output().unwrap();
@@ -323,7 +325,8 @@ fn what_does_not_go_together_is_refused() {
     assert_eq!(output.status.code(), Some(2));
 }
 
-/// A certificate for 127.0.0.1 and its key, valid from so many days ago and for so many.
+/// Creates a certificate for 127.0.0.1 and its key. The arguments set the age in days and the
+/// lifetime in days.
 fn issue(dir: &Path, begins_days_ago: i64, lasts_days: i64) -> [String; 2] {
     const DAY: u64 = 24 * 60 * 60;
     let then = |days: i64| {
@@ -342,7 +345,7 @@ fn issue(dir: &Path, begins_days_ago: i64, lasts_days: i64) -> [String; 2] {
     paths
 }
 
-/// Each is one sentence, which names the file, and what is wrong once.
+/// Each error is one sentence, which names the file and names the cause once.
 #[test]
 fn bad_files_are_told_in_one_sentence() {
     let files = files();
@@ -412,10 +415,10 @@ fn bad_files_are_told_in_one_sentence() {
         let bad = if cert == &files.cert { key } else { cert };
         assert!(said.contains(bad.as_str()), "{said}");
         assert!(!said.contains("[45, 45"), "{said}");
-        // One cause is told once.
+        // The message names one cause once.
         let cause = said.trim_end().rsplit(": ").next().unwrap();
         assert_eq!(said.matches(cause).count(), 1, "{said}");
-        // A client says the same of its own.
+        // A client reports the same error for its own files.
         let args = [
             "connect",
             "tls://127.0.0.1:1",
@@ -471,7 +474,7 @@ fn an_end_of_a_certificate_is_told_and_measured() {
         let expected = now.cast_signed() + (lasts - begins) * 24 * 60 * 60;
         let value: i64 = value.parse().unwrap();
         assert!((value - expected).abs() <= 130, "{value} is not {expected}");
-        // A reload looks again.
+        // A reload checks the files again.
         let [_, _] = issue(dir.path(), 90, 100);
         server.signal("HUP");
         server.logged("expires on ");

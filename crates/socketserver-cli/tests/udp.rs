@@ -1,4 +1,4 @@
-//! What the programs do about UDP's forged sources, and which address they answer from.
+//! Tests of forged sources in UDP datagrams, and of the source address of the programs' answers.
 
 #![allow(
     clippy::unwrap_used,
@@ -38,7 +38,7 @@ fn answers_come_from_the_address_that_was_asked_and_are_not_too_long() {
         for to in ["127.0.0.1", "127.0.0.2"] {
             let client = client(&server, ("127.0.0.1", 0), to).unwrap();
             let name = client.local_addr().unwrap();
-            // Its answer would come before the other one.
+            // An answer to the short datagram would come before the other answer.
             client.send(b"hi").unwrap();
             server.logged("a reply of");
             assert_eq!(ask(&client, LONG), format!("{name} {LONG}"), "{model}");

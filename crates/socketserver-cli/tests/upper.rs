@@ -1,5 +1,5 @@
-//! `socketserver upper`, from outside: every endpoint under every concurrency model, with our own
-//! client and with those that people have.
+//! Tests `socketserver upper` from outside: every endpoint under every concurrency model, with our
+//! own client and with common clients.
 
 #![allow(clippy::unwrap_used)]
 
@@ -52,7 +52,7 @@ fn every_endpoint_answers_under_every_model() {
                 .mode();
             assert_eq!(mode & 0o777, 0o600);
         }
-        // Twice, so that serving the one endpoint does not make the server deaf to the others.
+        // The loop runs twice, so that the server serves each endpoint again after the others.
         for _ in 0..2 {
             for endpoint in &server.endpoints {
                 let got = connect(&["--wait", "200ms", endpoint], b"hello w\xc3\xb6rld\xff\n");
@@ -88,7 +88,7 @@ fn clients_are_independent_and_logged_with_their_address() {
     let peer = clients[0].local_addr().unwrap().to_string();
     let line = server.logged("connected");
     assert!(line.contains(&peer), "{line}");
-    // A reset ends only that client.
+    // A reset ends only the connection of that client.
     let reset = clients.remove(0);
     rustix::net::sockopt::set_socket_linger(&reset, Some(Duration::ZERO)).unwrap();
     drop(reset);
@@ -157,9 +157,9 @@ fn limits_are_options() {
     let server = Server::start(&args, 1);
     let mut silent = client(&server, 0);
     exchange(&mut silent, b"a");
-    let mut turned_away = client(&server, 0);
-    assert_eq!(turned_away.read(&mut [0]).unwrap_or(0), 0);
-    server.logged("refused");
+    let mut rejected = client(&server, 0);
+    assert_eq!(rejected.read(&mut [0]).unwrap_or(0), 0);
+    server.logged("rejected");
     assert_eq!(silent.read(&mut [0]).unwrap(), 0, "cut for its silence");
     server.logged("timed out");
 }
@@ -178,7 +178,7 @@ fn failures_to_start_are_one_line_that_says_what_to_do() {
         ("tcp://192.0.2.1:80", "not available"),
         ("tcp://no-such-host.invalid:80", "bad address"),
     ] {
-        // The good endpoint before it is not announced, and not left behind.
+        // The server does not announce the valid first endpoint, and does not leave it behind.
         let args = ["upper", "-l", "tcp://127.0.0.1:0", "-l", endpoint];
         let got = run(&mut socketserver(), args, b"").unwrap();
         let complaint = text(&got.stderr);
@@ -287,7 +287,7 @@ fn a_closed_stdout_does_not_keep_it_from_serving() {
     assert_eq!(common::wait(&mut child.0).code(), Some(0));
 }
 
-/// A server whose log goes into a pipe that nobody reads, with the reading end still in our hands.
+/// Starts a server whose log goes into a pipe. The test holds the reading end and does not read.
 fn unread_log(path: &std::path::Path, model: &str) -> Guarded {
     let endpoint = format!("unix://{}", path.display());
     let child = socketserver()
@@ -329,11 +329,12 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let mut child = unread_log(&path, model);
-        // Two lines each, of about a hundred bytes: more than the 64 KiB of a pipe.
+        // Each connection logs two lines of about a hundred bytes, together more than the 64 KiB of
+        // a pipe.
         (0..500).for_each(|_| answers(&path));
         let _ = Command::new("kill").arg(child.0.id().to_string()).status();
         assert_eq!(common::wait(&mut child.0).code(), Some(0), "{model}");
-        // What was read late says that there would have been more.
+        // The late part of the log reports that the server dropped lines.
         let mut log = String::new();
         child
             .0

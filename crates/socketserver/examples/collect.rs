@@ -1,8 +1,8 @@
-//! What all clients send goes through one bounded queue to the application, which is this main
-//! function. When it is slow, clients wait; nothing is thrown away.
+//! All input of the clients goes through one bounded queue to the application, which is the main
+//! function. When the application is slow, the clients wait; no input is dropped.
 //!
-//! `cargo run -p socketserver --example collect`, then `printf 'hello' | nc -N 127.0.0.1 8888`. It
-//! ends after ten chunks.
+//! Run it with `cargo run -p socketserver --example collect`, then `printf 'hello' | nc -N
+//! 127.0.0.1 8888`. It ends after ten chunks.
 
 use std::io::{Read, Write};
 use std::sync::mpsc::sync_channel;
@@ -17,7 +17,7 @@ struct Chunk {
 
 fn main() -> Result<()> {
     let (queue, chunks) = sync_channel(16);
-    // The factory hands the queue to every handler.
+    // The factory gives each handler a clone of the queue.
     let collect = handler_fn(move |conn: &mut Connection| {
         let mut buffer = [0; 4096];
         loop {
@@ -29,7 +29,7 @@ fn main() -> Result<()> {
                 from: conn.peer_addr().clone(),
                 bytes: buffer[..n].to_vec(),
             };
-            // Waits for room; the application may be gone.
+            // Waits while the queue is full. Returns an error if the application has ended.
             queue.send(chunk)?;
         }
     });
@@ -48,6 +48,6 @@ fn main() -> Result<()> {
     }
     drop(chunks);
     handle.drain(Duration::from_secs(5));
-    serving.join().expect("handlers that panic do not end it")?;
+    serving.join().expect("the accept loop does not panic")?;
     Ok(())
 }

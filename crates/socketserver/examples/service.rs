@@ -1,8 +1,7 @@
-//! A server as it runs in production: limits, figures for whoever watches it, and an end that loses
-//! nothing.
+//! A server for production: limits, metrics, and a graceful shutdown that loses no request.
 //!
-//! `cargo run -p socketserver --example service --features metrics`, then `nc 127.0.0.1 8888`,
-//! `curl http://127.0.0.1:9100/metrics`, and Ctrl-C while the client is there.
+//! Run it with `cargo run -p socketserver --example service --features metrics`, then `nc 127.0.0.1
+//! 8888` and `curl http://127.0.0.1:9100/metrics`. Press Ctrl-C while the client is connected.
 
 use std::io::{BufRead, Write};
 use std::thread;
@@ -16,11 +15,11 @@ use socketserver::{
     ThreadingTcpServer, handler_fn,
 };
 
-/// How long load balancers have to notice that no more should come.
-const LAME: Duration = Duration::from_secs(2);
-const DRAIN: Duration = Duration::from_secs(20);
+/// The time in which load balancers notice that they must send no further clients.
+const LAME_DUCK_TIME: Duration = Duration::from_secs(2);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// One line in, one line out. Between two lines a client holds no thread of the pool.
+/// Replies to each line. Between two lines a client does not occupy a thread of the pool.
 fn upper(conn: &mut Connection) -> Result<()> {
     let mut line = String::new();
     if conn.read_line(&mut line)? > 0 {
@@ -31,10 +30,10 @@ fn upper(conn: &mut Connection) -> Result<()> {
 }
 
 fn main() -> Result<()> {
-    // Before there are threads, so that no signal finds the default action.
+    // Installed before any thread is started, so that no signal meets the default action.
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
 
-    let few = OverloadPolicy::Queue {
+    let limit = OverloadPolicy::Queue {
         patience: Duration::from_secs(1),
         places: 8,
     };
@@ -44,26 +43,26 @@ fn main() -> Result<()> {
         .bind("127.0.0.1:8888", handler_fn(upper))?;
     let handle = server.handle();
 
-    // A server of its own, with few places: it answers while the other one drains.
+    // A server of its own, with a small limit: it answers while the other one drains.
     let metrics = Metrics::new();
     metrics.register("upper", &handle);
-    let mut watching = ThreadingTcpServer::builder()
-        .concurrency(Threading::new().max_threads(4).overload_policy(few))
+    let mut metrics_server = ThreadingTcpServer::builder()
+        .concurrency(Threading::new().max_threads(4).overload_policy(limit))
         .bind("127.0.0.1:9100", metrics.endpoint())?;
-    let watched = watching.handle();
-    let watching = thread::spawn(move || watching.serve_forever());
+    let metrics_handle = metrics_server.handle();
+    let metrics_server = thread::spawn(move || metrics_server.serve_forever());
 
-    let stopped = handle.clone();
+    let signal_handle = handle.clone();
     thread::spawn(move || {
         let mut signals = signals.forever();
         if signals.next().is_some() {
-            // `/readyz` says no, and everybody is served.
-            stopped.set_lame(true);
-            thread::sleep(LAME);
-            stopped.drain(DRAIN);
+            // `/readyz` reports not ready, and all clients are still served.
+            signal_handle.set_lame(true);
+            thread::sleep(LAME_DUCK_TIME);
+            signal_handle.drain(DRAIN_TIMEOUT);
         }
         if signals.next().is_some() {
-            stopped.drain(Duration::ZERO);
+            signal_handle.drain(Duration::ZERO);
         }
     });
 
@@ -73,13 +72,13 @@ fn main() -> Result<()> {
     if let Some(report) = handle.drain_report() {
         writeln!(
             out,
-            "{} finished, {} cut",
+            "{} finished, {} cancelled",
             report.finished, report.cancelled
         )?;
     }
-    watched.drain(Duration::from_secs(1));
-    watching
+    metrics_handle.drain(Duration::from_secs(1));
+    metrics_server
         .join()
-        .expect("handlers that panic do not end it")?;
+        .expect("the accept loop does not panic")?;
     Ok(())
 }

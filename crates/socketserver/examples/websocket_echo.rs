@@ -1,11 +1,12 @@
-//! WebSocket: each message is sent back.
+//! WebSocket: sends back each message.
 //!
-//! `cargo run -p socketserver --features websocket --example websocket_echo -- 127.0.0.1:8000`, then in
-//! a browser's console: `s = new WebSocket("ws://127.0.0.1:8000/"); s.onmessage = m =>
-//! console.log(m.data); s.onopen = () => s.send("hello")`, on a page of the same origin.
+//! Run it with `cargo run -p socketserver --features websocket --example websocket_echo --
+//! 127.0.0.1:8000`. Then open a page of the same origin, and enter in the browser's console: `s =
+//! new WebSocket("ws://127.0.0.1:8000/"); s.onmessage = m => console.log(m.data); s.onopen = () =>
+//! s.send("hello")`.
 //!
-//! A second argument is the concurrency model, and a third the longest message in MiB: that is how
-//! the Autobahn testsuite is run against it (CONTRIBUTING.md).
+//! The second argument is the concurrency model, and the third one the maximum message length in
+//! MiB. The Autobahn test suite runs against it in this way.
 
 use socketserver::http::{Http, Request};
 use socketserver::websocket::{Message, WebSocket, WebSocketLimits, WebSocketUpgrade};
@@ -14,9 +15,11 @@ use socketserver::{Concurrency, Forking, Pooled, Result, Sequential, Server, Thr
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let arg = |n: usize, default: &'static str| args.get(n).map_or(default, String::as_str);
-    let longest = arg(2, "1").parse::<usize>()? << 20;
-    let limits = WebSocketLimits::default().message(longest).frame(longest);
-    let sockets = WebSocketUpgrade::new().limits(limits.frames(longest / 64 + 8));
+    let max_length = arg(2, "1").parse::<usize>()? << 20;
+    let limits = WebSocketLimits::default()
+        .message(max_length)
+        .frame(max_length);
+    let sockets = WebSocketUpgrade::new().limits(limits.frames(max_length / 64 + 8));
     let address = arg(0, "127.0.0.1:8000");
     match arg(1, "threading") {
         "sequential" => serve(Sequential, address, sockets),
@@ -25,7 +28,10 @@ fn main() -> Result<()> {
         "pooled" => serve(Pooled::new(), address, sockets),
         #[cfg(feature = "green")]
         "green" => serve(socketserver::Green::new(), address, sockets),
-        other => Err(std::io::Error::other(format!("there is no model {other}")).into()),
+        other => Err(std::io::Error::other(format!(
+            "unknown model {other}: use sequential, threading, forking, pooled or green"
+        ))
+        .into()),
     }
 }
 

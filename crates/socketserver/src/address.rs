@@ -1,4 +1,4 @@
-//! Who is at the other end: socket addresses of both families, and a Unix peer's credentials.
+//! Addresses of peers and listeners, and the credentials of Unix peers.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -13,9 +13,9 @@ use rustix::net::{
 
 /// The address of a peer or of a listener.
 ///
-/// Displayed as it is usually written: `127.0.0.1:8888`, `[::1]:8888`, `/run/name.sock`,
-/// `@abstract`, and `unnamed` for a Unix socket that was never bound. An address of one link has its
-/// interface, by name where there is one of that number: `[fe80::1%eth0]:8888`.
+/// `Display` writes the usual form: `127.0.0.1:8888`, `[::1]:8888`, `/run/name.sock`, `@abstract`,
+/// and `unnamed` for a Unix socket that was never bound. A link-local address includes its
+/// interface, by name if the interface exists: `[fe80::1%eth0]:8888`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Address {
@@ -26,7 +26,7 @@ pub enum Address {
 }
 
 impl Address {
-    /// The IP address and port, for TCP and UDP.
+    /// Returns the IP address and port, or `None` for a Unix address.
     #[must_use]
     pub fn as_inet(&self) -> Option<SocketAddr> {
         match self {
@@ -35,7 +35,7 @@ impl Address {
         }
     }
 
-    /// The path, for a Unix socket that is bound to one.
+    /// Returns the path, or `None` for an address that is not the path of a Unix socket.
     #[must_use]
     pub fn as_path(&self) -> Option<&Path> {
         match self {
@@ -44,13 +44,15 @@ impl Address {
         }
     }
 
-    /// Whether there is no address to answer to: a Unix socket that was never bound.
+    /// Returns true if this is the address of a Unix socket that was never bound. Such a peer
+    /// cannot receive replies.
     #[must_use]
     pub fn is_unnamed(&self) -> bool {
         matches!(self, Self::Unix(UnixAddress::Unnamed))
     }
 
-    /// What the kernel reported; an address it left out is a Unix socket without a name.
+    /// Converts an address that the kernel returned. A missing address belongs to an unnamed Unix
+    /// socket.
     pub(crate) fn from_any(any: Option<SocketAddrAny>) -> Self {
         let Some(any) = any else {
             return Self::Unix(UnixAddress::Unnamed);
@@ -58,8 +60,9 @@ impl Address {
         if let Ok(inet) = SocketAddr::try_from(any.clone()) {
             return Self::Inet(inet);
         }
-        // A path of 108 bytes: the kernel adds a NUL that the structure has no room for, and takes
-        // no such address back. A peer with that name cannot be answered, as if it had none.
+        // For a path of 108 bytes, the kernel adds a NUL that exceeds `sockaddr_un`, and does not
+        // accept this address as a destination. A peer with such a path cannot receive replies, so
+        // it counts as unnamed.
         if any.addr_len() as usize > size_of::<libc::sockaddr_un>() {
             return Self::Unix(UnixAddress::Unnamed);
         }
@@ -83,7 +86,7 @@ impl fmt::Display for Address {
                 match interface(address.scope_id()) {
                     Some(name) => {
                         write!(f, "[{}%", address.ip())?;
-                        write_visibly(f, &name)?;
+                        write_escaped(f, &name)?;
                         write!(f, "]:{}", address.port())
                     }
                     None => address.fmt(f),
@@ -95,9 +98,9 @@ impl fmt::Display for Address {
     }
 }
 
-/// The name of an interface of this machine. Only addresses of one link have one.
+/// Returns the name of a network interface. Only link-local addresses have an interface.
 fn interface(index: u32) -> Option<String> {
-    // Any socket will do: netdevice(7).
+    // `SIOCGIFNAME` works on any socket: netdevice(7).
     let any = socket_with(
         AddressFamily::UNIX,
         SocketType::DGRAM,
@@ -111,17 +114,18 @@ fn interface(index: u32) -> Option<String> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum UnixAddress {
-    /// Bound to a file.
+    /// A socket that is bound to a file.
     Path(PathBuf),
-    /// Bound to a name outside of the file system (Linux): no file, and no file's permissions.
+    /// A socket that is bound to an abstract name (Linux). There is no file and there are no file
+    /// permissions.
     Abstract(Vec<u8>),
-    /// Never bound, as clients usually are.
+    /// A socket that was never bound, like most client sockets.
     Unnamed,
 }
 
 impl UnixAddress {
-    /// Reads an address as people write it: a leading `@` is an abstract name, all else a path.
-    /// A file whose name begins with `@` is written `./@name`.
+    /// Parses an address. A leading `@` marks an abstract name; any other text is a path. Write
+    /// `./@name` for a file whose name begins with `@`.
     #[must_use]
     pub fn parse(text: &Path) -> Self {
         match text.as_os_str().as_bytes() {
@@ -137,7 +141,7 @@ impl UnixAddress {
             None => {}
         }
         match raw.path_bytes() {
-            // The kernel counts the terminating NUL of a path it was given in full.
+            // The kernel includes the terminating NUL in the length of a pathname address.
             Some(path) if !path.is_empty() => {
                 let path = path.strip_suffix(&[0]).unwrap_or(path);
                 Self::Path(PathBuf::from(OsStr::from_bytes(path)))
@@ -158,16 +162,16 @@ impl UnixAddress {
 impl fmt::Display for UnixAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Path(path) => write_visibly(f, &path.to_string_lossy()),
+            Self::Path(path) => write_escaped(f, &path.to_string_lossy()),
             Self::Abstract(name) => write!(f, "@{}", name.escape_ascii()),
             Self::Unnamed => f.write_str("unnamed"),
         }
     }
 }
 
-/// A peer chooses its own path: what it put there must not be able to start a new line in a log,
-/// or to steer a terminal.
-fn write_visibly(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+/// Writes a text with control characters escaped. A peer chooses its own path, which must not start
+/// a new line in a log or control a terminal.
+fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     text.chars().try_for_each(|c| {
         // And what turns the direction of writing, or ends a line: UAX #9, 2; UAX #14.
         let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -179,16 +183,16 @@ fn write_visibly(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     })
 }
 
-/// Who connected over a Unix stream socket, as the kernel recorded it at `connect`
+/// The credentials of the peer of a Unix stream socket. The kernel records them at `connect`
 /// (`SO_PEERCRED`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Credentials {
-    /// Process id. It may have been reused by the time it is read: never a proof by itself.
+    /// The process id. The kernel can reuse the id, so it is no proof of identity by itself.
     pub pid: u32,
-    /// Effective user id.
+    /// The effective user id.
     pub uid: u32,
-    /// Effective group id.
+    /// The effective group id.
     pub gid: u32,
 }
 
@@ -208,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn written_as_people_write_it() {
+    fn display_writes_the_usual_form() {
         let inet = Address::Inet("[::1]:80".parse().unwrap());
         assert_eq!(inet.to_string(), "[::1]:80");
         let zone = Address::Inet("[fe80::1%1]:80".parse().unwrap());
@@ -221,14 +225,14 @@ mod tests {
                 text
             );
         }
-        let hostile = UnixAddress::Path("/tmp/a\n\x1b[2J".into());
-        assert_eq!(hostile.to_string(), r"/tmp/a\n\u{1b}[2J");
+        let control = UnixAddress::Path("/tmp/a\n\x1b[2J".into());
+        assert_eq!(control.to_string(), r"/tmp/a\n\u{1b}[2J");
         assert_eq!(Address::from_any(None).to_string(), "unnamed");
         assert!(Address::from_any(None).is_unnamed());
     }
 
     #[test]
-    fn survives_the_kernels_form() {
+    fn address_survives_conversion_to_the_kernel_form() {
         for text in ["/run/a.sock", "@name", "@with\\x00nul"] {
             let address = UnixAddress::parse(Path::new(text));
             let raw = address.to_raw().unwrap();

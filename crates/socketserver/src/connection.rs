@@ -1,4 +1,5 @@
-//! What a stream handler is given: one connected peer, over TCP or a Unix stream socket.
+//! The connection that a stream handler receives: one connected peer, over TCP or a Unix stream
+//! socket.
 
 use std::fmt;
 use std::io::{self, BufRead, IoSlice, IoSliceMut, Read, Write};
@@ -22,62 +23,64 @@ use crate::timeouts::{Limits, Timeouts, earliest, nonzero};
 use crate::tls;
 use crate::waiting::Awaited;
 
-/// A connection to one peer, read and written in plain blocking style.
+/// A connection to one peer, with blocking reads and writes.
 ///
-/// * [`Read`] takes what has arrived, straight into the caller's memory. [`BufRead`] (`read_line`,
-///   `lines`, ...) allocates its 8 KiB buffer with the first call that needs one; what it holds is
-///   what `read` returns next, so the two can be mixed. `read_line` and `read_until` have no limit
-///   of their own: put [`Read::take`] before them where the peer is not trusted.
-/// * [`Write`] is unbuffered: what `write` accepted is in the kernel's hands, and `flush` has
-///   nothing to do. Wrap it in [`std::io::BufWriter`] for many small pieces.
-/// * Every wait is bounded by the server's [`Timeouts`], or those set here, and fails with
-///   [`io::ErrorKind::TimedOut`]. Interruption by a signal never surfaces.
-/// * When the request ends, the server half-closes the connection and closes it, so that nothing
-///   that was written is lost. While it is served, the server can cut it: reads and writes then
-///   fail with [`io::ErrorKind::ConnectionAborted`].
+/// * [`Read`] reads received bytes directly into the caller's buffer. [`BufRead`] (`read_line`,
+///   `lines`, ...) allocates an 8 KiB buffer on the first call that needs the buffer. `read`
+///   returns the buffered bytes first, so both traits can be mixed. `read_line` and `read_until`
+///   have no length limit: apply [`Read::take`] if the peer is not trusted.
+/// * [`Write`] is unbuffered. Bytes that `write` accepted are in the kernel's send buffer, and
+///   `flush` does nothing. Wrap the connection in [`std::io::BufWriter`] to write many small
+///   pieces.
+/// * The server's [`Timeouts`], or the timeouts set on this connection, bound every wait. A read or
+///   write that exceeds a limit fails with [`io::ErrorKind::TimedOut`]. A signal never interrupts a
+///   read or write.
+/// * At the end of the request, the server half-closes the connection before it closes the socket,
+///   so that no written data is lost. The server can cancel an active connection: reads and writes
+///   then fail with [`io::ErrorKind::ConnectionAborted`].
 pub struct Connection {
     socket: Arc<Socket>,
     peer: Address,
-    /// What a trusted proxy has said.
+    /// The PROXY protocol header of a trusted proxy.
     #[cfg(feature = "proxy")]
     proxied: Option<Box<ProxyHeader>>,
     server: ServerHandle,
     id: RequestId,
-    /// Shared by all until a handler changes its own.
+    /// The server's timeouts, shared by all connections until a handler changes its own copy.
     timeouts: Arc<Timeouts>,
     deadline: Option<Instant>,
     reading: MessageProgress,
-    /// A message of the peer was complete.
-    has_spoken: bool,
-    /// Between two messages the peer loses nothing by an end of the connection.
+    /// True once one message of the peer was complete.
+    has_received_message: bool,
+    /// True if the peer loses nothing when the connection ends between two messages.
     is_disposable: bool,
     buffer: Option<Box<Buffer>>,
     ended: bool,
     suspend_requested: bool,
-    rest: SuspendState,
-    /// How it ends, if neither the handler fails nor the server cuts it.
+    suspension: SuspendState,
+    /// The end reason that applies unless the handler fails or the server cancels the request.
     verdict: Option<EndReason>,
 }
 
-/// What is particular about the next pause.
+/// State of the next suspension.
 #[derive(Clone, Copy, Default)]
 struct SuspendState {
-    /// The silence began then, and not with the pause.
+    /// Start of the idle period, if it began before the suspension.
     since: Option<Instant>,
-    /// The handler is to be called then, whatever the peer does.
+    /// Time at which the handler is called even if the peer sends nothing.
     wake_at: Option<Instant>,
-    /// That was the case.
+    /// True if the handler was resumed because of `wake_at`.
     woken: bool,
 }
 
-/// How far the peer has come with what it says.
+/// The progress of the peer within its current message.
 #[derive(Clone, Copy)]
 enum MessageProgress {
-    /// It has said nothing since it was accepted.
+    /// No byte received since the connection was accepted, at this time.
     Nothing(Instant),
     BetweenMessages,
-    /// A message has begun when so many bytes had been received in total, and the peer was waited
-    /// for as long since. The time that the handler takes is its own.
+    /// A message has begun. `before` is the number of bytes received before the message. `waited`
+    /// is the time spent waiting for the peer since then, without the handler's own time.
     Message {
         before: u64,
         waited: Duration,
@@ -104,35 +107,36 @@ impl Connection {
             timeouts,
             deadline,
             reading: MessageProgress::Nothing(now),
-            has_spoken: false,
+            has_received_message: false,
             is_disposable: false,
             buffer: None,
             ended: false,
             suspend_requested: false,
             verdict: None,
-            rest: SuspendState::default(),
+            suspension: SuspendState::default(),
         }
     }
 
-    /// The number of this request, unique in its server.
+    /// Returns the number of this request, unique in its server.
     #[must_use]
     pub fn id(&self) -> RequestId {
         self.id
     }
 
-    /// Who connected. A Unix peer is usually [unnamed](Address::is_unnamed). Behind a trusted
-    /// proxy (`Builder::proxy_protocol`) it is the client, as the proxy says.
+    /// Returns the address of the client. A Unix peer is usually [unnamed](Address::is_unnamed).
+    /// Behind a trusted proxy (`Builder::proxy_protocol`), the address is the client address from
+    /// the PROXY header.
     #[must_use]
     pub fn peer_addr(&self) -> &Address {
         &self.peer
     }
 
-    /// The address on this side. Behind a trusted proxy (`Builder::proxy_protocol`) it is the one
-    /// that the client connected to, as the proxy says; the socket's own is what `getsockname(2)`
-    /// reports of [`as_fd`](AsFd::as_fd).
+    /// Returns the local address. Behind a trusted proxy (`Builder::proxy_protocol`), the address
+    /// is the destination from the PROXY header. Call `getsockname(2)` on [`as_fd`](AsFd::as_fd)
+    /// for the socket's own address.
     ///
     /// # Errors
-    /// Those of `getsockname(2)`.
+    /// Returns the error of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<Address> {
         #[cfg(feature = "proxy")]
         if let Some(destination) = self.proxy_header().and_then(ProxyHeader::destination) {
@@ -143,34 +147,34 @@ impl Connection {
         )?)))
     }
 
-    /// The proxy that the client came by, if a header of a trusted
-    /// [proxy](crate::Builder::proxy_protocol) began the connection; it is the peer itself if the
-    /// header had no addresses.
+    /// Returns the address of the proxy if the connection began with a header of a trusted
+    /// [proxy](crate::Builder::proxy_protocol). If the header has no addresses, the proxy itself is
+    /// the peer.
     #[cfg(feature = "proxy")]
     #[must_use]
     pub fn proxy_addr(&self) -> Option<&Address> {
         Some(self.proxy_header()?.proxy())
     }
 
-    /// All that the proxy has said.
+    /// Returns the PROXY protocol header.
     #[cfg(feature = "proxy")]
     #[must_use]
     pub fn proxy_header(&self) -> Option<&ProxyHeader> {
         self.proxied.as_deref()
     }
 
-    /// Takes over what a trusted proxy has said.
+    /// Stores the PROXY protocol header of a trusted proxy.
     #[cfg(feature = "proxy")]
     pub(crate) fn set_proxied(&mut self, header: ProxyHeader) {
         if let Some(client) = header.client() {
             self.peer = client.clone();
         }
         self.proxied = Some(Box::new(header));
-        // The client itself has said nothing yet.
+        // The client itself has not sent a byte yet.
         self.reading = MessageProgress::Nothing(Instant::now());
     }
 
-    /// Who is at the other end of the socket.
+    /// Returns the address of the other end of the socket.
     fn socket_peer(&self) -> &Address {
         #[cfg(feature = "proxy")]
         if let Some(proxy) = self.proxy_addr() {
@@ -179,18 +183,19 @@ impl Connection {
         &self.peer
     }
 
-    /// What was agreed upon with the peer, if the connection is [encrypted](crate::Builder::tls).
+    /// Returns the negotiated TLS parameters if the connection is [encrypted](crate::Builder::tls).
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(&self) -> Option<crate::TlsInfo> {
         self.socket.tls().map(tls::Session::info)
     }
 
-    /// Who the peer is, on a Unix socket: the kernel's word at the time of `connect`. It is about
-    /// the process that connected, be it a proxy.
+    /// Returns the peer's credentials on a Unix socket, recorded by the kernel at the time of
+    /// `connect`. The credentials belong to the process that connected, even if that process is a
+    /// proxy.
     ///
     /// # Errors
-    /// [`io::ErrorKind::Unsupported`] for TCP.
+    /// Returns [`io::ErrorKind::Unsupported`] for TCP.
     pub fn peer_credentials(&self) -> io::Result<Credentials> {
         match self.socket_peer() {
             Address::Unix(_) => Credentials::of(&self.socket),
@@ -201,22 +206,22 @@ impl Connection {
         }
     }
 
-    /// The server's controller: a handler may ask for a shutdown, or look at the counters.
+    /// Returns a handle of the server, for example to request a shutdown or to read the counters.
     #[must_use]
     pub fn server(&self) -> &ServerHandle {
         &self.server
     }
 
-    /// The limits in force.
+    /// Returns the timeouts of this connection.
     #[must_use]
     pub fn timeouts(&self) -> Timeouts {
         *self.timeouts
     }
 
-    /// Replaces them all.
+    /// Replaces all timeouts.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for a limit of zero.
+    /// Returns [`io::ErrorKind::InvalidInput`] if a limit is zero.
     pub fn set_timeouts(&mut self, timeouts: Timeouts) -> io::Result<()> {
         if timeouts.zero().is_some() {
             nonzero(Some(Duration::ZERO))?;
@@ -225,52 +230,53 @@ impl Connection {
         Ok(())
     }
 
-    /// Bounds the silence in both directions; see [`Timeouts`].
+    /// Sets the limit on idle time in both directions; see [`Timeouts`].
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for a limit of zero.
+    /// Returns [`io::ErrorKind::InvalidInput`] if the limit is zero.
     pub fn set_idle_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
         Arc::make_mut(&mut self.timeouts).idle = nonzero(limit)?;
         Ok(())
     }
 
-    /// Bounds the wait of each read; see [`Timeouts`].
+    /// Sets the limit on the wait of each read; see [`Timeouts`].
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for a limit of zero.
+    /// Returns [`io::ErrorKind::InvalidInput`] if the limit is zero.
     pub fn set_read_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
         Arc::make_mut(&mut self.timeouts).read = nonzero(limit)?;
         Ok(())
     }
 
-    /// Bounds the wait of each write; see [`Timeouts`].
+    /// Sets the limit on the wait of each write; see [`Timeouts`].
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for a limit of zero.
+    /// Returns [`io::ErrorKind::InvalidInput`] if the limit is zero.
     pub fn set_write_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
         Arc::make_mut(&mut self.timeouts).write = nonzero(limit)?;
         Ok(())
     }
 
-    /// When the whole request has to be over.
+    /// Returns the time at which the request ends at the latest.
     #[cfg(any(feature = "http", feature = "proxy", feature = "tls"))]
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// Sets the point in time after which every read and write fails, however many bytes trickle
-    /// in until then. The server sets it from [`Timeouts::request`].
+    /// Sets the time after which every read and write fails, even if bytes still arrive. The server
+    /// sets the deadline from [`Timeouts::request`].
     pub fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
     }
 
-    /// Says that the beginning of a message has been read, and the rest is waited for: until
-    /// [`end_message`](Self::end_message) it must arrive at [`Timeouts::receive_rate`], counted from
-    /// the first such call. Only the time that is spent in reading counts.
+    /// Marks the start of a message whose rest has not arrived yet. From the first such call until
+    /// [`end_message`](Self::end_message), the message must arrive at [`Timeouts::receive_rate`].
+    /// Only time spent in reads counts.
     ///
     /// [`read_exact`](Read::read_exact), [`read_line`](BufRead::read_line) and
-    /// [`read_until`](BufRead::read_until) say it by themselves, and so does `framing::Framed` once
-    /// it is `with_receive_rate`. It is for handlers that put messages together out of single reads.
+    /// [`read_until`](BufRead::read_until) call this method themselves. `framing::Framed` does the
+    /// same when its `with_receive_rate` is set. Call this method in handlers that assemble
+    /// messages from single reads.
     ///
     /// ```
     /// use socketserver::Connection;
@@ -299,19 +305,19 @@ impl Connection {
         }
     }
 
-    /// The message is complete, or was given up: the peer may be silent again.
+    /// Marks the end of a message, complete or abandoned. The peer may then be silent again.
     pub fn end_message(&mut self) {
         if matches!(self.reading, MessageProgress::Message { .. }) {
             self.reading = MessageProgress::BetweenMessages;
-            self.has_spoken = true;
+            self.has_received_message = true;
         }
     }
 
-    /// Sends small segments at once (the default), or lets the kernel gather them (Nagle's
-    /// algorithm). Without effect on a Unix socket.
+    /// Disables Nagle's algorithm if `nodelay` is true (the default): small segments are sent at
+    /// once. Enables the algorithm if `nodelay` is false. Has no effect on a Unix socket.
     ///
     /// # Errors
-    /// Those of `setsockopt(2)`.
+    /// Returns the error of `setsockopt(2)`.
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
         match self.socket_peer() {
             Address::Inet(_) => Ok(sockopt::set_tcp_nodelay(&self.socket, nodelay)?),
@@ -319,17 +325,18 @@ impl Connection {
         }
     }
 
-    /// Keeps the connection after the handler has returned without an error: it is called again, by
-    /// [`handle`](crate::RequestHandler::handle), when there is more to read, be it the end of
-    /// input. To be asked for anew in each call; after the end of input it has no effect.
+    /// Keeps the connection open after the handler returns without an error. The server suspends
+    /// the connection and calls [`handle`](crate::RequestHandler::handle) again when more input, or
+    /// the end of input, has arrived. A handler repeats this call each time. After the end of
+    /// input, this call has no effect.
     ///
-    /// A handler that returns after each message lets a silent connection cost next to nothing: it
-    /// holds neither a stack (`Green`) nor a thread of the pool
-    /// ([`Pooled`](crate::Pooled)) while it waits. Under the other models it simply waits.
+    /// A suspended connection costs very little memory: it holds neither a stack (`Green`) nor a
+    /// pool thread ([`Pooled`](crate::Pooled)). Under the other models, the connection keeps its
+    /// thread or process while it waits.
     ///
-    /// The request ends, by [`finish`](crate::RequestHandler::finish), when it waits for longer
-    /// than the idle or read timeout allows. When the server begins to drain, the handler finds the
-    /// end of input.
+    /// If the wait exceeds the idle or read timeout, the request ends with
+    /// [`finish`](crate::RequestHandler::finish). When the server begins to drain, the handler
+    /// reads the end of input.
     ///
     /// ```
     /// use socketserver::{Connection, PooledTcpServer, handler_fn};
@@ -348,10 +355,11 @@ impl Connection {
         self.suspend_requested = true;
     }
 
-    /// Half-closes: after `Shutdown::Write` the peer reads an end of input and can still send.
+    /// Shuts down one or both directions. After `Shutdown::Write` (half-close), the peer reads the
+    /// end of input and can still send.
     ///
     /// # Errors
-    /// Those of `shutdown(2)`; a peer that is gone already is none.
+    /// Returns the error of `shutdown(2)`. A peer that has already disconnected is not an error.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         if let Shutdown::Write | Shutdown::Both = how {
             self.socket.close_notify(self.write_limits());
@@ -359,9 +367,9 @@ impl Connection {
         self.socket.shutdown(how)
     }
 
-    /// A second handle that only writes, for another thread. After the end of the request its
-    /// writes fail with [`io::ErrorKind::BrokenPipe`]; drop it then, as it keeps the descriptor
-    /// open.
+    /// Returns a second handle that only writes, for use on another thread. After the end of the
+    /// request, its writes fail with [`io::ErrorKind::BrokenPipe`]. Drop the handle then, because
+    /// it keeps the descriptor open.
     #[must_use]
     pub fn writer(&self) -> WriteHalf {
         WriteHalf {
@@ -370,12 +378,12 @@ impl Connection {
         }
     }
 
-    /// Sends a part of a file, all of it: with `sendfile(2)`, which copies nothing through this
-    /// process, or by reading and writing where the file is none that it takes. The position in the
-    /// file is neither used nor changed.
+    /// Sends a range of a file completely. Uses `sendfile(2)`, which copies nothing through this
+    /// process. Reads and writes instead if `sendfile(2)` does not support the file. The file
+    /// position is neither used nor changed.
     ///
-    /// Each wait is bounded like that of a [`write`](Write::write). Under the green model a file that
-    /// is not in memory yet is read on the thread that others need as well.
+    /// Each wait has the same limits as a [`write`](Write::write). Under the green model, reading a
+    /// file that is not in the page cache blocks the worker thread.
     ///
     /// ```
     /// use socketserver::{Connection, ThreadingTcpServer, handler_fn};
@@ -390,13 +398,15 @@ impl Connection {
     /// ```
     ///
     /// # Errors
-    /// Those of a write, and of reading the file; [`io::ErrorKind::UnexpectedEof`] if the file ends
-    /// before the range does. Some of it may have been sent then.
+    /// Returns the errors of a write and of reading the file. Returns
+    /// [`io::ErrorKind::UnexpectedEof`] if the file ends before the range. Part of the range may
+    /// have been sent in either case.
     pub fn send_file(&mut self, file: impl AsFd, mut range: Range<u64>) -> io::Result<()> {
         self.send_of_file(file.as_fd(), &mut range)
     }
 
-    /// The same; leaves in `range` what was not sent.
+    /// Sends a range of a file like [`send_file`](Self::send_file); leaves in `range` the part that
+    /// was not sent.
     pub(crate) fn send_of_file(
         &mut self,
         file: BorrowedFd<'_>,
@@ -413,32 +423,31 @@ impl Connection {
         Ok(())
     }
 
-    /// Bytes received from the peer and sent to it so far.
+    /// Returns the number of bytes received from the peer and the number of bytes sent to it.
     #[must_use]
     pub fn byte_counts(&self) -> (u64, u64) {
         self.socket.byte_counts()
     }
 
-    /// Whether the handler has asked to keep the connection, since this was last looked at.
+    /// Returns true if the handler has requested a suspension since the last call.
     pub(crate) fn take_suspend_request(&mut self) -> bool {
         std::mem::take(&mut self.suspend_requested) && !self.ended
     }
 
-    /// Sets how the request ends, if neither the handler fails nor the server cuts it; the first such
-    /// reason counts. It is for protocols whose handler answers a client that breaks them, and returns
-    /// without an error.
+    /// Sets the end reason that applies unless the handler fails or the server cancels the request;
+    /// the first reason wins. Protocols use this method when a handler answers a client that
+    /// violates the protocol, and then returns without an error.
     #[cfg(feature = "http")]
     pub(crate) fn ends_as(&mut self, reason: EndReason) {
         self.verdict.get_or_insert(reason);
     }
 
-    /// That reason, if there is one.
+    /// Returns the end reason that the handler set, if any.
     pub(crate) fn verdict(&self) -> Option<EndReason> {
         self.verdict
     }
 
-    /// Whether there is something to read that has left the kernel already. If not, the memory for
-    /// it is given back.
+    /// Returns true if received bytes are buffered in this process. Frees an empty buffer.
     pub(crate) fn has_buffered(&mut self) -> bool {
         self.buffer.take_if(|buffer| buffer.is_empty());
         #[cfg(feature = "tls")]
@@ -448,24 +457,25 @@ impl Connection {
         self.buffer.is_some()
     }
 
-    /// Lets the silence of the next pause count from a time on, and has the handler called within it.
+    /// Counts the idle time of the next suspension from `since`, and has the handler called at
+    /// `wake_at`.
     #[cfg(feature = "http")]
     pub(crate) fn idle_since(&mut self, since: Instant, wake_at: Option<Instant>) {
-        self.rest = SuspendState {
+        self.suspension = SuspendState {
             since: Some(since),
             wake_at,
             woken: false,
         };
     }
 
-    /// Keeps the connection within a message, with the limits that a read would have now. The handler is
-    /// called when one of them is reached. Returns when it begins to wait.
+    /// Suspends the connection within a message, with the limits that a read would have now. The
+    /// handler is called just before one of the limits is reached. Returns the start of the wait.
     #[cfg(feature = "http")]
     pub(crate) fn rest_within_message(&mut self) -> Instant {
         let (now, limits) = (Instant::now(), self.read_limits());
-        let patience = [limits.wait, limits.idle].into_iter().flatten().min();
-        let end = patience.and_then(|patience| now.checked_add(patience));
-        // Before the pause itself would end.
+        let longest = [limits.wait, limits.idle].into_iter().flatten().min();
+        let end = longest.and_then(|longest| now.checked_add(longest));
+        // One millisecond before the suspension itself would end.
         let early = |end: Instant| end.checked_sub(Duration::from_millis(1));
         let wake_at = earliest(limits.deadline, end).and_then(early);
         self.idle_since(now, wake_at);
@@ -473,13 +483,13 @@ impl Connection {
         now
     }
 
-    /// Lets the next pause be like any other again.
+    /// Restores the default state for the next suspension.
     #[cfg(feature = "http")]
     pub(crate) fn end_rest(&mut self) {
-        self.rest = SuspendState::default();
+        self.suspension = SuspendState::default();
     }
 
-    /// Counts a pause within a message into the time that its peer was waited for.
+    /// Adds a suspension within a message to the time spent waiting for the peer.
     #[cfg(feature = "http")]
     pub(crate) fn has_waited(&mut self, time: Duration) {
         if let MessageProgress::Message { waited, .. } = &mut self.reading {
@@ -487,75 +497,78 @@ impl Connection {
         }
     }
 
-    /// Whether a message has begun, and its rest is to come.
+    /// Returns true if a message has begun and is not complete.
     pub(crate) fn is_within_message(&self) -> bool {
         matches!(self.reading, MessageProgress::Message { .. })
     }
 
-    /// Whether a read finds something, or has found the end, without waiting.
+    /// Returns true if a read would return bytes, or the end of input, without waiting.
     #[cfg(feature = "http")]
     pub(crate) fn has_something(&mut self) -> bool {
         self.has_buffered() || self.socket.has_input()
     }
 
-    /// Whether the handler is called for no other reason than that.
+    /// Returns true if the handler was called only because its wake-up time was reached.
     #[cfg(feature = "http")]
     pub(crate) fn take_timer_wakeup(&mut self) -> bool {
-        std::mem::take(&mut self.rest.woken)
+        std::mem::take(&mut self.suspension.woken)
     }
 
-    /// When a pause that begins now is over, and when the handler is to be called before.
+    /// Returns the end of a suspension that begins now, and the earlier time at which to call the
+    /// handler.
     pub(crate) fn suspend_until(&self) -> (Option<Instant>, Option<Instant>) {
         let limits = self.read_limits();
-        let silence = [limits.wait, limits.idle].into_iter().flatten().min();
-        let since = self.rest.since.unwrap_or_else(Instant::now);
-        let end = silence.and_then(|silence| since.checked_add(silence));
+        let longest = [limits.wait, limits.idle].into_iter().flatten().min();
+        let since = self.suspension.since.unwrap_or_else(Instant::now);
+        let end = longest.and_then(|longest| since.checked_add(longest));
         let end = earliest(limits.deadline, end);
-        let wake_at = self.rest.wake_at;
+        let wake_at = self.suspension.wake_at;
         (end, wake_at.filter(|at| end.is_none_or(|end| *at < end)))
     }
 
-    /// A pause has lasted for as long as it might: whether that was only for the handler to be called.
+    /// Handles a suspension that has reached its time limit. Returns true if only the handler's
+    /// wake-up time was reached, so that the handler is called.
     pub(crate) fn wake(&mut self) -> bool {
         let (_, wake_at) = self.suspend_until();
-        self.rest.woken = wake_at.is_some();
-        self.rest.wake_at = None;
-        self.rest.woken
+        self.suspension.woken = wake_at.is_some();
+        self.suspension.wake_at = None;
+        self.suspension.woken
     }
 
-    /// A pause has lasted for as long as it might: whether it may go on, as all that has ended it is the
-    /// time for which a connection may be idle, and it was written to meanwhile.
+    /// Returns true if a suspension that has reached its time limit may continue. It may if only
+    /// the idle limit was reached, and bytes were transferred since `moved_before`.
     pub(crate) fn is_written_to(&self, moved_before: u64) -> bool {
         let limits = self.read_limits();
         let (received, sent) = self.byte_counts();
         let has_time = |end| end > Instant::now();
-        self.rest.since.is_none()
+        self.suspension.since.is_none()
             && limits.wait.is_none()
             && limits.deadline.is_none_or(has_time)
             && received + sent != moved_before
     }
 
-    /// What a wait for the next bytes is for.
+    /// Returns the kind of input that a wait for the next bytes expects.
     pub(crate) fn awaited(&self) -> Awaited {
         match self.reading {
-            // Where clients may be silent for any time, they are members that only listen.
+            // Without a `first_byte` limit, silent clients are normal: for example, members of a
+            // room that only listen.
             MessageProgress::Nothing(_) if self.timeouts.first_byte.is_none() => Awaited::Message,
             MessageProgress::Nothing(_) => Awaited::Opening,
-            MessageProgress::Message { .. } if !self.has_spoken => Awaited::Opening,
+            MessageProgress::Message { .. } if !self.has_received_message => Awaited::Opening,
             MessageProgress::Message { .. } => Awaited::Rest,
             MessageProgress::BetweenMessages if self.is_disposable => Awaited::Request,
             MessageProgress::BetweenMessages => Awaited::Message,
         }
     }
 
-    /// Says that the peer expects an end of the connection at any time between two messages, as
-    /// clients of HTTP do.
+    /// Declares that the peer accepts the end of the connection at any time between two messages,
+    /// as HTTP clients do.
     #[cfg(feature = "http")]
     pub(crate) fn set_disposable(&mut self, disposable: bool) {
         self.is_disposable = disposable;
     }
 
-    /// What a wait for the next bytes is bounded by.
+    /// Returns the limits of a wait for the next bytes.
     pub(crate) fn read_limits(&self) -> Limits {
         let (mut wait, mut deadline) = (self.timeouts.read, self.deadline);
         match (self.reading, &*self.timeouts) {
@@ -578,7 +591,7 @@ impl Connection {
         }
     }
 
-    /// What a wait for room is bounded by.
+    /// Returns the limits of a wait for room in the send buffer.
     fn write_limits(&self) -> Limits {
         Limits {
             wait: self.timeouts.write,
@@ -588,7 +601,8 @@ impl Connection {
         }
     }
 
-    /// The descriptor. If somebody else has it as well, the connection is shut down instead.
+    /// Returns the descriptor. Shuts the connection down instead if another handle shares the
+    /// socket.
     pub(crate) fn into_fd(self) -> Option<OwnedFd> {
         let socket = Arc::try_unwrap(self.socket).inspect_err(|shared| {
             let _ = shared.shutdown(Shutdown::Both);
@@ -600,7 +614,7 @@ impl Connection {
         &self.socket
     }
 
-    /// Whether the handler has seen the end of the peer's input.
+    /// Returns true if the handler has read the end of the peer's input.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended
     }
@@ -631,12 +645,10 @@ impl Connection {
         Ok(n)
     }
 
-    /// Runs what reads one message, and has the peer paced from the first byte on.
-    fn reading_message<T>(
-        &mut self,
-        read: impl FnOnce(&mut Self) -> io::Result<T>,
-    ) -> io::Result<T> {
-        // A handler that paces a longer message goes on doing so.
+    /// Calls `read`, which reads one message, and applies the receive rate from its first byte on.
+    fn read_message<T>(&mut self, read: impl FnOnce(&mut Self) -> io::Result<T>) -> io::Result<T> {
+        // An outer call may be reading a longer message at the receive rate; that message
+        // continues.
         let is_outermost = !matches!(self.reading, MessageProgress::Message { .. });
         let received = self.byte_counts().0;
         let outcome = read(self);
@@ -644,7 +656,7 @@ impl Connection {
             self.end_message();
         }
         if received == self.byte_counts().0 {
-            // It was here already, so that no wait has let others go first.
+            // The message was already buffered, so no wait has let other handlers run.
             give_way();
         }
         outcome
@@ -659,7 +671,8 @@ impl Read for Connection {
         }
     }
 
-    /// Fills the first buffer that has room; scattering one read over several gains nothing here.
+    /// Fills the first buffer that is not empty. Scattering one read over several buffers has no
+    /// benefit here.
     fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         match bufs.iter_mut().find(|buf| !buf.is_empty()) {
             Some(buf) => self.read(buf),
@@ -668,7 +681,7 @@ impl Read for Connection {
     }
 
     fn read_exact(&mut self, buf: &mut [u8]) -> io::Result<()> {
-        self.reading_message(|conn| {
+        self.read_message(|conn| {
             let mut filled = 0;
             while filled < buf.len() {
                 match conn.read(&mut buf[filled..])? {
@@ -701,7 +714,7 @@ impl BufRead for Connection {
     }
 
     fn read_until(&mut self, byte: u8, buf: &mut Vec<u8>) -> io::Result<usize> {
-        self.reading_message(|conn| {
+        self.read_message(|conn| {
             let before = buf.len();
             loop {
                 let some = conn.fill_buf()?;
@@ -717,9 +730,9 @@ impl BufRead for Connection {
         })
     }
 
-    /// Like the standard library's: if what was read is not valid UTF-8, it is lost.
+    /// Reads a line like the standard library. A line that is not valid UTF-8 is lost.
     fn read_line(&mut self, buf: &mut String) -> io::Result<usize> {
-        // Into the caller's memory where nothing else is in it.
+        // Reuse the caller's allocation if the string is empty.
         let mut line = if buf.is_empty() {
             std::mem::take(buf).into_bytes()
         } else {
@@ -768,9 +781,9 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// The writing half of a [`Connection`], for another thread than the handler's.
+/// The writing half of a [`Connection`], for use on another thread than the handler's.
 ///
-/// Each `write` is bounded like the connection's own at the time it was made.
+/// Each `write` has the limits that the connection had when this handle was created.
 #[derive(Clone)]
 pub struct WriteHalf {
     socket: Arc<Socket>,
@@ -782,12 +795,12 @@ impl WriteHalf {
         &self.socket
     }
 
-    /// One write.
+    /// Performs one write.
     pub(crate) fn send(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         self.socket.send(bufs, self.limits)
     }
 
-    /// When a write that begins now has to be over, or to get on.
+    /// Returns the time limit of a write that begins now.
     #[cfg(feature = "websocket")]
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let Limits { wait, deadline, .. } = self.limits;
@@ -795,7 +808,7 @@ impl WriteHalf {
         earliest(deadline, end)
     }
 
-    /// The same for writes that are over by then.
+    /// Returns a handle whose writes also end at `deadline`.
     #[cfg(feature = "websocket")]
     pub(crate) fn until(&self, deadline: Option<Instant>) -> Self {
         let mut writer = self.clone();
@@ -820,13 +833,13 @@ impl Write for WriteHalf {
 
 impl fmt::Debug for WriteHalf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Writer")
+        f.debug_struct("WriteHalf")
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
 }
 
-/// What has been received and not yet been read.
+/// Bytes that were received and not yet read.
 struct Buffer {
     bytes: [u8; 8192],
     start: usize,

@@ -1,15 +1,15 @@
-//! The errors of the library: what a handler returns, why a bind failed, why serving ended.
+//! Error types: errors of handlers, of binding ([`BindError`]) and of serving ([`ServeError`]).
 //!
-//! What happened to one request is not here but in [`crate::HandlerError`].
+//! The error of a single request is a [`crate::HandlerError`].
 
 use std::error::Error as StdError;
 use std::path::PathBuf;
 use std::{fmt, io};
 
-/// Any error of a handler or a hook, boxed.
+/// The boxed error of a handler or a hook.
 ///
-/// The question mark turns every error into it that is `Send`, `Sync` and `'static`, those of
-/// `anyhow` and `eyre` included. A text is an error as well: `Err("too many".into())`.
+/// The `?` operator converts every error that is `Send`, `Sync` and `'static` into a `BoxError`,
+/// including errors of `anyhow` and `eyre`. A string converts as well: `Err("too many".into())`.
 ///
 /// ```
 /// fn parse(text: &str) -> socketserver::Result<u16> {
@@ -26,21 +26,21 @@ pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 /// The result of a handler or a hook.
 pub type Result<T, E = BoxError> = std::result::Result<T, E>;
 
-/// The error itself and then its causes, outermost first.
+/// Returns the error and its causes, outermost first.
 pub(crate) fn chain<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// The kind of the first [`io::Error`] among an error and its causes.
+/// Returns the kind of the first [`io::Error`] in the chain of an error and its causes.
 pub(crate) fn io_kind(error: &(dyn StdError + 'static)) -> Option<io::ErrorKind> {
     chain(error)
         .find_map(|error| error.downcast_ref::<io::Error>())
         .map(io::Error::kind)
 }
 
-/// Writes an error and all its causes, on one line.
+/// Writes an error and its causes on one line.
 pub(crate) fn write_chain(
     f: &mut fmt::Formatter<'_>,
     error: &(dyn StdError + 'static),
@@ -51,8 +51,7 @@ pub(crate) fn write_chain(
     Ok(())
 }
 
-/// Writes an error and then each cause on a line of its own, as `fn main` shows the error that it
-/// returns.
+/// Writes an error, and each cause on its own line. `fn main` prints a returned error in this form.
 fn write_causes(f: &mut fmt::Formatter<'_>, error: &(dyn StdError + 'static)) -> fmt::Result {
     for (depth, error) in chain(error).enumerate() {
         write!(
@@ -64,35 +63,36 @@ fn write_causes(f: &mut fmt::Formatter<'_>, error: &(dyn StdError + 'static)) ->
     Ok(())
 }
 
-/// Why a server could not be made. Nothing stays open after one of these.
+/// The reason why a server could not be bound. All sockets of the attempt are closed.
 ///
-/// `{:?}` shows the message and its causes, as `fn main` prints the error that it returns.
+/// `{:?}` prints the message and its causes, because `fn main` prints a returned error with `{:?}`.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
-    /// Somebody listens there (`EADDRINUSE`), or a live server answered on the Unix path.
+    /// Another socket is bound to the address (`EADDRINUSE`), or a running server answered on the
+    /// Unix path.
     #[error("address in use: another socket is bound to {address}; {advice}")]
     AddressInUse {
-        /// The address asked for.
+        /// The requested address.
         address: String,
-        /// What would help.
+        /// A suggestion for the operator.
         advice: &'static str,
     },
-    /// The system refused the address (`EACCES`, `EPERM`).
+    /// The system denied the address (`EACCES`, `EPERM`).
     #[error("permission denied: cannot bind {address}; {advice}")]
     PermissionDenied {
-        /// The address asked for.
+        /// The requested address.
         address: String,
-        /// What would help.
+        /// A suggestion for the operator.
         advice: &'static str,
     },
-    /// The address is none of this machine's (`EADDRNOTAVAIL`).
+    /// The address does not belong to this machine (`EADDRNOTAVAIL`).
     #[error(
-        "address not available: {address} is no address of this machine; use one that `ip address` \
+        "address not available: {address} is not an address of this machine; use one that `ip address` \
          shows, 127.0.0.1 for this machine only, or 0.0.0.0 for all interfaces"
     )]
     AddressNotAvailable {
-        /// The address asked for.
+        /// The requested address.
         address: String,
     },
     /// The directory of a Unix socket does not exist.
@@ -107,17 +107,18 @@ pub enum BindError {
         /// The path of the socket.
         path: PathBuf,
     },
-    /// Something that is not a socket stands at the path of a Unix socket. It was left alone.
+    /// The path of a Unix socket is taken by a file that is not a socket. The file is left
+    /// unchanged.
     #[error(
-        "{} exists and is not a socket; it was left as it is: remove it or choose another path",
+        "{} exists and is not a socket; remove it or choose another path",
         .path.display()
     )]
     NotASocket {
         /// The path of the socket.
         path: PathBuf,
     },
-    /// A Unix socket of another user stands at the path, and this one may not connect to it or may
-    /// not remove it.
+    /// The path is taken by a Unix socket of another user. This process has no permission to
+    /// connect to that socket or to remove it.
     #[error(
         "{} is a socket of the user with the number {owner}: {state}; remove it as that user or as \
          root, or choose another path",
@@ -128,11 +129,11 @@ pub enum BindError {
         path: PathBuf,
         /// The user id of its owner.
         owner: u32,
-        /// What is known of it.
+        /// The state of that socket, as far as known.
         state: &'static str,
     },
-    /// The file of a Unix socket was replaced while it was being bound. What is there now was left
-    /// alone.
+    /// The file of a Unix socket was replaced while it was being bound. The new file is left
+    /// unchanged.
     #[error(
         "the socket {} was replaced while it was being bound: {found}; use a directory that no other \
          user may write to",
@@ -141,100 +142,101 @@ pub enum BindError {
     SocketReplaced {
         /// The path of the socket.
         path: PathBuf,
-        /// What is there now.
+        /// The file that is now at the path.
         found: &'static str,
     },
-    /// The text is no address of this transport.
+    /// The text is not an address of this transport.
     #[error("bad address {address}: {reason}")]
     BadAddress {
-        /// The address as it was given.
+        /// The address as given by the caller.
         address: String,
-        /// What is wrong with it.
+        /// The reason why the address is invalid.
         reason: String,
     },
-    /// An option has a value that cannot be meant.
+    /// An option has an invalid value.
     #[error("bad option {option}: {reason}")]
     BadOption {
         /// The name of the builder's method.
         option: &'static str,
-        /// What is wrong with the value.
+        /// The reason why the value is invalid.
         reason: String,
     },
-    /// A socket was handed over that is of another kind.
+    /// The given socket is of the wrong kind.
     #[error("wrong socket: expected {expected}, the descriptor is {found}")]
     WrongSocket {
-        /// What the transport needs.
+        /// The kind of socket that the transport needs.
         expected: &'static str,
-        /// What the descriptor is.
+        /// The kind of the given descriptor.
         found: String,
     },
-    /// Any other rejection by the system.
+    /// Any other error of the system.
     #[error("cannot {step} {address}")]
     System {
         /// The step that failed: `bind`, `listen on`, ...
         step: &'static str,
-        /// The address asked for.
+        /// The requested address.
         address: String,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// Why serving ended with an error. A stop that was asked for is not one.
+/// The reason why serving ended with an error. A requested shutdown is not an error.
 ///
-/// `{:?}` shows the message and its causes, as `fn main` prints the error that it returns.
+/// `{:?}` prints the message and its causes, because `fn main` prints a returned error with `{:?}`.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// The server was drained or closed, and its listener with it.
-    #[error("the server is closed: bind a new one to serve again")]
+    /// The server was drained or closed, so its listener is closed, too.
+    #[error("the server is closed; bind a new server to serve again")]
     Closed,
-    /// A forking server was asked to serve in a process that has other threads.
+    /// A forking server was started in a process with more than one thread.
     #[error(
-        "refusing to fork: the process has {threads} threads, and a child would inherit the locks \
-         that the others hold; serve from the main thread before any thread is started, or choose \
+        "refusing to fork: the process has {threads} threads, and a child would inherit locks \
+         that the other threads hold; serve from the main thread before starting any thread, or choose \
          another concurrency model"
     )]
     ThreadsRunning {
-        /// How many threads the process has, the calling one included.
+        /// The number of threads of the process, including the calling thread.
         threads: usize,
     },
-    /// A forking server needs pidfds, and the system has none or refuses them.
+    /// A forking server needs pidfds, and the system lacks or denies them.
     #[error(
-        "cannot watch child processes: {call}(2) is refused; it takes Linux 5.4 or later, and a seccomp \
-         profile that allows pidfd_open, pidfd_send_signal and waitid, which that of an older container \
-         engine may not: update the engine or change its profile, or use a concurrency model other \
-         than forking"
+        "cannot watch child processes: {call}(2) is not permitted; forking needs Linux 5.4 or \
+         later and a seccomp profile that allows pidfd_open, pidfd_send_signal and waitid; \
+         update the container engine, change its profile, or use a concurrency model other than \
+         forking"
     )]
     NoPidfds {
-        /// The system call.
+        /// The system call that failed.
         call: &'static str,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// A group has a forking server and one that has threads.
+    /// A group contains a forking server and a server with threads.
     #[error(
-        "refusing to serve: a forking server cannot fork beside the threads of a {model} one; put \
-         them into processes of their own, or choose another concurrency model for one of them"
+        "refusing to serve: a forking server cannot fork beside the threads of a {model} \
+         server; run each server in its own process, or choose another concurrency model for one of them"
     )]
     ForkingBesideThreads {
-        /// The name of the other model.
+        /// The name of the other concurrency model.
         model: &'static str,
     },
-    /// Accepting failed in a way that no retry mends (a descriptor that is no listener any more).
+    /// Accepting failed with an error that a retry cannot fix, for example because the descriptor
+    /// is no longer a listener.
     #[error("cannot accept on {address}")]
     Accept {
         /// The listening address.
         address: String,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The system refused what the loop itself needs.
+    /// The system denied a resource that the accept loop needs.
     #[error("cannot {step}")]
     Resources {
-        /// What was being set up.
+        /// The step that failed.
         step: &'static str,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 }
@@ -256,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_form_shows_the_causes() {
+    fn debug_prints_the_causes() {
         let error = BindError::System {
             step: "bind",
             address: "127.0.0.1:1".into(),
@@ -271,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn question_mark_takes_any_error() {
+    fn question_mark_converts_any_error() {
         fn fails() -> Result<()> {
             String::from_utf8(vec![0xff])?;
             Ok(())

@@ -1,4 +1,5 @@
-//! What an application writes: a handler, and the factory that makes one for each request.
+//! The interface that an application implements: a handler, and the factory that creates one for
+//! each request.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,17 +8,17 @@ use crate::Result;
 
 /// Serves one request: a [`Connection`](crate::Connection) or a [`Datagram`](crate::Datagram).
 ///
-/// A new value is made for each request by the factory given to the server, and dropped when the
-/// request has ended; it is never shared. State that requests share is put into the factory's
+/// The server calls the factory for each request and drops the handler when the request ends. A
+/// handler is never shared between requests. Put state that requests share into the factory's
 /// closure.
 ///
-/// The order is `setup`, `handle`, `finish`. When `setup` fails, the other two are left out; when
-/// `handle` fails or panics, `finish` runs all the same. The first failure goes to the server's
-/// `handle_error` hook; it never ends the server.
+/// The server calls `setup`, `handle` and `finish` in this order. If `setup` fails, `handle` and
+/// `finish` are not called. If `handle` fails or panics, `finish` is called nevertheless. The first
+/// error goes to the server's `handle_error` hook. An error never ends the server.
 ///
-/// A handler that has asked to [keep the connection alive](crate::Connection::suspend_until_readable) is called
-/// again, by `handle` only, when the peer sends more; perhaps on another thread, which is why a
-/// handler is `Send`.
+/// A handler can [suspend its connection](crate::Connection::suspend_until_readable). The server
+/// then calls `handle` again, without `setup` and `finish`, when the peer sends more. This call can
+/// run on another thread, so a handler must be `Send`.
 ///
 /// ```
 /// use socketserver::{Connection, RequestHandler, Result};
@@ -43,32 +44,34 @@ use crate::Result;
 /// # Ok::<(), socketserver::BoxError>(())
 /// ```
 pub trait RequestHandler<R>: Send + 'static {
-    /// Before `handle`: greet, set options, allocate.
+    /// Prepares the request before `handle`: sends a greeting, sets options, allocates.
     ///
     /// # Errors
-    /// An error ends the request without `handle` and `finish`.
+    /// Returning an error ends the request without calls of `handle` and `finish`.
     fn setup(&mut self, request: &mut R) -> Result<()> {
         let _ = request;
         Ok(())
     }
 
-    /// The service itself. Returning ends the request, unless the connection is to be kept alive.
+    /// Serves the request. The request ends when this method returns, unless the handler has
+    /// suspended the connection.
     ///
     /// # Errors
-    /// An error is handed to `handle_error` after `finish` has run.
+    /// A returned error is passed to `handle_error` after `finish` has run.
     fn handle(&mut self, request: &mut R) -> Result<()>;
 
-    /// After `handle`, however it ended: release what `setup` took.
+    /// Releases the resources of `setup`. The server calls this method after `handle`, even if
+    /// `handle` failed or panicked.
     ///
     /// # Errors
-    /// An error is handed to `handle_error`, unless `handle` failed before.
+    /// A returned error is passed to `handle_error`, unless `handle` has failed before.
     fn finish(&mut self, request: &mut R) -> Result<()> {
         let _ = request;
         Ok(())
     }
 }
 
-/// Makes the factory of a handler that is only a function.
+/// Returns a factory of handlers that consist of one function.
 ///
 /// ```
 /// use socketserver::{Datagram, ThreadingUdpServer, handler_fn};
@@ -86,7 +89,7 @@ where
     move || HandlerFn(handle.clone())
 }
 
-/// The handler that [`handler_fn`] makes.
+/// A handler that consists of one function; created by [`handler_fn`].
 pub struct HandlerFn<G>(Arc<G>);
 
 impl<R, G> RequestHandler<R> for HandlerFn<G>

@@ -1,5 +1,5 @@
-//! Write a request handler once, in plain blocking style; choose the transport and the concurrency
-//! by type.
+//! Write a network server's handler once, in plain blocking style. Choose the transport and the
+//! concurrency model by type.
 //!
 //! ```no_run
 //! use socketserver::{Connection, RequestHandler, Result, ThreadingTcpServer};
@@ -26,52 +26,62 @@
 //! }
 //! ```
 //!
-//! Changing `ThreadingTcpServer` to [`TcpServer`], [`ForkingTcpServer`], [`PooledTcpServer`], or
-//! (with the feature `green`) `GreenTcpServer` changes how it scales and nothing else.
+//! Replace `ThreadingTcpServer` with [`TcpServer`], [`ForkingTcpServer`], [`PooledTcpServer`], or
+//! (with the feature `green`) `GreenTcpServer`, and only the concurrency model changes.
 //!
 //! # Layout
 //!
 //! | Concern | Where |
 //! |---|---|
-//! | what you write | [`RequestHandler`], [`handler_fn`] |
-//! | what it is given | [`Connection`] (TCP, Unix stream), [`Datagram`] (UDP, Unix datagram) |
-//! | messages, where a stream has only bytes | `framing`, with the feature of that name |
-//! | requests and responses of HTTP | `http`, with the feature of that name |
-//! | messages with browsers | `websocket`, with the feature of that name |
-//! | the server | [`Server`] and its aliases, [`Builder`] for options and hooks, [`ServerGroup`] |
-//! | stopping and looking | [`ServerHandle`]: shutdown, drain, wait, live requests, counters |
-//! | sending to many connections at once | [`Room`] |
-//! | what is remembered of a datagram's sender | [`Sessions`] |
+//! | handlers | [`RequestHandler`], [`handler_fn`] |
+//! | the request that a handler serves | [`Connection`] (TCP, Unix stream), [`Datagram`] (UDP, Unix datagram) |
+//! | messages in a byte stream | `framing`, with the feature of that name |
+//! | HTTP requests and responses | `http`, with the feature of that name |
+//! | WebSocket messages | `websocket`, with the feature of that name |
+//! | servers | [`Server`] and its aliases, [`Builder`] for options and hooks, [`ServerGroup`] |
+//! | stop, drain, wait, active requests, counters | [`ServerHandle`] |
+//! | broadcasts to many connections | [`Room`] |
+//! | state for each sender of datagrams | [`Sessions`] |
 //! | every limit, with its default | [`limits`], a page of this manual |
-//! | limits on waiting | [`Timeouts`] |
+//! | time limits | [`Timeouts`] |
 //! | limits on numbers | [`Admission`], [`Threading`], [`Pooled`], [`Forking`], `Green`, [`OverloadPolicy`] |
-//! | sleeping, locking, blocking in a handler that runs under every model | `greenroom`, re-exported with the feature `green` |
+//! | which connections make room when the server is full | [`Displacement`] |
+//! | sleep, locks and blocking calls in a handler that runs under every model | `greenroom`, re-exported with the feature `green` |
 //! | encrypted connections | `Tls`, `TlsIdentity`, with the feature `tls` |
 //! | clients behind a proxy | `ProxyProtocol`, with the feature `proxy` |
-//! | what happened | [`Event`], [`HandlerError`], and `tracing` |
-//! | how it fares | [`ServerState`], [`Counters`]; `metrics`, with the feature of that name |
-//! | what went wrong | [`BoxError`], [`BindError`], [`ServeError`] |
+//! | events | [`Event`], [`HandlerError`], and `tracing` |
+//! | health and statistics | [`ServerState`], [`Counters`]; `metrics`, with the feature of that name |
+//! | errors | [`BoxError`], [`BindError`], [`ServeError`] |
 //!
-//! # Promises
+//! # Guarantees
 //!
-//! * Nothing polls: an idle server makes no system call, and a stop takes effect at once.
-//! * Every wait has an end, and nothing is unbounded: see [`Timeouts`] and [`OverloadPolicy`].
-//! * Errors and panics of handlers and hooks stay with the request; the server goes on.
-//! * Running out of descriptors, threads or processes makes clients wait, and nothing worse.
-//! * What was written before a close arrives; what was accepted before a drain is served.
+//! * An idle server does not poll: it makes no system call. A stop takes effect at once.
+//! * Every wait has a time limit, and every queue has a bound: see [`Timeouts`] and
+//!   [`OverloadPolicy`].
+//! * An error or a panic in a handler or a hook ends one request. The server continues.
+//! * When descriptors, threads or processes run out, clients wait until some are free.
+//! * Data written before a close arrives. Connections accepted before a drain are served.
 //!
 //! # Features
 //!
-//! None is on by default. `green`: coroutines, and `greenroom`. `framing`: messages out of streams.
-//! `tokio-codec`: the codecs of tokio-util for that. `http`: HTTP/1.1. `websocket`: messages with browsers. `metrics`: figures for Prometheus, readiness, and an
-//! endpoint that tells them. `proxy`: clients behind HAProxy and its like. `tls`: encryption, by rustls,
-//! which is re-exported.
+//! No feature is on by default. A feature adds; it never changes what another feature does.
 //!
-//! # What a server does not do by itself
+//! | Feature | Adds |
+//! |---|---|
+//! | `green` | the coroutine model, and the crate `greenroom` with its sockets, locks, `sleep` and `unblock` |
+//! | `framing` | messages from byte streams: lines, length prefixes, netstrings, JSON headers |
+//! | `tokio-codec` | the codecs of `tokio-util` for `framing` |
+//! | `http` | HTTP/1.1: a handler trait, streamed bodies, files with ranges and conditions |
+//! | `websocket` | WebSocket (RFC 6455) on top of `http` |
+//! | `tls` | TLS 1.2 and 1.3 by `rustls`, which is re-exported |
+//! | `proxy` | the client's address from the PROXY protocol, versions 1 and 2 |
+//! | `metrics` | counters in the format of Prometheus, and an endpoint for them and for health probes |
 //!
-//! It catches no signal: call [`ServerHandle::drain`] from whatever does. It prints nothing: errors of
-//! handlers go to [`Builder::handle_error`] or, without one, to `tracing`, for which the application
-//! installs a subscriber.
+//! # The application's part
+//!
+//! A server catches no signal: call [`ServerHandle::drain`] from your signal handler. A server prints
+//! nothing: errors of handlers go to [`Builder::handle_error`] or, without that hook, to `tracing`.
+//! Install a `tracing` subscriber to see them.
 //!
 //! # Platform
 //!
@@ -82,7 +92,7 @@
 pub use greenroom;
 
 #[cfg(not(target_os = "linux"))]
-compile_error!("socketserver is built on epoll, eventfd and pidfd: it needs Linux");
+compile_error!("socketserver is built on epoll, eventfd and pidfd: it runs on Linux only");
 
 mod address;
 mod admission;

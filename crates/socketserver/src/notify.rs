@@ -1,4 +1,5 @@
-//! A flag to wait for, by one thread or coroutine. Raising it never waits, so that a destructor may.
+//! A flag that one thread or coroutine can wait for. Setting it never waits, so that a destructor
+//! may set it.
 
 use std::time::Instant;
 
@@ -7,13 +8,13 @@ pub(crate) use blocking::Notify;
 #[cfg(feature = "green")]
 pub(crate) use parking::Notify;
 
-/// Runs something beside the caller: in a coroutine if the caller is one, else in a thread.
+/// Runs a closure concurrently: in a coroutine if the caller is a coroutine, otherwise in a thread.
 pub(crate) fn spawn_beside(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     #[cfg(feature = "green")]
     if greenroom::is_coroutine() {
         return match greenroom::spawn(run) {
             Ok(_detached) => Ok(()),
-            Err(out_of_stacks) => Err(std::io::Error::other(out_of_stacks)),
+            Err(error) => Err(std::io::Error::other(error)),
         };
     }
     std::thread::Builder::new()
@@ -27,7 +28,7 @@ mod parking {
     use super::Instant;
     use greenroom::sync::{Receiver, Sender, channel};
 
-    /// See the module.
+    /// A flag based on a channel that parks coroutines.
     #[derive(Debug)]
     pub(crate) struct Notify {
         notify: Sender<()>,
@@ -43,11 +44,11 @@ mod parking {
 
     impl Notify {
         pub(crate) fn notify(&self) {
-            // If it is full, it is raised.
+            // A full channel means that the flag is already set.
             let _ = self.notify.try_send(());
         }
 
-        /// Waits until it is raised, and lowers it; `false` if `until` has passed first.
+        /// Waits until the flag is set, and clears it. Returns `false` if `until` passes first.
         pub(crate) fn wait(&self, until: Option<Instant>) -> bool {
             self.wait.recv_until(until).is_ok()
         }
@@ -59,33 +60,33 @@ mod blocking {
     use super::Instant;
     use std::sync::{Condvar, Mutex, PoisonError};
 
-    /// See the module.
+    /// A flag based on a condition variable.
     #[derive(Debug, Default)]
     pub(crate) struct Notify {
-        raised: Mutex<bool>,
+        is_set: Mutex<bool>,
         changed: Condvar,
     }
 
     impl Notify {
         pub(crate) fn notify(&self) {
-            *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            *self.is_set.lock().unwrap_or_else(PoisonError::into_inner) = true;
             self.changed.notify_one();
         }
 
-        /// Waits until it is raised, and lowers it; `false` if `until` has passed first.
+        /// Waits until the flag is set, and clears it. Returns `false` if `until` passes first.
         pub(crate) fn wait(&self, until: Option<Instant>) -> bool {
-            let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
-            while !std::mem::take(&mut *raised) {
+            let mut is_set = self.is_set.lock().unwrap_or_else(PoisonError::into_inner);
+            while !std::mem::take(&mut *is_set) {
                 let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-                raised = match left {
+                is_set = match left {
                     Some(left) if left.is_zero() => return false,
-                    Some(left) => match self.changed.wait_timeout(raised, left) {
-                        Ok((raised, _)) => raised,
+                    Some(left) => match self.changed.wait_timeout(is_set, left) {
+                        Ok((is_set, _)) => is_set,
                         Err(poisoned) => poisoned.into_inner().0,
                     },
                     None => self
                         .changed
-                        .wait(raised)
+                        .wait(is_set)
                         .unwrap_or_else(PoisonError::into_inner),
                 };
             }

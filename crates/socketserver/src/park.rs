@@ -1,10 +1,10 @@
-//! The seam between a wait and whatever is put to sleep meanwhile.
+//! The interface between a wait and the model that suspends the caller.
 //!
-//! A system call that would block is the only place where the way of a request depends on who runs
-//! it. Threads and processes let the kernel park them: their sockets are blocking, and `WouldBlock`
-//! means that the kernel's timer ran out. Everything else brings a [`Park`]: its sockets are
-//! non-blocking, and `WouldBlock` means "park me until this descriptor is ready". The loops in
-//! `socket.rs` and `server/poller.rs` serve both; there is no second code path.
+//! A system call that would block is the only operation in which the concurrency models differ.
+//! Threads and processes let the kernel block them: their sockets are blocking, and `WouldBlock`
+//! means that the kernel's timer expired. Other models provide a [`Park`]: their sockets are
+//! non-blocking, and `WouldBlock` means "park the caller until this descriptor is ready". The loops
+//! in `socket.rs` and `server/poller.rs` serve both; there is no second code path.
 
 use std::any::Any;
 use std::io;
@@ -16,17 +16,17 @@ use std::time::Instant;
 use packet_batch::{SendFlags, Transmit};
 use rustix::event::PollFlags;
 
-/// What is waited for.
+/// The event that a wait expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// Bytes to read, an end of input, or an error.
+    /// Bytes to read, the end of input, or an error.
     Read,
     /// Room to write, or an error.
     Write,
 }
 
 impl Interest {
-    /// The same for `poll(2)`.
+    /// Returns the event as flags of `poll(2)`.
     pub(crate) fn poll_flags(self) -> PollFlags {
         match self {
             Self::Read => PollFlags::IN,
@@ -35,13 +35,14 @@ impl Interest {
     }
 }
 
-/// Parks the caller, on behalf of one descriptor, without blocking the thread under it.
+/// Parks the caller for one descriptor without blocking its thread.
 ///
-/// Dropping it forgets the descriptor; that happens before the descriptor is closed.
+/// Dropping the `Park` stops watching the descriptor. It is dropped before the descriptor is
+/// closed.
 pub trait Park: Send + Sync {
-    /// Returns once `fd` is ready for `interest`, or reports `TimedOut` once `until` has passed,
-    /// or `ConnectionAborted` when the server wants the wait to end for good. Waking up early is
-    /// allowed: the caller tries its system call again.
+    /// Waits until `fd` is ready for `interest`. Returns `TimedOut` after `until`, or
+    /// `ConnectionAborted` if the server ends all waits. Waking up early is allowed: the caller
+    /// retries its system call.
     fn wait(
         &self,
         fd: BorrowedFd<'_>,
@@ -49,30 +50,30 @@ pub trait Park: Send + Sync {
         until: Option<Instant>,
     ) -> io::Result<()>;
 
-    /// Whether the server wants all waits to end for good. Asked before each system call: a peer
-    /// that is always ready never makes anybody wait.
+    /// Returns true if the server ends all waits. Called before each system call, because a
+    /// connection to a peer that is always ready never waits.
     fn is_over(&self) -> bool {
         false
     }
 
-    /// For a model that knows what it has made.
+    /// Returns the concrete type, for the model that created it.
     fn as_any(&self) -> &dyn Any;
 
-    /// Whether a read is known to find nothing, so that it is better to wait at once.
+    /// Returns true if a read would find no input, so that the caller should wait first.
     fn is_exhausted(&self) -> bool {
         false
     }
 
-    /// An operation has moved bytes; `drained` says that it was a read that found less than it had
-    /// room for.
+    /// Records that an operation has transferred bytes. `drained` is true for a read that returned
+    /// less than its buffer could hold.
     fn record_progress(&self, drained: bool) {
         let _ = drained;
     }
 }
 
-/// Between two requests or messages of one peer, of which the second has arrived already: others may
-/// go first, if this peer has kept its worker long enough. Threads and processes are interrupted by
-/// the kernel.
+/// Lets other coroutines run between two messages of one peer, if the peer has occupied its worker
+/// long enough. Called if the second message has already arrived, so that no wait does this. The
+/// kernel preempts threads and processes.
 #[inline]
 pub(crate) fn give_way() {
     #[cfg(feature = "green")]
@@ -84,14 +85,14 @@ pub(crate) fn send_packet(socket: &OwnedFd, packet: &Transmit<'_>) -> rustix::io
     packet_batch::send(socket, slice::from_ref(packet), flags).map(drop)
 }
 
-/// Makes the [`Park`] of each descriptor; a concurrency model that has one is not parked by the
+/// Creates the [`Park`] of each descriptor, for a concurrency model that is not blocked by the
 /// kernel.
 pub trait Parker: Send + Sync {
-    /// Begins to watch a descriptor, which has been made non-blocking.
+    /// Begins to watch a non-blocking descriptor.
     fn attach(&self, fd: BorrowedFd<'_>) -> io::Result<Box<dyn Park>>;
 
-    /// Sends a datagram without waiting for room. A model that serves many at once may send what
-    /// they have to say together.
+    /// Sends a datagram without waiting for room. A model that serves many datagrams at once may
+    /// send several replies together.
     fn send_packet(&self, socket: &Arc<OwnedFd>, packet: &Transmit<'_>) -> rustix::io::Result<()> {
         send_packet(socket, packet)
     }

@@ -1,14 +1,14 @@
-//! Who this is: numbers of processes and threads, as they are kept in atomics and in tables.
+//! Numbers of processes and threads, for atomics and tables.
 
 use rustix::process::{Pid, getpid};
 use rustix::thread::gettid;
 
-/// The number of this process.
+/// Returns the number of this process.
 pub(crate) fn this_process() -> u32 {
     number(getpid())
 }
 
-/// The number of this thread, which no other thread of any process has.
+/// Returns the number of this thread, unique among all threads of all processes.
 pub(crate) fn this_thread() -> u32 {
     number(gettid())
 }

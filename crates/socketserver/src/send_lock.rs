@@ -1,4 +1,4 @@
-//! Whose turn it is to send: a lock that is held while somebody waits for the peer.
+//! A lock for sending, held while its owner waits for the peer.
 
 use std::collections::VecDeque;
 use std::io;
@@ -7,115 +7,116 @@ use std::time::Instant;
 
 use crate::timeouts::timed_out;
 
-/// Whoever waits is parked as the model parks: a coroutine without its thread. To give the turn back
-/// never waits, as that happens in a destructor: it is handed to the one who has waited longest.
+/// A fair lock whose waiters are parked by the concurrency model: a coroutine does not block its
+/// thread. Releasing the lock never waits, because a destructor releases it. The lock passes to the
+/// thread that has waited longest.
 #[derive(Debug, Default)]
 pub(crate) struct SendLock(Mutex<WaitQueue>);
 
 #[derive(Debug, Default)]
 struct WaitQueue {
-    taken: bool,
-    waiting: VecDeque<(u64, call::Caller)>,
-    came: u64,
+    locked: bool,
+    waiting: VecDeque<(u64, handoff::Sender)>,
+    last_number: u64,
 }
 
-/// Given back when it is dropped.
+/// The held lock, released on drop.
 pub(crate) struct SendGuard<'a>(&'a SendLock);
 
 impl SendLock {
-    /// Waits for the turn, but not beyond the deadline.
+    /// Takes the lock. Returns `TimedOut` after the deadline.
     pub(crate) fn take(&self, deadline: Option<Instant>) -> io::Result<SendGuard<'_>> {
-        let (number, called) = {
-            let mut line = self.line();
-            if !line.taken {
-                line.taken = true;
+        let (number, receiver) = {
+            let mut queue = self.queue();
+            if !queue.locked {
+                queue.locked = true;
                 return Ok(SendGuard(self));
             }
-            let (caller, called) = call::pair();
-            line.came += 1;
-            let number = line.came;
-            line.waiting.push_back((number, caller));
-            (number, called)
+            let (sender, receiver) = handoff::pair();
+            queue.last_number += 1;
+            let number = queue.last_number;
+            queue.waiting.push_back((number, sender));
+            (number, receiver)
         };
-        if call::comes(&called, deadline) {
+        if handoff::receive(&receiver, deadline) {
             return Ok(SendGuard(self));
         }
-        let mut line = self.line();
-        let place = line.waiting.iter().position(|(other, _)| *other == number);
-        match place {
-            Some(place) => {
-                line.waiting.remove(place);
+        let mut queue = self.queue();
+        let index = queue.waiting.iter().position(|(other, _)| *other == number);
+        match index {
+            Some(index) => {
+                queue.waiting.remove(index);
                 Err(timed_out())
             }
-            // It came at the very end.
+            // The lock was passed on just after the deadline.
             None => Ok(SendGuard(self)),
         }
     }
 
-    /// Takes the turn if it is nobody's.
+    /// Takes the lock if it is free.
     pub(crate) fn try_take(&self) -> Option<SendGuard<'_>> {
-        let was_taken = std::mem::replace(&mut self.line().taken, true);
-        (!was_taken).then(|| SendGuard(self))
+        let was_locked = std::mem::replace(&mut self.queue().locked, true);
+        (!was_locked).then(|| SendGuard(self))
     }
 
-    fn line(&self) -> MutexGuard<'_, WaitQueue> {
+    fn queue(&self) -> MutexGuard<'_, WaitQueue> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for SendGuard<'_> {
     fn drop(&mut self) {
-        let mut line = self.0.line();
-        match line.waiting.pop_front() {
-            Some((_, next)) => call::out(next),
-            None => line.taken = false,
+        let mut queue = self.0.queue();
+        match queue.waiting.pop_front() {
+            Some((_, next)) => handoff::send(next),
+            None => queue.locked = false,
         }
     }
 }
 
 #[cfg(feature = "green")]
-mod call {
+mod handoff {
     use std::time::Instant;
 
     use greenroom::sync::{OneshotReceiver, OneshotSender, oneshot};
 
-    pub(super) type Caller = OneshotSender<()>;
-    pub(super) type Called = OneshotReceiver<()>;
+    pub(super) type Sender = OneshotSender<()>;
+    pub(super) type Receiver = OneshotReceiver<()>;
 
-    pub(super) fn pair() -> (Caller, Called) {
+    pub(super) fn pair() -> (Sender, Receiver) {
         oneshot()
     }
 
-    pub(super) fn out(next: Caller) {
+    pub(super) fn send(next: Sender) {
         let _ = next.send(());
     }
 
-    pub(super) fn comes(called: &Called, deadline: Option<Instant>) -> bool {
-        called.recv_until(deadline).is_ok()
+    pub(super) fn receive(receiver: &Receiver, deadline: Option<Instant>) -> bool {
+        receiver.recv_until(deadline).is_ok()
     }
 }
 
 #[cfg(not(feature = "green"))]
-mod call {
-    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+mod handoff {
+    use std::sync::mpsc::{self, SyncSender, sync_channel};
     use std::time::Instant;
 
-    pub(super) type Caller = SyncSender<()>;
-    pub(super) type Called = Receiver<()>;
+    pub(super) type Sender = SyncSender<()>;
+    pub(super) type Receiver = mpsc::Receiver<()>;
 
-    pub(super) fn pair() -> (Caller, Called) {
+    pub(super) fn pair() -> (Sender, Receiver) {
         sync_channel(1)
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "a call is made once")]
-    pub(super) fn out(next: Caller) {
+    #[expect(clippy::needless_pass_by_value, reason = "a lock is passed on once")]
+    pub(super) fn send(next: Sender) {
         let _ = next.try_send(());
     }
 
-    pub(super) fn comes(called: &Called, deadline: Option<Instant>) -> bool {
+    pub(super) fn receive(receiver: &Receiver, deadline: Option<Instant>) -> bool {
         match deadline.map(|end| end.saturating_duration_since(Instant::now())) {
-            None => called.recv().is_ok(),
-            Some(left) => called.recv_timeout(left).is_ok(),
+            None => receiver.recv().is_ok(),
+            Some(left) => receiver.recv_timeout(left).is_ok(),
         }
     }
 }
@@ -127,36 +128,36 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn one_at_a_time_and_not_beyond_the_deadline() {
-        let turn = SendLock::default();
-        let first = turn.take(None).unwrap();
+    fn lock_is_exclusive_and_observes_the_deadline() {
+        let lock = SendLock::default();
+        let first = lock.take(None).unwrap();
         let soon = Some(Instant::now() + Duration::from_millis(10));
-        let error = turn.take(soon).err().unwrap();
+        let error = lock.take(soon).err().unwrap();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(turn.try_take().is_none());
+        assert!(lock.try_take().is_none());
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| turn.take(None).is_ok());
+            let waiting = scope.spawn(|| lock.take(None).is_ok());
             drop(first);
             assert!(waiting.join().unwrap());
         });
-        assert!(turn.try_take().is_some());
-        turn.take(soon).unwrap();
+        assert!(lock.try_take().is_some());
+        lock.take(soon).unwrap();
     }
 
     #[test]
-    fn it_is_lost_with_nobody() {
-        let (turn, inside) = (SendLock::default(), AtomicUsize::new(0));
-        let hurry = |n: u64| Instant::now() + Duration::from_micros(n % 50);
+    fn lock_is_never_lost_when_waiters_time_out() {
+        let (lock, inside) = (SendLock::default(), AtomicUsize::new(0));
+        let deadline = |n: u64| Instant::now() + Duration::from_micros(n % 50);
         std::thread::scope(|scope| {
             for thread in 0..4 {
-                let (turn, inside) = (&turn, &inside);
+                let (lock, inside) = (&lock, &inside);
                 scope.spawn(move || {
                     for n in 0..5_000 {
-                        // Many give up at the moment when they are called.
+                        // Many waiters time out at the moment when the lock is passed to them.
                         let taken = match (n + thread) % 3 {
-                            0 => turn.try_take(),
-                            1 => turn.take(Some(hurry(n))).ok(),
-                            _ => turn.take(None).ok(),
+                            0 => lock.try_take(),
+                            1 => lock.take(Some(deadline(n))).ok(),
+                            _ => lock.take(None).ok(),
                         };
                         if taken.is_some() {
                             assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
@@ -166,6 +167,6 @@ mod tests {
                 });
             }
         });
-        assert!(turn.try_take().is_some());
+        assert!(lock.try_take().is_some());
     }
 }

@@ -1,7 +1,6 @@
-//! A connected stream socket and its waits: the loops around `recv` and `send` that every
-//! concurrency model shares.
+//! A connected stream socket, with the `recv` and `send` loops that every concurrency model shares.
 //!
-//! It knows nothing of handlers, and it does not buffer.
+//! This module does not know handlers, and does not buffer.
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -23,70 +22,74 @@ use crate::timeouts::{Limits, SendRateMeter, Wait, timed_out};
 use crate::tls;
 use crate::waiting::{Awaited, Waiting};
 
-/// How much of a file the kernel is asked to send at a time: enough that the calls cost nothing
-/// beside the bytes, and not so much that a peer who takes all of it is not noticed to be cut.
+/// Maximum number of bytes that one `sendfile(2)` call sends. Large enough that the cost of the
+/// calls is negligible; small enough that a cancellation is noticed while a fast peer reads.
 const AT_ONCE: usize = 1 << 20;
-/// How long sendfile(2) may wait for room itself. It sends a file in several pieces, and begins its
-/// timer anew with each of them: the wait that has to end is a poll(2).
+/// Maximum wait within `sendfile(2)`. The call sends a file in several pieces and restarts its
+/// timer with each piece, so the real wait is a poll(2).
 const MAX_BLOCK: Duration = Duration::from_millis(1);
-/// How much of a file is copied at a time where that cannot be avoided.
+/// Maximum number of bytes that are copied at a time if `sendfile(2)` cannot be used.
 const COPY: usize = 32 << 10;
 
-/// Shared by the connection, its writers, and the table of live requests.
+/// The socket of a connection, shared by the connection, its write halves, and the table of active
+/// requests.
 pub struct Socket {
     park: Option<Box<dyn Park>>, // dropped before the descriptor: see `Park`
     fd: OwnedFd,
-    /// Set before the socket is shut down from outside, so that the handler sees an error, no EOF.
-    cut: OnceLock<CancelReason>,
-    /// Raised when it is cut, for a handler that waits for something else.
-    on_cut: Mutex<Vec<Weak<Notify>>>,
-    /// The peer reset the connection or closed it under a write: not a fault of the handler.
-    lost: AtomicBool,
+    /// The reason of a cancellation. Set before the socket is shut down, so that the handler reads
+    /// an error instead of the end of input.
+    cancel_reason: OnceLock<CancelReason>,
+    /// Notified on cancellation, for handlers that do not wait for the socket.
+    cancel_signals: Mutex<Vec<Weak<Notify>>>,
+    /// True if the peer reset the connection, or closed it during a write: not an error of the
+    /// handler.
+    disconnected: AtomicBool,
     received: AtomicU64,
     sent: AtomicU64,
-    /// What was sent while the peer was waited for.
-    sending: SendRateMeter,
-    /// What the handler waits for, and since when; for who looks from outside.
+    /// Rate of the bytes sent while the peer was awaited.
+    send_rate: SendRateMeter,
+    /// The input that the handler waits for, and since when, for observers on other threads.
     input: Waiting,
-    /// The same for whatever writes, from any thread.
+    /// The same for writes of any thread.
     output: Waiting,
-    /// Since the handshake.
+    /// The TLS session, after the handshake.
     #[cfg(feature = "tls")]
     tls: OnceLock<Box<tls::Session>>,
-    /// The timeouts that the kernel was last told, in microseconds; 0 is none.
-    kernel_read: AtomicU64,
-    kernel_write: AtomicU64,
+    /// The timeouts last set on the socket, in microseconds; 0 is none.
+    kernel_read_timeout: AtomicU64,
+    kernel_write_timeout: AtomicU64,
 }
 
 impl Socket {
-    /// Takes over a connected socket: a blocking one without a `park`, a non-blocking one with it.
+    /// Creates a socket from a connected descriptor, which is blocking without a `park` and
+    /// non-blocking with a `park`.
     pub(crate) fn new(fd: OwnedFd, park: Option<Box<dyn Park>>) -> Self {
         Self {
             park,
             fd,
-            cut: OnceLock::new(),
-            on_cut: Mutex::default(),
-            lost: AtomicBool::new(false),
+            cancel_reason: OnceLock::new(),
+            cancel_signals: Mutex::default(),
+            disconnected: AtomicBool::new(false),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
-            sending: SendRateMeter::default(),
+            send_rate: SendRateMeter::default(),
             input: Waiting::default(),
             output: Waiting::default(),
             #[cfg(feature = "tls")]
             tls: OnceLock::new(),
-            kernel_read: AtomicU64::new(0),
-            kernel_write: AtomicU64::new(0),
+            kernel_read_timeout: AtomicU64::new(0),
+            kernel_write_timeout: AtomicU64::new(0),
         }
     }
 
-    /// Gives the descriptor up to somebody who does not park.
+    /// Returns the descriptor, detached from its `park`.
     pub(crate) fn into_fd(self) -> OwnedFd {
         let Self { park, fd, .. } = self;
         drop(park);
         fd
     }
 
-    /// Bytes received and sent so far.
+    /// Returns the number of bytes received and sent.
     pub(crate) fn byte_counts(&self) -> (u64, u64) {
         (
             self.received.load(Ordering::Relaxed),
@@ -94,19 +97,20 @@ impl Socket {
         )
     }
 
-    /// Bytes moved so far, without those that the peer has not confirmed yet.
+    /// Returns the number of transferred bytes without the sent bytes that the peer has not
+    /// acknowledged.
     pub(crate) fn confirmed(&self) -> u64 {
         let unsent = packet_batch::unconfirmed(&self.fd).unwrap_or(0);
         self.total_bytes().saturating_sub(unsent as u64)
     }
 
-    /// What is being waited for in a read, or between two calls of the handler.
+    /// Returns the current wait for input: in a read, or while the connection is suspended.
     pub(crate) fn input(&self) -> &Waiting {
         &self.input
     }
 
-    /// Whether its handler is at work, or has something to read that it has not come to yet: then the
-    /// peer is not waited for.
+    /// Returns true if the handler is running, or has unread input. The server then does not wait
+    /// for the peer.
     pub(crate) fn is_being_read(&self) -> bool {
         match self.input.read() {
             None => self.output.read().is_none(),
@@ -114,25 +118,25 @@ impl Socket {
         }
     }
 
-    /// What is being waited for in a write that has found no room.
+    /// Returns the current wait for room in the send buffer.
     pub(crate) fn output(&self) -> &Waiting {
         &self.output
     }
 
     pub(crate) fn is_disconnected(&self) -> bool {
-        self.lost.load(Ordering::Relaxed)
+        self.disconnected.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cut().is_some()
     }
 
-    /// Why it was cut from this side, if it was.
+    /// Returns the reason if the server cancelled the connection.
     pub(crate) fn cut(&self) -> Option<CancelReason> {
-        self.cut.get().copied()
+        self.cancel_reason.get().copied()
     }
 
-    /// What the handler reads.
+    /// Receives bytes for the handler, decrypted if the connection uses TLS.
     pub(crate) fn recv(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
         #[cfg(feature = "tls")]
         if let Some(tls) = self.tls.get() {
@@ -141,14 +145,15 @@ impl Socket {
         self.recv_ciphertext(buf, limits)
     }
 
-    /// What has come over the wire.
+    /// Receives raw bytes from the socket.
     pub(crate) fn recv_ciphertext(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize> {
         let n = self.receive(buf, limits)?;
         self.has_received(n, buf.len());
         Ok(n)
     }
 
-    /// What has come over the wire by now; fails as [`io::ErrorKind::WouldBlock`] if nothing has.
+    /// Receives raw bytes without waiting. Returns [`io::ErrorKind::WouldBlock`] if none have
+    /// arrived.
     #[cfg(any(feature = "proxy", feature = "tls"))]
     pub(crate) fn try_recv_ciphertext(&self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.receive_now(buf, RecvFlags::empty())?;
@@ -156,7 +161,7 @@ impl Socket {
         Ok(n)
     }
 
-    /// The same, and it stays there to be received.
+    /// Peeks at raw bytes without waiting; they stay in the kernel.
     #[cfg(any(feature = "proxy", feature = "tls"))]
     pub(crate) fn try_peek(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.receive_now(buf, RecvFlags::PEEK)
@@ -198,8 +203,8 @@ impl Socket {
         }
     }
 
-    /// Waits for something to read, or the end of it, without reading. It may end early, with
-    /// [`io::ErrorKind::Interrupted`], to let the caller look around.
+    /// Waits for input or its end, without reading. May end early with
+    /// [`io::ErrorKind::Interrupted`], so that the caller can check its state.
     pub(crate) fn wait_readable(&self, limits: Limits) -> io::Result<()> {
         let mut wait = Wait::start(limits, self.total_bytes())?;
         self.set_kernel_timeout(Interest::Read, &wait)?;
@@ -214,17 +219,17 @@ impl Socket {
         }
     }
 
-    /// Whether something has arrived that was not read yet.
+    /// Returns true if unread input has arrived.
     pub(crate) fn has_input(&self) -> bool {
         has_input(&self.fd)
     }
 
-    /// What parks whoever waits, if it is not the kernel.
+    /// Returns the `park` of the connection, unless the kernel blocks the thread.
     pub(crate) fn park(&self) -> Option<&dyn Park> {
         self.park.as_deref()
     }
 
-    /// Throws away what has arrived and was not read, without waiting. `None` is end of input.
+    /// Discards received bytes without waiting. `None` is the end of input.
     pub(crate) fn discard(&self, scratch: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
             match rustix::net::recv(&self.fd, &mut *scratch, RecvFlags::DONTWAIT) {
@@ -237,7 +242,7 @@ impl Socket {
         }
     }
 
-    /// What the handler writes.
+    /// Sends bytes of the handler, encrypted if the connection uses TLS.
     pub(crate) fn send(&self, bufs: &[IoSlice<'_>], limits: Limits) -> io::Result<usize> {
         #[cfg(feature = "tls")]
         if let Some(tls) = self.tls.get() {
@@ -256,8 +261,8 @@ impl Socket {
         })
     }
 
-    /// Sends some of a file from `offset` on, at most `count` bytes, without copying them through
-    /// this process where the kernel can. 0 is the end of the file.
+    /// Sends at most `count` bytes of a file from `offset` on. Uses `sendfile(2)` without a copy
+    /// through this process if possible. 0 is the end of the file.
     pub(crate) fn send_file(
         &self,
         file: BorrowedFd<'_>,
@@ -267,13 +272,13 @@ impl Socket {
     ) -> io::Result<usize> {
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(AT_ONCE);
         if !self.is_encrypted() && is_sigpipe_ignored() {
-            let waits = self.park.is_none().then_some(MAX_BLOCK);
-            let sent = self.send_with_rate(limits, waits, |_| {
+            let max_block = self.park.is_none().then_some(MAX_BLOCK);
+            let sent = self.send_with_rate(limits, max_block, |_| {
                 let mut offset = offset;
                 rustix::fs::sendfile(&self.fd, file, Some(&mut offset), count)
             });
             match sent {
-                // There is no sendfile(2) for this kind of file, or no position in it.
+                // `sendfile(2)` does not support this kind of file, or the file has no position.
                 Err(error) if is_unsupported(&error) => {}
                 sent => return sent,
             }
@@ -294,20 +299,21 @@ impl Socket {
         is_encrypted
     }
 
-    /// Has `operation` send something, as soon as there is room. If it takes no flags, and so cannot be
-    /// kept from waiting, nor be relied on to give up in time, it only waits `max_block`.
+    /// Calls `operation` until it has sent at least one byte, and waits for room in between. An
+    /// operation that cannot take `MSG_DONTWAIT` (`sendfile(2)`) blocks for at most `max_block` per
+    /// call.
     fn send_with_rate(
         &self,
         limits: Limits,
         max_block: Option<Duration>,
         mut operation: impl FnMut(SendFlags) -> rustix::io::Result<usize>,
     ) -> io::Result<usize> {
-        // Known once the first of several waits is over.
+        // Set after the first of several waits.
         let mut end = None;
         loop {
-            // Usually there is room. Then the time that it takes is not the peer's, and nobody needs to
-            // look at the clock. And after a wait in vain there may be some: the kernel wakes nobody up
-            // before a good part of its buffer is free.
+            // Usually the buffer has room. Then the time of the call does not count for the peer,
+            // and no clock is read. After a timed-out wait, some room may exist, because the kernel
+            // wakes a writer only when a large part of its buffer is free.
             if max_block.is_none()
                 && let Some(sent) = self.send_now(limits, &mut operation)?
             {
@@ -316,11 +322,12 @@ impl Socket {
             let Some(rate) = limits.rate else {
                 return self.send_within(limits, max_block, &mut operation);
             };
-            // Only now, as it is full again: what found room since the last wait was read in it.
-            self.sending.check(rate)?;
-            // No longer than until the next look at the rate: the kernel would let one write wait
-            // for as long as a single byte gets on.
-            let until_check = self.sending.until_check(rate);
+            // Checked only now that the buffer is full again: bytes that found room since the last
+            // wait were read during that wait.
+            self.send_rate.check(rate)?;
+            // Waits at most until the next check of the rate. The kernel would let one write wait
+            // as long as single bytes make progress.
+            let until_check = self.send_rate.until_check(rate);
             let left = match (end, limits.wait) {
                 (Some(end), _) => Some(Instant::saturating_duration_since(&end, Instant::now())),
                 (None, wait) => wait,
@@ -336,7 +343,7 @@ impl Socket {
                     if error.kind() == io::ErrorKind::TimedOut && !self.is_disconnected() => {}
                 _ => return sent,
             }
-            self.sending.moved(0, began.elapsed());
+            self.send_rate.moved(0, began.elapsed());
             end = end.or_else(|| began.checked_add(limits.wait?));
             let now = Instant::now();
             if [end, limits.deadline]
@@ -349,7 +356,7 @@ impl Socket {
         }
     }
 
-    /// One attempt; `None` if there is no room.
+    /// Tries to send once. Returns `None` if there is no room.
     fn send_now(
         &self,
         limits: Limits,
@@ -370,7 +377,7 @@ impl Socket {
     }
 
     fn has_sent(&self, n: usize, waited: Duration) {
-        self.sending.moved(n, waited);
+        self.send_rate.moved(n, waited);
         self.sent.fetch_add(n as u64, Ordering::Relaxed);
         if let Some(park) = &self.park {
             park.record_progress(false);
@@ -386,7 +393,7 @@ impl Socket {
         let mut wait = Wait::start(limits, self.total_bytes())?;
         let began = wait.clock();
         let _waiting = self.output.for_now(Awaited::Room);
-        // Who parks knows whether he had to; the kernel does not say.
+        // A `park` reports whether it waited; the kernel does not.
         let mut has_waited = self.park.is_none();
         loop {
             self.check_cancelled()?;
@@ -410,20 +417,21 @@ impl Socket {
         }
     }
 
-    /// Waits until there is room, where nobody parks.
+    /// Waits for room in the send buffer with poll(2), for sockets without a `park`.
     fn wait_writable(&self, wait: &mut Wait) -> io::Result<()> {
         let left = wait.left().and_then(|left| Timespec::try_from(left).ok());
         let mut fds = [PollFd::new(&self.fd, PollFlags::OUT)];
         match poll(&mut fds, left.as_ref()) {
-            // The operation knows what is the matter if it is not room.
+            // If an error made the socket ready, the operation returns the error.
             Ok(1..) => Ok(()),
             Ok(0) | Err(Errno::INTR) => wait.check(self.total_bytes()),
             Err(errno) => Err(errno.into()),
         }
     }
 
-    /// Has the peer meet a reset instead of an end, over TCP: `connect(2)` to `AF_UNSPEC` "dissolves
-    /// the association". What was not yet sent is gone. There is nothing like it for a Unix socket.
+    /// Resets a TCP connection, so that the peer reads an error instead of the end of input:
+    /// `connect(2)` to `AF_UNSPEC` "dissolves the association". Unsent bytes are lost. Unix sockets
+    /// have no equivalent.
     #[cfg(feature = "http")]
     pub(crate) fn reset(&self) {
         let _ = rustix::net::connect_unspec(&self.fd);
@@ -440,13 +448,13 @@ impl Socket {
             Shutdown::Both => rustix::net::Shutdown::Both,
         };
         match rustix::net::shutdown(&self.fd, how) {
-            // The peer was faster: what was asked for is the case.
+            // The peer disconnected first; the requested state is reached.
             Ok(()) | Err(Errno::NOTCONN) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
     }
 
-    /// Goes on with TLS.
+    /// Encrypts all further data with TLS.
     #[cfg(feature = "tls")]
     pub(crate) fn encrypt(&self, tls: tls::Session) {
         let _ = self.tls.set(Box::new(tls));
@@ -457,8 +465,8 @@ impl Socket {
         self.tls.get().map(|tls| &**tls)
     }
 
-    /// Tells the peer, in the language of TLS, that no more will come. To be done before the socket
-    /// is shut down for writing.
+    /// Sends close_notify if the connection uses TLS. Must be called before the socket is shut down
+    /// for writing.
     pub(crate) fn close_notify(&self, limits: Limits) {
         #[cfg(feature = "tls")]
         if let Some(tls) = self.tls.get() {
@@ -467,38 +475,40 @@ impl Socket {
         let _ = limits;
     }
 
-    /// Ends the connection from outside: whoever waits in it wakes up with an error.
-    pub(crate) fn cancel(&self, why: CancelReason) {
-        let _ = self.cut.set(why);
+    /// Cancels the connection: a thread that waits for the socket wakes up with an error.
+    pub(crate) fn cancel(&self, reason: CancelReason) {
+        let _ = self.cancel_reason.set(reason);
         let _ = self.shutdown(Shutdown::Both);
-        let signals = std::mem::take(&mut *self.on_cut());
+        let signals = std::mem::take(&mut *self.cancel_signals());
         for signal in signals.iter().filter_map(Weak::upgrade) {
             signal.notify();
         }
     }
 
-    /// Has a signal raised once the connection is cut.
-    pub(crate) fn raise_if_cut(&self, signal: &Arc<Notify>) {
+    /// Notifies `signal` when the connection is cancelled.
+    pub(crate) fn notify_on_cancel(&self, signal: &Arc<Notify>) {
         {
-            let mut signals = self.on_cut();
+            let mut signals = self.cancel_signals();
             signals.retain(|other| other.strong_count() > 0);
             signals.push(Arc::downgrade(signal));
         }
-        // It may have been cut before the signal was there.
+        // The connection may have been cancelled before the signal was added.
         if self.is_cancelled() {
             signal.notify();
         }
     }
 
-    fn on_cut(&self) -> MutexGuard<'_, Vec<Weak<Notify>>> {
-        self.on_cut.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cancel_signals(&self) -> MutexGuard<'_, Vec<Weak<Notify>>> {
+        self.cancel_signals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Before every operation: a peer that is always ready would otherwise never let the end be
-    /// noticed.
+    /// Checks for a cancellation. Called before every operation, because a connection to a peer
+    /// that is always ready never waits.
     fn check_cancelled(&self) -> io::Result<()> {
         if self.park.as_ref().is_some_and(|park| park.is_over()) {
-            let _ = self.cut.set(CancelReason::ByServer);
+            let _ = self.cancel_reason.set(CancelReason::ByServer);
         }
         if self.is_cancelled() {
             return Err(self.cancelled());
@@ -511,22 +521,22 @@ impl Socket {
         received + sent
     }
 
-    /// Tells the kernel when to give up, where it is the kernel that parks us. A timer that is set
-    /// already and is not far too short is kept, so that the usual wait costs no system call;
-    /// waking up early is harmless, as [`Wait`] knows the real end.
+    /// Sets the kernel's timeout if the kernel blocks the thread. Keeps a timeout that is already
+    /// set and not far too short, so that a typical wait costs no system call. Waking up early is
+    /// harmless, because [`Wait`] knows the real end.
     fn set_kernel_timeout(&self, interest: Interest, wait: &Wait) -> io::Result<()> {
         if self.park.is_some() {
             return Ok(());
         }
-        // The kernel counts in ticks, and zero would mean "for ever".
+        // The kernel counts in ticks, and zero would disable the timeout.
         let wanted = wait.left().map(|left| left.max(Duration::from_millis(1)));
         self.set_timer(interest, wanted)
     }
 
     fn set_timer(&self, interest: Interest, wanted: Option<Duration>) -> io::Result<()> {
         let (known, option) = match interest {
-            Interest::Read => (&self.kernel_read, Timeout::Recv),
-            Interest::Write => (&self.kernel_write, Timeout::Send),
+            Interest::Read => (&self.kernel_read_timeout, Timeout::Recv),
+            Interest::Write => (&self.kernel_write_timeout, Timeout::Send),
         };
         let micros = wanted.map_or(0, |w| u64::try_from(w.as_micros()).unwrap_or(u64::MAX));
         let set = known.load(Ordering::Relaxed);
@@ -538,28 +548,28 @@ impl Socket {
         Ok(())
     }
 
-    /// Decides what a failed system call means: try again (`Ok`), or give up.
+    /// Handles an error of a system call: waits and returns `Ok` to retry, or returns the error.
     fn wait_or_fail(&self, errno: Errno, interest: Interest, wait: &mut Wait) -> io::Result<()> {
         match errno {
-            Errno::INTR => self.check(interest, wait),
+            Errno::INTR => self.expired(interest, wait),
             Errno::AGAIN => match &self.park {
                 Some(park) => match park.wait(self.fd.as_fd(), interest, wait.until()) {
-                    Err(e) if e.kind() == io::ErrorKind::TimedOut => self.check(interest, wait),
+                    Err(e) if e.kind() == io::ErrorKind::TimedOut => self.expired(interest, wait),
                     Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {
-                        let _ = self.cut.set(CancelReason::ByServer);
+                        let _ = self.cancel_reason.set(CancelReason::ByServer);
                         Err(e)
                     }
                     other => other,
                 },
-                None => self.check(interest, wait),
+                None => self.expired(interest, wait),
             },
             _ => Err(self.failed(errno)),
         }
     }
 
-    /// A wait was interrupted, or a timer ran out: an error if the time is over. What has arrived is
-    /// read before the clock is believed: this process may not have run for a while, after a stop by a
-    /// signal for example.
+    /// Handles an interrupted wait or an expired timer. Returns an error if the time is over and no
+    /// data has arrived. The check for data comes before the clock, because the process may have
+    /// been stopped by a signal for a while.
     fn expired(&self, interest: Interest, wait: &mut Wait) -> io::Result<()> {
         match wait.check(self.total_bytes()) {
             Err(_) if interest == Interest::Read && self.has_input() => Ok(()),
@@ -567,18 +577,18 @@ impl Socket {
         }
     }
 
-    /// What reads and writes say once it was cut.
+    /// Returns the error of reads and writes on the cancelled connection.
     pub(crate) fn cancelled(&self) -> io::Error {
-        let why = match self.cut() {
+        let message = match self.cut() {
             Some(CancelReason::SlowConsumer) => {
-                "the connection was cut by this server: the peer did not read what was sent to it"
+                "the server cancelled the connection: the peer did not read what was sent to it"
             }
             Some(CancelReason::Displaced) => {
-                "the connection was cut by this server: it used nothing, and others needed its place"
+                "the server cancelled the connection: it was idle, and new clients needed its slot"
             }
             Some(CancelReason::ByServer) | None => return cancelled(),
         };
-        io::Error::new(io::ErrorKind::ConnectionAborted, why)
+        io::Error::new(io::ErrorKind::ConnectionAborted, message)
     }
 
     fn failed(&self, errno: Errno) -> io::Error {
@@ -589,7 +599,7 @@ impl Socket {
             errno,
             Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED | Errno::TIMEDOUT
         ) {
-            self.lost.store(true, Ordering::Relaxed);
+            self.disconnected.store(true, Ordering::Relaxed);
         }
         errno.into()
     }
@@ -609,8 +619,8 @@ impl tls::Wire for Socket {
         self.send_raw(&[IoSlice::new(bytes)], limits)
     }
 
-    fn is_disconnected(&self) {
-        self.lost.store(true, Ordering::Relaxed);
+    fn mark_disconnected(&self) {
+        self.disconnected.store(true, Ordering::Relaxed);
     }
 }
 
@@ -646,9 +656,10 @@ pub(crate) fn has_input(socket: impl AsFd) -> bool {
     }
 }
 
-/// sendfile(2) has no `MSG_NOSIGNAL`: a peer that has gone would end a process that does not ignore
-/// SIGPIPE. Rust's runtime ignores it at the start of a program, and only a library in somebody
-/// else's is without; /proc/self/status tells, once.
+/// Returns true if the process ignores SIGPIPE. sendfile(2) has no `MSG_NOSIGNAL`: a peer that has
+/// disconnected would end a process that does not ignore SIGPIPE. Rust's runtime ignores the signal
+/// at the start of a program; only a library in a program of another language may run without this.
+/// The result is read once from /proc/self/status.
 fn is_sigpipe_ignored() -> bool {
     static IS_IGNORED: OnceLock<bool> = OnceLock::new();
     *IS_IGNORED.get_or_init(|| {
@@ -667,20 +678,20 @@ fn is_unsupported(error: &io::Error) -> bool {
     )
 }
 
-/// Why a connection was cut from this side.
+/// The reason of a cancellation by the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CancelReason {
-    /// The server was told to, or its time was over.
+    /// A cancellation by the application or at the drain deadline.
     ByServer,
     /// The peer did not read what was sent to it.
     SlowConsumer,
-    /// Others needed its place, and it used nothing.
+    /// The connection was idle, and new clients needed its slot.
     Displaced,
 }
 
 impl From<CancelReason> for EndReason {
-    fn from(cut: CancelReason) -> Self {
-        match cut {
+    fn from(reason: CancelReason) -> Self {
+        match reason {
             CancelReason::ByServer => Self::Cancelled,
             CancelReason::SlowConsumer => Self::SlowConsumer,
             CancelReason::Displaced => Self::Displaced,
@@ -688,11 +699,11 @@ impl From<CancelReason> for EndReason {
     }
 }
 
-/// The error of every read and write on a connection that was cut.
+/// Returns the error of every read and write on a cancelled connection.
 pub(crate) fn cancelled() -> io::Error {
     io::Error::new(
         io::ErrorKind::ConnectionAborted,
-        "the connection was cut by this server",
+        "the server cancelled the connection",
     )
 }
 
@@ -702,7 +713,7 @@ mod tests {
     use crate::MinRate;
     use std::os::unix::net::UnixStream;
 
-    fn no_slower_than(rate: MinRate) -> Limits {
+    fn with_rate(rate: MinRate) -> Limits {
         Limits {
             wait: Some(Duration::from_secs(60)),
             rate: Some(rate),
@@ -710,18 +721,18 @@ mod tests {
         }
     }
 
-    /// The time that a thread was kept from running is not its peer's, and a timer of the kernel's
-    /// costs a system call: neither is there before somebody has to wait.
+    /// A send with room must not count as a wait for the peer, because the thread may have been
+    /// preempted. It must not set a kernel timer, which costs a system call.
     #[test]
-    fn who_finds_room_has_not_waited() {
+    fn send_with_room_sets_no_timer() {
         let (near, far) = UnixStream::pair().unwrap();
         let socket = Socket::new(near.into(), None);
         let rate = MinRate::bytes_per_second(1).grace(Duration::from_millis(20));
-        let limits = no_slower_than(rate);
-        let timer = || socket.kernel_write.load(Ordering::Relaxed);
+        let limits = with_rate(rate);
+        let timer = || socket.kernel_write_timeout.load(Ordering::Relaxed);
         assert_eq!(socket.send(&[IoSlice::new(b"x")], limits).unwrap(), 1);
         assert_eq!(timer(), 0);
-        // Until nobody reads.
+        // Fill the buffers until a send times out, because the peer does not read.
         let much = vec![0; 1 << 20];
         let slow = loop {
             match socket.send(&[IoSlice::new(&much)], limits) {
@@ -735,7 +746,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_ends_even_what_would_find_room() {
+    fn past_deadline_fails_a_send_with_room() {
         let (near, _far) = UnixStream::pair().unwrap();
         let socket = Socket::new(near.into(), None);
         let limits = Limits {
@@ -746,13 +757,14 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
-    /// Three times as fast as it has to be, and always behind.
-    fn reads_fast_enough(size: usize) {
+    /// Sends to a peer that reads three times as fast as the minimum rate, while the send buffer is
+    /// always full.
+    fn check_fast_reader_is_not_cancelled(size: usize) {
         use std::io::Read;
         let (near, far) = UnixStream::pair().unwrap();
         let reader = std::thread::spawn(move || {
             let mut piece = [0; 3000];
-            // What a busy machine makes late is made up for.
+            // The reader catches up on delays of a busy machine.
             let mut due = Instant::now();
             while (&far).read_exact(&mut piece).is_ok() {
                 due += Duration::from_millis(10);
@@ -761,7 +773,7 @@ mod tests {
         });
         let socket = Socket::new(near.into(), None);
         let rate = MinRate::bytes_per_second(90_000).grace(Duration::from_millis(300));
-        let limits = no_slower_than(rate);
+        let limits = with_rate(rate);
         let message = vec![0; size];
         let end = Instant::now() + Duration::from_secs(3);
         while Instant::now() < end {
@@ -776,12 +788,12 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_large_messages_fast_enough_is_not_cut() {
-        reads_fast_enough(80_000);
+    fn reader_of_large_messages_above_the_minimum_rate_is_not_cancelled() {
+        check_fast_reader_is_not_cancelled(80_000);
     }
 
     #[test]
-    fn who_reads_small_messages_fast_enough_is_not_cut() {
-        reads_fast_enough(1000);
+    fn reader_of_small_messages_above_the_minimum_rate_is_not_cancelled() {
+        check_fast_reader_is_not_cancelled(1000);
     }
 }

@@ -1,4 +1,4 @@
-//! How a request failed: the stage, and the error or panic.
+//! Calls of application code, and the phase, error or panic of a failed request.
 
 use std::any::Any;
 use std::fmt;
@@ -7,11 +7,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::BoxError;
 use crate::error::write_chain;
 
-/// The part of a request's service that failed.
+/// The phase of a request in which its handler failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
-    /// The factory that makes the handler.
+    /// Creating the handler with the factory.
     Factory,
     /// [`RequestHandler::setup`](crate::RequestHandler::setup).
     Setup,
@@ -35,13 +35,14 @@ impl fmt::Display for Phase {
     }
 }
 
-/// What went wrong in a handler or a hook. `{:#}` shows the error with all its causes on one line.
+/// The error or panic of a handler or hook. `{:#}` formats the error with all its causes on one
+/// line.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum HandlerErrorKind {
-    /// It returned an error.
+    /// The code returned an error.
     Error(BoxError),
-    /// It panicked, with this message.
+    /// The code panicked with this message.
     Panic(String),
 }
 
@@ -55,7 +56,7 @@ impl fmt::Display for HandlerErrorKind {
     }
 }
 
-/// A handler's failure, as `handle_error` receives it. `{:#}` shows the error with all its
+/// The error of a handler, as `handle_error` receives it. `{:#}` formats the error with all its
 /// causes on one line.
 #[derive(Debug)]
 pub struct HandlerError {
@@ -68,7 +69,7 @@ impl HandlerError {
         Self { phase, cause }
     }
 
-    /// Where it happened.
+    /// Returns the phase in which the handler failed.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase
@@ -78,13 +79,13 @@ impl HandlerError {
         self.cause
     }
 
-    /// What happened.
+    /// Returns the error or panic.
     #[must_use]
     pub fn cause(&self) -> &HandlerErrorKind {
         &self.cause
     }
 
-    /// The error, unless it was a panic.
+    /// Returns the error, or `None` for a panic.
     #[must_use]
     pub fn error(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.cause {
@@ -93,7 +94,7 @@ impl HandlerError {
         }
     }
 
-    /// Whether the handler panicked.
+    /// Returns true if the handler panicked.
     #[must_use]
     pub fn is_panic(&self) -> bool {
         matches!(self.cause, HandlerErrorKind::Panic(_))
@@ -110,7 +111,7 @@ impl fmt::Display for HandlerError {
 impl std::error::Error for HandlerErrorKind {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            // Its own message is the error's.
+            // Display already shows the error's own message.
             Self::Error(error) => error.source(),
             Self::Panic(_) => None,
         }
@@ -123,32 +124,32 @@ impl std::error::Error for HandlerError {
     }
 }
 
-/// Runs application code; whatever it does comes back as a value.
+/// Calls application code, and returns its error or panic as a value.
 ///
-/// Unwinding may leave what `run` borrows in any state. That is sound to use, and here it is only
-/// finished with: after a panic the server touches the request to close it, and nothing else.
+/// Unwinding may leave the values that `run` borrows in any state. Using them is sound. After a
+/// panic, the server only closes the request.
 pub(crate) fn call_user_code<T>(
     run: impl FnOnce() -> Result<T, BoxError>,
 ) -> Result<T, HandlerErrorKind> {
     catch_panic(run)?.map_err(HandlerErrorKind::Error)
 }
 
-/// The same for what can do nothing worse than panic.
+/// Calls infallible code, and returns its panic as a value.
 pub(crate) fn catch_panic<T>(run: impl FnOnce() -> T) -> Result<T, HandlerErrorKind> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|payload| HandlerErrorKind::Panic(message(payload)))
 }
 
-/// Hands a failure to whoever calls handlers, as if it had not been met on the way.
+/// Passes an error or panic on to the caller of the handler.
 #[cfg(feature = "http")]
 pub(crate) fn resume<T>(cause: HandlerErrorKind) -> Result<T, BoxError> {
     match cause {
         HandlerErrorKind::Error(error) => Err(error),
-        // It was reported where it happened, and is only carried on.
+        // The panic hook has already reported it, so `resume_unwind` does not call the hook again.
         HandlerErrorKind::Panic(message) => std::panic::resume_unwind(Box::new(message)),
     }
 }
 
-/// Drops what belongs to the application, whose destructors may panic.
+/// Drops a value of the application, whose destructor may panic.
 pub(crate) fn drop_catching_panic<T>(value: T) {
     let _ = catch_panic(|| drop(value));
 }
@@ -161,7 +162,7 @@ fn message(payload: Box<dyn Any + Send>) -> String {
             None => "(a payload that is no text)".to_owned(),
         },
     };
-    // A payload's own destructor may panic in turn; leaking that second payload ends the chain.
+    // The destructor of a payload may panic, too. Leaking the second payload ends the chain.
     if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(second);
     }
@@ -173,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_payload_that_panics_in_drop_is_contained() {
+    fn panic_in_drop_of_a_panic_payload_is_caught() {
         struct Bomb;
         impl Drop for Bomb {
             fn drop(&mut self) {
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_of_message_are_kept() {
+    fn panic_messages_of_both_types_are_kept() {
         let one = call_user_code::<()>(|| panic!("one")).unwrap_err();
         let two = call_user_code::<()>(|| panic!("{}", 2)).unwrap_err();
         assert_eq!(

@@ -1,24 +1,24 @@
-//! What a connection waits for, as one word that other threads can read: the table of live requests
-//! is searched by it while places are short.
+//! The event that a connection waits for, stored in one atomic word. The displacement reads this
+//! word of all active requests from another thread.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// What is waited for.
+/// The event that a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Awaited {
-    /// The first complete message of the peer, or what comes before it: a header of a proxy, a
-    /// handshake.
+    /// The first complete message of the peer, or the preamble (PROXY header, TLS handshake) before
+    /// it.
     Opening,
-    /// The next message, of which nothing has arrived.
+    /// The next message, if no byte of it has arrived.
     Message,
-    /// The same, of a protocol whose clients expect the connection to be closed meanwhile.
+    /// The next message, in a protocol whose clients expect that an idle connection can be closed.
     Request,
-    /// The rest of a message that is not the first.
+    /// The rest of a message that is not the first message.
     Rest,
-    /// Room for what is being sent.
+    /// Space in the send buffer.
     Room,
     /// The peer's end of a connection that is being closed.
     Close,
@@ -35,38 +35,39 @@ impl Awaited {
     ];
 }
 
-/// Zero while nothing is waited for; else the time when the wait began, in milliseconds of the
-/// kernel's coarse clock, and what is waited for, in the lowest bits.
+/// The current wait. The value is 0 while the connection does not wait. Otherwise the lowest bits
+/// hold the event, and the other bits hold the start of the wait in milliseconds of the kernel's
+/// coarse clock.
 #[derive(Debug, Default)]
 pub struct Waiting(AtomicU64);
 
 const KIND_BITS: u32 = 3;
 
 impl Waiting {
-    /// A wait begins.
+    /// Begins a wait.
     pub(crate) fn begin(&self, what: Awaited) {
         let word = now_millis() << KIND_BITS | (what as u64 + 1);
         self.0.store(word, Ordering::Relaxed);
     }
 
-    /// It is over.
+    /// EndGuard the wait.
     pub(crate) fn end(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 
-    /// A wait begins, and ends when what is returned is dropped.
+    /// Begins a wait that ends when the returned guard is dropped.
     pub(crate) fn for_now(&self, what: Awaited) -> impl Drop + '_ {
-        struct Ends<'a>(&'a Waiting);
-        impl Drop for Ends<'_> {
+        struct EndGuard<'a>(&'a Waiting);
+        impl Drop for EndGuard<'_> {
             fn drop(&mut self) {
                 self.0.end();
             }
         }
         self.begin(what);
-        Ends(self)
+        EndGuard(self)
     }
 
-    /// What is waited for, and for how long it was.
+    /// Returns the awaited event and the duration of the wait.
     pub(crate) fn read(&self) -> Option<(Awaited, Duration)> {
         let word = self.0.load(Ordering::Relaxed);
         let kind = usize::try_from(word & ((1 << KIND_BITS) - 1)).unwrap_or_default();
@@ -76,8 +77,8 @@ impl Waiting {
     }
 }
 
-/// The coarse clock: it is as exact as the kernel's tick (1 to 10 ms), and reading it takes a few
-/// nanoseconds, `clock_gettime(2)`.
+/// Returns the time of the coarse clock. Its resolution is the kernel's tick (1 to 10 ms), and
+/// reading it takes a few nanoseconds, `clock_gettime(2)`.
 fn now_millis() -> u64 {
     let now = clock_gettime(ClockId::MonotonicCoarse);
     let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
@@ -89,13 +90,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wait_is_told_while_it_lasts() {
+    fn wait_is_visible_until_it_ends() {
         let waiting = Waiting::default();
         assert_eq!(waiting.read(), None);
         for what in Awaited::ALL {
             waiting.begin(what);
-            let (told, lasted) = waiting.read().unwrap();
-            assert_eq!(told, what);
+            let (event, lasted) = waiting.read().unwrap();
+            assert_eq!(event, what);
             assert!(lasted < Duration::from_secs(10));
             waiting.end();
             assert_eq!(waiting.read(), None);

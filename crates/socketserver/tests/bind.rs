@@ -1,9 +1,9 @@
-//! Binding: what it refuses, what it leaves behind then, and how soon an address can be used again.
+//! Bind: rejected addresses, clean-up after errors, and reuse of addresses.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test says why it fails, or is skipped"
+    reason = "a test prints why it fails or is skipped"
 )]
 
 mod common;
@@ -14,17 +14,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::client::{Client, Endpoint};
-use common::process::{alone, descriptors, nobody_starts};
+use common::process::{block_process_starts, descriptors, in_own_process};
 use common::running::{Running, echo, echo_datagram};
-use common::{PATIENCE, eventually};
+use common::{TIMEOUT, eventually};
 use socketserver::{
     BindError, Connection, DualStack, TcpServer, ThreadingTcpServer, Timeouts, UdpServer,
     UnixDatagramServer, UnixStreamServer, handler_fn,
 };
 
 #[test]
-fn a_thousand_failing_binds_leave_no_descriptor() {
-    alone("a_thousand_failing_binds_leave_no_descriptor", || {
+fn thousand_failing_binds_leave_no_descriptor() {
+    in_own_process("thousand_failing_binds_leave_no_descriptor", || {
         let dir = tempfile::tempdir().unwrap();
         let live = UnixStreamServer::bind(dir.path().join("live"), echo()).unwrap();
         let taken = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
@@ -37,40 +37,28 @@ fn a_thousand_failing_binds_leave_no_descriptor() {
 
         let before = descriptors(std::process::id());
         for _ in 0..1000 {
-            let refused = TcpServer::bind(taken_at, echo()).unwrap_err();
-            assert!(
-                matches!(refused, BindError::AddressInUse { .. }),
-                "{refused}"
-            );
-            let refused = UdpServer::bind(taken_udp_at, echo_datagram()).unwrap_err();
-            assert!(
-                matches!(refused, BindError::AddressInUse { .. }),
-                "{refused}"
-            );
+            let error = TcpServer::bind(taken_at, echo()).unwrap_err();
+            assert!(matches!(error, BindError::AddressInUse { .. }), "{error}");
+            let error = UdpServer::bind(taken_udp_at, echo_datagram()).unwrap_err();
+            assert!(matches!(error, BindError::AddressInUse { .. }), "{error}");
             let missing = dir.path().join("missing/socket");
-            let refused = UnixStreamServer::bind(missing, echo()).unwrap_err();
+            let error = UnixStreamServer::bind(missing, echo()).unwrap_err();
             assert!(
-                matches!(refused, BindError::NoSuchDirectory { .. }),
-                "{refused}"
+                matches!(error, BindError::NoSuchDirectory { .. }),
+                "{error}"
             );
-            let refused = UnixStreamServer::bind(&file, echo()).unwrap_err();
-            assert!(matches!(refused, BindError::NotASocket { .. }), "{refused}");
-            let refused = UnixStreamServer::bind(live_at, echo()).unwrap_err();
-            assert!(
-                matches!(refused, BindError::AddressInUse { .. }),
-                "{refused}"
-            );
-            // Of another type than the live socket, which is alive nonetheless.
-            let refused = UnixDatagramServer::bind(live_at, echo_datagram()).unwrap_err();
-            assert!(
-                matches!(refused, BindError::AddressInUse { .. }),
-                "{refused}"
-            );
-            let refused =
+            let error = UnixStreamServer::bind(&file, echo()).unwrap_err();
+            assert!(matches!(error, BindError::NotASocket { .. }), "{error}");
+            let error = UnixStreamServer::bind(live_at, echo()).unwrap_err();
+            assert!(matches!(error, BindError::AddressInUse { .. }), "{error}");
+            // Of another type than the bound socket, which is in use nevertheless.
+            let error = UnixDatagramServer::bind(live_at, echo_datagram()).unwrap_err();
+            assert!(matches!(error, BindError::AddressInUse { .. }), "{error}");
+            let error =
                 TcpServer::builder().bind_all(["127.0.0.1:0".parse().unwrap(), taken_at], echo());
             assert!(
-                matches!(refused, Err(BindError::AddressInUse { .. })),
-                "{refused:?}"
+                matches!(error, Err(BindError::AddressInUse { .. })),
+                "{error:?}"
             );
         }
         assert_eq!(descriptors(std::process::id()), before);
@@ -79,71 +67,71 @@ fn a_thousand_failing_binds_leave_no_descriptor() {
 }
 
 #[test]
-fn a_refusal_names_the_address_and_what_to_do() {
+fn bind_error_names_the_address_and_the_remedy() {
     let taken = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
     let address = taken.local_addr().to_string();
-    let refused = TcpServer::bind(&*address, echo()).unwrap_err().to_string();
+    let error = TcpServer::bind(&*address, echo()).unwrap_err().to_string();
     assert!(
-        refused.contains(&address) && refused.contains("port 0"),
-        "{refused}"
+        error.contains(&address) && error.contains("port 0"),
+        "{error}"
     );
 
-    // A network for documentation, which is nobody's: RFC 5737.
-    let refused = TcpServer::bind("192.0.2.1:0", echo()).unwrap_err();
+    // A network for documentation, which no machine has: RFC 5737.
+    let error = TcpServer::bind("192.0.2.1:0", echo()).unwrap_err();
     assert!(
-        matches!(refused, BindError::AddressNotAvailable { .. }),
-        "{refused}"
+        matches!(error, BindError::AddressNotAvailable { .. }),
+        "{error}"
     );
-    for nonsense in ["", "127.0.0.1", "127.0.0.1:99999", ":", "[::1"] {
-        let refused = TcpServer::bind(nonsense, echo()).unwrap_err();
+    for invalid in ["", "127.0.0.1", "127.0.0.1:99999", ":", "[::1"] {
+        let error = TcpServer::bind(invalid, echo()).unwrap_err();
         assert!(
-            matches!(refused, BindError::BadAddress { .. }),
-            "{nonsense}: {refused}"
+            matches!(error, BindError::BadAddress { .. }),
+            "{invalid}: {error}"
         );
     }
     let none: [&str; 0] = [];
-    let refused = TcpServer::builder().bind_all(none, echo()).unwrap_err();
-    assert!(matches!(refused, BindError::BadAddress { .. }), "{refused}");
+    let error = TcpServer::builder().bind_all(none, echo()).unwrap_err();
+    assert!(matches!(error, BindError::BadAddress { .. }), "{error}");
 }
 
 #[test]
-fn a_timeout_of_zero_is_refused() {
+fn zero_timeout_is_rejected() {
     let zero = Timeouts::default().request(Some(Duration::ZERO));
-    let refused = TcpServer::builder()
+    let error = TcpServer::builder()
         .timeouts(zero)
         .bind("127.0.0.1:0", echo())
         .unwrap_err();
-    assert!(matches!(refused, BindError::BadOption { .. }), "{refused}");
-    assert!(refused.to_string().contains("request"), "{refused}");
+    assert!(matches!(error, BindError::BadOption { .. }), "{error}");
+    assert!(error.to_string().contains("request"), "{error}");
 }
 
 /// The side that closes first keeps the address for a minute, in the state TIME_WAIT.
 #[test]
-fn a_port_can_be_bound_again_at_once() {
-    let _quiet = nobody_starts();
-    let hang_up = || handler_fn(|_: &mut Connection| Ok(()));
-    let mut server = TcpServer::bind("127.0.0.1:0", hang_up()).unwrap();
+fn port_can_be_bound_again_at_once() {
+    let _no_starts = block_process_starts();
+    let close_at_once = || handler_fn(|_: &mut Connection| Ok(()));
+    let mut server = TcpServer::bind("127.0.0.1:0", close_at_once()).unwrap();
     let address = server.local_addr().as_inet().unwrap();
     let client = Client::connect(&Endpoint::Tcp(address)).unwrap();
-    server.handle_request(Some(PATIENCE)).unwrap();
-    assert!(client.rest().unwrap().is_empty());
+    server.handle_request(Some(TIMEOUT)).unwrap();
+    assert!(client.read_rest().unwrap().is_empty());
     drop(server);
 
     let without = || {
         TcpServer::builder()
             .without_reuse_address()
-            .bind(address, hang_up())
+            .bind(address, close_at_once())
     };
     assert!(
         matches!(without(), Err(BindError::AddressInUse { .. })),
-        "no TIME_WAIT to begin with"
+        "there is no connection in TIME_WAIT"
     );
-    let again = TcpServer::bind(address, hang_up()).unwrap();
+    let again = TcpServer::bind(address, close_at_once()).unwrap();
     assert_eq!(*again.local_addr(), address);
 }
 
 #[test]
-fn a_port_is_shared_only_by_those_who_all_ask_for_it() {
+fn port_is_shared_only_if_all_servers_set_reuse_port() {
     let tcp = || TcpServer::builder().reuse_port();
     let first = tcp().bind("127.0.0.1:0", echo()).unwrap();
     let address = first.local_addr().as_inet().unwrap();
@@ -158,8 +146,8 @@ fn a_port_is_shared_only_by_those_who_all_ask_for_it() {
     let first = udp().bind("127.0.0.1:0", echo_datagram()).unwrap();
     let address = first.local_addr().as_inet().unwrap();
     udp().bind(address, echo_datagram()).unwrap();
-    let refused = UdpServer::bind(address, echo_datagram());
-    assert!(matches!(refused, Err(BindError::AddressInUse { .. })));
+    let error = UdpServer::bind(address, echo_datagram());
+    assert!(matches!(error, Err(BindError::AddressInUse { .. })));
 }
 
 fn has_ipv6(test: &str) -> bool {
@@ -171,8 +159,8 @@ fn has_ipv6(test: &str) -> bool {
 }
 
 #[test]
-fn an_ipv6_literal_is_served() {
-    if !has_ipv6("an_ipv6_literal_is_served") {
+fn ipv6_literal_is_served() {
+    if !has_ipv6("ipv6_literal_is_served") {
         return;
     }
     let tcp = Running::start(ThreadingTcpServer::bind("[::1]:0", echo()).unwrap());
@@ -182,8 +170,8 @@ fn an_ipv6_literal_is_served() {
 }
 
 #[test]
-fn one_socket_serves_both_families_unless_told_otherwise() {
-    if !has_ipv6("one_socket_serves_both_families_unless_told_otherwise") {
+fn one_socket_serves_both_families_by_default() {
+    if !has_ipv6("one_socket_serves_both_families_by_default") {
         return;
     }
     let whoami = handler_fn(|conn: &mut Connection| {
@@ -196,10 +184,18 @@ fn one_socket_serves_both_families_unless_told_otherwise() {
         panic!("no TCP")
     };
     let four = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], address.port())));
-    let peer = Client::connect(&four).unwrap().hear().unwrap().unwrap();
+    let peer = Client::connect(&four)
+        .unwrap()
+        .receive_line()
+        .unwrap()
+        .unwrap();
     assert!(peer.starts_with("[::ffff:127.0.0.1]:"), "{peer}");
     let six = Endpoint::Tcp(SocketAddr::from((Ipv6Addr::LOCALHOST, address.port())));
-    let peer = Client::connect(&six).unwrap().hear().unwrap().unwrap();
+    let peer = Client::connect(&six)
+        .unwrap()
+        .receive_line()
+        .unwrap()
+        .unwrap();
     assert!(peer.starts_with("[::1]:"), "{peer}");
 
     let only_six = ThreadingTcpServer::builder().dual_stack(DualStack::Disabled);
@@ -210,8 +206,8 @@ fn one_socket_serves_both_families_unless_told_otherwise() {
 }
 
 #[test]
-fn several_addresses_are_one_server() {
-    let _quiet = nobody_starts();
+fn one_server_serves_several_addresses() {
+    let _no_starts = block_process_starts();
     let server = ThreadingTcpServer::builder()
         .bind_all(["127.0.0.1:0", "127.0.0.1:0", "127.0.0.2:0"], echo())
         .unwrap();
@@ -226,9 +222,9 @@ fn several_addresses_are_one_server() {
             "hello"
         );
     }
-    running.handle.drain(PATIENCE);
+    running.handle.drain(TIMEOUT);
     let handle = running.handle.clone();
-    running.ends().unwrap();
+    running.wait_until_stopped().unwrap();
     assert_eq!(handle.counters().accepted, 3);
     for address in all {
         assert!(TcpStream::connect(address).is_err());
@@ -236,16 +232,16 @@ fn several_addresses_are_one_server() {
 }
 
 #[test]
-fn a_bind_that_fails_half_way_keeps_nothing() {
-    let _quiet = nobody_starts();
+fn failed_bind_releases_earlier_addresses() {
+    let _no_starts = block_process_starts();
     let taken = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
     let free = TcpListener::bind("127.0.0.3:0")
         .unwrap()
         .local_addr()
         .unwrap();
     let both = [free, taken.local_addr().as_inet().unwrap()];
-    let refused = TcpServer::builder().bind_all(both, echo());
-    assert!(matches!(refused, Err(BindError::AddressInUse { .. })));
+    let error = TcpServer::builder().bind_all(both, echo());
+    assert!(matches!(error, Err(BindError::AddressInUse { .. })));
     assert!(TcpStream::connect(free).is_err());
 
     let dir = tempfile::tempdir().unwrap();
@@ -254,9 +250,9 @@ fn a_bind_that_fails_half_way_keeps_nothing() {
     assert_eq!(dir.path().read_dir().unwrap().count(), 0);
 }
 
-/// With the backlog of five that is traditional, most of these would wait for a second or more.
+/// With the traditional backlog of five, most of these connects would wait for a second or more.
 #[test]
-fn two_hundred_connect_at_once() {
+fn default_backlog_holds_two_hundred_clients() {
     const EACH: usize = 50;
     let attempt = || {
         let server = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
@@ -264,7 +260,7 @@ fn two_hundred_connect_at_once() {
         let burst = move || {
             let connect = |_| {
                 let start = Instant::now();
-                let client = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+                let client = TcpStream::connect_timeout(&address, TIMEOUT).unwrap();
                 (start.elapsed(), client)
             };
             (0..EACH).map(connect).collect::<Vec<_>>()
@@ -278,14 +274,15 @@ fn two_hundred_connect_at_once() {
         times.sort();
         (times[times.len() * 99 / 100 - 1], times[times.len() - 1])
     };
-    // Nobody accepts: all two hundred wait at the same time. A busy machine gets three chances.
+    // No connection is accepted: all two hundred wait at the same time. Three attempts, because the
+    // machine may be busy.
     let mut seen = Vec::new();
-    let good = (0..3).any(|_| {
+    let passed = (0..3).any(|_| {
         seen.push(attempt());
         seen.last()
             .is_some_and(|(p99, _)| *p99 < Duration::from_millis(50))
     });
-    assert!(good, "p99 and longest: {seen:?}");
+    assert!(passed, "p99 and longest: {seen:?}");
     assert!(
         seen.iter()
             .all(|(_, longest)| *longest < Duration::from_secs(1)),
@@ -294,7 +291,7 @@ fn two_hundred_connect_at_once() {
 }
 
 #[test]
-fn a_backlog_can_be_small() {
+fn backlog_can_be_limited() {
     let server = TcpServer::builder()
         .backlog(1)
         .bind("127.0.0.1:0", echo())
@@ -302,12 +299,12 @@ fn a_backlog_can_be_small() {
     let address = server.local_addr().as_inet().unwrap();
     let brief = Duration::from_millis(100);
     let mut waiting = Vec::new();
-    eventually(PATIENCE, "the queue to be full", || {
+    eventually(TIMEOUT, "the backlog to be full", || {
         match TcpStream::connect_timeout(&address, brief) {
             Ok(client) => waiting.push(client),
             Err(_) => return true,
         }
-        assert!(waiting.len() < 10, "a backlog of one holds ten");
+        assert!(waiting.len() < 10, "a backlog of 1 holds ten connections");
         false
     });
 }

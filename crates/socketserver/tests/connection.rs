@@ -1,6 +1,6 @@
-//! What a stream handler is given, in detail: reading, writing, limits, and being looked at.
+//! A `Connection` in detail: reads, writes, limits, and its description in `active`.
 
-#![allow(clippy::unwrap_used, reason = "a test says why it fails")]
+#![allow(clippy::unwrap_used, reason = "a test prints why it fails")]
 
 mod common;
 
@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use common::running::{Running, echo};
-use common::{PATIENCE, eventually};
+use common::{TIMEOUT, eventually};
 use rustix::net::sockopt;
 use socketserver::transport::Tcp;
 use socketserver::{
@@ -19,8 +19,8 @@ use socketserver::{
     ThreadingTcpServer, ThreadingUnixStreamServer, Timeouts, handler_fn,
 };
 
-/// A server whose handler is `handle`; what that returns, or panics with, reaches the test as the
-/// reason of each request's end.
+/// Starts a server with the handler `handle`. The receiver gets the reason of each request's end,
+/// which depends on the result or panic of `handle`.
 fn serve(
     handle: impl Fn(&mut Connection) -> Result<()> + Send + Sync + 'static,
 ) -> (Running, Receiver<EndReason>) {
@@ -37,8 +37,8 @@ fn serve(
 }
 
 #[track_caller]
-fn completes(ends: &Receiver<EndReason>) {
-    assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), EndReason::Completed);
+fn expect_completed(ends: &Receiver<EndReason>) {
+    assert_eq!(ends.recv_timeout(TIMEOUT).unwrap(), EndReason::Completed);
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn buffered_and_plain_reads_can_be_mixed() {
         let mut line = String::new();
         conn.read_line(&mut line)?;
         assert_eq!(line, "a line\n");
-        // These are in the buffer already, and come first.
+        // These bytes are in the buffer already, and come first.
         let mut two = [0; 2];
         conn.read_exact(&mut two)?;
         assert_eq!(&two, b"ab");
@@ -61,7 +61,7 @@ fn buffered_and_plain_reads_can_be_mixed() {
         assert_eq!(conn.read_vectored(bufs)?, 1);
         assert_eq!(scattered[0], *b"c");
         assert_eq!(conn.fill_buf()?.first(), Some(&b'd'));
-        // More than there is to consume.
+        // More than the buffer holds.
         conn.consume(1 << 20);
         conn.write_all(b"go on\n")?;
         let mut rest = String::new();
@@ -72,37 +72,41 @@ fn buffered_and_plain_reads_can_be_mixed() {
     });
     let mut client = running.client();
     client.send(b"a line\nabcd").unwrap();
-    assert_eq!(client.hear().unwrap().as_deref(), Some("go on"));
+    assert_eq!(client.receive_line().unwrap().as_deref(), Some("go on"));
     client.send(b"the rest").unwrap();
     client.half_close().unwrap();
-    completes(&ends);
+    expect_completed(&ends);
 }
 
 #[test]
-fn lines_are_the_same_wherever_they_are_split() {
+fn lines_are_the_same_at_every_split() {
     let running = Running::start(ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap());
     let text = "first\n\nthird line\n";
     for split in 0..=text.len() {
         let mut client = running.client();
         let (head, tail) = text.split_at(split);
         client.send(head.as_bytes()).unwrap();
-        // The first part has been taken before the second is sent.
+        // The second part is sent after the first was read.
         let moved =
             |live: &[socketserver::ActiveRequest]| live.iter().any(|r| r.received == split as u64);
-        eventually(PATIENCE, "the head to be read", || {
+        eventually(TIMEOUT, "the head to be read", || {
             split == 0 || moved(&running.handle.active())
         });
         client.send(tail.as_bytes()).unwrap();
         client.half_close().unwrap();
-        assert_eq!(client.rest().unwrap(), text.as_bytes(), "split at {split}");
-        eventually(PATIENCE, "the request to end", || {
+        assert_eq!(
+            client.read_rest().unwrap(),
+            text.as_bytes(),
+            "split at {split}"
+        );
+        eventually(TIMEOUT, "the request to end", || {
             running.handle.active_count() == 0
         });
     }
 }
 
 #[test]
-fn a_line_without_end_is_bounded_by_take() {
+fn take_limits_a_line_without_end() {
     let (running, ends) = serve(|conn| {
         let mut line = String::new();
         assert_eq!(conn.take(1000).read_line(&mut line)?, 1000);
@@ -111,20 +115,20 @@ fn a_line_without_end_is_bounded_by_take() {
     });
     let mut client = running.client();
     client.send(&[b'x'; 100_000]).unwrap();
-    assert_eq!(client.hear().unwrap().as_deref(), Some("enough"));
+    assert_eq!(client.receive_line().unwrap().as_deref(), Some("enough"));
     client.half_close().unwrap();
-    completes(&ends);
+    expect_completed(&ends);
 }
 
 #[test]
-fn a_writer_writes_from_another_thread() {
+fn writer_writes_from_another_thread() {
     let (running, ends) = serve(|conn| {
         let mut writer = conn.writer();
         let ticking = std::thread::spawn(move || {
             (0..1000).try_for_each(|n| writeln!(writer, "{n}"))?;
             writer.flush()
         });
-        // While this one reads.
+        // This thread reads at the same time.
         let mut command = String::new();
         conn.read_line(&mut command)?;
         ticking.join().unwrap()?;
@@ -133,22 +137,22 @@ fn a_writer_writes_from_another_thread() {
     });
     let mut client = running.client();
     for n in 0..1000 {
-        assert_eq!(client.hear().unwrap(), Some(n.to_string()));
+        assert_eq!(client.receive_line().unwrap(), Some(n.to_string()));
     }
     assert_eq!(client.ask("stop"), "stop");
-    completes(&ends);
+    expect_completed(&ends);
 }
 
 #[test]
-fn a_writer_outlives_its_connection_harmlessly() {
+fn write_after_the_end_of_the_request_fails() {
     let (sender, writers) = channel();
     let (running, ends) = serve(move |conn| Ok(sender.send(conn.writer())?));
     let client = running.client();
     client.half_close().unwrap();
-    completes(&ends);
-    // Otherwise nobody would ever read an end of input while some thread keeps a writer.
-    assert!(client.rest().unwrap().is_empty());
-    let mut writer = writers.recv_timeout(PATIENCE).unwrap();
+    expect_completed(&ends);
+    // Otherwise the client would not read an end of input while a thread keeps a writer.
+    assert!(client.read_rest().unwrap().is_empty());
+    let mut writer = writers.recv_timeout(TIMEOUT).unwrap();
     assert_eq!(
         writer.write(b"late").unwrap_err().kind(),
         ErrorKind::BrokenPipe
@@ -156,7 +160,7 @@ fn a_writer_outlives_its_connection_harmlessly() {
 }
 
 #[test]
-fn a_cut_connection_fails_reads_and_writes_alike() {
+fn cancelled_connection_fails_reads_and_writes() {
     let (sender, kinds) = channel();
     let (running, ends) = serve(move |conn| {
         let read = conn.read(&mut [0; 8]).unwrap_err();
@@ -165,45 +169,45 @@ fn a_cut_connection_fails_reads_and_writes_alike() {
         Err(read.into())
     });
     let client = running.client();
-    let id = live_id(&running);
+    let id = active_id(&running);
     assert!(running.handle.cancel(id));
     let aborted = ErrorKind::ConnectionAborted;
-    assert_eq!(kinds.recv_timeout(PATIENCE).unwrap(), (aborted, aborted));
-    assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), EndReason::Cancelled);
-    assert!(client.was_cut());
-    eventually(PATIENCE, "its place to be free", || {
+    assert_eq!(kinds.recv_timeout(TIMEOUT).unwrap(), (aborted, aborted));
+    assert_eq!(ends.recv_timeout(TIMEOUT).unwrap(), EndReason::Cancelled);
+    assert!(client.was_closed_by_server());
+    eventually(TIMEOUT, "the request to be removed", || {
         running.handle.active_count() == 0
     });
     assert!(
         !running.handle.cancel(id),
-        "there is no such request any more"
+        "the request does not exist any more"
     );
     assert!(!running.handle.cancel(RequestId::from(12_345)));
     assert_eq!(running.handle.counters().cancelled, 1);
 }
 
 #[test]
-fn a_cut_ends_a_write_that_waits_for_room() {
+fn cancel_ends_a_blocked_write() {
     let (running, ends) = serve(|conn| Ok(conn.write_all(&vec![0; 64 << 20])?));
     let mut client = running.client();
-    let id = live_id(&running);
+    let id = active_id(&running);
     assert_ne!(client.read(&mut [0]).unwrap(), 0);
     assert!(running.handle.cancel(id));
-    assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), EndReason::Cancelled);
+    assert_eq!(ends.recv_timeout(TIMEOUT).unwrap(), EndReason::Cancelled);
     drop(client);
 }
 
 #[track_caller]
-fn live_id(running: &Running) -> RequestId {
+fn active_id(running: &Running) -> RequestId {
     let handle = &running.handle;
-    eventually(PATIENCE, "a request to be live", || {
+    eventually(TIMEOUT, "a request to be active", || {
         handle.active_count() == 1
     });
     handle.active()[0].info.id()
 }
 
 #[test]
-fn live_requests_can_be_looked_at() {
+fn active_requests_are_listed_with_byte_counts() {
     let running = Running::start(ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap());
     let mut one = running.client();
     assert_eq!(one.ask("12345"), "12345");
@@ -211,15 +215,15 @@ fn live_requests_can_be_looked_at() {
     assert_eq!(two.ask("1"), "1");
     // A byte is counted a moment after it was sent.
     let mut seen = Vec::new();
-    eventually(PATIENCE, "every byte to be counted", || {
+    eventually(TIMEOUT, "every byte to be counted", || {
         seen = running.handle.active();
         seen.iter().map(|r| r.received + r.sent).sum::<u64>() == 16
     });
-    let figures: Vec<_> = seen
+    let counts: Vec<_> = seen
         .iter()
         .map(|r| (r.info.id().get(), r.received, r.sent))
         .collect();
-    assert_eq!(figures, [(1, 6, 6), (2, 2, 2)]);
+    assert_eq!(counts, [(1, 6, 6), (2, 2, 2)]);
     let common::client::Endpoint::Tcp(address) = running.endpoint else {
         panic!("no TCP")
     };
@@ -227,7 +231,7 @@ fn live_requests_can_be_looked_at() {
     assert_ne!(seen[0].info.peer(), seen[1].info.peer());
     assert!(seen[0].info.age() >= seen[1].info.age());
     drop((one, two));
-    eventually(PATIENCE, "both to end", || {
+    eventually(TIMEOUT, "both to end", || {
         running.handle.active().is_empty()
     });
     let counters = running.handle.counters();
@@ -236,27 +240,27 @@ fn live_requests_can_be_looked_at() {
 }
 
 #[test]
-fn a_limit_of_zero_is_invalid_and_changes_nothing() {
+fn zero_timeout_is_invalid_and_changes_nothing() {
     let (running, ends) = serve(|conn| {
         let before = conn.timeouts();
         let zero = Some(Duration::ZERO);
-        for refused in [
+        for result in [
             conn.set_idle_timeout(zero),
             conn.set_read_timeout(zero),
             conn.set_write_timeout(zero),
         ] {
-            assert_eq!(refused.unwrap_err().kind(), ErrorKind::InvalidInput);
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::InvalidInput);
         }
         assert_eq!(conn.timeouts(), before);
         conn.set_read_timeout(None)?;
         Ok(())
     });
     let _client = running.client();
-    completes(&ends);
+    expect_completed(&ends);
 }
 
 #[test]
-fn limits_can_be_set_for_one_connection() {
+fn timeouts_can_be_set_for_one_connection() {
     let limit = Duration::from_millis(50);
     let (running, ends) = serve(move |conn| {
         let times_out = |conn: &mut Connection| {
@@ -273,7 +277,7 @@ fn limits_can_be_set_for_one_connection() {
         conn.set_idle_timeout(None)?;
         conn.set_deadline(Some(Instant::now() + limit));
         times_out(conn);
-        // One that has passed fails a read even if there is something to read, and a write.
+        // A deadline in the past fails a read even if there is input, and a write.
         conn.set_deadline(Some(Instant::now()));
         assert_eq!(conn.write(b"x").unwrap_err().kind(), ErrorKind::TimedOut);
         conn.set_deadline(None);
@@ -281,13 +285,16 @@ fn limits_can_be_set_for_one_connection() {
         Ok(())
     });
     let mut client = running.client();
-    assert_eq!(client.hear().unwrap().as_deref(), Some("still usable"));
-    completes(&ends);
+    assert_eq!(
+        client.receive_line().unwrap().as_deref(),
+        Some("still usable")
+    );
+    expect_completed(&ends);
 }
 
-/// Two directions, one silence: what a writer sends from elsewhere keeps the connection alive.
+/// The idle timeout covers both directions: writes from another thread keep the connection active.
 #[test]
-fn a_connection_that_is_written_to_is_not_idle() {
+fn connection_with_writes_is_not_idle() {
     let (running, ends) = serve(|conn| {
         conn.set_idle_timeout(Some(Duration::from_millis(100)))?;
         let mut writer = conn.writer();
@@ -309,11 +316,11 @@ fn a_connection_that_is_written_to_is_not_idle() {
         Ok(())
     });
     let _client = running.client();
-    completes(&ends);
+    expect_completed(&ends);
 }
 
 #[test]
-fn a_gathered_write_is_one_write() {
+fn vectored_write_is_one_write() {
     let (running, ends) = serve(|conn| {
         let parts = [
             IoSlice::new(b"head "),
@@ -327,17 +334,17 @@ fn a_gathered_write_is_one_write() {
         assert_eq!(conn.byte_counts(), (0, 14));
         Ok(())
     });
-    assert_eq!(running.client().rest().unwrap(), b"head and tail\n");
-    completes(&ends);
+    assert_eq!(running.client().read_rest().unwrap(), b"head and tail\n");
+    expect_completed(&ends);
 }
 
 #[test]
-fn both_addresses_are_known() {
+fn peer_and_local_address_are_known() {
     let (running, ends) = serve(|conn| {
         let (peer, local) = (conn.peer_addr().clone(), conn.local_addr()?);
         assert!(
             sockopt::tcp_nodelay(conn.as_fd())?,
-            "small answers do not wait"
+            "TCP_NODELAY is set by default"
         );
         conn.set_nodelay(false)?;
         assert!(!sockopt::tcp_nodelay(conn.as_fd())?);
@@ -350,7 +357,7 @@ fn both_addresses_are_known() {
         panic!("no TCP")
     };
     let client = std::net::TcpStream::connect(address).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut line = String::new();
     std::io::BufReader::new(&client)
         .read_line(&mut line)
@@ -359,11 +366,11 @@ fn both_addresses_are_known() {
         line,
         format!("{} {address}\n", client.local_addr().unwrap())
     );
-    completes(&ends);
+    expect_completed(&ends);
 }
 
 #[test]
-fn options_of_the_listener_are_those_of_its_connections() {
+fn connections_inherit_the_options_of_the_listener() {
     let keepalive = TcpKeepalive::default()
         .idle(Duration::from_secs(7))
         .interval(Duration::from_secs(3))
@@ -393,21 +400,21 @@ fn options_of_the_listener_are_those_of_its_connections() {
         tuned().adopt(foreign, seen.clone()).unwrap(),
     ] {
         let running = Running::start(server);
-        let answer = running.client().rest().unwrap();
+        let answer = running.client().read_rest().unwrap();
         assert_eq!(
             String::from_utf8(answer).unwrap(),
             "true 7s 3s 2 14500 false\n"
         );
     }
     let plain = Running::start(builder().bind("127.0.0.1:0", seen.clone()).unwrap());
-    assert!(plain.client().rest().unwrap().starts_with(b"false "));
-    let absurd = builder().keepalive(keepalive.probes(1000));
-    let error = absurd.bind("127.0.0.1:0", seen).unwrap_err();
+    assert!(plain.client().read_rest().unwrap().starts_with(b"false "));
+    let invalid = builder().keepalive(keepalive.probes(1000));
+    let error = invalid.bind("127.0.0.1:0", seen).unwrap_err();
     assert!(error.to_string().contains("set the options"), "{error}");
 }
 
 #[test]
-fn the_peer_of_a_unix_connection_is_known_by_the_kernel() {
+fn unix_connection_has_peer_credentials() {
     let dir = tempfile::tempdir().unwrap();
     let whoami = handler_fn(|conn: &mut Connection| {
         let peer = conn.peer_credentials()?;
@@ -423,12 +430,12 @@ fn the_peer_of_a_unix_connection_is_known_by_the_kernel() {
     let running = Running::start(server);
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let expected = format!("{} {uid} {gid} true", std::process::id());
-    assert_eq!(running.client().hear().unwrap(), Some(expected));
+    assert_eq!(running.client().receive_line().unwrap(), Some(expected));
 }
 
-/// A peer that sends for as long as it likes must not keep a finished request open.
+/// A peer that never stops sending must not keep a finished request open.
 #[test]
-fn a_peer_that_never_stops_sending_is_closed_on() {
+fn peer_that_never_stops_sending_is_closed() {
     let timeouts = Timeouts::default().write(Some(Duration::from_secs(5)));
     let leave = handler_fn(|conn: &mut Connection| {
         conn.read_exact(&mut [0])?;
@@ -441,9 +448,9 @@ fn a_peer_that_never_stops_sending_is_closed_on() {
     let mut client = running.client();
     let since = Instant::now();
     while client.send(&[b'x'; 4096]).is_ok() {
-        assert!(since.elapsed() < PATIENCE, "the server reads for ever");
+        assert!(since.elapsed() < TIMEOUT, "the server reads without end");
     }
-    eventually(PATIENCE, "the request to end", || {
+    eventually(TIMEOUT, "the request to end", || {
         running.handle.active_count() == 0
     });
 }

@@ -1,12 +1,12 @@
-//! What goes with processes: a daemon binds, so as to fail where somebody sees it, and then forks and
-//! serves in the child; and what a forking server's children inherit, and what they do not. In a
-//! program with a main function of its own, as only a process with one thread should fork.
+//! Processes: a daemon binds, so that errors are reported to the terminal, and then forks and
+//! serves in the child. Also: resources that the children of a forking server inherit. The program
+//! has its own main function, because only a process with one thread should fork.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
     unsafe_code,
-    reason = "it forks, and says why it fails"
+    reason = "the test forks, and prints why it fails"
 )]
 
 mod common;
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::client::{Client, Endpoint};
-use common::{PATIENCE, eventually};
+use common::{TIMEOUT, eventually};
 use rustix::process::{Pid, WaitOptions, waitpid};
 use socketserver::{
     Concurrency, Connection, Forking, ForkingUnixStreamServer, Sequential, Server, Threading,
@@ -25,25 +25,25 @@ use socketserver::{
 };
 
 fn main() {
-    served_by_a_fork(Sequential);
-    served_by_a_fork(Threading::new());
-    served_by_a_fork(Forking::new());
+    forked_daemon_serves(Sequential);
+    forked_daemon_serves(Threading::new());
+    forked_daemon_serves(Forking::new());
     #[cfg(feature = "green")]
-    served_by_a_fork(socketserver::Green::new());
-    what_a_watch_owns_is_the_parents();
-    a_child_is_cut_whatever_its_parent_blocks();
+    forked_daemon_serves(socketserver::Green::new());
+    watch_callback_is_dropped_by_the_parent_only();
+    child_is_cancelled_although_its_parent_blocks_signals();
     println!("daemon: ok");
 }
 
-/// Connects, perhaps before anybody serves, and sends a byte.
-fn knock(path: &Path) -> Client {
+/// Connects, possibly before the server accepts, and sends a byte.
+fn connect_and_send(path: &Path) -> Client {
     let mut client = Client::connect(&Endpoint::Unix(path.to_owned())).unwrap();
     client.send(b"x").unwrap();
     client
 }
 
-fn what_a_watch_owns_is_the_parents() {
-    /// Leaves a mark when it is dropped.
+fn watch_callback_is_dropped_by_the_parent_only() {
+    /// Creates a file when it is dropped.
     struct Mark(PathBuf);
     impl Drop for Mark {
         fn drop(&mut self) {
@@ -60,46 +60,46 @@ fn what_a_watch_owns_is_the_parents() {
         let _ = &owned;
         Ok(())
     });
-    let client = knock(&path);
-    server.handle_request(Some(PATIENCE)).unwrap();
-    // The end of input is the end of the child.
-    client.rest().unwrap();
+    let client = connect_and_send(&path);
+    server.handle_request(Some(TIMEOUT)).unwrap();
+    // The client reads the end of input when the child ends.
+    client.read_rest().unwrap();
     assert!(
         !mark.exists(),
-        "a child has dropped what the parent still needs"
+        "a child has dropped the callback of its parent"
     );
     drop(server);
     assert!(mark.exists());
 }
 
-fn a_child_is_cut_whatever_its_parent_blocks() {
-    // As for a descriptor that signals are read from.
+fn child_is_cancelled_although_its_parent_blocks_signals() {
+    // As an application does that reads signals from a descriptor.
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: the set is initialised by the call, which cannot fail for a valid pointer.
     unsafe { libc::sigfillset(set.as_mut_ptr()) };
-    // SAFETY: the set was initialised; a null pointer says that the old mask is not wanted.
+    // SAFETY: the set was initialised; a null pointer discards the old mask.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
     let handler = handler_fn(|conn: &mut Connection| {
         conn.write_all(b"y")?;
-        std::thread::sleep(2 * PATIENCE);
+        std::thread::sleep(2 * TIMEOUT);
         Ok(())
     });
     let mut server = ForkingUnixStreamServer::bind(&path, handler).unwrap();
-    let mut client = knock(&path);
-    server.handle_request(Some(PATIENCE)).unwrap();
+    let mut client = connect_and_send(&path);
+    server.handle_request(Some(TIMEOUT)).unwrap();
     assert_eq!(client.read(&mut [0]).unwrap(), 1);
     server.handle().drain(Duration::from_millis(50));
     server.serve_forever().unwrap();
     let report = server.handle().drain_report().unwrap();
     assert_eq!((report.cancelled, report.abandoned), (1, 0), "{report:?}");
-    // It took the first signal, and not the one that nothing can block, a second later.
+    // The child reacts to the first signal, and not to SIGKILL one second later.
     assert_eq!(server.handle().counters().killed, 1);
     assert!(report.elapsed < Duration::from_millis(900), "{report:?}");
 }
 
-fn served_by_a_fork<C: Concurrency>(model: C) {
+fn forked_daemon_serves<C: Concurrency>(model: C) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
     let echo = handler_fn(|conn: &mut Connection| {
@@ -120,7 +120,7 @@ fn served_by_a_fork<C: Concurrency>(model: C) {
         let handle = server.handle();
         server.watch(stopped, move || {
             // The other end was closed.
-            handle.drain(PATIENCE);
+            handle.drain(TIMEOUT);
             Ok(Watched::Done)
         });
         let served = server.serve_forever().is_ok();
@@ -130,14 +130,14 @@ fn served_by_a_fork<C: Concurrency>(model: C) {
     }
     drop(stopped);
     let daemon = Pid::from_raw(pid).unwrap();
-    // What is ours of the server must not take anything from the one who serves.
-    let mut client = knock(&path);
+    // The parent's copies of the server's descriptors must not take events from the child.
+    let mut client = connect_and_send(&path);
     assert_eq!(client.read(&mut [0]).unwrap(), 1);
     drop(client);
 
     drop(stop);
     let mut ended = None;
-    eventually(PATIENCE, &format!("the {} daemon to stop", C::NAME), || {
+    eventually(TIMEOUT, &format!("the {} daemon to stop", C::NAME), || {
         ended = waitpid(Some(daemon), WaitOptions::NOHANG).unwrap();
         ended.is_some()
     });

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
-use common::PATIENCE;
+use common::TIMEOUT;
 use common::running::Running;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -70,7 +70,7 @@ fn all_bytes_are_served_and_no_descriptor_is_kept<C: Concurrency>(model: C) {
     let _running = Running::start(server);
     let connect = || {
         let client = UnixStream::connect(&path).unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.set_read_timeout(Some(TIMEOUT)).unwrap();
         client
     };
     let (mut client, mut second) = (connect(), connect());
@@ -83,7 +83,7 @@ fn all_bytes_are_served_and_no_descriptor_is_kept<C: Concurrency>(model: C) {
     client.read_exact(&mut both).unwrap();
     assert_eq!(both, *b"ab");
     // While the connection is open: whatever holds the other end of the pipe would keep it from its end.
-    let patience = Timespec::try_from(PATIENCE).unwrap();
+    let patience = Timespec::try_from(TIMEOUT).unwrap();
     let mut fds = [PollFd::new(&read_end, PollFlags::IN)];
     assert_eq!(
         poll(&mut fds, Some(&patience)),

@@ -1,9 +1,9 @@
-//! Places are short and a client waits: connections that use nothing are cut for it, those that are
-//! at work are not.
+//! Displacement at the limit: silent and idle connections are closed for a waiting client;
+//! connections with progress are not.
 
 #![allow(
     clippy::unwrap_used,
-    reason = "a test says why it fails, or is skipped"
+    reason = "a test prints why it fails or is skipped"
 )]
 
 mod common;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use common::client::Endpoint;
 use common::running::{Running, echo};
-use common::{PATIENCE, eventually, under_each_model};
+use common::{TIMEOUT, eventually, under_each_model};
 use rustix::net::sockopt;
 #[cfg(feature = "green")]
 use socketserver::greenroom;
@@ -27,21 +27,22 @@ use socketserver::{
     Pooled, RequestHandler, Result, Server, Threading, Timeouts, handler_fn,
 };
 
-/// Places of each server here.
-const PLACES: usize = 4;
+/// The maximum number of active requests of each server.
+const MAX_ACTIVE: usize = 4;
 
-/// Longer than a silent connection is left, and shorter than an idle one.
-const A_WHILE: Duration = Duration::from_secs(1);
+/// Longer than the time before a silent connection is displaced, and shorter than that of an idle
+/// one.
+const BETWEEN: Duration = Duration::from_secs(1);
 
 struct Full {
     running: Running,
-    told: Receiver<String>,
+    events: Receiver<String>,
 }
 
 fn builder<C: Concurrency>(model: C) -> Builder<Tcp, C> {
     Server::<Tcp, C>::builder()
         .concurrency(model)
-        .admission(Admission::new().max_active(PLACES))
+        .admission(Admission::new().max_active(MAX_ACTIVE))
 }
 
 fn start<C, F, H>(builder: Builder<Tcp, C>, handler: F) -> Full
@@ -50,32 +51,32 @@ where
     F: Fn() -> H + Send + Sync + 'static,
     H: RequestHandler<Connection> + 'static,
 {
-    let (tell, told) = channel();
+    let (tx, events) = channel();
     let builder = builder.on_event(move |event| {
         if let Event::DisplacementStarted { .. } = event {
-            let _ = tell.send(format!("{event:?}"));
+            let _ = tx.send(format!("{event:?}"));
         }
     });
     let running = Running::start(builder.bind("127.0.0.1:0", handler).unwrap());
-    Full { running, told }
+    Full { running, events }
 }
 
 impl Full {
     fn connect(&self) -> TcpStream {
         let Endpoint::Tcp(address) = self.running.endpoint else {
-            unreachable!("it is TCP");
+            unreachable!("the transport is TCP");
         };
         let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream
     }
 
-    /// Takes all places.
-    fn crowd(&self) -> Vec<TcpStream> {
-        let crowd = (0..PLACES).map(|_| self.connect()).collect();
-        let is_full = || self.running.handle.active_count() == PLACES;
-        eventually(PATIENCE, "all places are taken", is_full);
-        crowd
+    /// Opens as many connections as the limit allows.
+    fn clients(&self) -> Vec<TcpStream> {
+        let clients = (0..MAX_ACTIVE).map(|_| self.connect()).collect();
+        let is_full = || self.running.handle.active_count() == MAX_ACTIVE;
+        eventually(TIMEOUT, "the limit to be reached", is_full);
+        clients
     }
 
     fn displaced(&self) -> u64 {
@@ -89,97 +90,105 @@ fn ask(stream: &mut TcpStream) -> std::io::Result<()> {
 }
 
 #[track_caller]
-fn is_served(stream: &mut TcpStream) {
-    ask(stream).expect("it is not served");
+fn assert_served(stream: &mut TcpStream) {
+    ask(stream).expect("the client is not served");
 }
 
-/// Whether nothing arrives for a while, not even an end.
-fn is_left_alone(stream: &mut TcpStream) -> bool {
-    stream.set_read_timeout(Some(A_WHILE)).unwrap();
-    let heard = stream.read(&mut [0]);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    heard.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+/// Returns true if nothing arrives for one second, not even an end of input.
+fn receives_nothing(stream: &mut TcpStream) -> bool {
+    stream.set_read_timeout(Some(BETWEEN)).unwrap();
+    let read = stream.read(&mut [0]);
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
-fn silent_connections_make_room<C: Concurrency>(model: C) {
+fn silent_connections_are_displaced<C: Concurrency>(model: C) {
     let server = start(builder(model), echo());
-    let crowd = server.crowd();
-    let began = Instant::now();
+    let clients = server.clients();
+    let start_time = Instant::now();
     for n in 1..=2 {
-        is_served(&mut server.connect());
-        assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
+        assert_served(&mut server.connect());
+        assert!(
+            start_time.elapsed() < TIMEOUT / 2,
+            "{:?}",
+            start_time.elapsed()
+        );
         assert!(server.displaced() <= n);
     }
-    // One that has gone may have made room for the second.
+    // A connection of the first client that ended may have freed the slot of the second.
     assert!(server.displaced() >= 1);
-    let told: Vec<_> = server.told.try_iter().collect();
-    assert_eq!(told.len(), 1, "{told:?}");
+    let reports: Vec<_> = server.events.try_iter().collect();
+    assert_eq!(reports.len(), 1, "{reports:?}");
     let ended = server.running.handle.counters().ends();
     let displaced = ended.into_iter().find(|(reason, _)| *reason == "displaced");
     assert_eq!(displaced, Some(("displaced", server.displaced())));
-    drop(crowd);
+    drop(clients);
 }
 
-/// Half a line is no message.
-fn those_who_begin_and_say_no_more_make_room<C: Concurrency>(model: C) {
+/// A part of a line is not a message.
+fn connections_with_half_a_message_are_displaced<C: Concurrency>(model: C) {
     let server = start(builder(model), echo());
-    let mut crowd = server.crowd();
-    for stream in &mut crowd {
+    let mut clients = server.clients();
+    for stream in &mut clients {
         stream.write_all(b"hel").unwrap();
     }
-    is_served(&mut server.connect());
+    assert_served(&mut server.connect());
     assert_eq!(server.displaced(), 1);
 }
 
-fn idle_connections_make_room_after_the_silent<C: Concurrency>(model: C) {
+fn idle_connections_are_displaced_after_silent_ones<C: Concurrency>(model: C) {
     let displacement = Displacement::new().idle(Duration::from_millis(600));
     let server = start(builder(model).displacement(displacement), echo());
     let mut first = server.connect();
-    is_served(&mut first);
-    let crowd: Vec<_> = (1..PLACES).map(|_| server.connect()).collect();
+    assert_served(&mut first);
+    let clients: Vec<_> = (1..MAX_ACTIVE).map(|_| server.connect()).collect();
     let mut newcomers = Vec::new();
-    for _ in 1..PLACES {
+    for _ in 1..MAX_ACTIVE {
         let mut newcomer = server.connect();
-        is_served(&mut newcomer);
+        assert_served(&mut newcomer);
         newcomers.push(newcomer);
     }
-    // The silent ones have gone.
-    is_served(&mut first);
-    // Now all are idle, and the oldest goes.
-    is_served(&mut newcomers[0]);
-    is_served(&mut newcomers[1]);
-    is_served(&mut newcomers[2]);
-    is_served(&mut server.connect());
+    // The silent connections are displaced.
+    assert_served(&mut first);
+    // All connections are idle now, and the oldest is displaced.
+    assert_served(&mut newcomers[0]);
+    assert_served(&mut newcomers[1]);
+    assert_served(&mut newcomers[2]);
+    assert_served(&mut server.connect());
     assert_eq!(server.displaced(), 4);
-    assert_eq!(first.read(&mut [0]).unwrap_or(0), 0, "it was the oldest");
-    drop(crowd);
+    assert_eq!(
+        first.read(&mut [0]).unwrap_or(0),
+        0,
+        "the oldest is displaced"
+    );
+    drop(clients);
 }
 
-/// It may take as long as it likes.
-fn what_is_being_computed_is_never_cut<C: Concurrency>(model: C) {
+/// The duration of the computation does not matter.
+fn computing_handler_is_never_displaced<C: Concurrency>(model: C) {
     let (release, wait) = channel::<()>();
     let wait = Arc::new(Mutex::new(wait));
     let handler = handler_fn(move |conn: &mut Connection| {
         let mut line = String::new();
         conn.read_line(&mut line)?;
-        // One after the other, and the rest in the lock.
+        // One handler waits for the channel, and the others wait for the lock.
         let wait = wait.clone();
         let waiting = move || drop(wait.lock().map(|wait| wait.recv()));
         compute(waiting);
         Ok(conn.write_all(line.as_bytes())?)
     });
     let server = start(builder(model), handler);
-    let mut crowd = server.crowd();
-    for stream in &mut crowd {
+    let mut clients = server.clients();
+    for stream in &mut clients {
         stream.write_all(b"hello\n").unwrap();
     }
     let mut newcomer = server.connect();
     newcomer.write_all(b"hello\n").unwrap();
-    assert!(is_left_alone(&mut newcomer));
-    for _ in 0..=PLACES {
+    assert!(receives_nothing(&mut newcomer));
+    for _ in 0..=MAX_ACTIVE {
         release.send(()).unwrap();
     }
-    for stream in crowd.iter_mut().chain([&mut newcomer]) {
+    for stream in clients.iter_mut().chain([&mut newcomer]) {
         stream.read_exact(&mut [0; 6]).unwrap();
     }
     assert_eq!(server.displaced(), 0);
@@ -195,109 +204,113 @@ fn compute(work: impl FnOnce()) {
     work();
 }
 
-/// The lowest rate of a server is lower than that, or none.
-fn those_who_hardly_read_make_room<C: Concurrency>(model: C) {
+/// The server has no minimum send rate, so that only displacement closes these connections.
+fn connections_that_hardly_read_are_displaced<C: Concurrency>(model: C) {
     let handler = handler_fn(|conn: &mut Connection| -> Result<()> {
         let mut line = String::new();
         conn.read_line(&mut line)?;
         if line == "much\n" {
-            let piece = [b'x'; 1 << 16];
+            let chunk = [b'x'; 1 << 16];
             loop {
-                conn.write_all(&piece)?;
+                conn.write_all(&chunk)?;
             }
         }
         Ok(conn.write_all(line.as_bytes())?)
     });
     let timeouts = Timeouts::default().send_rate(None);
     let server = start(builder(model).timeouts(timeouts), handler);
-    let mut crowd = server.crowd();
-    for stream in &mut crowd {
-        // What finds room there is taken for read.
+    let mut clients = server.clients();
+    for stream in &mut clients {
+        // Bytes that the receive buffer holds count as read.
         sockopt::set_socket_recv_buffer_size(&*stream, 4096).unwrap();
         stream.write_all(b"much\n").unwrap();
     }
-    // One reads, as fast as it can.
-    let mut reader = crowd.pop().unwrap();
+    // One client reads as fast as it can.
+    let mut reader = clients.pop().unwrap();
     let is_over = Arc::new(AtomicBool::new(false));
     let seen = is_over.clone();
     let reading = std::thread::spawn(move || {
-        let (mut piece, mut read) = (vec![0; 1 << 16], 0);
+        let (mut chunk, mut reads) = (vec![0; 1 << 16], 0);
         while !seen.load(Ordering::Relaxed) {
-            match reader.read(&mut piece) {
-                Ok(1..) => read += 1,
-                other => panic!("{other:?} after {read}"),
+            match reader.read(&mut chunk) {
+                Ok(1..) => reads += 1,
+                other => panic!("{other:?} after {reads} reads"),
             }
         }
     });
-    is_served(&mut server.connect());
+    assert_served(&mut server.connect());
     assert!(server.displaced() >= 1);
     is_over.store(true, Ordering::Relaxed);
     reading.join().unwrap();
 }
 
-fn nothing_is_cut_if_displacement_is_off<C: Concurrency>(model: C) {
+fn nothing_is_displaced_if_displacement_is_off<C: Concurrency>(model: C) {
     let server = start(builder(model).displacement(Displacement::off()), echo());
-    let mut crowd = server.crowd();
+    let mut clients = server.clients();
     let mut newcomer = server.connect();
     newcomer.write_all(b"hello\n").unwrap();
-    assert!(is_left_alone(&mut newcomer));
-    for stream in &mut crowd {
-        is_served(stream);
+    assert!(receives_nothing(&mut newcomer));
+    for stream in &mut clients {
+        assert_served(stream);
     }
-    crowd.pop();
+    clients.pop();
     newcomer.read_exact(&mut [0; 6]).unwrap();
     assert_eq!(server.displaced(), 0);
 }
 
-fn nothing_is_cut_while_no_client_waits<C: Concurrency>(model: C) {
+fn nothing_is_displaced_while_no_client_waits<C: Concurrency>(model: C) {
     let displacement = Displacement::new().idle(Duration::from_millis(100));
     let server = start(builder(model).displacement(displacement), echo());
-    let mut crowd = server.crowd();
-    assert!(is_left_alone(&mut crowd[0]));
-    // One that has waited and gone is nobody who waits.
-    for stream in &mut crowd {
-        is_served(stream);
+    let mut clients = server.clients();
+    assert!(receives_nothing(&mut clients[0]));
+    // A client that waited and ended does not wait any more.
+    for stream in &mut clients {
+        assert_served(stream);
     }
     assert_eq!(server.displaced(), 0);
 }
 
 under_each_model! {
-    silent_connections_make_room
-    those_who_begin_and_say_no_more_make_room
-    idle_connections_make_room_after_the_silent
-    what_is_being_computed_is_never_cut
-    those_who_hardly_read_make_room
-    nothing_is_cut_if_displacement_is_off
-    nothing_is_cut_while_no_client_waits
+    silent_connections_are_displaced
+    connections_with_half_a_message_are_displaced
+    idle_connections_are_displaced_after_silent_ones
+    computing_handler_is_never_displaced
+    connections_that_hardly_read_are_displaced
+    nothing_is_displaced_if_displacement_is_off
+    nothing_is_displaced_while_no_client_waits
 }
 
-/// A client that would be rejected takes the place of one that uses nothing, as soon as that has gone.
+/// A client that would be rejected gets the slot of a silent connection once that connection has
+/// ended.
 #[test]
-fn a_silent_connection_goes_and_not_the_newcomer_where_clients_are_rejected() {
+fn silent_connection_is_displaced_instead_of_rejecting_a_client() {
     let model = Threading::new().overload_policy(OverloadPolicy::Reject);
     let server = start(builder(model), echo());
-    let crowd = server.crowd();
-    assert!(ask(&mut server.connect()).is_err(), "they are new as well");
+    let clients = server.clients();
+    assert!(
+        ask(&mut server.connect()).is_err(),
+        "the others are new as well"
+    );
     std::thread::sleep(Duration::from_millis(600));
-    is_served(&mut server.connect());
+    assert_served(&mut server.connect());
     assert_eq!(server.displaced(), 1);
-    drop(crowd);
+    drop(clients);
 }
 
 #[test]
-fn the_threads_of_a_pool_are_places_too() {
-    let (tell, told) = channel();
+fn connections_on_pool_threads_are_displaced() {
+    let (tx, rx) = channel();
     let model = Pooled::new().workers(2).queue(0);
     let builder = Server::<Tcp, Pooled>::builder()
         .concurrency(model)
         .on_event(move |event| {
             if let Event::Ended(_, ended) = event {
-                let _ = tell.send(ended.reason);
+                let _ = tx.send(ended.reason);
             }
         });
     let server = start(builder, echo());
-    let crowd: Vec<_> = (0..2).map(|_| server.connect()).collect();
-    is_served(&mut server.connect());
-    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), EndReason::Displaced);
-    drop(crowd);
+    let clients: Vec<_> = (0..2).map(|_| server.connect()).collect();
+    assert_served(&mut server.connect());
+    assert_eq!(rx.recv_timeout(TIMEOUT).unwrap(), EndReason::Displaced);
+    drop(clients);
 }

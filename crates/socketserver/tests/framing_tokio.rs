@@ -1,16 +1,16 @@
-//! Codecs of tokio-util, on blocking streams.
+//! Codecs of tokio-util on blocking streams.
 
-#![allow(clippy::unwrap_used, reason = "a test says why it fails")]
+#![allow(clippy::unwrap_used, reason = "a test prints why it fails")]
 
 use std::io::{self, ErrorKind, Read};
 
 use socketserver::framing::{BytesMut, Encoder, Framed, TokioCodec};
 use tokio_util::codec::{AnyDelimiterCodec, LengthDelimitedCodec, LinesCodec, LinesCodecError};
 
-/// One byte at a time.
-struct Trickle<'a>(&'a [u8]);
+/// A reader that returns one byte at a time.
+struct OneByte<'a>(&'a [u8]);
 
-impl Read for Trickle<'_> {
+impl Read for OneByte<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = buf.len().min(1);
         self.0.read(&mut buf[..n])
@@ -18,13 +18,13 @@ impl Read for Trickle<'_> {
 }
 
 #[test]
-fn lines() {
+fn lines_codec_works() {
     let codec = || TokioCodec::new(LinesCodec::new_with_max_length(10), 12);
-    let mut lines = Framed::new(Trickle(b"one\r\n\ntwo"), codec());
+    let mut lines = Framed::new(OneByte(b"one\r\n\ntwo"), codec());
     let all: Vec<_> = lines.frames().map(Result::unwrap).collect();
     assert_eq!(all, ["one", "", "two"]);
 
-    // Its own errors stay what they are.
+    // Errors of the codec keep their type.
     let mut lines = Framed::new(&b"much too long\nshort\n"[..], codec());
     let error = lines.read().unwrap_err();
     assert!(matches!(error, LinesCodecError::MaxLineLengthExceeded));
@@ -36,7 +36,7 @@ fn lines() {
 }
 
 #[test]
-fn lengths() {
+fn length_delimited_codec_works() {
     let codec = || {
         let codec = LengthDelimitedCodec::builder()
             .length_field_type::<u16>()
@@ -49,7 +49,7 @@ fn lengths() {
     for message in ["hello", "", &long] {
         codec().encode(message.as_bytes(), &mut wire).unwrap();
     }
-    let mut frames = Framed::new(Trickle(&wire), codec());
+    let mut frames = Framed::new(OneByte(&wire), codec());
     for message in ["hello", "", &long] {
         assert_eq!(frames.read().unwrap().unwrap(), message);
     }
@@ -63,7 +63,7 @@ fn lengths() {
 }
 
 #[test]
-fn one_that_has_no_limit_of_its_own_gets_one() {
+fn codec_without_a_limit_gets_one() {
     let codec = TokioCodec::new(AnyDelimiterCodec::new(b";".to_vec(), b";".to_vec()), 1000);
     let mut parts = Framed::new(io::repeat(b'x'), codec);
     parts.read().unwrap_err();

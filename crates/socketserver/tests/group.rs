@@ -1,6 +1,6 @@
-//! Several servers, of different kinds, in one loop.
+//! A group: several servers of different kinds in one accept loop.
 
-#![allow(clippy::unwrap_used, reason = "a test says why it fails")]
+#![allow(clippy::unwrap_used, reason = "a test prints why it fails")]
 
 mod common;
 
@@ -11,15 +11,15 @@ use std::thread;
 use std::time::Duration;
 
 use common::client::{Client, Endpoint};
-use common::process::{alone, open_files};
+use common::process::{in_own_process, open_files};
 use common::running::{echo, echo_datagram, endpoint_of};
-use common::{PATIENCE, eventually};
+use common::{TIMEOUT, eventually};
 use socketserver::{
     Pooled, PooledTcpServer, PooledUnixStreamServer, ServeError, ServerGroup, ServerState,
     ThreadingTcpServer, ThreadingUnixStreamServer, UdpServer, UnixDatagramServer,
 };
 
-/// A thread per connection, the serving thread itself, a pool of one: and where they are.
+/// Returns a group of threaded, sequential and pooled servers, and their addresses.
 fn group(dir: &std::path::Path) -> (ServerGroup, Vec<Endpoint>) {
     let tcp = ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap();
     let udp = UdpServer::bind("127.0.0.2:0", echo_datagram()).unwrap();
@@ -45,7 +45,7 @@ fn group(dir: &std::path::Path) -> (ServerGroup, Vec<Endpoint>) {
 }
 
 #[track_caller]
-fn all_answer(endpoints: &[Endpoint]) {
+fn assert_all_reply(endpoints: &[Endpoint]) {
     for endpoint in endpoints {
         assert_eq!(
             Client::connect(endpoint).unwrap().ask("hello"),
@@ -56,21 +56,21 @@ fn all_answer(endpoints: &[Endpoint]) {
 }
 
 #[test]
-fn one_call_serves_all_and_one_stop_stops_all() {
+fn group_serves_and_stops_all_members() {
     let dir = tempfile::tempdir().unwrap();
     let (mut group, endpoints) = group(dir.path());
     let handle = group.handle();
     let serving = thread::spawn(move || group.serve_forever().map(|()| group));
-    all_answer(&endpoints);
+    assert_all_reply(&endpoints);
     handle.shutdown();
-    assert!(handle.wait(Some(PATIENCE)));
+    assert!(handle.wait(Some(TIMEOUT)));
     let mut group = serving.join().unwrap().unwrap();
 
-    // And again, on the same listeners.
+    // The same listeners serve again.
     let handle = group.handle();
     let serving = thread::spawn(move || group.serve_forever());
-    all_answer(&endpoints);
-    handle.drain(PATIENCE);
+    assert_all_reply(&endpoints);
+    handle.drain(TIMEOUT);
     serving.join().unwrap().unwrap();
     for each in handle.handles() {
         assert_eq!(each.counters().accepted, 2);
@@ -85,59 +85,59 @@ fn one_call_serves_all_and_one_stop_stops_all() {
 }
 
 #[test]
-fn one_member_can_stop_while_the_others_serve() {
+fn member_can_drain_while_the_others_serve() {
     let dir = tempfile::tempdir().unwrap();
     let (mut group, endpoints) = group(dir.path());
     let handle = group.handle();
     let serving = thread::spawn(move || group.serve_forever());
-    all_answer(&endpoints);
-    handle.handles()[0].drain(PATIENCE);
-    assert!(handle.handles()[0].wait(Some(PATIENCE)));
+    assert_all_reply(&endpoints);
+    handle.handles()[0].drain(TIMEOUT);
+    assert!(handle.handles()[0].wait(Some(TIMEOUT)));
     assert!(Client::connect(&endpoints[0]).is_err());
-    all_answer(&endpoints[1..]);
+    assert_all_reply(&endpoints[1..]);
     handle.shutdown();
     serving.join().unwrap().unwrap();
 }
 
-/// It is there for as long as any other, through their drain and a stop.
+/// A sidecar serves as long as any other member, through their drain and a shutdown.
 #[test]
-fn a_companion_outlives_a_drain() {
+fn sidecar_serves_until_the_drain_has_ended() {
     let dir = tempfile::tempdir().unwrap();
     let (mut group, endpoints) = group(dir.path());
     let sidecar = ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap();
-    let beside = Endpoint::Tcp(sidecar.local_addr().as_inet().unwrap());
-    let its = sidecar.handle();
+    let sidecar_endpoint = Endpoint::Tcp(sidecar.local_addr().as_inet().unwrap());
+    let sidecar_handle = sidecar.handle();
     group.add_sidecar(sidecar);
     let handle = group.handle();
     assert_eq!(handle.handles().len(), endpoints.len());
     let serving = thread::spawn(move || group.serve_forever().map(|()| group));
-    all_answer(&endpoints);
+    assert_all_reply(&endpoints);
     handle.shutdown();
     let mut group = serving.join().unwrap().unwrap();
-    assert_eq!(its.state(), ServerState::Stopped);
+    assert_eq!(sidecar_handle.state(), ServerState::Stopped);
 
     let serving = thread::spawn(move || group.serve_forever());
     let held = Client::connect(&endpoints[0]).map(|mut client| {
         client.ask("hello");
         client
     });
-    handle.drain(PATIENCE * 3);
-    eventually(PATIENCE, "a listener to close", || {
+    handle.drain(TIMEOUT * 3);
+    eventually(TIMEOUT, "a listener to close", || {
         Client::connect(&endpoints[0]).is_err()
     });
-    let mut client = Client::connect(&beside).unwrap();
+    let mut client = Client::connect(&sidecar_endpoint).unwrap();
     assert_eq!(client.ask("still there"), "still there");
     assert!(!serving.is_finished());
     drop(held);
-    // Who holds on to it is cut.
+    // A client that stays connected to the sidecar is cancelled.
     serving.join().unwrap().unwrap();
-    assert_eq!(its.state(), ServerState::Closed);
-    assert_eq!(its.drain_report().unwrap().cancelled, 1);
-    assert!(client.was_cut());
+    assert_eq!(sidecar_handle.state(), ServerState::Closed);
+    assert_eq!(sidecar_handle.drain_report().unwrap().cancelled, 1);
+    assert!(client.was_closed_by_server());
 }
 
 #[test]
-fn a_group_watches_descriptors_of_its_own() {
+fn group_watches_its_own_descriptors() {
     let dir = tempfile::tempdir().unwrap();
     let (mut group, endpoints) = group(dir.path());
     let (mut signal, watched) = UnixStream::pair().unwrap();
@@ -155,29 +155,29 @@ fn a_group_watches_descriptors_of_its_own() {
     });
     let serving = thread::spawn(move || group.serve_forever());
     signal.write_all(b"a").unwrap();
-    assert_eq!(calls.recv_timeout(PATIENCE).unwrap(), b'a');
-    all_answer(&endpoints);
+    assert_eq!(calls.recv_timeout(TIMEOUT).unwrap(), b'a');
+    assert_all_reply(&endpoints);
     signal.write_all(b"q").unwrap();
     serving.join().unwrap().unwrap();
 }
 
-/// It may not have read its descriptor, which is then ready for ever.
+/// A failed watch may not have read its descriptor, which then stays ready.
 #[test]
-fn a_watch_that_fails_is_not_called_again() {
+fn failed_watch_is_not_called_again() {
     for panics in [false, true] {
         let (mut signal, watched) = UnixStream::pair().unwrap();
         let (sender, calls) = channel();
         let mut server = ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap();
         server.watch(watched, move || {
             sender.send(())?;
-            assert!(!panics, "told to panic");
-            Err::<(), _>("told to fail".into())
+            assert!(!panics, "asked to panic");
+            Err::<(), _>("asked to fail".into())
         });
         let running = common::running::Running::start(server);
         signal.write_all(b"x").unwrap();
-        calls.recv_timeout(PATIENCE).unwrap();
+        calls.recv_timeout(TIMEOUT).unwrap();
         let failures = || running.handle.counters().hook_failures;
-        eventually(PATIENCE, "the failure to be counted", || failures() == 1);
+        eventually(TIMEOUT, "the failure to be counted", || failures() == 1);
         signal.write_all(b"x").unwrap();
         for _ in 0..3 {
             assert_eq!(running.client().ask("still there?"), "still there?");
@@ -188,7 +188,7 @@ fn a_watch_that_fails_is_not_called_again() {
 }
 
 #[test]
-fn a_member_that_cannot_serve_ends_the_group() {
+fn member_that_cannot_serve_ends_the_group() {
     let dir = tempfile::tempdir().unwrap();
     let good = ThreadingUnixStreamServer::bind(dir.path().join("socket"), echo()).unwrap();
     let mut closed = PooledTcpServer::bind("127.0.0.1:0", echo()).unwrap();
@@ -197,12 +197,12 @@ fn a_member_that_cannot_serve_ends_the_group() {
     let mut group = ServerGroup::new().with(good).with(closed);
     let error = group.serve_forever().unwrap_err();
     assert!(matches!(error, ServeError::Closed), "{error}");
-    assert!(group.handle().wait(Some(PATIENCE)), "nobody serves");
+    assert!(group.handle().wait(Some(TIMEOUT)), "the group still serves");
 }
 
 #[test]
-fn a_group_has_one_epoll_set_for_all() {
-    alone("a_group_has_one_epoll_set_for_all", || {
+fn group_uses_one_epoll_set() {
+    in_own_process("group_uses_one_epoll_set", || {
         let own = std::process::id();
         let sets = || {
             let files = open_files(own);
@@ -215,7 +215,7 @@ fn a_group_has_one_epoll_set_for_all() {
         let (mut group, endpoints) = group(dir.path());
         let handle = group.handle();
         let serving = thread::spawn(move || group.serve_forever().map(|()| group));
-        all_answer(&endpoints);
+        assert_all_reply(&endpoints);
         assert_eq!(sets(), 1);
         handle.shutdown();
         drop(serving.join().unwrap().unwrap());
@@ -223,7 +223,7 @@ fn a_group_has_one_epoll_set_for_all() {
 }
 
 #[test]
-fn an_empty_group_is_done_at_once() {
+fn empty_group_returns_at_once() {
     ServerGroup::new().serve_forever().unwrap();
     assert!(ServerGroup::new().handle().wait(None));
 }

@@ -1,7 +1,8 @@
-//! Whoever sends without end gets nothing for it: no limit is exceeded by more than a buffer, and
-//! what a peer only announces costs nothing. Alone in its program: it counts all that is allocated.
+//! A peer that sends without end does not exceed a limit by more than a buffer, and memory is
+//! allocated for received bytes, never for an announced length. The binary has one test, because it
+//! counts all allocations.
 
-#![allow(clippy::unwrap_used, reason = "a test says why it fails")]
+#![allow(clippy::unwrap_used, reason = "a test prints why it fails")]
 
 use std::alloc::System;
 use std::io::{self, BufReader, Read};
@@ -12,42 +13,42 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 #[global_allocator]
 static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// A beginning, and then the same for ever.
+/// A reader that returns a prefix, and then repeats a pattern without end.
 struct Endless<'a> {
-    begin: &'a [u8],
-    again: &'a [u8],
+    prefix: &'a [u8],
+    pattern: &'a [u8],
     at: usize,
-    given: usize,
+    returned: usize,
 }
 
 impl<'a> Endless<'a> {
-    fn new(begin: &'a str, again: &'a str) -> Self {
+    fn new(prefix: &'a str, pattern: &'a str) -> Self {
         Self {
-            begin: begin.as_bytes(),
-            again: again.as_bytes(),
+            prefix: prefix.as_bytes(),
+            pattern: pattern.as_bytes(),
             at: 0,
-            given: 0,
+            returned: 0,
         }
     }
 }
 
 impl Read for Endless<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = if self.begin.is_empty() {
-            let rest = &self.again[self.at..];
+        let n = if self.prefix.is_empty() {
+            let rest = &self.pattern[self.at..];
             let n = rest.len().min(buf.len());
             buf[..n].copy_from_slice(&rest[..n]);
-            self.at = (self.at + n) % self.again.len();
+            self.at = (self.at + n) % self.pattern.len();
             n
         } else {
-            self.begin.read(buf)?
+            self.prefix.read(buf)?
         };
-        self.given += n;
+        self.returned += n;
         Ok(n)
     }
 }
 
-/// What was allocated by `call`, all in all: more than there ever was at once.
+/// Returns the sum of all allocations of `call`, which is at least the peak of its memory.
 fn allocated<T>(call: impl FnOnce() -> T) -> (T, usize) {
     let counted = Region::new(COUNTED);
     let result = call();
@@ -62,20 +63,20 @@ fn status(error: &io::Error) -> StatusCode {
         .status()
 }
 
-// One test, as another one's memory would be counted, too.
+// One test, because the memory of another test would be counted, too.
 #[test]
-fn nothing_grows_above_its_limit() {
-    heads_end_at_their_limits();
-    chunked_bodies_end_at_their_limits();
+fn memory_stays_within_the_limits() {
+    check_heads();
+    check_chunked_bodies();
 }
 
-fn heads_end_at_their_limits() {
+fn check_heads() {
     let limits = HttpLimits::default();
-    let most = limits.request_line + limits.header;
+    let maximum = limits.request_line + limits.header;
     let long = "x".repeat(1000);
     let field = format!("A: {long}\r\n");
     let start = "GET / HTTP/1.1\r\nHost: a\r\n";
-    for (begin, again, expected) in [
+    for (prefix, pattern, expected) in [
         ("GET /", "x", 414),
         ("GET /?", &*long, 414),
         ("", "x", 414),
@@ -86,29 +87,33 @@ fn heads_end_at_their_limits() {
         ("GET / HTTP/1.1\r\nA: ", ",", 431),
         ("", "\r\n", 400),
     ] {
-        let mut source = Endless::new(begin, again);
+        let mut source = Endless::new(prefix, pattern);
         let (error, bytes) = allocated(|| {
             let mut from = BufReader::with_capacity(4096, &mut source);
             RequestHead::read(&mut from, &limits).unwrap_err()
         });
-        let case = format!("{begin:?} {:?}", &again[..again.len().min(10)]);
+        let case = format!("{prefix:?} {:?}", &pattern[..pattern.len().min(10)]);
         assert_eq!(status(&error).as_u16(), expected, "{case}");
-        assert!(source.given <= most + 4096, "{case}: {} read", source.given);
-        // A growing vector has been half as large before, and that has been a quarter.
-        assert!(bytes <= 4 * most + 4096, "{case}: {bytes} bytes");
+        assert!(
+            source.returned <= maximum + 4096,
+            "{case}: {} read",
+            source.returned
+        );
+        // A growing vector was half as large before, and a quarter before that.
+        assert!(bytes <= 4 * maximum + 4096, "{case}: {bytes} bytes");
     }
-    // One that is within its limits has no more than a small multiple of them, either.
+    // A head within its limits takes no more than a small multiple of them, either.
     let shortest = format!("{start}{}\r\n", "a:\r\n".repeat(limits.max_headers - 1));
     let (head, bytes) = allocated(|| RequestHead::parse(shortest.as_bytes(), &limits));
     assert!(head.unwrap().is_some());
-    assert!(bytes <= 4 * most, "{bytes} bytes");
+    assert!(bytes <= 4 * maximum, "{bytes} bytes");
 }
 
-fn chunked_bodies_end_at_their_limits() {
+fn check_chunked_bodies() {
     let limits = HttpLimits::default().body(100_000);
     let long = format!("A: {}\r\n", "x".repeat(1000));
-    for (begin, again, expected) in [
-        // What is said is not believed.
+    for (prefix, pattern, expected) in [
+        // No memory for the announced length.
         ("FFFFFFFFFFFFFFFF\r\n", "x", 413),
         ("186A1\r\n", "x", 413),
         // More digits than any size has, and the same with zeros.
@@ -122,18 +127,22 @@ fn chunked_bodies_end_at_their_limits() {
         ("0\r\n", &*long, 431),
         ("0\r\n", "x", 431),
     ] {
-        let mut source = Endless::new(begin, again);
+        let mut source = Endless::new(prefix, pattern);
         let (error, bytes) = allocated(|| {
             let mut from = BufReader::with_capacity(4096, &mut source);
             let mut body = ChunkedReader::new(&mut from, &limits);
-            // Nothing is kept here: this is about what the reader has.
+            // The body is discarded: the test measures the memory of the reader only.
             io::copy(&mut body, &mut io::sink()).unwrap_err()
         });
-        let case = format!("{begin:?} {:?}", &again[..again.len().min(10)]);
+        let case = format!("{prefix:?} {:?}", &pattern[..pattern.len().min(10)]);
         assert_eq!(status(&error).as_u16(), expected, "{case}");
-        // Each byte of a body may have a frame of its own.
-        let most = 100_000 * 6 + limits.header + limits.chunk_extensions + 4096;
-        assert!(source.given <= most, "{case}: {} read", source.given);
+        // Each byte of a body may have a chunk of its own.
+        let maximum = 100_000 * 6 + limits.header + limits.chunk_extensions + 4096;
+        assert!(
+            source.returned <= maximum,
+            "{case}: {} read",
+            source.returned
+        );
         assert!(
             bytes <= 4 * limits.header + 2 * 8192,
             "{case}: {bytes} bytes"

@@ -1,4 +1,4 @@
-//! Connections whose handler returns after each message and is called again for the next.
+//! Connections whose handler returns after each message and is called again for the next one.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use common::client::{Client, Endpoint};
 use common::running::Running;
-use common::{PATIENCE, eventually};
+use common::{TIMEOUT, eventually};
 use socketserver::transport::Tcp;
 use socketserver::{
     Concurrency, Connection, EndReason, Event, Pooled, RequestHandler, Result, Sequential, Server,
     Threading, Timeouts, handler_fn,
 };
 
-/// Answers each line with its number, counted by the handler itself.
+/// Replies to each line with its number, which the handler counts.
 struct Numbers {
     lines: usize,
     finished: Arc<AtomicUsize>,
@@ -41,7 +41,7 @@ impl RequestHandler<Connection> for Numbers {
     }
 }
 
-/// A server of such handlers, and how many of them have finished.
+/// A server of such handlers, with the number of handlers that have finished.
 struct Counted {
     running: Running,
     finished: Arc<AtomicUsize>,
@@ -66,61 +66,61 @@ fn serve<C: Concurrency>(model: C, timeouts: Timeouts) -> Counted {
 
 impl Counted {
     #[track_caller]
-    fn until_finished(&self, count: usize) {
+    fn wait_until_finished(&self, count: usize) {
         let finished = || self.finished.load(Ordering::SeqCst);
-        eventually(PATIENCE, "all to finish", || {
+        eventually(TIMEOUT, "all to finish", || {
             finished() >= count && self.running.handle.active_count() == 0
         });
         assert_eq!(finished(), count);
     }
 }
 
-fn next(client: &mut Client) -> Option<String> {
-    client.hear().unwrap()
+fn receive(client: &mut Client) -> Option<String> {
+    client.receive_line().unwrap()
 }
 
-fn one_handler_for_all_messages<C: Concurrency>(model: C) {
+fn one_handler_serves_all_messages<C: Concurrency>(model: C) {
     let counted = serve(model, Timeouts::default());
     let mut client = counted.running.client();
     for n in 1..=5 {
         assert_eq!(client.ask(&format!("line{n}")), format!("{n} line{n}"));
     }
-    // Several at once: what is buffered is handled without waiting for more.
+    // Several messages at once: buffered ones are handled without waiting for input.
     assert_eq!(client.ask("a\nb\nc"), "6 a");
-    assert_eq!(next(&mut client).as_deref(), Some("7 b"));
-    assert_eq!(next(&mut client).as_deref(), Some("8 c"));
+    assert_eq!(receive(&mut client).as_deref(), Some("7 b"));
+    assert_eq!(receive(&mut client).as_deref(), Some("8 c"));
     assert_eq!(counted.finished.load(Ordering::SeqCst), 0);
-    // In pieces.
-    client.send(b"in ").unwrap();
-    assert_eq!(client.ask("pieces"), "9 in pieces");
+    // A message in parts.
+    client.send(b"two ").unwrap();
+    assert_eq!(client.ask("parts"), "9 two parts");
     client.half_close().unwrap();
-    assert_eq!(next(&mut client), None);
-    counted.until_finished(1);
+    assert_eq!(receive(&mut client), None);
+    counted.wait_until_finished(1);
     let counters = counted.running.handle.counters();
     assert_eq!((counters.ended, counters.failed), (1, 0));
 }
 
-fn silence_ends_it<C: Concurrency>(model: C) {
+fn idle_timeout_ends_a_suspended_connection<C: Concurrency>(model: C) {
     let limit = Duration::from_millis(300);
     let counted = serve(model, Timeouts::default().idle(Some(limit)));
     let mut client = counted.running.client();
     let before = Instant::now();
     assert_eq!(client.ask("x"), "1 x");
-    assert_eq!(next(&mut client), None);
+    assert_eq!(receive(&mut client), None);
     assert!(before.elapsed() >= limit);
-    counted.until_finished(1);
+    counted.wait_until_finished(1);
     assert_eq!(counted.running.handle.counters().timed_out, 1);
 }
 
-/// Others may write to somebody who only listens.
-fn who_is_written_to_is_not_silent<C: Concurrency>(model: C) {
+/// Another thread may write to a client that only reads.
+fn suspended_connection_with_writes_is_not_idle<C: Concurrency>(model: C) {
     let limit = Duration::from_secs(2);
     let listen = handler_fn(move |conn: &mut Connection| {
         let mut writer = conn.writer();
         if conn.byte_counts() == (0, 0) {
             std::thread::spawn(move || {
-                let began = Instant::now();
-                while began.elapsed() < 2 * limit && writeln!(writer, "news").is_ok() {
+                let start = Instant::now();
+                while start.elapsed() < 2 * limit && writeln!(writer, "news").is_ok() {
                     std::thread::sleep(limit / 20);
                 }
             });
@@ -136,15 +136,15 @@ fn who_is_written_to_is_not_silent<C: Concurrency>(model: C) {
     let running = Running::start(server);
     let mut client = running.client();
     let before = Instant::now();
-    while next(&mut client).is_some() {}
-    // For as long as there were news, and about one silence.
+    while receive(&mut client).is_some() {}
+    // For the duration of the writes, and about one idle timeout.
     assert!(before.elapsed() >= limit / 2 * 5, "{:?}", before.elapsed());
-    eventually(PATIENCE, "the end", || {
+    eventually(TIMEOUT, "the timeout", || {
         running.handle.counters().timed_out == 1
     });
 }
 
-fn a_drain_ends_pauses_at_once<C: Concurrency>(model: C, count: usize) {
+fn drain_closes_suspended_connections_at_once<C: Concurrency>(model: C, count: usize) {
     let Counted { running, .. } = serve(model, Timeouts::default());
     let mut clients: Vec<_> = (0..count).map(|_| running.client()).collect();
     for client in &mut clients {
@@ -152,22 +152,25 @@ fn a_drain_ends_pauses_at_once<C: Concurrency>(model: C, count: usize) {
     }
     let handle = running.handle.clone();
     let before = Instant::now();
-    handle.drain(PATIENCE);
-    running.ends().unwrap();
-    assert!(before.elapsed() < PATIENCE / 2, "long before its deadline");
+    handle.drain(TIMEOUT);
+    running.wait_until_stopped().unwrap();
+    assert!(
+        before.elapsed() < TIMEOUT / 2,
+        "not long before its deadline"
+    );
     let report = handle.drain_report().unwrap();
     assert_eq!((report.finished, report.cancelled), (count as u64, 0));
     for client in &mut clients {
-        assert_eq!(next(client), None);
+        assert_eq!(receive(client), None);
     }
 }
 
-fn a_reset_in_a_pause_ends_it<C: Concurrency>(model: C) {
+fn reset_ends_a_suspended_connection<C: Concurrency>(model: C) {
     let counted = serve(model, Timeouts::default());
     let mut client = counted.running.client();
     assert_eq!(client.ask("x"), "1 x");
     client.reset();
-    counted.until_finished(1);
+    counted.wait_until_finished(1);
     assert_eq!(counted.running.handle.counters().failed, 0);
     assert_eq!(counted.running.client().ask("y"), "1 y");
 }
@@ -192,7 +195,7 @@ fn a_reset_before_a_pause_is_a_peer_that_is_gone<C: Concurrency>(model: C) {
                 if conn.read_line(&mut line)? > 0 {
                     answers.send(()).unwrap();
                     let has_reset = has_reset.lock().unwrap();
-                    has_reset.recv_timeout(PATIENCE).unwrap();
+                    has_reset.recv_timeout(TIMEOUT).unwrap();
                     conn.suspend_until_readable();
                 }
                 Ok(())
@@ -202,17 +205,17 @@ fn a_reset_before_a_pause_is_a_peer_that_is_gone<C: Concurrency>(model: C) {
     let running = Running::start(server);
     let mut client = running.client();
     client.send(b"x\n").unwrap();
-    has_answered.recv_timeout(PATIENCE).unwrap();
+    has_answered.recv_timeout(TIMEOUT).unwrap();
     client.reset();
     resets.send(()).unwrap();
     assert_eq!(
-        ended.recv_timeout(PATIENCE).unwrap(),
+        ended.recv_timeout(TIMEOUT).unwrap(),
         EndReason::Disconnected
     );
 }
 
 /// A handler that takes two bytes at a time leaves the others in the kernel.
-fn what_a_handler_leaves_is_for_the_next_call<C: Concurrency>(model: C) {
+fn unread_input_is_for_the_next_call<C: Concurrency>(model: C) {
     let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .bind(
@@ -230,8 +233,8 @@ fn what_a_handler_leaves_is_for_the_next_call<C: Concurrency>(model: C) {
     let mut client = running.client();
     assert_eq!(client.ask("1"), "1");
     assert_eq!(client.ask("2\n3\n4"), "2");
-    assert_eq!(next(&mut client).as_deref(), Some("3"));
-    assert_eq!(next(&mut client).as_deref(), Some("4"));
+    assert_eq!(receive(&mut client).as_deref(), Some("3"));
+    assert_eq!(receive(&mut client).as_deref(), Some("4"));
 }
 
 macro_rules! under_every_model {
@@ -241,29 +244,29 @@ macro_rules! under_every_model {
             use super::*;
 
             #[test]
-            fn one_handler_for_all_messages() {
-                super::one_handler_for_all_messages($make);
+            fn one_handler_serves_all_messages() {
+                super::one_handler_serves_all_messages($make);
             }
 
             #[test]
-            fn who_is_written_to_is_not_silent() {
-                super::who_is_written_to_is_not_silent($make);
+            fn suspended_connection_with_writes_is_not_idle() {
+                super::suspended_connection_with_writes_is_not_idle($make);
             }
 
             #[test]
-            fn silence_ends_it() {
-                super::silence_ends_it($make);
+            fn idle_timeout_ends_a_suspended_connection() {
+                super::idle_timeout_ends_a_suspended_connection($make);
             }
 
             #[test]
-            fn a_drain_ends_pauses_at_once() {
-                // One, for those who serve no more at a time.
-                super::a_drain_ends_pauses_at_once($make, 1);
+            fn drain_closes_suspended_connections_at_once() {
+                // One connection, because some models serve only one at a time.
+                super::drain_closes_suspended_connections_at_once($make, 1);
             }
 
             #[test]
-            fn what_a_handler_leaves_is_for_the_next_call() {
-                super::what_a_handler_leaves_is_for_the_next_call($make);
+            fn unread_input_is_for_the_next_call() {
+                super::unread_input_is_for_the_next_call($make);
             }
 
             #[test]
@@ -272,8 +275,8 @@ macro_rules! under_every_model {
             }
 
             #[test]
-            fn a_reset_in_a_pause_ends_it() {
-                super::a_reset_in_a_pause_ends_it($make);
+            fn reset_ends_a_suspended_connection() {
+                super::reset_ends_a_suspended_connection($make);
             }
         })*
     };
@@ -283,7 +286,7 @@ under_every_model! {
     sequential: Sequential;
     threading: Threading::new();
     pooled: Pooled::new().workers(2);
-    pooled_without_lobby: Pooled::new().workers(2).max_idle(0);
+    pooled_without_idle_slots: Pooled::new().workers(2).max_idle(0);
 }
 
 #[cfg(feature = "green")]
@@ -292,8 +295,8 @@ under_every_model! {
     green_on_two: socketserver::Green::new().workers(2);
 }
 
-/// More connections than there are threads or stacks, all of them alive and taking turns.
-fn many_share_few<C: Concurrency>(model: C) {
+/// More active connections than there are threads or stacks.
+fn assert_many_connections_share_few_threads<C: Concurrency>(model: C) {
     let counted = serve(model, Timeouts::default());
     let mut clients: Vec<_> = (0..100).map(|_| counted.running.client()).collect();
     for round in 1..=3 {
@@ -302,30 +305,30 @@ fn many_share_few<C: Concurrency>(model: C) {
         }
     }
     drop(clients);
-    counted.until_finished(100);
+    counted.wait_until_finished(100);
 }
 
 #[test]
-fn a_hundred_connections_share_two_threads() {
-    many_share_few(Pooled::new().workers(2).queue(1));
+fn hundred_connections_share_two_threads() {
+    assert_many_connections_share_few_threads(Pooled::new().workers(2).queue(1));
 }
 
 #[test]
-fn many_end_at_once_when_a_drain_begins() {
-    a_drain_ends_pauses_at_once(Pooled::new().workers(2), 50);
-    a_drain_ends_pauses_at_once(Threading::new(), 50);
+fn drain_closes_many_suspended_connections_at_once() {
+    drain_closes_suspended_connections_at_once(Pooled::new().workers(2), 50);
+    drain_closes_suspended_connections_at_once(Threading::new(), 50);
     #[cfg(feature = "green")]
-    a_drain_ends_pauses_at_once(socketserver::Green::new(), 50);
+    drain_closes_suspended_connections_at_once(socketserver::Green::new(), 50);
 }
 
 #[cfg(feature = "green")]
 #[test]
-fn a_hundred_connections_share_a_worker() {
-    many_share_few(socketserver::Green::new().workers(1));
+fn hundred_connections_share_a_worker() {
+    assert_many_connections_share_few_threads(socketserver::Green::new().workers(1));
 }
 
 #[test]
-fn what_is_alive_when_the_server_is_dropped_comes_to_its_end() {
+fn connections_are_served_after_the_server_is_dropped() {
     let finished = Arc::new(AtomicUsize::new(0));
     let count = finished.clone();
     let mut server = Server::<Tcp, Pooled>::builder()
@@ -341,17 +344,17 @@ fn what_is_alive_when_the_server_is_dropped_comes_to_its_end() {
         .map(|_| Client::connect(&endpoint).unwrap())
         .collect();
     for _ in 0..2 {
-        server.handle_request(Some(PATIENCE)).unwrap();
+        server.handle_request(Some(TIMEOUT)).unwrap();
     }
     assert_eq!(clients[0].ask("x"), "1 x");
     drop(server);
-    // One is between messages; the other has the only thread, and has not begun.
+    // One connection is suspended. The other one has the only thread, and has not begun.
     for client in clients.iter_mut().rev() {
         let reply = client.ask("y");
         assert!(reply.ends_with('y'), "{reply}");
     }
     drop(clients);
-    eventually(PATIENCE, "both to end", || {
+    eventually(TIMEOUT, "both to end", || {
         finished.load(Ordering::SeqCst) == 2 && handle.active_count() == 0
     });
     assert_eq!(handle.counters().ended, 2);

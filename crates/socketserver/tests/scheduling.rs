@@ -1,4 +1,4 @@
-//! How the thread that serves is scheduled, while it does and afterwards.
+//! The scheduling policy of the accept loop's thread, during and after serving.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,18 +11,18 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use common::PATIENCE;
+use common::TIMEOUT;
 use socketserver::transport::Tcp;
 use socketserver::{
     Builder, Concurrency, Connection, Green, Result, Server, ServerGroup, Threading, handler_fn,
 };
 
-/// sched(7)
+/// The policies of sched(7).
 const OTHER: u32 = 0;
 const BATCH: u32 = 3;
 
-/// That of the calling thread: the 41st field of proc_pid_stat(5), where the second one is in
-/// parentheses and may have anything in it.
+/// Returns the policy of the calling thread: the 41st field of proc_pid_stat(5). The second field
+/// is in parentheses and may contain any characters.
 fn policy() -> u32 {
     let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
     let (_, from_third) = stat.rsplit_once(')').unwrap();
@@ -34,27 +34,29 @@ fn policy() -> u32 {
         .unwrap()
 }
 
-/// Tells a client how its handler is scheduled.
-fn tell(conn: &mut Connection) -> Result<()> {
+/// Sends the policy of the handler's thread to the client.
+fn send_policy(conn: &mut Connection) -> Result<()> {
     Ok(conn.write_all(policy().to_string().as_bytes())?)
 }
 
-/// A server that says how the thread is scheduled that serves, again and again.
-fn told_by<C: Concurrency>(model: C) -> (Builder<Tcp, C>, mpsc::Receiver<u32>) {
-    let (tell, told) = mpsc::channel();
+/// Returns a server that reports the policy of its accept loop's thread once per millisecond.
+fn reporting<C: Concurrency>(model: C) -> (Builder<Tcp, C>, mpsc::Receiver<u32>) {
+    let (tx, policies) = mpsc::channel();
     let builder = Server::<Tcp, C>::builder()
         .concurrency(model)
         .service_actions(Duration::from_millis(1), move || {
-            let _ = tell.send(policy());
+            let _ = tx.send(policy());
             Ok(())
         });
-    (builder, told)
+    (builder, policies)
 }
 
 #[test]
-fn a_green_server_leaves_its_thread_as_it_was() {
-    let (builder, told) = told_by(Green::new().workers(1));
-    let mut server = builder.bind("127.0.0.1:0", handler_fn(tell)).unwrap();
+fn green_server_restores_the_policy_of_its_thread() {
+    let (builder, policies) = reporting(Green::new().workers(1));
+    let mut server = builder
+        .bind("127.0.0.1:0", handler_fn(send_policy))
+        .unwrap();
     let address = server.local_addr().as_inet().unwrap();
     let handle = server.handle();
     let (serve, rounds) = mpsc::channel();
@@ -68,50 +70,56 @@ fn a_green_server_leaves_its_thread_as_it_was() {
     });
     for _ in 0..2 {
         serve.send(()).unwrap();
-        assert_eq!(told.recv_timeout(PATIENCE), Ok(BATCH));
+        assert_eq!(policies.recv_timeout(TIMEOUT), Ok(BATCH));
         let mut handler = String::new();
         let mut client = TcpStream::connect(address).unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.set_read_timeout(Some(TIMEOUT)).unwrap();
         client.read_to_string(&mut handler).unwrap();
-        assert_eq!(handler, OTHER.to_string(), "a worker");
+        assert_eq!(handler, OTHER.to_string(), "the policy of a worker");
         handle.shutdown();
-        assert_eq!(ended.recv_timeout(PATIENCE), Ok((OTHER, true)));
-        while told.try_recv().is_ok() {}
+        assert_eq!(ended.recv_timeout(TIMEOUT), Ok((OTHER, true)));
+        while policies.try_recv().is_ok() {}
     }
-    handle.drain(PATIENCE);
-    // The first one comes to the end of the drain, and the second one cannot begin.
+    handle.drain(TIMEOUT);
+    // The first call serves until the end of the drain, and the second one returns an error.
     for is_ok in [true, false] {
         serve.send(()).unwrap();
-        assert_eq!(ended.recv_timeout(PATIENCE), Ok((OTHER, is_ok)));
+        assert_eq!(ended.recv_timeout(TIMEOUT), Ok((OTHER, is_ok)));
     }
     drop(serve);
     serving.join().unwrap();
 }
 
 #[test]
-fn who_serves_others_as_well_is_scheduled_as_before() {
-    let (builder, told) = told_by(Green::new().workers(1));
-    let green = builder.bind("127.0.0.1:0", handler_fn(tell)).unwrap();
-    let (builder, beside) = told_by(Threading::new());
-    let threading = builder.bind("127.0.0.1:0", handler_fn(tell)).unwrap();
+fn group_with_another_model_keeps_the_default_policy() {
+    let (builder, policies) = reporting(Green::new().workers(1));
+    let green = builder
+        .bind("127.0.0.1:0", handler_fn(send_policy))
+        .unwrap();
+    let (builder, other_policies) = reporting(Threading::new());
+    let threading = builder
+        .bind("127.0.0.1:0", handler_fn(send_policy))
+        .unwrap();
     let mut group = ServerGroup::new().with(green).with(threading);
     let handle = group.handle();
     let serving = thread::spawn(move || group.serve_forever().is_ok());
-    for told in [told, beside] {
-        assert_eq!(told.recv_timeout(PATIENCE), Ok(OTHER));
+    for policies in [policies, other_policies] {
+        assert_eq!(policies.recv_timeout(TIMEOUT), Ok(OTHER));
     }
-    handle.drain(PATIENCE);
+    handle.drain(TIMEOUT);
     assert!(serving.join().unwrap());
 }
 
 #[test]
-fn who_says_so_is_scheduled_as_before() {
+fn batch_scheduling_can_be_disabled() {
     let model = Green::new().workers(1).batch_scheduling(false);
-    let (builder, told) = told_by(model);
-    let mut server = builder.bind("127.0.0.1:0", handler_fn(tell)).unwrap();
+    let (builder, policies) = reporting(model);
+    let mut server = builder
+        .bind("127.0.0.1:0", handler_fn(send_policy))
+        .unwrap();
     let handle = server.handle();
     let serving = thread::spawn(move || server.serve_forever().is_ok());
-    assert_eq!(told.recv_timeout(PATIENCE), Ok(OTHER));
-    handle.drain(PATIENCE);
+    assert_eq!(policies.recv_timeout(TIMEOUT), Ok(OTHER));
+    handle.drain(TIMEOUT);
     assert!(serving.join().unwrap());
 }

@@ -1,4 +1,4 @@
-//! TLS, with rustls as the client: on every model that serves many at once.
+//! TLS with rustls as the client, on each model that serves many requests at once.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::client::{Endpoint, connect_from};
 use common::running::Running;
-use common::{PATIENCE, eventually};
+use common::{TIMEOUT, eventually};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -24,7 +24,7 @@ use socketserver::{
     handler_fn, rustls,
 };
 
-/// An authority, and files of what it has issued.
+/// A certificate authority, and the files of the certificates that it has issued.
 struct Authority {
     dir: tempfile::TempDir,
     issuer: Issuer<'static, KeyPair>,
@@ -52,7 +52,7 @@ impl Authority {
         self.dir.path().join(name)
     }
 
-    /// Files `NAME.pem` and `NAME.key`.
+    /// Issues a certificate in the files `NAME.pem` and `NAME.key`.
     fn issue(&self, name: &str) -> (PathBuf, PathBuf) {
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let key = KeyPair::generate().unwrap();
@@ -99,7 +99,7 @@ type Client = StreamOwned<ClientConnection, TcpStream>;
 
 struct Encrypted {
     running: Running,
-    told: Receiver<String>,
+    events: Receiver<String>,
 }
 
 /// Sends back each line.
@@ -117,14 +117,14 @@ fn serve<C: Concurrency>(
     tls: Tls,
     handle: impl Fn(&mut Connection) -> Result<()> + Send + Sync + 'static,
 ) -> Encrypted {
-    let (tell, told) = channel();
+    let (tx, events) = channel();
     let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .tls(tls)
         .on_event(move |event| {
             let _ = match event {
-                Event::Rejected(_, reason) => tell.send(reason.to_string()),
-                Event::Ended(_, end) => tell.send(end.reason.to_string()),
+                Event::Rejected(_, reason) => tx.send(reason.to_string()),
+                Event::Ended(_, end) => tx.send(end.reason.to_string()),
                 _ => Ok(()),
             };
         })
@@ -132,18 +132,18 @@ fn serve<C: Concurrency>(
         .unwrap();
     Encrypted {
         running: Running::start(server),
-        told,
+        events,
     }
 }
 
 impl Encrypted {
     fn plain(&self) -> TcpStream {
         let Endpoint::Tcp(address) = self.running.endpoint else {
-            unreachable!("it is TCP");
+            unreachable!("the transport is TCP");
         };
         let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TIMEOUT)).unwrap();
         stream
     }
 
@@ -156,21 +156,21 @@ impl Encrypted {
     }
 
     #[track_caller]
-    fn tells(&self, what: &str) {
-        let told = self.told.recv_timeout(PATIENCE).unwrap();
-        assert!(told.contains(what), "{told:?} instead of {what:?}");
+    fn expect_event(&self, what: &str) {
+        let event = self.events.recv_timeout(TIMEOUT).unwrap();
+        assert!(event.contains(what), "{event:?} instead of {what:?}");
     }
 }
 
 #[track_caller]
-fn answers(client: &mut Client) {
+fn assert_echo(client: &mut Client) {
     client.write_all(b"hello\n").unwrap();
     let mut answer = [0; 6];
     client.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"hello\n");
 }
 
-fn lines_come_back_and_both_ends_say_goodbye<C: Concurrency>(model: C) {
+fn lines_are_echoed_and_both_ends_send_close_notify<C: Concurrency>(model: C) {
     let authority = Authority::new();
     let server = serve(
         model,
@@ -179,51 +179,51 @@ fn lines_come_back_and_both_ends_say_goodbye<C: Concurrency>(model: C) {
     );
     let mut client = server.client(authority.client(), "localhost");
     for _ in 0..3 {
-        answers(&mut client);
+        assert_echo(&mut client);
     }
     client.conn.send_close_notify();
     client.flush().unwrap();
-    // An end of input without one would be an error here.
+    // An end of input without close_notify would be an error of the client.
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
-    server.tells("completed");
+    server.expect_event("completed");
 }
 
-fn a_cut_connection_is_no_end_of_input<C: Concurrency>(model: C) {
+fn connection_without_close_notify_is_not_an_end_of_input<C: Concurrency>(model: C) {
     let authority = Authority::new();
-    let (tell, seen) = channel();
+    let (tx, seen) = channel();
     let tls = Tls::new(authority.files("localhost").load().unwrap());
     let server = serve(model, tls, move |conn| {
         let mut all = Vec::new();
         let read = conn.read_to_end(&mut all);
-        tell.send(read.as_ref().err().map(std::io::Error::kind))
+        tx.send(read.as_ref().err().map(std::io::Error::kind))
             .unwrap();
         read?;
         Ok(())
     });
     let mut client = server.client(authority.client(), "localhost");
-    client.write_all(b"the beginning of something").unwrap();
+    client.write_all(b"the first part").unwrap();
     client.sock.shutdown(Shutdown::Write).unwrap();
     assert_eq!(
-        seen.recv_timeout(PATIENCE).unwrap(),
+        seen.recv_timeout(TIMEOUT).unwrap(),
         Some(ErrorKind::UnexpectedEof)
     );
-    server.tells(&EndReason::Disconnected.to_string());
+    server.expect_event(&EndReason::Disconnected.to_string());
 }
 
-fn much_passes_in_both_directions_at_once<C: Concurrency>(model: C) {
+fn megabytes_pass_in_both_directions_at_once<C: Concurrency>(model: C) {
     const SIZE: usize = 8 << 20;
     let authority = Authority::new();
     let tls = Tls::new(authority.files("localhost").load().unwrap());
     let server = serve(model, tls, |conn| {
-        // From two threads: one of them reads as well.
+        // Two threads write, and one of them reads as well.
         let mut writer = conn.writer();
         let writing = std::thread::spawn(move || writer.write_all(&vec![b'w'; SIZE]));
         let mut received = vec![0; SIZE];
         conn.read_exact(&mut received)?;
         assert!(received.iter().all(|byte| *byte == b'r'));
         conn.write_all(&vec![b'h'; SIZE])?;
-        // The test has one connection: nobody else needs this thread.
-        eventually(PATIENCE, "the other thread to write", || {
+        // The test has one connection, so that it may block this thread.
+        eventually(TIMEOUT, "the other thread to write", || {
             writing.is_finished()
         });
         writing.join().unwrap()?;
@@ -235,20 +235,20 @@ fn much_passes_in_both_directions_at_once<C: Concurrency>(model: C) {
     let mut counts = [0; 2];
     let mut some = vec![0; 1 << 16];
     client.sock.set_nonblocking(true).unwrap();
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while counts[0] + counts[1] < 2 * SIZE {
         assert!(
             Instant::now() < end,
             "{sent} {counts:?} {:?}",
-            server.told.try_recv()
+            server.events.try_recv()
         );
         let mut moved = false;
         if sent < SIZE {
-            let piece = [b'r'; 1 << 14];
+            let chunk = [b'r'; 1 << 14];
             if let Ok(n) = client
                 .conn
                 .writer()
-                .write(&piece[..piece.len().min(SIZE - sent)])
+                .write(&chunk[..chunk.len().min(SIZE - sent)])
             {
                 sent += n;
                 moved |= n > 0;
@@ -271,10 +271,10 @@ fn much_passes_in_both_directions_at_once<C: Concurrency>(model: C) {
         }
     }
     assert_eq!(counts, [SIZE; 2]);
-    server.tells("completed");
+    server.expect_event("completed");
 }
 
-fn silence_and_noise_hold_nobody_up<C: Concurrency>(model: C) {
+fn silent_and_invalid_clients_do_not_delay_others<C: Concurrency>(model: C) {
     let authority = Authority::new();
     let tls = Tls::new(authority.files("localhost").load().unwrap())
         .handshake_timeout(Duration::from_secs(3));
@@ -285,41 +285,44 @@ fn silence_and_noise_hold_nobody_up<C: Concurrency>(model: C) {
     noisy
         .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .unwrap();
-    server.tells("no TLS: the client sent no TLS, or no version");
-    answers(&mut server.client(authority.client(), "localhost"));
-    server.tells("disconnected");
-    // It begins as it should; a byte now and then does not extend its time.
+    server.expect_event("no TLS: the client sent no TLS, or no version");
+    assert_echo(&mut server.client(authority.client(), "localhost"));
+    server.expect_event("disconnected");
+    // A valid beginning of a handshake. Single bytes do not extend its time.
     silent.write_all(b"\x16\x03\x01\x20\x00").unwrap();
-    while started.elapsed() < PATIENCE && silent.write_all(b"\x01").is_ok() {
+    while started.elapsed() < TIMEOUT && silent.write_all(b"\x01").is_ok() {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(started.elapsed() >= Duration::from_secs(3));
-    server.tells("no TLS: it took too long");
+    server.expect_event("no TLS: it took too long");
     assert_eq!(server.running.handle.counters().tls, 2);
 }
 
-fn handshakes_are_limited<C: Concurrency>(model: C) {
+fn handshakes_are_limited_in_number<C: Concurrency>(model: C) {
     let authority = Authority::new();
     let tls = Tls::new(authority.files("localhost").load().unwrap()).max_handshakes(2);
     let server = serve(model, tls, echo);
-    // Who says nothing is no work, and takes no place.
+    // A client that has sent nothing does not count as a handshake.
     let silent: Vec<_> = (0..10).map(|_| server.plain()).collect();
-    let begun: Vec<_> = (0..4)
+    let handshakes: Vec<_> = (0..4)
         .map(|_| {
             let mut client = server.plain();
-            client.write_all(BEGINNING).unwrap();
+            client.write_all(HANDSHAKE_START).unwrap();
             client
         })
         .collect();
     for _ in 0..2 {
-        server.tells("too many handshakes");
+        server.expect_event("too many handshakes");
     }
-    assert!(server.told.try_recv().is_err(), "the others may go on");
-    drop((begun, silent));
-    eventually(PATIENCE, "room", || {
+    assert!(
+        server.events.try_recv().is_err(),
+        "the other handshakes continue"
+    );
+    drop((handshakes, silent));
+    eventually(TIMEOUT, "the connections to end", || {
         server.running.handle.active_count() == 0
     });
-    answers(&mut server.client(authority.client(), "localhost"));
+    assert_echo(&mut server.client(authority.client(), "localhost"));
 }
 
 /// Half handshakes of one address take no place from others.
@@ -333,16 +336,16 @@ fn half_handshakes_make_room<C: Concurrency>(model: C) {
     let attackers: Vec<_> = (0..8)
         .map(|_| {
             let mut attacker = connect_from([127, 0, 0, 2].into(), address);
-            attacker.write_all(BEGINNING).unwrap();
+            attacker.write_all(HANDSHAKE_START).unwrap();
             attacker
         })
         .collect();
     // They have their places, and one more of them finds none.
     let mut another = connect_from([127, 0, 0, 2].into(), address);
-    another.write_all(BEGINNING).unwrap();
-    server.tells("too many handshakes");
+    another.write_all(HANDSHAKE_START).unwrap();
+    server.expect_event("too many handshakes");
     for _ in 0..3 {
-        answers(&mut server.client(authority.client(), "localhost"));
+        assert_echo(&mut server.client(authority.client(), "localhost"));
     }
     let counters = server.running.handle.counters();
     assert_eq!((counters.tls, counters.displaced), (1, 1));
@@ -350,10 +353,10 @@ fn half_handshakes_make_room<C: Concurrency>(model: C) {
 }
 
 /// The first bytes of a handshake.
-const BEGINNING: &[u8] = b"\x16\x03\x01\x20\x00\x01";
+const HANDSHAKE_START: &[u8] = b"\x16\x03\x01\x20\x00\x01";
 
-/// Silence is ended by a drain at once; what has begun is not, and is served.
-fn a_drain_lets_a_handshake_end<C: Concurrency>(model: C) {
+/// A drain closes a silent connection at once. A handshake that has begun completes and is served.
+fn drain_lets_a_handshake_complete<C: Concurrency>(model: C) {
     let authority = Authority::new();
     let tls = Tls::new(authority.files("localhost").load().unwrap());
     let server = serve(model, tls, echo);
@@ -372,18 +375,18 @@ fn a_drain_lets_a_handshake_end<C: Concurrency>(model: C) {
         states
     };
     let expected = [RequestState::Serving, RequestState::Waiting];
-    eventually(PATIENCE, "one to begin", || states() == expected);
-    handle.drain(PATIENCE);
-    assert!(matches!(silent.read(&mut [0]), Ok(0)), "it is closed");
-    server.tells("disconnected");
+    eventually(TIMEOUT, "one handshake to begin", || states() == expected);
+    handle.drain(TIMEOUT);
+    assert!(matches!(silent.read(&mut [0]), Ok(0)), "not closed");
+    server.expect_event("disconnected");
     slow.write_all(&hello[100..]).unwrap();
     let mut slow = StreamOwned::new(client, slow);
-    answers(&mut slow);
+    assert_echo(&mut slow);
     drop(slow);
 }
 
-/// Neither silence nor what has begun holds a thread of a pool.
-fn neither_silence_nor_a_beginning_holds_a_worker<C: Concurrency>(model: C) {
+/// Neither a silent connection nor a handshake that has begun occupies a thread of a pool.
+fn incomplete_handshake_does_not_occupy_a_worker<C: Concurrency>(model: C) {
     let authority = Authority::new();
     let server = serve(
         model,
@@ -392,21 +395,21 @@ fn neither_silence_nor_a_beginning_holds_a_worker<C: Concurrency>(model: C) {
     );
     let mut held: Vec<_> = (0..20).map(|_| server.plain()).collect();
     for client in held.iter_mut().step_by(2) {
-        client.write_all(BEGINNING).unwrap();
+        client.write_all(HANDSHAKE_START).unwrap();
     }
-    answers(&mut server.client(authority.client(), "localhost"));
-    server.tells("disconnected");
-    eventually(PATIENCE, "the others to be there", || {
+    assert_echo(&mut server.client(authority.client(), "localhost"));
+    server.expect_event("disconnected");
+    eventually(TIMEOUT, "the other connections to be accepted", || {
         server.running.handle.active_count() == held.len()
     });
 }
 
 #[test]
-fn a_pool_of_one_serves_beside_those_who_dally() {
-    neither_silence_nor_a_beginning_holds_a_worker(socketserver::Pooled::new().workers(1));
+fn pool_of_one_serves_next_to_incomplete_handshakes() {
+    incomplete_handshake_does_not_occupy_a_worker(socketserver::Pooled::new().workers(1));
 }
 
-fn clients_show_who_they_are<C: Concurrency>(model: C) {
+fn client_certificates_are_verified<C: Concurrency>(model: C) {
     let authority = Authority::new();
     let (certificate, key) = authority.issue("client.example");
     let files = authority
@@ -422,20 +425,20 @@ fn clients_show_who_they_are<C: Concurrency>(model: C) {
     let known = server.client(known, "localhost");
     BufReader::new(known).read_line(&mut line).unwrap();
     assert_eq!(line, "hello client.example\n");
-    server.tells("completed");
+    server.expect_event("completed");
 
-    // One of somebody else's, and none at all.
+    // A certificate of another authority, and no certificate.
     let other = Authority::new();
     let (certificate, key) = other.issue("client.example");
     let forged = authority.client_with(Some((&certificate, &key)));
-    for stranger in [forged, authority.client()] {
-        let mut stranger = server.client(stranger, "localhost");
-        assert!(stranger.read(&mut [0]).is_err());
-        server.tells("the client's certificate is missing");
+    for untrusted in [forged, authority.client()] {
+        let mut untrusted = server.client(untrusted, "localhost");
+        assert!(untrusted.read(&mut [0]).is_err());
+        server.expect_event("the client's certificate is missing");
     }
 }
 
-fn a_connection_is_kept_alive_and_drained<C: Concurrency>(model: C) {
+fn suspended_tls_connection_is_served_and_drained<C: Concurrency>(model: C) {
     let authority = Authority::new();
     let tls = Tls::new(authority.files("localhost").load().unwrap());
     let server = serve(model, tls, |conn| {
@@ -447,71 +450,71 @@ fn a_connection_is_kept_alive_and_drained<C: Concurrency>(model: C) {
         Ok(())
     });
     let mut client = server.client(authority.client(), "localhost");
-    answers(&mut client);
-    // In one record: the second is in nobody's socket when the first has been answered.
+    assert_echo(&mut client);
+    // In one record: the second line is not in the socket any more when the first was replied to.
     client.write_all(b"hello\nhello\n").unwrap();
     let mut twice = [0; 12];
     client.read_exact(&mut twice).unwrap();
-    let paused = || server.running.handle.active()[0].state == RequestState::Waiting;
-    eventually(PATIENCE, "it to wait", paused);
-    server.running.handle.drain(PATIENCE);
-    // An end, and a proper one.
+    let is_suspended = || server.running.handle.active()[0].state == RequestState::Waiting;
+    eventually(TIMEOUT, "the connection to be suspended", is_suspended);
+    server.running.handle.drain(TIMEOUT);
+    // An end of input with close_notify.
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
-    server.tells("completed");
+    server.expect_event("completed");
 }
 
-/// What comes behind the farewell is nobody's (RFC 8446, 6.1), however much it is.
-fn what_follows_a_farewell_is_left<C: Concurrency>(model: C) {
+/// Data after close_notify is ignored (RFC 8446, 6.1), in any amount.
+fn data_after_close_notify_is_ignored<C: Concurrency>(model: C) {
     let authority = Authority::new();
     let tls = Tls::new(authority.files("localhost").load().unwrap());
     let server = serve(model, tls, echo);
     let mut client = server.client(authority.client(), "localhost");
-    answers(&mut client);
+    assert_echo(&mut client);
     client.conn.send_close_notify();
     let mut bytes = Vec::new();
     client.conn.write_tls(&mut bytes).unwrap();
-    // More than rustls takes at once, in the same read as the farewell.
+    // More than rustls takes at once, in the same read as close_notify.
     bytes.resize(bytes.len() + 12_000, 0);
     client.sock.write_all(&bytes).unwrap();
-    server.tells("completed");
+    server.expect_event("completed");
 }
 
-/// Those who have begun a handshake and dally hold no place that somebody else could be served in.
+/// Slow handshakes do not occupy slots that other clients could be served in.
 #[test]
-fn a_pool_is_not_full_of_handshakes() {
+fn handshakes_do_not_fill_a_pool() {
     let authority = Authority::new();
     let server = serve(
         socketserver::Pooled::new().workers(1).queue(2),
-        Tls::new(authority.files("localhost").load().unwrap()).handshake_timeout(PATIENCE * 3),
+        Tls::new(authority.files("localhost").load().unwrap()).handshake_timeout(TIMEOUT * 3),
         echo,
     );
-    let begun: Vec<_> = (0..10)
+    let handshakes: Vec<_> = (0..10)
         .map(|_| {
             let mut client = server.plain();
-            client.write_all(BEGINNING).unwrap();
+            client.write_all(HANDSHAKE_START).unwrap();
             client
         })
         .collect();
-    answers(&mut server.client(authority.client(), "localhost"));
-    drop(begun);
+    assert_echo(&mut server.client(authority.client(), "localhost"));
+    drop(handshakes);
 }
 
 common::under_each_model! {
-    what_follows_a_farewell_is_left
-    lines_come_back_and_both_ends_say_goodbye
-    a_cut_connection_is_no_end_of_input
-    much_passes_in_both_directions_at_once
-    silence_and_noise_hold_nobody_up
-    handshakes_are_limited
+    data_after_close_notify_is_ignored
+    lines_are_echoed_and_both_ends_send_close_notify
+    connection_without_close_notify_is_not_an_end_of_input
+    megabytes_pass_in_both_directions_at_once
+    silent_and_invalid_clients_do_not_delay_others
+    handshakes_are_limited_in_number
     half_handshakes_make_room
-    a_drain_lets_a_handshake_end
-    neither_silence_nor_a_beginning_holds_a_worker
-    clients_show_who_they_are
-    a_connection_is_kept_alive_and_drained
+    drain_lets_a_handshake_complete
+    incomplete_handshake_does_not_occupy_a_worker
+    client_certificates_are_verified
+    suspended_tls_connection_is_served_and_drained
 }
 
 #[test]
-fn certificates_are_chosen_by_name_and_replaced_while_serving() {
+fn certificate_is_selected_by_name_and_replaced_while_serving() {
     let authority = Authority::new();
     let (certificate, key) = authority.issue("other.example");
     let files = authority
@@ -528,7 +531,7 @@ fn certificates_are_chosen_by_name_and_replaced_while_serving() {
     for name in ["localhost", "other.example"] {
         let mut config = authority.client();
         config.alpn_protocols = vec![b"chat".to_vec()];
-        // The client itself checks that the certificate has this name.
+        // The client checks that the certificate has this name.
         let mut line = String::new();
         BufReader::new(server.client(config, name))
             .read_line(&mut line)
@@ -536,23 +539,23 @@ fn certificates_are_chosen_by_name_and_replaced_while_serving() {
         assert_eq!(line, format!("Some({name:?}) chat\n"));
     }
     let config = Arc::new(authority.client());
-    let greet = |name| {
+    let connect = |name| {
         let mut client = server.client(config.clone(), name);
-        let greeted = client.read(&mut [0; 64]).is_ok();
-        // Tickets come with the first data.
+        let is_connected = client.read(&mut [0; 64]).is_ok();
+        // Tickets arrive with the first data.
         let _ = client.read(&mut [0; 64]);
-        (greeted, client.conn.handshake_kind())
+        (is_connected, client.conn.handshake_kind())
     };
-    assert_eq!(greet("localhost"), (true, Some(HandshakeKind::Full)));
-    assert_eq!(greet("localhost"), (true, Some(HandshakeKind::Resumed)));
-    // From now on it has another name only.
+    assert_eq!(connect("localhost"), (true, Some(HandshakeKind::Full)));
+    assert_eq!(connect("localhost"), (true, Some(HandshakeKind::Resumed)));
+    // From here on the certificate has only another name.
     tls.reload(authority.files("renewed.example").load().unwrap());
-    assert!(!greet("localhost").0);
-    assert!(greet("renewed.example").0);
+    assert!(!connect("localhost").0);
+    assert!(connect("renewed.example").0);
 }
 
 #[test]
-fn files_that_are_no_good_are_named() {
+fn error_names_the_invalid_file() {
     let authority = Authority::new();
     let (certificate, key) = authority.issue("localhost");
     let (_, other_key) = authority.issue("other.example");

@@ -1,11 +1,11 @@
-//! The key of TLS tickets under the forking model, whose server has to have one thread.
+//! The key of TLS tickets under the forking model, whose server must have one thread.
 //!
-//! The server is this program, started again.
+//! The server is this program, started again as a child process.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test says why it fails"
+    reason = "a test prints why it fails"
 )]
 
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -20,21 +20,22 @@ use socketserver::transport::Tcp;
 use socketserver::{Connection, Forking, Result, Server, Tls, TlsIdentity, handler_fn, rustls};
 
 const SERVER: &str = "SOCKETSERVER_TEST_CERTIFICATES";
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn main() {
     if let Some(dir) = std::env::var_os(SERVER) {
         return serve(dir.as_ref());
     }
-    each_fork_has_the_parent_use_the_ticket_key();
-    println!("test each_fork_has_the_parent_use_the_ticket_key ... ok");
+    parent_uses_the_ticket_key_before_each_fork();
+    println!("test parent_uses_the_ticket_key_before_each_fork ... ok");
 }
 
-/// Tells which process uses it: a ticketer replaces its key then, if that is due.
+/// A ticketer that prints the process that uses it. A ticketer replaces its key on use, if the key
+/// is due.
 #[derive(Debug)]
-struct Telling;
+struct PrintingTicketer;
 
-impl ProducesTickets for Telling {
+impl ProducesTickets for PrintingTicketer {
     fn enabled(&self) -> bool {
         true
     }
@@ -46,8 +47,8 @@ impl ProducesTickets for Telling {
     fn encrypt(&self, _: &[u8]) -> Option<Vec<u8>> {
         println!("{}", std::process::id());
         io::stdout().flush().unwrap();
-        // One of an application may fail in this way.
-        panic!("as intended")
+        // A ticketer of an application may fail in this way.
+        panic!("on purpose")
     }
 
     fn decrypt(&self, _: &[u8]) -> Option<Vec<u8>> {
@@ -58,7 +59,7 @@ impl ProducesTickets for Telling {
 fn serve(dir: &std::path::Path) {
     let (certificate, key) = (dir.join("a.pem"), dir.join("a.key"));
     let mut config = TlsIdentity::new(certificate, key).load().unwrap();
-    config.ticketer = Arc::new(Telling);
+    config.ticketer = Arc::new(PrintingTicketer);
     let mut server = Server::<Tcp, Forking>::builder()
         .tls(Tls::new(config))
         .bind(
@@ -71,7 +72,7 @@ fn serve(dir: &std::path::Path) {
     server.serve_forever().unwrap();
 }
 
-/// Killed if the test fails.
+/// A child process that is killed if the test fails.
 struct Guarded(Child);
 
 impl Drop for Guarded {
@@ -81,7 +82,7 @@ impl Drop for Guarded {
     }
 }
 
-fn each_fork_has_the_parent_use_the_ticket_key() {
+fn parent_uses_the_ticket_key_before_each_fork() {
     let dir = tempfile::tempdir().unwrap();
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec!["a".into()]).unwrap();
@@ -95,20 +96,20 @@ fn each_fork_has_the_parent_use_the_ticket_key() {
         .spawn();
     let mut server = Guarded(server.unwrap());
     let stdout = BufReader::new(server.0.stdout.take().unwrap());
-    let (told, lines) = std::sync::mpsc::channel();
+    let (tx, lines) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         for line in stdout.lines().map_while(io::Result::ok) {
-            let _ = told.send(line);
+            let _ = tx.send(line);
         }
     });
-    let address = lines.recv_timeout(PATIENCE).unwrap();
+    let address = lines.recv_timeout(TIMEOUT).unwrap();
     for _ in 0..3 {
-        // It says nothing, so that its child does not use the key.
+        // The client sends nothing, so that its child does not use the key.
         let mut client = TcpStream::connect(&address).unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.set_read_timeout(Some(TIMEOUT)).unwrap();
         client.shutdown(std::net::Shutdown::Write).unwrap();
         let _ = client.read(&mut [0]);
-        let by = lines.recv_timeout(PATIENCE).unwrap();
-        assert_eq!(by, server.0.id().to_string());
+        let pid = lines.recv_timeout(TIMEOUT).unwrap();
+        assert_eq!(pid, server.0.id().to_string());
     }
 }

@@ -1,9 +1,9 @@
-//! The file of a Unix socket: private, never stolen from a live server, and gone in the end.
+//! The file of a Unix socket: its mode, the protection of a server in use, and its removal.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test says why it fails, or is skipped"
+    reason = "a test prints why it fails or is skipped"
 )]
 
 mod common;
@@ -14,8 +14,10 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
-use common::PATIENCE;
-use common::process::{Companion, alone, errand, nobody_starts, told};
+use common::TIMEOUT;
+use common::process::{
+    TestProcess, block_process_starts, child_role, in_own_process, read_stdin_line,
+};
 use common::running::{Running, echo, echo_datagram};
 use socketserver::{
     BindError, ThreadingUnixStreamServer, UnixAddress, UnixDatagramServer, UnixStreamServer,
@@ -26,9 +28,9 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn the_mode_is_private_unless_told_otherwise() {
-    alone("the_mode_is_private_unless_told_otherwise", || {
-        // The umask is the whole process's.
+fn mode_is_private_by_default() {
+    in_own_process("mode_is_private_by_default", || {
+        // The umask belongs to the whole process.
         for umask in [0o022, 0o000, 0o077] {
             rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
             let dir = tempfile::tempdir().unwrap();
@@ -50,8 +52,8 @@ fn the_mode_is_private_unless_told_otherwise() {
 }
 
 #[test]
-fn a_stale_file_is_replaced() {
-    let _quiet = nobody_starts();
+fn stale_file_is_replaced() {
+    let _no_starts = block_process_starts();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     drop(UnixListener::bind(&path).unwrap());
@@ -69,7 +71,7 @@ fn a_stale_file_is_replaced() {
 }
 
 #[test]
-fn a_live_socket_is_not_stolen() {
+fn socket_in_use_is_not_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let (stream, packet) = (dir.path().join("stream"), dir.path().join("packet"));
     let listener = UnixListener::bind(&stream).unwrap();
@@ -90,7 +92,7 @@ fn a_live_socket_is_not_stolen() {
     }
     // Both still work.
     let _client = UnixStream::connect(&stream).unwrap();
-    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    receiver.set_read_timeout(Some(TIMEOUT)).unwrap();
     UnixDatagram::unbound()
         .unwrap()
         .send_to(b"x", &packet)
@@ -99,9 +101,9 @@ fn a_live_socket_is_not_stolen() {
     drop(listener);
 }
 
-/// A queue that is full refuses a probe as well, with another error.
+/// A full backlog rejects the probe as well, with another error.
 #[test]
-fn a_live_socket_that_is_busy_is_not_stolen() {
+fn socket_with_a_full_backlog_is_not_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("busy");
     let server = UnixStreamServer::builder()
@@ -109,40 +111,37 @@ fn a_live_socket_that_is_busy_is_not_stolen() {
         .bind(&path, echo())
         .unwrap();
     let _first = UnixStream::connect(&path).unwrap();
-    let refused = UnixStreamServer::bind(&path, echo()).unwrap_err();
-    assert!(
-        matches!(refused, BindError::AddressInUse { .. }),
-        "{refused}"
-    );
+    let error = UnixStreamServer::bind(&path, echo()).unwrap_err();
+    assert!(matches!(error, BindError::AddressInUse { .. }), "{error}");
     drop(server);
 }
 
 #[test]
-fn what_is_no_socket_is_left_alone() {
+fn file_that_is_not_a_socket_is_not_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
-    fs::write(&file, "precious").unwrap();
+    fs::write(&file, "content").unwrap();
     let (directory, link) = (dir.path().join("directory"), dir.path().join("link"));
     fs::create_dir(&directory).unwrap();
     symlink(dir.path().join("nowhere"), &link).unwrap();
     for path in [&file, &directory, &link] {
-        let refused = UnixStreamServer::bind(path, echo()).unwrap_err();
-        assert!(matches!(refused, BindError::NotASocket { .. }), "{refused}");
+        let error = UnixStreamServer::bind(path, echo()).unwrap_err();
+        assert!(matches!(error, BindError::NotASocket { .. }), "{error}");
         assert!(!fs::symlink_metadata(path).unwrap().file_type().is_socket());
     }
-    assert_eq!(fs::read_to_string(file).unwrap(), "precious");
+    assert_eq!(fs::read_to_string(file).unwrap(), "content");
 }
 
 #[test]
-fn what_somebody_else_put_there_meanwhile_stays() {
+fn file_that_replaced_the_socket_is_not_removed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let server = UnixStreamServer::bind(&path, echo()).unwrap();
     fs::remove_file(&path).unwrap();
-    let theirs = UnixListener::bind(&path).unwrap();
+    let other = UnixListener::bind(&path).unwrap();
     drop(server);
     let _client = UnixStream::connect(&path).unwrap();
-    drop(theirs);
+    drop(other);
 
     let path = dir.path().join("moved");
     let server = UnixDatagramServer::bind(&path, echo_datagram()).unwrap();
@@ -153,9 +152,9 @@ fn what_somebody_else_put_there_meanwhile_stays() {
 }
 
 #[test]
-fn a_relative_path_is_removed_from_wherever_the_process_is() {
-    alone(
-        "a_relative_path_is_removed_from_wherever_the_process_is",
+fn relative_path_is_removed_after_a_change_of_directory() {
+    in_own_process(
+        "relative_path_is_removed_after_a_change_of_directory",
         || {
             let dir = tempfile::tempdir().unwrap();
             std::env::set_current_dir(dir.path()).unwrap();
@@ -169,11 +168,11 @@ fn a_relative_path_is_removed_from_wherever_the_process_is() {
 }
 
 #[test]
-fn of_several_that_find_a_stale_file_one_wins() {
-    const NAME: &str = "of_several_that_find_a_stale_file_one_wins";
-    if let Some(path) = errand() {
+fn one_of_several_processes_replaces_a_stale_file() {
+    const NAME: &str = "one_of_several_processes_replaces_a_stale_file";
+    if let Some(path) = child_role() {
         println!("ready");
-        while told() == "bind" {
+        while read_stdin_line() == "bind" {
             let server = UnixStreamServer::bind(&*path, echo());
             let outcome = match &server {
                 Ok(_) => "won".into(),
@@ -181,8 +180,8 @@ fn of_several_that_find_a_stale_file_one_wins() {
                 Err(other) => format!("{other}"),
             };
             println!("outcome {outcome}");
-            // The winner keeps it until all have tried.
-            told();
+            // The winner keeps the socket until all have tried.
+            read_stdin_line();
             drop(server);
             println!("gone");
         }
@@ -190,67 +189,68 @@ fn of_several_that_find_a_stale_file_one_wins() {
     }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
-    let start = |_| Companion::start(NAME, path.to_str().unwrap());
-    let mut racers: Vec<_> = (0..4).map(start).collect();
-    racers
+    let start = |_| TestProcess::start(NAME, path.to_str().unwrap());
+    let mut processes: Vec<_> = (0..4).map(start).collect();
+    processes
         .iter_mut()
-        .for_each(|racer| drop(racer.hears("ready")));
-    let _quiet = nobody_starts();
+        .for_each(|process| drop(process.expect_line("ready")));
+    let _no_starts = block_process_starts();
     for round in 0..10 {
         drop(UnixListener::bind(&path).unwrap());
-        racers.iter_mut().for_each(|racer| racer.tell("bind"));
-        let outcomes: Vec<_> = racers
+        processes
             .iter_mut()
-            .map(|racer| racer.hears("outcome "))
+            .for_each(|process| process.send_line("bind"));
+        let outcomes: Vec<_> = processes
+            .iter_mut()
+            .map(|process| process.expect_line("outcome "))
             .collect();
         let won = outcomes.iter().filter(|outcome| *outcome == "won").count();
         let lost = outcomes.iter().filter(|outcome| *outcome == "lost").count();
         assert_eq!((won, lost), (1, 3), "round {round}: {outcomes:?}");
         let _client = UnixStream::connect(&path).unwrap();
-        racers.iter_mut().for_each(|racer| racer.tell("leave"));
-        racers
+        processes
             .iter_mut()
-            .for_each(|racer| drop(racer.hears("gone")));
+            .for_each(|process| process.send_line("leave"));
+        processes
+            .iter_mut()
+            .for_each(|process| drop(process.expect_line("gone")));
         assert!(!path.exists());
     }
-    for racer in racers {
-        racer.passes();
+    for process in processes {
+        process.assert_passed();
     }
 }
 
 #[test]
-fn an_abstract_name_needs_no_file() {
-    let _quiet = nobody_starts();
+fn abstract_name_needs_no_file() {
+    let _no_starts = block_process_starts();
     let name = format!("@socketserver-abstract-{}", std::process::id());
     let server = UnixStreamServer::bind(&*name, echo()).unwrap();
     assert_eq!(server.local_addr().to_string(), name);
     assert!(server.local_addr().as_path().is_none() && !Path::new(&name).exists());
-    let refused = UnixStreamServer::bind(&*name, echo()).unwrap_err();
-    assert!(
-        matches!(refused, BindError::AddressInUse { .. }),
-        "{refused}"
-    );
+    let error = UnixStreamServer::bind(&*name, echo()).unwrap_err();
+    assert!(matches!(error, BindError::AddressInUse { .. }), "{error}");
 
     use std::os::linux::net::SocketAddrExt;
     let address = std::os::unix::net::SocketAddr::from_abstract_name(&name[1..]).unwrap();
     let client = UnixStream::connect_addr(&address).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut server = server;
     client.shutdown(std::net::Shutdown::Write).unwrap();
-    server.handle_request(Some(PATIENCE)).unwrap();
+    server.handle_request(Some(TIMEOUT)).unwrap();
     drop(server);
     assert!(UnixStream::connect_addr(&address).is_err());
     UnixStreamServer::bind(&*name, echo()).unwrap();
 }
 
 #[test]
-fn bad_paths_are_refused_before_anything_is_made() {
+fn invalid_paths_are_rejected() {
     let long = format!("/tmp/{}", "x".repeat(200));
     for path in ["", "@", "a\0b", &*long] {
-        let refused = UnixStreamServer::bind(path, echo()).unwrap_err();
+        let error = UnixStreamServer::bind(path, echo()).unwrap_err();
         assert!(
-            matches!(refused, BindError::BadAddress { .. }),
-            "{path:?}: {refused}"
+            matches!(error, BindError::BadAddress { .. }),
+            "{path:?}: {error}"
         );
     }
     let missing = UnixStreamServer::bind("/no/such/directory/socket", echo()).unwrap_err();
@@ -261,23 +261,23 @@ fn bad_paths_are_refused_before_anything_is_made() {
 }
 
 #[test]
-fn the_longest_path_works() {
+fn longest_path_works() {
     let dir = tempfile::tempdir().unwrap();
     let longest = 107 - dir.path().as_os_str().len() - 1;
     let path = dir.path().join("x".repeat(longest));
     let running = Running::start(ThreadingUnixStreamServer::bind(&path, echo()).unwrap());
     assert_eq!(running.client().ask("hello"), "hello");
     let too_long = dir.path().join("x".repeat(longest + 1));
-    let refused = UnixStreamServer::bind(too_long, echo()).unwrap_err();
-    assert!(matches!(refused, BindError::BadAddress { .. }), "{refused}");
+    let error = UnixStreamServer::bind(too_long, echo()).unwrap_err();
+    assert!(matches!(error, BindError::BadAddress { .. }), "{error}");
     assert!(matches!(UnixAddress::parse(&path), UnixAddress::Path(_)));
     running.handle.drain(Duration::from_secs(5));
-    running.ends().unwrap();
+    running.wait_until_stopped().unwrap();
     assert!(!path.exists());
 }
 
-/// What `bind` says to a user without rights; only the thread becomes that user.
-fn refused_as_nobody(path: &Path) -> String {
+/// Returns the error of `bind` for a user without rights. Only the thread becomes that user.
+fn bind_error_as_nobody(path: &Path) -> String {
     let bind = || {
         rustix::thread::set_thread_uid(rustix::fs::Uid::from_raw(65534)).unwrap();
         UnixStreamServer::bind(path, echo())
@@ -288,9 +288,9 @@ fn refused_as_nobody(path: &Path) -> String {
 }
 
 #[test]
-fn a_stale_socket_of_another_user_is_called_so() {
+fn stale_socket_of_another_user_is_reported() {
     if !rustix::process::geteuid().is_root() {
-        return println!("SKIPPED: only root can make a socket of another user");
+        return println!("SKIPPED: only root can create a socket of another user");
     }
     // A user who may neither connect to the socket nor remove it.
     let dir = tempfile::tempdir().unwrap();
@@ -300,36 +300,36 @@ fn a_stale_socket_of_another_user_is_called_so() {
     std::os::unix::fs::chown(&path, Some(1001), None).unwrap();
     for (mode, state) in [(0o600, "may not connect"), (0o666, "may not remove it")] {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        let told = refused_as_nobody(&path);
-        assert!(told.contains("user with the number 1001"), "{told}");
-        assert!(told.contains(state), "{told}");
-        assert!(!told.contains("port"), "{told}");
+        let error = bind_error_as_nobody(&path);
+        assert!(error.contains("user with the number 1001"), "{error}");
+        assert!(error.contains(state), "{error}");
+        assert!(!error.contains("port"), "{error}");
         assert!(path.exists());
     }
 }
 
 #[test]
-fn an_error_about_a_path_does_not_speak_of_ports() {
+fn error_about_a_path_does_not_mention_ports() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let _listener = UnixListener::bind(&path).unwrap();
-    let refused = UnixStreamServer::bind(&path, echo())
+    let error = UnixStreamServer::bind(&path, echo())
         .unwrap_err()
         .to_string();
-    assert!(refused.contains("choose another path"), "{refused}");
-    assert!(!refused.contains("port"), "{refused}");
+    assert!(error.contains("choose another path"), "{error}");
+    assert!(!error.contains("port"), "{error}");
     let name = format!("@socketserver-{}-in-use", std::process::id());
     let _first = UnixStreamServer::bind(&name, echo()).unwrap();
-    let refused = UnixStreamServer::bind(&name, echo())
+    let error = UnixStreamServer::bind(&name, echo())
         .unwrap_err()
         .to_string();
-    assert!(!refused.contains("port"), "{refused}");
+    assert!(!error.contains("port"), "{error}");
 }
 
 #[test]
-fn the_file_is_given_to_its_owner() {
+fn owner_of_the_file_is_set() {
     if !rustix::process::geteuid().is_root() {
-        return println!("SKIPPED: only root can give a file away");
+        return println!("SKIPPED: only root can change the owner of a file");
     }
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
@@ -350,9 +350,9 @@ fn the_file_is_given_to_its_owner() {
     assert_eq!(owner(&b), (0, 1002, 0o600));
 }
 
-/// A directory may be another one by the time that the file is to be removed.
+/// The directory of the path may have changed when the file is removed.
 #[test]
-fn a_file_of_the_same_name_elsewhere_stays() {
+fn file_of_the_same_name_in_another_directory_stays() {
     let dir = tempfile::tempdir().unwrap();
     let (link, first, second) = (
         dir.path().join("link"),

@@ -1,12 +1,12 @@
-//! WebSockets under the two models that want a process to themselves: one that forks must have one
-//! thread, and one at a time has no other client meanwhile.
+//! WebSockets under the two models that need a process of their own: a forking server must have one
+//! thread, and a sequential server has only one client at a time.
 //!
-//! The server is this program, started again.
+//! The server is this program, started again as a child process.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test says why it fails"
+    reason = "a test prints why it fails"
 )]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -22,7 +22,7 @@ use tungstenite::Message as Frame;
 
 const MODEL: &str = "SOCKETSERVER_TEST_MODEL";
 const IDLE: Duration = Duration::from_secs(2);
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn main() {
     match std::env::var(MODEL).as_deref() {
@@ -31,7 +31,7 @@ fn main() {
         _ => {}
     }
     for model in ["forking", "sequential"] {
-        try_one(model);
+        check_model(model);
         println!("test {model} ... ok");
     }
 }
@@ -41,7 +41,7 @@ fn serve<C: Concurrency>(model: C) {
     let site = Http::new().handler_fn(move |request: &mut Request<'_>| {
         sockets.upgrade(request, |socket: &mut WebSocket<'_>, message: Message| {
             if message.as_text() == Some("drain") {
-                socket.connection().server().drain(PATIENCE);
+                socket.connection().server().drain(TIMEOUT);
             }
             Ok(socket.send(message)?)
         })
@@ -56,7 +56,7 @@ fn serve<C: Concurrency>(model: C) {
     server.serve_forever().unwrap();
 }
 
-/// Killed if the test fails.
+/// A child process that is killed if the test fails.
 struct Guarded(Child);
 
 impl Drop for Guarded {
@@ -66,7 +66,7 @@ impl Drop for Guarded {
     }
 }
 
-fn try_one(model: &str) {
+fn check_model(model: &str) {
     let mut server = Command::new(std::env::current_exe().unwrap());
     let server = server.env(MODEL, model).stdout(Stdio::piped()).spawn();
     let mut server = Guarded(server.unwrap());
@@ -75,11 +75,12 @@ fn try_one(model: &str) {
     BufReader::new(stdout).read_line(&mut address).unwrap();
     let address = address.trim_end();
 
-    // Several at once, or one after the other; longer than silence may be, as they answer.
+    // Several clients at once, or one after the other, for longer than the idle timeout, because
+    // they answer the pings.
     let mut client = open(address);
     for n in 0..6 {
-        let question = client.read().unwrap();
-        assert_eq!(question, Frame::Ping("".into()), "{model}");
+        let ping = client.read().unwrap();
+        assert_eq!(ping, Frame::Ping("".into()), "{model}");
         client.flush().unwrap();
         client.send(Frame::text(n.to_string())).unwrap();
         assert_eq!(client.read().unwrap(), Frame::text(n.to_string()));
@@ -87,10 +88,10 @@ fn try_one(model: &str) {
     client.close(None).unwrap();
     while client.read().is_ok() {}
 
-    // Who does not answer is told, and goes.
+    // A client that does not answer the ping receives the close code, and is disconnected.
     let mut silent = open(address);
     assert!(matches!(silent.read().unwrap(), Frame::Ping(_)));
-    // It would answer by itself.
+    // tungstenite would answer by itself.
     let mut rest = Vec::new();
     silent.get_mut().read_to_end(&mut rest).unwrap();
     assert_eq!(rest[2..4], 1008_u16.to_be_bytes(), "{model}: {rest:?}");
@@ -98,20 +99,20 @@ fn try_one(model: &str) {
     let mut last = open(address);
     last.send(Frame::text("drain")).unwrap();
     assert_eq!(last.read().unwrap(), Frame::text("drain"));
-    assert_eq!(code(&mut last), 1001, "{model}");
+    assert_eq!(close_code(&mut last), 1001, "{model}");
     assert!(server.0.wait().unwrap().success());
 }
 
 fn open(address: &str) -> tungstenite::WebSocket<TcpStream> {
     let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let (socket, _) = tungstenite::client(format!("ws://{address}/"), stream).unwrap();
     socket
 }
 
-fn code(socket: &mut tungstenite::WebSocket<TcpStream>) -> u16 {
+fn close_code(socket: &mut tungstenite::WebSocket<TcpStream>) -> u16 {
     match socket.read().unwrap() {
         Frame::Close(Some(close)) => close.code.into(),
-        other => panic!("not the end: {other}"),
+        other => panic!("not a close frame: {other}"),
     }
 }

@@ -1,9 +1,11 @@
-//! Sockets as in the standard library, that park the coroutine where those block the thread.
+//! Sockets with the API of the standard library. They park the coroutine where the standard
+//! library's block the thread.
 //!
-//! Every one can have timeouts for reading and writing, and works outside of the engine, too, where
-//! it blocks the thread.
+//! Every socket can have timeouts for reads and writes. Outside of the runtime, a socket blocks the
+//! thread.
 
-/// What every socket of this module has: its descriptor, and the way from the standard library's.
+/// Implements the common part of a socket: its descriptor and the conversion from the standard
+/// library's type.
 macro_rules! socket {
     ($socket:ident, $std:ty) => {
         impl std::os::fd::AsFd for $socket {
@@ -23,28 +25,28 @@ macro_rules! socket {
     };
 }
 
-/// Bounds on waiting, for what is read and written.
+/// Defines the timeouts of reads and writes.
 macro_rules! timeouts {
     () => {
-        /// Bounds the wait of each read; `None` is no limit.
+        /// Sets the maximum wait of each read; `None` is no limit.
         ///
         /// # Errors
-        /// [`io::ErrorKind::InvalidInput`] for zero.
+        /// Returns [`io::ErrorKind::InvalidInput`] if `timeout` is zero.
         pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
             self.0.set_timeout(Interest::Read, timeout)
         }
 
-        /// Bounds the wait of each write; `None` is no limit.
+        /// Sets the maximum wait of each write; `None` is no limit.
         ///
         /// # Errors
-        /// [`io::ErrorKind::InvalidInput`] for zero.
+        /// Returns [`io::ErrorKind::InvalidInput`] if `timeout` is zero.
         pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
             self.0.set_timeout(Interest::Write, timeout)
         }
     };
 }
 
-/// Reading and writing, by whoever has the stream and whoever only borrows it.
+/// Implements `Read` and `Write` for a stream and for a reference to it.
 macro_rules! stream {
     ($stream:ident) => {
         impl Read for $stream {

@@ -1,4 +1,4 @@
-//! What all sockets share: an operation is tried, and repeated when the descriptor is ready.
+//! The common part of all sockets: try an operation, and repeat it when the descriptor is ready.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use crate::reactor::{Interest, Readiness};
 use crate::worker::lock;
 
-/// A non-blocking socket, and a way to wait for it.
+/// A non-blocking socket with its readiness.
 #[derive(Debug)]
 pub(super) struct Socket<S> {
-    // Before the descriptor that it watches.
+    // Declared first, so that it is dropped before the descriptor that it watches.
     readiness: Readiness,
     pub(super) inner: S,
     timeouts: Mutex<Timeouts>,
@@ -24,7 +24,7 @@ struct Timeouts {
 }
 
 impl<S: AsFd> Socket<S> {
-    /// Takes over a socket, and makes it non-blocking.
+    /// Takes over a socket and makes it non-blocking.
     pub(super) fn new(inner: S) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&inner, true)?;
         Ok(Self {
@@ -53,7 +53,7 @@ impl<S: AsFd> Socket<S> {
         Ok(())
     }
 
-    /// Runs an operation until it does not fail with `WouldBlock` any more.
+    /// Runs an operation until it no longer fails with `WouldBlock`.
     pub(super) fn run<T>(
         &self,
         interest: Interest,
@@ -75,7 +75,7 @@ impl<S: AsFd> Socket<S> {
         }
     }
 
-    /// Reads; a wait that is known to be needed comes before the attempt.
+    /// Reads. If the socket is known to be empty, waits before the first attempt.
     pub(super) fn read(
         &self,
         buf: &mut [u8],

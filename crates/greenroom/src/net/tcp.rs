@@ -18,7 +18,7 @@ impl TcpListener {
     /// Binds and listens, as [`std::net::TcpListener::bind`] does.
     ///
     /// # Errors
-    /// Those of `bind(2)` and `listen(2)`.
+    /// Returns the errors of `bind(2)` and `listen(2)`.
     pub fn bind(address: impl ToSocketAddrs) -> io::Result<Self> {
         net::TcpListener::bind(address)?.try_into()
     }
@@ -26,24 +26,24 @@ impl TcpListener {
     /// Waits for a connection.
     ///
     /// # Errors
-    /// Those of `accept(2)`; [`io::ErrorKind::TimedOut`].
+    /// Returns the errors of `accept(2)`, and [`io::ErrorKind::TimedOut`] if the timeout expires.
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let (stream, peer) = self.0.run(Interest::Read, net::TcpListener::accept)?;
         Ok((stream.try_into()?, peer))
     }
 
-    /// The address it is bound to.
+    /// Returns the address that the socket is bound to.
     ///
     /// # Errors
-    /// Those of `getsockname(2)`.
+    /// Returns the errors of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.inner.local_addr()
     }
 
-    /// Bounds the wait of each accept; `None` is no limit.
+    /// Sets the maximum wait of each accept; `None` is no limit.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for zero.
+    /// Returns [`io::ErrorKind::InvalidInput`] if `timeout` is zero.
     pub fn set_accept_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         self.0.set_timeout(Interest::Read, timeout)
     }
@@ -56,20 +56,21 @@ socket!(TcpListener, net::TcpListener);
 pub struct TcpStream(Socket<net::TcpStream>);
 
 impl TcpStream {
-    /// Connects to the first of the addresses that answers. A name is resolved on the calling
+    /// Connects to the first of the addresses that accepts. A name is resolved on the calling
     /// thread; see [`unblock`](crate::unblock()).
     ///
     /// # Errors
-    /// Those of `connect(2)`, for the last of the addresses.
+    /// Returns the error of `connect(2)` for the last of the addresses.
     pub fn connect(address: impl ToSocketAddrs) -> io::Result<Self> {
-        let mut failure = io::Error::new(io::ErrorKind::InvalidInput, "no address to connect to");
+        let mut last_error =
+            io::Error::new(io::ErrorKind::InvalidInput, "no address to connect to");
         for address in address.to_socket_addrs()? {
             match Self::connect_to(address) {
                 Ok(stream) => return Ok(stream),
-                Err(error) => failure = error,
+                Err(error) => last_error = error,
             }
         }
-        Err(failure)
+        Err(last_error)
     }
 
     fn connect_to(address: SocketAddr) -> io::Result<Self> {
@@ -85,7 +86,7 @@ impl TcpStream {
             Ok(()) => {}
             Err(Errno::INPROGRESS) => {
                 socket.wait(Interest::Write, None)?;
-                // connect(2): how it ended is told once by SO_ERROR.
+                // connect(2): SO_ERROR returns the result of the connect once.
                 sockopt::socket_error(&socket.inner)??;
             }
             Err(errno) => return Err(errno.into()),
@@ -93,34 +94,34 @@ impl TcpStream {
         Ok(Self(socket))
     }
 
-    /// The address at the other end.
+    /// Returns the address of the peer.
     ///
     /// # Errors
-    /// Those of `getpeername(2)`.
+    /// Returns the errors of `getpeername(2)`.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.0.inner.peer_addr()
     }
 
-    /// The address at this end.
+    /// Returns the local address.
     ///
     /// # Errors
-    /// Those of `getsockname(2)`.
+    /// Returns the errors of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.inner.local_addr()
     }
 
-    /// Half-closes, or closes in both directions.
+    /// Closes the read half, the write half, or both.
     ///
     /// # Errors
-    /// Those of `shutdown(2)`.
+    /// Returns the errors of `shutdown(2)`.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         self.0.inner.shutdown(how)
     }
 
-    /// Sends small segments at once, or lets the kernel gather them.
+    /// Sets `TCP_NODELAY`: true sends small segments at once, false lets the kernel coalesce them.
     ///
     /// # Errors
-    /// Those of `setsockopt(2)`.
+    /// Returns the errors of `setsockopt(2)`.
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
         self.0.inner.set_nodelay(nodelay)
     }

@@ -23,31 +23,31 @@ impl UdpSocket {
     /// Binds, as [`std::net::UdpSocket::bind`] does.
     ///
     /// # Errors
-    /// Those of `bind(2)`.
+    /// Returns the errors of `bind(2)`.
     pub fn bind(address: impl ToSocketAddrs) -> io::Result<Self> {
         net::UdpSocket::bind(address)?.try_into()
     }
 
-    /// Sets where [`send`](Self::send) sends to, and drops what others send.
+    /// Sets the destination of [`send`](Self::send), and drops datagrams from other peers.
     ///
     /// # Errors
-    /// Those of `connect(2)`.
+    /// Returns the errors of `connect(2)`.
     pub fn connect(&self, address: impl ToSocketAddrs) -> io::Result<()> {
         self.0.inner.connect(address)
     }
 
-    /// Waits for a datagram. What does not fit into `buf` is lost.
+    /// Waits for a datagram. Bytes that do not fit into `buf` are discarded.
     ///
     /// # Errors
-    /// Those of `recvfrom(2)`; [`io::ErrorKind::TimedOut`].
+    /// Returns the errors of `recvfrom(2)`, and [`io::ErrorKind::TimedOut`] if the timeout expires.
     pub fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         self.0.run(Interest::Read, |socket| socket.recv_from(buf))
     }
 
-    /// As [`recv_from`](Self::recv_from), for a connected socket.
+    /// Receives as [`recv_from`](Self::recv_from) does, on a connected socket.
     ///
     /// # Errors
-    /// As for [`recv_from`](Self::recv_from).
+    /// Returns the errors of [`recv_from`](Self::recv_from).
     pub fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.0.run(Interest::Read, |socket| socket.recv(buf))
     }
@@ -55,7 +55,7 @@ impl UdpSocket {
     /// Sends a datagram.
     ///
     /// # Errors
-    /// Those of `sendto(2)`; [`io::ErrorKind::TimedOut`].
+    /// Returns the errors of `sendto(2)`, and [`io::ErrorKind::TimedOut`] if the timeout expires.
     pub fn send_to(&self, bytes: &[u8], to: SocketAddr) -> io::Result<usize> {
         self.0
             .run(Interest::Write, |socket| socket.send_to(bytes, to))
@@ -64,15 +64,15 @@ impl UdpSocket {
     /// Sends a datagram on a connected socket.
     ///
     /// # Errors
-    /// As for [`send_to`](Self::send_to).
+    /// Returns the errors of [`send_to`](Self::send_to).
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         self.0.run(Interest::Write, |socket| socket.send(bytes))
     }
 
-    /// The address it is bound to.
+    /// Returns the address that the socket is bound to.
     ///
     /// # Errors
-    /// Those of `getsockname(2)`.
+    /// Returns the errors of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.inner.local_addr()
     }
@@ -82,23 +82,22 @@ impl UdpSocket {
 
 socket!(UdpSocket, net::UdpSocket);
 
-/// Sends a datagram, without waiting for room. If other coroutines of this worker are about to run,
-/// it waits for them: what they send in this way at the same time goes out with one system call,
-/// `sendmmsg(2)`.
+/// Sends a datagram without waiting for buffer space. If other coroutines of this worker are ready
+/// to run, the call waits for them. The datagrams that they send in this way go out with one system
+/// call, `sendmmsg(2)`.
 ///
-/// For the replies of a server whose socket is shared by many coroutines.
+/// Use it for the replies of a server whose socket is shared by many coroutines.
 ///
 /// # Errors
-/// Those of `sendto(2)` for this datagram, [`io::ErrorKind::WouldBlock`] among them.
+/// Returns the errors of `sendto(2)` for this datagram, among them [`io::ErrorKind::WouldBlock`].
 pub fn send_together(socket: &Arc<OwnedFd>, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
     send_together_from(socket, &Transmit::new(bytes, &to.into()))
 }
 
-/// As [`send_together`], for a datagram that may be
-/// [from a certain address](Outgoing::from) of this machine.
+/// Sends as [`send_together`] does, optionally [from a certain local address](Transmit::from).
 ///
 /// # Errors
-/// As for [`send_together`].
+/// Returns the errors of [`send_together`].
 pub fn send_together_from(socket: &Arc<OwnedFd>, packet: &Transmit<'_>) -> io::Result<()> {
     match Worker::in_coroutine() {
         Some(local) if local.may_send_later(packet.bytes()) => {

@@ -17,7 +17,7 @@ impl UnixListener {
     /// Binds and listens, as [`std::os::unix::net::UnixListener::bind`] does.
     ///
     /// # Errors
-    /// Those of `bind(2)` and `listen(2)`.
+    /// Returns the errors of `bind(2)` and `listen(2)`.
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
         net::UnixListener::bind(path)?.try_into()
     }
@@ -25,16 +25,16 @@ impl UnixListener {
     /// Waits for a connection.
     ///
     /// # Errors
-    /// Those of `accept(2)`; [`io::ErrorKind::TimedOut`].
+    /// Returns the errors of `accept(2)`, and [`io::ErrorKind::TimedOut`] if the timeout expires.
     pub fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
         let (stream, peer) = self.0.run(Interest::Read, net::UnixListener::accept)?;
         Ok((stream.try_into()?, peer))
     }
 
-    /// Bounds the wait of each accept; `None` is no limit.
+    /// Sets the maximum wait of each accept; `None` is no limit.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for zero.
+    /// Returns [`io::ErrorKind::InvalidInput`] if `timeout` is zero.
     pub fn set_accept_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         self.0.set_timeout(Interest::Read, timeout)
     }
@@ -47,28 +47,28 @@ socket!(UnixListener, net::UnixListener);
 pub struct UnixStream(Socket<net::UnixStream>);
 
 impl UnixStream {
-    /// Connects. If the listener's queue is full, the calling thread waits, as the kernel has no
-    /// event for it.
+    /// Connects. If the listener's backlog is full, the calling thread blocks, because the kernel
+    /// has no event for it.
     ///
     /// # Errors
-    /// Those of `connect(2)`.
+    /// Returns the errors of `connect(2)`.
     pub fn connect(path: impl AsRef<Path>) -> io::Result<Self> {
         net::UnixStream::connect(path)?.try_into()
     }
 
-    /// Two sockets, connected to each other.
+    /// Creates two sockets that are connected to each other.
     ///
     /// # Errors
-    /// Those of `socketpair(2)`.
+    /// Returns the errors of `socketpair(2)`.
     pub fn pair() -> io::Result<(Self, Self)> {
         let (one, other) = net::UnixStream::pair()?;
         Ok((one.try_into()?, other.try_into()?))
     }
 
-    /// Half-closes, or closes in both directions.
+    /// Closes the read half, the write half, or both.
     ///
     /// # Errors
-    /// Those of `shutdown(2)`.
+    /// Returns the errors of `shutdown(2)`.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         self.0.inner.shutdown(how)
     }
@@ -88,32 +88,32 @@ impl UnixDatagram {
     /// Binds, as [`std::os::unix::net::UnixDatagram::bind`] does.
     ///
     /// # Errors
-    /// Those of `bind(2)`.
+    /// Returns the errors of `bind(2)`.
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
         net::UnixDatagram::bind(path)?.try_into()
     }
 
-    /// Two sockets, connected to each other.
+    /// Creates two sockets that are connected to each other.
     ///
     /// # Errors
-    /// Those of `socketpair(2)`.
+    /// Returns the errors of `socketpair(2)`.
     pub fn pair() -> io::Result<(Self, Self)> {
         let (one, other) = net::UnixDatagram::pair()?;
         Ok((one.try_into()?, other.try_into()?))
     }
 
-    /// Waits for a datagram. What does not fit into `buf` is lost.
+    /// Waits for a datagram. Bytes that do not fit into `buf` are discarded.
     ///
     /// # Errors
-    /// Those of `recvfrom(2)`; [`io::ErrorKind::TimedOut`].
+    /// Returns the errors of `recvfrom(2)`, and [`io::ErrorKind::TimedOut`] if the timeout expires.
     pub fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         self.0.run(Interest::Read, |socket| socket.recv_from(buf))
     }
 
-    /// As [`recv_from`](Self::recv_from), for a connected socket.
+    /// Receives as [`recv_from`](Self::recv_from) does, on a connected socket.
     ///
     /// # Errors
-    /// As for [`recv_from`](Self::recv_from).
+    /// Returns the errors of [`recv_from`](Self::recv_from).
     pub fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.0.run(Interest::Read, |socket| socket.recv(buf))
     }
@@ -121,7 +121,7 @@ impl UnixDatagram {
     /// Sends a datagram to the socket bound to `path`.
     ///
     /// # Errors
-    /// Those of `sendto(2)`; [`io::ErrorKind::TimedOut`].
+    /// Returns the errors of `sendto(2)`, and [`io::ErrorKind::TimedOut`] if the timeout expires.
     pub fn send_to(&self, bytes: &[u8], path: impl AsRef<Path>) -> io::Result<usize> {
         let path = path.as_ref();
         self.0
@@ -131,7 +131,7 @@ impl UnixDatagram {
     /// Sends a datagram on a connected socket.
     ///
     /// # Errors
-    /// As for [`send_to`](Self::send_to).
+    /// Returns the errors of [`send_to`](Self::send_to).
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         self.0.run(Interest::Write, |socket| socket.send(bytes))
     }

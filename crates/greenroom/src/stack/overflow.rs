@@ -1,5 +1,5 @@
-//! What happens when a coroutine runs out of stack: a message that names it and the remedy, then
-//! an abort. Without it there would be a bare SIGSEGV.
+//! Reports a stack overflow of a coroutine: a message with the coroutine's name and the remedy,
+//! then an abort. Without the report there would be a bare SIGSEGV.
 
 #![allow(unsafe_code)]
 
@@ -10,32 +10,33 @@ use std::ptr;
 use std::sync::OnceLock;
 
 use super::slab::Layout;
-use crate::join::quietly;
+use crate::join::catch_panic;
 use crate::task::Hold;
 use crate::task_name::Shared;
 
 thread_local! {
-    // Without destructors and with constant initialisers: access is a plain load, as a signal
-    // handler needs it to be.
+    // No destructors and constant initialisers: access is then a plain load, which is safe in a
+    // signal handler.
     static LAYOUT: Cell<Option<Layout>> = const { Cell::new(None) };
-    /// The name of the coroutine that runs on this thread, alive for as long as it runs.
+    /// The name of the coroutine that runs on this thread. The pointer is valid while it runs.
     static RUNNING: Cell<Option<*const Shared>> = const { Cell::new(None) };
 }
 
-/// Says where the guards of this thread's stacks are.
+/// Registers the guards of this thread's stacks.
 pub(crate) fn guard(layout: Layout) {
     LAYOUT.set(Some(layout));
 }
 
-/// Says what runs on this thread from now on.
+/// Registers the name of the coroutine that runs on this thread from now on.
 pub(crate) fn set_running(name: Option<*const Shared>) {
     RUNNING.set(name);
 }
 
-/// Catches SIGSEGV, once for the process. What is not an overflow of a coroutine is left to the
-/// handler that was there before, which is usually the standard library's.
+/// Installs a handler for SIGSEGV, once for the process. A fault that is not an overflow of a
+/// coroutine goes to the previous handler, which is usually the standard library's.
 ///
-/// It runs on the signal stack that the standard library gives to each thread that it starts.
+/// The handler runs on the signal stack that the standard library gives to each thread that it
+/// starts.
 pub(crate) fn install() {
     BEFORE.get_or_init(|| {
         let mut action = MaybeUninit::<libc::sigaction>::zeroed();
@@ -44,8 +45,8 @@ pub(crate) fn install() {
         let new = unsafe { action.assume_init_mut() };
         new.sa_sigaction = on_segv as *const () as usize;
         new.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
-        // SAFETY: both pointers are valid, and `on_segv` has the signature that SA_SIGINFO asks for
-        // and does only what a signal handler may do.
+        // SAFETY: both pointers are valid, and `on_segv` has the signature that SA_SIGINFO requires
+        // and calls only functions that a signal handler may call.
         unsafe { libc::sigaction(libc::SIGSEGV, new, before.as_mut_ptr()) };
         // SAFETY: zeroed, or written by the call.
         unsafe { before.assume_init() }
@@ -57,13 +58,13 @@ static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 extern "C" fn on_segv(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid siginfo_t to a handler with SA_SIGINFO.
     let info_ref = unsafe { &*info };
-    // SAFETY: for SIGSEGV it carries an address.
+    // SAFETY: the siginfo_t of a SIGSEGV contains an address.
     let address = unsafe { info_ref.si_addr() }.addr();
     if let Some(layout) = LAYOUT.get()
         && layout.is_guard(address)
     {
         // SAFETY: the name belongs to the coroutine that runs on this thread right now, which this
-        // handler interrupts. The coroutine takes it away from here before it drops it.
+        // handler interrupts. The coroutine clears the pointer before it drops the name.
         let name = RUNNING.get().map(|name| unsafe { &*name });
         report(name, layout.stack_size());
         // SAFETY: abort is async-signal-safe.
@@ -72,26 +73,26 @@ extern "C" fn on_segv(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
     chain(signal, info, context);
 }
 
-/// Neither allocates nor locks, if the name does not. What the name does comes last, so that all
-/// else has been said by then.
+/// Writes the report without allocation or locks, unless the name uses them. The name comes last,
+/// so that the rest is already written if the name fails.
 fn report(name: Option<&Shared>, size: usize) {
     let kib = size / 1024;
     let _ = write!(
         Stderr,
         "\na coroutine has overflowed its stack of {kib} KiB\n\
-         raise the engine's stack_size, or keep large buffers in a Vec\n"
+         raise the runtime's stack_size, or keep large buffers in a Vec\n"
     );
     if let Some(name) = name {
-        // This is another stack than the coroutine's: a switch would mix up the two.
+        // The handler runs on the signal stack: a switch of coroutines would mix up the two stacks.
         let _hold = Hold::begin();
-        let named = quietly(|| writeln!(Stderr, "it was coroutine '{name}'"));
-        if named.is_none() {
+        let written = catch_panic(|| writeln!(Stderr, "it was coroutine '{name}'"));
+        if written.is_none() {
             let _ = writeln!(Stderr, "its name panics when it is displayed");
         }
     }
 }
 
-/// write(2), and nothing between it and who writes.
+/// Standard error by write(2), without a buffer or a lock.
 struct Stderr;
 
 impl Write for Stderr {
@@ -121,10 +122,9 @@ fn chain(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_
     }
 }
 
-/// Returning re-executes the instruction that faulted, now under the default action.
+/// Restores the default action. Returning then re-executes the faulting instruction under it.
 fn default_action(signal: libc::c_int) {
     let default = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: all zeroes are a valid sigaction, SIG_DFL; a null pointer says that the old one is
-    // not wanted.
+    // SAFETY: all zeroes are a valid sigaction, SIG_DFL; a null pointer discards the old action.
     unsafe { libc::sigaction(signal, default.as_ptr(), ptr::null_mut()) };
 }

@@ -1,4 +1,5 @@
-//! A worker's stacks: slices of one mapping that costs address space until a stack is used.
+//! The stacks of a worker: slices of one mapping that costs only address space until a stack is
+//! used.
 
 #![allow(unsafe_code)]
 
@@ -14,21 +15,21 @@ use super::GuardPages;
 
 const PAGE: usize = 4096;
 
-/// Below each stack. Rust touches every page of a frame in order, so one would do for Rust code; C
-/// code may step over some.
+/// The size of the guard below each stack. Rust touches every page of a frame in order, so one page
+/// would do for Rust code; C code may step over some pages.
 const GUARD: usize = 4 * PAGE;
 
-/// Recycled stacks that are kept as they are; of more, the memory goes back to the system. More than
-/// the datagrams that a socket's receive buffer holds by default: these come and go in bursts, and
-/// giving memory back makes the other cores flush their caches of addresses.
+/// Maximum number of recycled stacks that keep their memory; the memory of further ones goes back
+/// to the system. It exceeds the number of datagrams that a socket's receive buffer holds by
+/// default. Datagrams come in bursts, and returning memory makes the other cores flush their TLBs.
 const KEPT_WARM: usize = 256;
 
 /// Linux 6.13; <https://man7.org/linux/man-pages/man2/madvise.2.html>.
 const MADV_GUARD_INSTALL: libc::c_int = 102;
 
-/// Neighbours begin at different cache lines. Without it, the hot ends of all stacks would compete
-/// for the same few sets of the cache. It is kept within a quarter of a page, so that a coroutine
-/// that needs three quarters of one still needs no second.
+/// Stacks begin at different cache lines. Otherwise the hot ends of all stacks would compete for
+/// the same few sets of the cache. The offset stays within a quarter of a page, so that a coroutine
+/// that needs three quarters of a page still needs no second one.
 const COLOURS: u32 = 16;
 const COLOUR_STEP: usize = 64;
 
@@ -36,11 +37,11 @@ const COLOUR_STEP: usize = 64;
 pub(crate) struct Stacks {
     mapping: Arc<Mapping>,
     slot: usize,
-    /// Slots that were used before, last used last: their memory is still there.
+    /// Slots that were used before and still have their memory; the last used is last.
     warm: Vec<u32>,
-    /// Slots that were used before, whose memory was given back.
+    /// Slots that were used before and whose memory was returned.
     cold: Vec<u32>,
-    /// The first slot that was never used, and has no guard yet.
+    /// The first slot that was never used and has no guard yet.
     next: u32,
     capacity: u32,
     guards: GuardPages,
@@ -67,7 +68,7 @@ impl Stacks {
         })
     }
 
-    /// A stack, unless all are in use or no further guard can be made.
+    /// Returns a stack, unless all are in use or no further guard can be installed.
     pub(crate) fn take(&mut self) -> io::Result<SlabStack> {
         let index = match self.warm.pop().or_else(|| self.cold.pop()) {
             Some(index) => index,
@@ -88,11 +89,12 @@ impl Stacks {
         })
     }
 
-    /// Takes a stack back.
+    /// Takes a stack back for reuse.
     pub(crate) fn recycle(&mut self, stack: SlabStack) {
         self.warm.push(stack.index);
         if self.warm.len() > KEPT_WARM {
-            // The longest unused half, so that a steady load never gets here twice.
+            // Trims the half that is unused for the longest time, so that a steady load never gets
+            // here twice.
             for index in self.warm.drain(..KEPT_WARM / 2) {
                 let limit = self.mapping.base + index as usize * self.slot;
                 self.mapping.discard(limit + GUARD, self.slot - GUARD);
@@ -102,7 +104,7 @@ impl Stacks {
         drop(stack);
     }
 
-    /// Where the guards are: a fault there is an overflow.
+    /// Returns the positions of the guards: a fault there is an overflow.
     pub(crate) fn layout(&self) -> Layout {
         Layout {
             base: self.mapping.base,
@@ -116,7 +118,7 @@ impl Stacks {
         let at = self.mapping.base + index as usize * self.slot;
         if self.guards == GuardPages::Auto {
             match self.mapping.install_guard(at, GUARD) {
-                // An older kernel does not know the advice.
+                // An older kernel does not know this advice.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                     self.guards = GuardPages::Mprotect;
                 }
@@ -127,7 +129,7 @@ impl Stacks {
     }
 }
 
-/// The geometry of a worker's stacks, for whoever looks at an address.
+/// The geometry of a worker's stacks, used to classify the address of a fault.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
     base: usize,
@@ -137,33 +139,33 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Whether an address lies in the guard of one of the stacks.
+    /// Returns true if an address lies in the guard of one of the stacks.
     pub(crate) fn is_guard(&self, address: usize) -> bool {
         address
             .checked_sub(self.base)
             .is_some_and(|offset| offset < self.length && offset % self.slot < self.guard)
     }
 
-    /// The usable bytes of each stack.
+    /// Returns the usable bytes of each stack.
     pub(crate) fn stack_size(&self) -> usize {
         self.slot - self.guard
     }
 }
 
-/// One slice, in use by one coroutine.
+/// One slice of the mapping, in use by one coroutine.
 pub(crate) struct SlabStack {
     index: u32,
     limit: usize,
     base: usize,
-    /// The memory outlives whoever stands on it, in whatever order things are dropped.
+    /// Keeps the memory mapped while the stack is in use, in whatever order values are dropped.
     _mapping: Arc<Mapping>,
 }
 
 // SAFETY: `base` and `limit` enclose memory that is mapped, readable and writable above the guard,
-// for as long as `_mapping` lives; the lowest `GUARD` bytes are inaccessible, since `take` hands out
-// no slot whose guard was not installed; a slot belongs to one `SlabStack` at a time; what is left
-// after guard and colour is at least 2 pages minus 1 KiB, above MIN_STACK_SIZE; and both ends are
-// aligned, to a page or to 64 bytes, and STACK_ALIGNMENT is 16.
+// for as long as `_mapping` lives; the lowest `GUARD` bytes are inaccessible, because `take` hands
+// out no slot whose guard was not installed; a slot belongs to one `SlabStack` at a time; the
+// usable part without guard and colour is at least 2 pages minus 1 KiB, above MIN_STACK_SIZE; and
+// both ends are aligned, to a page or to 64 bytes, and STACK_ALIGNMENT is 16.
 unsafe impl Stack for SlabStack {
     fn base(&self) -> StackPointer {
         nonzero(self.base)
@@ -196,7 +198,7 @@ impl Mapping {
             base: memory.expose_provenance(),
             length,
         };
-        // A huge page would back a stack of which two pages are used with two megabytes.
+        // A huge page would give 2 MiB of memory to a stack that uses two pages.
         // SAFETY: the advice concerns the mapping just made, and changes nothing it contains.
         unsafe { rustix::mm::madvise(memory, length, Advice::LinuxNoHugepage) }?;
         Ok(mapping)
@@ -204,8 +206,8 @@ impl Mapping {
 
     fn install_guard(&self, at: usize, length: usize) -> io::Result<()> {
         self.check(at, length);
-        // SAFETY: the range lies in this mapping, and in a slot that is not in use yet: nobody
-        // holds a reference into it.
+        // SAFETY: the range lies in this mapping, and in a slot that is not in use yet, so no
+        // reference into it exists.
         let done = unsafe { libc::madvise(address(at), length, MADV_GUARD_INSTALL) };
         if done == 0 {
             return Ok(());
@@ -220,11 +222,11 @@ impl Mapping {
         Ok(())
     }
 
-    /// Gives the memory of a stack that is not in use back to the system; it reads as zeroes then.
+    /// Returns the memory of an unused stack to the system; the memory reads as zeroes afterwards.
     fn discard(&self, at: usize, length: usize) {
         self.check(at, length);
-        // SAFETY: the range lies in this mapping, above the guard of a slot that was recycled:
-        // nobody holds a reference into it, and what the next user needs it writes first.
+        // SAFETY: the range lies in this mapping, above the guard of a slot that was recycled: no
+        // reference into it exists, and the next user writes before it reads.
         let _ = unsafe { rustix::mm::madvise(address(at), length, Advice::LinuxDontNeed) };
     }
 
@@ -239,7 +241,7 @@ fn address(at: usize) -> *mut libc::c_void {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: every stack in it holds a reference to this mapping, so none is left.
+        // SAFETY: every stack in the mapping holds a reference to it, so no stack is left.
         let _ = unsafe { rustix::mm::munmap(address(self.base), self.length) };
     }
 }
@@ -250,7 +252,7 @@ mod tests {
     use corosensei::{Coroutine, CoroutineResult};
 
     #[test]
-    fn slices_are_used_again_and_run_out_with_an_error() {
+    fn stacks_are_reused_and_run_out_with_an_error() {
         for guards in [GuardPages::Auto, GuardPages::Mprotect] {
             let mut stacks = Stacks::reserve(2, 64 << 10, guards).unwrap();
             let (one, two) = (stacks.take().unwrap(), stacks.take().unwrap());
@@ -263,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recycled_stack_that_was_trimmed_works_and_is_empty() {
+    fn trimmed_stack_is_usable_again() {
         let mut stacks = Stacks::reserve(600, 64 << 10, GuardPages::Auto).unwrap();
         let taken: Vec<_> = (0..600).map(|_| stacks.take().unwrap()).collect();
         taken.into_iter().for_each(|stack| stacks.recycle(stack));
@@ -281,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn guards_are_where_an_overflow_ends() {
+    fn guard_lies_below_the_usable_stack() {
         let mut stacks = Stacks::reserve(4, 64 << 10, GuardPages::Auto).unwrap();
         let layout = stacks.layout();
         let stack = (0..3).map(|_| stacks.take().unwrap()).last().unwrap();
@@ -292,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_beyond_memory_is_an_error() {
+    fn size_beyond_address_space_is_rejected() {
         assert!(Stacks::reserve(u32::MAX, usize::MAX / 2, GuardPages::Auto).is_err());
     }
 }

@@ -1,20 +1,21 @@
-//! Waiting for a condition that a lock protects.
+//! A condition variable.
 
 use std::time::Instant;
 
 use super::mutex::MutexGuard;
 use super::wait_list::{WaitList, Waited};
 
-/// Lets those who hold a [`Mutex`](super::Mutex) wait until others have changed what it protects.
+/// A condition variable: a holder of a [`Mutex`](super::Mutex) waits until the protected value
+/// changes.
 ///
-/// As with any condition variable, the condition is looked at in a loop.
+/// As with any condition variable, check the condition in a loop.
 #[derive(Debug, Default)]
 pub struct Condvar {
     waiting: WaitList,
 }
 
 impl Condvar {
-    /// Nobody waits yet.
+    /// Creates a condition variable without waiters.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -23,24 +24,26 @@ impl Condvar {
     /// Releases the lock, waits to be notified, and takes the lock again.
     ///
     /// # Panics
-    /// In a destructor that runs because of a panic in a coroutine: it cannot wait there.
+    /// Panics in a destructor that runs because of a panic in a coroutine, because a coroutine that
+    /// is panicking cannot wait.
     pub fn wait<'a, T: ?Sized>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         self.wait_until(guard, None).0
     }
 
-    /// As [`wait`](Self::wait), but not beyond `deadline`; says whether that has passed.
+    /// Waits as [`wait`](Self::wait) does, but at most until `deadline`. Returns true with the
+    /// guard if the deadline has passed.
     ///
     /// # Panics
-    /// As for [`wait`](Self::wait).
+    /// Panics in the same cases as [`wait`](Self::wait).
     pub fn wait_until<'a, T: ?Sized>(
         &self,
         guard: MutexGuard<'a, T>,
         deadline: Option<Instant>,
     ) -> (MutexGuard<'a, T>, bool) {
         let mutex = guard.mutex();
-        let place = self.waiting.enter();
+        let slot = self.waiting.enter();
         drop(guard);
-        let waited = place.wait(deadline);
+        let waited = slot.wait(deadline);
         assert!(
             waited != Waited::Refused,
             "a coroutine that is panicking cannot wait for a condition"
@@ -48,12 +51,12 @@ impl Condvar {
         (mutex.lock(), waited == Waited::TimedOut)
     }
 
-    /// Wakes up one of those who wait.
+    /// Wakes up one waiter.
     pub fn notify_one(&self) {
         self.waiting.wake_one();
     }
 
-    /// Wakes up all of them.
+    /// Wakes up all waiters.
     pub fn notify_all(&self) {
         self.waiting.wake_all();
     }

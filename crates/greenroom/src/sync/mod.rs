@@ -1,5 +1,5 @@
-//! Locks, conditions and channels that park a coroutine inside the engine and a thread outside of
-//! it. Both may use the same one.
+//! Locks, condition variables and channels. They park a coroutine inside the runtime and block a
+//! thread outside of it. Coroutines and threads may share the same object.
 
 mod condvar;
 mod mpmc;

@@ -8,14 +8,14 @@ use std::time::Instant;
 use super::wait_list::{WaitList, Waited};
 use crate::worker::lock;
 
-/// Makes a channel that holds at most `capacity` values, and at least one.
+/// Creates a channel that holds at most `capacity` values. A capacity of 0 is taken as 1.
 ///
 /// ```
 /// let (sender, receiver) = greenroom::sync::channel(8);
-/// let engine = greenroom::Runtime::new()?;
-/// let sending = engine.spawn(move || (1..=100).try_for_each(|n| sender.send(n)))?;
+/// let runtime = greenroom::Runtime::new()?;
+/// let sender_task = runtime.spawn(move || (1..=100).try_for_each(|n| sender.send(n)))?;
 /// assert_eq!(receiver.iter().sum::<i32>(), 5050);
-/// sending.join().unwrap()?;
+/// sender_task.join().unwrap()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use]
@@ -34,7 +34,7 @@ pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
 }
 
 struct Channel<T> {
-    /// Locked for a moment, never across a wait.
+    /// Held briefly, never across a wait.
     state: Mutex<State<T>>,
     capacity: usize,
     not_empty: WaitList,
@@ -47,7 +47,8 @@ struct State<T> {
     receivers: usize,
 }
 
-/// The value comes back: nobody is left to receive it, or the one that sends cannot wait.
+/// The error of [`Sender::send`], with the value: no receiver is left, or the sending coroutine is
+/// panicking and cannot wait.
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no receiver is left")]
 pub struct SendError<T>(pub T);
@@ -58,13 +59,13 @@ impl<T> fmt::Debug for SendError<T> {
     }
 }
 
-/// The value comes back.
+/// The error of [`Sender::try_send`], with the value.
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TrySendError<T> {
-    /// There is no room.
+    /// The channel is full.
     #[error("the channel is full")]
     Full(T),
-    /// Nobody is left to receive it.
+    /// No receiver is left.
     #[error("no receiver is left")]
     Disconnected(T),
 }
@@ -78,29 +79,30 @@ impl<T> fmt::Debug for TrySendError<T> {
     }
 }
 
-/// Why nothing was received.
+/// The reason why no value was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecvError {
-    /// The channel is empty, and nobody is left to send.
+    /// The channel is empty and no sender is left.
     #[error("no sender is left")]
     Disconnected,
     /// The deadline has passed.
     #[error("the deadline has passed")]
     TimedOut,
-    /// In a destructor that runs because of a panic, a coroutine cannot wait.
+    /// The coroutine is panicking, so it cannot wait.
     #[error("a coroutine that is panicking cannot wait")]
     Panicking,
 }
 
-/// The sending end.
+/// The sending end of a channel.
 pub struct Sender<T>(Arc<Channel<T>>);
 
 impl<T> Sender<T> {
-    /// Waits for room, and sends.
+    /// Sends a value; waits while the channel is full.
     ///
     /// # Errors
-    /// [`SendError`] with the value, if no receiver is left.
+    /// Returns [`SendError`] with the value if no receiver is left, or if it would have to wait in
+    /// a coroutine that is panicking.
     pub fn send(&self, value: T) -> Result<(), SendError<T>> {
         let mut value = value;
         loop {
@@ -109,20 +111,20 @@ impl<T> Sender<T> {
                 Err(TrySendError::Disconnected(value)) => return Err(SendError(value)),
                 Err(TrySendError::Full(back)) => value = back,
             }
-            let place = self.0.not_full.enter();
+            let slot = self.0.not_full.enter();
             let state = lock(&self.0.state);
-            let go_on = state.values.len() < self.0.capacity || state.receivers == 0;
+            let can_proceed = state.values.len() < self.0.capacity || state.receivers == 0;
             drop(state);
-            if !go_on && place.wait(None) == Waited::Refused {
+            if !can_proceed && slot.wait(None) == Waited::Refused {
                 return Err(SendError(value));
             }
         }
     }
 
-    /// Sends if there is room.
+    /// Sends a value if the channel is not full.
     ///
     /// # Errors
-    /// [`TrySendError`] with the value.
+    /// Returns [`TrySendError`] with the value if the channel is full or no receiver is left.
     pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
         let mut state = lock(&self.0.state);
         if state.receivers == 0 {
@@ -137,7 +139,7 @@ impl<T> Sender<T> {
         Ok(())
     }
 
-    /// Whether nobody is left to receive.
+    /// Returns true if no receiver is left.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         lock(&self.0.state).receivers == 0
@@ -169,35 +171,36 @@ impl<T> fmt::Debug for Sender<T> {
     }
 }
 
-/// The receiving end.
+/// The receiving end of a channel.
 pub struct Receiver<T>(Arc<Channel<T>>);
 
 impl<T> Receiver<T> {
     /// Waits for a value.
     ///
     /// # Errors
-    /// [`RecvError::Disconnected`] once the channel is empty and no sender is left.
+    /// Returns [`RecvError::Disconnected`] if the channel is empty and no sender is left.
     pub fn recv(&self) -> Result<T, RecvError> {
         self.recv_until(None)
     }
 
-    /// Waits for a value, but not beyond `deadline`.
+    /// Waits for a value, at most until `deadline`.
     ///
     /// # Errors
-    /// [`RecvError`].
+    /// Returns [`RecvError::TimedOut`] if `deadline` has passed, and the errors of
+    /// [`recv`](Self::recv).
     pub fn recv_until(&self, deadline: Option<Instant>) -> Result<T, RecvError> {
         loop {
             if let Some(value) = self.try_recv()? {
                 return Ok(value);
             }
-            let place = self.0.not_empty.enter();
+            let slot = self.0.not_empty.enter();
             let state = lock(&self.0.state);
-            let go_on = !state.values.is_empty() || state.senders == 0;
+            let can_proceed = !state.values.is_empty() || state.senders == 0;
             drop(state);
-            if go_on {
+            if can_proceed {
                 continue;
             }
-            match place.wait(deadline) {
+            match slot.wait(deadline) {
                 Waited::Chosen => {}
                 Waited::TimedOut => return Err(RecvError::TimedOut),
                 Waited::Refused => return Err(RecvError::Panicking),
@@ -208,7 +211,7 @@ impl<T> Receiver<T> {
     /// Takes a value if there is one.
     ///
     /// # Errors
-    /// [`RecvError::Disconnected`].
+    /// Returns [`RecvError::Disconnected`] if the channel is empty and no sender is left.
     pub fn try_recv(&self) -> Result<Option<T>, RecvError> {
         let mut state = lock(&self.0.state);
         let value = state.values.pop_front();
@@ -222,7 +225,7 @@ impl<T> Receiver<T> {
         Ok(value)
     }
 
-    /// Values as they come, until no sender is left.
+    /// Returns an iterator that waits for each value and ends when no sender is left.
     pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
         std::iter::from_fn(|| self.recv().ok())
     }
@@ -242,7 +245,7 @@ impl<T> Drop for Receiver<T> {
         if state.receivers > 0 {
             return;
         }
-        // Nobody can have them any more; dropped outside of the lock.
+        // The values cannot be received any more. They are dropped outside of the lock.
         let values = std::mem::take(&mut state.values);
         drop(state);
         self.0.not_full.wake_all();

@@ -6,18 +6,18 @@ use std::sync::{self, TryLockError};
 
 use super::wait_list::{WaitList, Waited};
 
-/// Mutual exclusion between coroutines, and threads.
+/// A lock for coroutines and threads.
 ///
-/// Unlike [`std::sync::Mutex`], it may be held while the coroutine waits for something else: others
-/// that want it are parked, and the worker goes on. It is not poisoned by a panic.
+/// Unlike [`std::sync::Mutex`], it may be held while the coroutine waits. Other coroutines that
+/// want the lock are parked, and the worker runs further ones. A panic does not poison the lock.
 ///
-/// The guard is not `Send`, as coroutines stay where they are.
+/// The guard is not `Send`, because a coroutine never moves to another thread.
 ///
 /// ```
 /// use greenroom::{Runtime, sleep, sync::Mutex};
 /// use std::{sync::Arc, time::Duration};
 ///
-/// let engine = Runtime::builder().workers(1).build()?;
+/// let runtime = Runtime::builder().workers(1).build()?;
 /// let total = Arc::new(Mutex::new(0));
 /// let add = |total: Arc<Mutex<i32>>| move || {
 ///     let mut total = total.lock();
@@ -25,7 +25,7 @@ use super::wait_list::{WaitList, Waited};
 ///     sleep(Duration::from_millis(1));
 ///     *total = before + 1;
 /// };
-/// let all = (0..10).map(|_| engine.spawn(add(total.clone()))).collect::<Result<Vec<_>, _>>()?;
+/// let all = (0..10).map(|_| runtime.spawn(add(total.clone()))).collect::<Result<Vec<_>, _>>()?;
 /// all.into_iter().for_each(|one| one.join().unwrap());
 /// assert_eq!(*total.lock(), 10);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -33,12 +33,12 @@ use super::wait_list::{WaitList, Waited};
 #[derive(Default)]
 pub struct Mutex<T: ?Sized> {
     waiting: WaitList,
-    /// Only ever tried, never waited for.
+    /// Only `try_lock` is called on it, never `lock`.
     inner: sync::Mutex<T>,
 }
 
 impl<T> Mutex<T> {
-    /// A lock that is free.
+    /// Creates an unlocked mutex.
     pub fn new(value: T) -> Self {
         Self {
             waiting: WaitList::default(),
@@ -46,7 +46,7 @@ impl<T> Mutex<T> {
         }
     }
 
-    /// The value, when nobody else can have it any more.
+    /// Consumes the mutex and returns the value.
     pub fn into_inner(self) -> T {
         self.inner
             .into_inner()
@@ -58,21 +58,21 @@ impl<T: ?Sized> Mutex<T> {
     /// Waits until the lock is free, and takes it.
     ///
     /// # Panics
-    /// In a destructor that runs because of a panic in a coroutine, if the lock is not free: the
-    /// coroutine cannot wait there. A panic in a destructor aborts the process; use
+    /// Panics in a destructor that runs because of a panic in a coroutine, if the lock is not free:
+    /// a coroutine that is panicking cannot wait. A panic in a destructor aborts the process; use
     /// [`try_lock`](Self::try_lock) there.
     pub fn lock(&self) -> MutexGuard<'_, T> {
         loop {
             if let Some(guard) = self.try_lock() {
                 return guard;
             }
-            let place = self.waiting.enter();
-            // It may have been released before we stood in the queue.
+            let slot = self.waiting.enter();
+            // The lock may have been released before this waiter was in the queue.
             if let Some(guard) = self.try_lock() {
                 return guard;
             }
             assert!(
-                place.wait(None) != Waited::Refused,
+                slot.wait(None) != Waited::Refused,
                 "a coroutine that is panicking cannot wait for a lock: use try_lock in destructors"
             );
         }
@@ -91,7 +91,7 @@ impl<T: ?Sized> Mutex<T> {
         })
     }
 
-    /// The value; nobody else can have the lock.
+    /// Returns the value without locking, because `&mut self` is exclusive.
     pub fn get_mut(&mut self) -> &mut T {
         self.inner
             .get_mut()
@@ -108,11 +108,11 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for Mutex<T> {
     }
 }
 
-/// The lock, held; dropping it releases it.
+/// A guard that releases the lock when it is dropped.
 #[must_use]
 pub struct MutexGuard<'a, T: ?Sized> {
     lock: &'a Mutex<T>,
-    /// Present until it is dropped.
+    /// `Some` until the guard is dropped.
     guard: Option<sync::MutexGuard<'a, T>>,
 }
 

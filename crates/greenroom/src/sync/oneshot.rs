@@ -5,26 +5,26 @@ use std::time::Instant;
 
 use super::mpmc::{Receiver, RecvError, SendError, Sender, channel};
 
-/// Makes a channel for one value.
+/// Creates a channel for one value.
 #[must_use]
 pub fn oneshot<T>() -> (OneshotSender<T>, OneshotReceiver<T>) {
     let (sender, receiver) = channel(1);
     (OneshotSender(sender), OneshotReceiver(receiver))
 }
 
-/// The end that sends, once.
+/// The sending end of a [`oneshot`] channel.
 pub struct OneshotSender<T>(Sender<T>);
 
 impl<T> OneshotSender<T> {
-    /// Sends. Never waits.
+    /// Sends the value. Never waits.
     ///
     /// # Errors
-    /// [`SendError`] with the value, if the receiver is gone.
+    /// Returns [`SendError`] with the value if the receiver is dropped.
     pub fn send(self, value: T) -> Result<(), SendError<T>> {
         self.0.send(value)
     }
 
-    /// Whether the receiver is gone.
+    /// Returns true if the receiver is dropped.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.0.is_closed()
@@ -37,22 +37,23 @@ impl<T> fmt::Debug for OneshotSender<T> {
     }
 }
 
-/// The end that receives, once.
+/// The receiving end of a [`oneshot`] channel.
 pub struct OneshotReceiver<T>(Receiver<T>);
 
 impl<T> OneshotReceiver<T> {
     /// Waits for the value.
     ///
     /// # Errors
-    /// [`RecvError::Disconnected`], if the sender is gone and has not sent.
+    /// Returns [`RecvError::Disconnected`] if the sender is dropped without having sent.
     pub fn recv(self) -> Result<T, RecvError> {
         self.0.recv()
     }
 
-    /// Waits for the value, but not beyond `deadline`.
+    /// Waits for the value, at most until `deadline`.
     ///
     /// # Errors
-    /// [`RecvError`].
+    /// Returns [`RecvError::TimedOut`] if `deadline` has passed, and the errors of
+    /// [`recv`](Self::recv).
     pub fn recv_until(&self, deadline: Option<Instant>) -> Result<T, RecvError> {
         self.0.recv_until(deadline)
     }

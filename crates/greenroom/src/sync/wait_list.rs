@@ -1,4 +1,4 @@
-//! Those who wait for something, first come, first served.
+//! A first-in, first-out queue of waiting coroutines and threads.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,40 +18,41 @@ struct Waiter {
     chosen: AtomicBool,
 }
 
-/// A place in the queue. Given up when it is dropped; if it had been chosen by then, the next one
-/// is chosen instead, so that no wake-up is lost.
+/// A slot in the queue, which is released on drop. If the waiter was already chosen, the drop
+/// chooses the next one instead, so that no wake-up is lost.
 #[must_use]
-pub(crate) struct Place<'a> {
+pub(crate) struct Slot<'a> {
     list: &'a WaitList,
     waiter: Arc<Waiter>,
     taken: bool,
 }
 
-/// How a wait ended.
+/// The way in which a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waited {
     Chosen,
     TimedOut,
-    /// The coroutine that waits is panicking, and cannot.
+    /// The waiting coroutine is panicking, so it must not wait.
     Refused,
 }
 
 impl WaitList {
-    /// Lines up. Look at the condition once more after this, and before [`Place::wait`].
-    pub(crate) fn enter(&self) -> Place<'_> {
+    /// Appends the caller to the queue. Check the condition once more between this and
+    /// [`Slot::wait`].
+    pub(crate) fn enter(&self) -> Slot<'_> {
         let waiter = Arc::new(Waiter {
             unparker: Unparker::current(),
             chosen: AtomicBool::new(false),
         });
         lock(&self.0).push_back(waiter.clone());
-        Place {
+        Slot {
             list: self,
             waiter,
             taken: false,
         }
     }
 
-    /// Chooses the first in the queue.
+    /// Wakes the first waiter.
     pub(crate) fn wake_one(&self) {
         let first = lock(&self.0).pop_front();
         if let Some(first) = first {
@@ -59,7 +60,7 @@ impl WaitList {
         }
     }
 
-    /// Chooses everybody.
+    /// Wakes all waiters.
     pub(crate) fn wake_all(&self) {
         let all = std::mem::take(&mut *lock(&self.0));
         all.iter().for_each(|waiter| waiter.choose());
@@ -73,8 +74,8 @@ impl Waiter {
     }
 }
 
-impl Place<'_> {
-    /// Waits to be chosen.
+impl Slot<'_> {
+    /// Waits until another coroutine or thread chooses this waiter.
     pub(crate) fn wait(mut self, deadline: Option<Instant>) -> Waited {
         loop {
             if self.waiter.chosen.load(Ordering::Acquire) {
@@ -90,7 +91,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Slot<'_> {
     fn drop(&mut self) {
         if self.taken {
             return;

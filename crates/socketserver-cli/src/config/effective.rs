@@ -1,4 +1,4 @@
-//! All options of a program with what they are set to, and the same as a configuration.
+//! The values of all options of a program, and their output as a configuration.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -9,14 +9,14 @@ use clap::{ArgMatches, Command};
 
 use super::settings::flags;
 
-/// Every option of a program, in the order of its help.
+/// All options of a program, in the order of its help.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Effective(Vec<Entry>);
 
 #[derive(Clone, Debug)]
 struct Entry {
     key: String,
-    /// As they were typed; none if it is not set and has no default.
+    /// The values as typed; empty if the option is unset and has no default.
     values: Vec<OsString>,
     kind: Kind,
     is_default: bool,
@@ -48,7 +48,7 @@ impl Effective {
         Self(flags(program).map(entry).collect())
     }
 
-    /// The keys whose values differ.
+    /// Returns the keys whose values differ.
     pub(super) fn changes(&self, other: &Self) -> BTreeSet<&str> {
         let differs = |(old, new): &(&Entry, &Entry)| old.values != new.values;
         let entries = self.0.iter().zip(&other.0);
@@ -58,7 +58,7 @@ impl Effective {
             .collect()
     }
 
-    /// Takes some values from another one.
+    /// Takes the values of the selected keys from `other`.
     pub(super) fn adopt(&mut self, other: &Self, mut is_meant: impl FnMut(&str) -> bool) {
         for (old, new) in self.0.iter_mut().zip(&other.0) {
             if is_meant(&old.key) {
@@ -67,16 +67,19 @@ impl Effective {
         }
     }
 
-    /// A configuration that says the same.
+    /// Returns an equivalent configuration.
     ///
     /// # Errors
-    /// A path that is not UTF-8 cannot be written in one.
+    /// Returns an error for a path that is not UTF-8, because TOML cannot contain it.
     pub(crate) fn to_toml(&self) -> anyhow::Result<String> {
         let mut out = String::new();
         for entry in &self.0 {
             let written = entry.values.iter().map(|value| {
                 let text = value.to_str().with_context(|| {
-                    format!("--{}: it is not UTF-8, as a configuration is", entry.key)
+                    format!(
+                        "--{}: the value is not UTF-8, so a configuration cannot contain it",
+                        entry.key
+                    )
                 })?;
                 Ok(match entry.kind {
                     Kind::Switch => text.to_owned(),
@@ -93,7 +96,7 @@ impl Effective {
                 Kind::List => format!("{key} = [{}]", written.join(", ")),
                 Kind::Switch | Kind::One => format!("{key} = {}", written.concat()),
             };
-            // As a comment: what is set may require that something else is.
+            // A default is a comment, because an option may require that another option is set.
             out += &match entry.is_default {
                 true => format!("# {line} is the default\n"),
                 false => format!("{line}\n"),
@@ -103,7 +106,7 @@ impl Effective {
     }
 }
 
-/// A number as it is, anything else as a basic string: TOML 1.0, "String".
+/// Returns a number unchanged, and other values as a basic string: TOML 1.0, "String".
 fn quoted(text: &str) -> String {
     let is_number = text.parse::<i64>().is_ok_and(|n| n.to_string() == text);
     if is_number {

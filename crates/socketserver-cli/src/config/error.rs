@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, and where: `FILE:LINE: KEY: WHY`.
+//! Errors in a configuration, with their location: `FILE:LINE: KEY: WHY`.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use super::file::File;
 use super::settings::{Setting, Settings};
 use crate::escape;
 
-/// See the module.
+/// An error in a configuration.
 #[derive(Debug)]
 pub(crate) struct BadConfig {
     file: String,
@@ -39,7 +39,7 @@ impl BadConfig {
 }
 
 impl fmt::Display for BadConfig {
-    /// One line, whatever stands in the file.
+    /// Writes a single line, regardless of line ends in the file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.file)?;
         if let Some(line) = self.line {
@@ -48,7 +48,7 @@ impl fmt::Display for BadConfig {
         if let Some(key) = &self.key {
             write!(f, ": {}", escape::printable(key.as_bytes()))?;
         }
-        // Messages have quotes and no backslashes of their own.
+        // Messages contain quotes but no backslashes of their own.
         let why = self.why.split_whitespace().collect::<Vec<_>>().join(" ");
         write!(f, ": {}", escape::printable(why.as_bytes()))
     }
@@ -56,8 +56,8 @@ impl fmt::Display for BadConfig {
 
 impl std::error::Error for BadConfig {}
 
-/// Finds the setting that an error of clap is about: the one without which there is none, or another
-/// one.
+/// Finds the setting that causes an error of clap: the error disappears without the setting, or
+/// changes.
 pub(super) fn blame<T>(
     file: &File,
     settings: &Settings,
@@ -65,10 +65,12 @@ pub(super) fn blame<T>(
     parse: impl Fn(&Settings) -> Result<T, clap::Error>,
 ) -> BadConfig {
     let fault = BadConfig::of_file(file.name(), reason(error));
-    let told = error.to_string();
+    let message = error.to_string();
     let is_at_fault = |setting: &&Setting| {
         let without = settings.without(&setting.key);
-        parse(&without).err().is_none_or(|e| e.to_string() != told)
+        parse(&without)
+            .err()
+            .is_none_or(|e| e.to_string() != message)
     };
     match settings.iter().find(is_at_fault) {
         Some(setting) => fault.at(line(setting, error)).on(&setting.key),
@@ -76,7 +78,7 @@ pub(super) fn blame<T>(
     }
 }
 
-/// The line of the value itself, in a list.
+/// Returns the line of the value itself, in a list.
 fn line(setting: &Setting, error: &clap::Error) -> usize {
     let bad = context(error, ContextKind::InvalidValue);
     let value = setting
@@ -86,13 +88,13 @@ fn line(setting: &Setting, error: &clap::Error) -> usize {
     value.map_or(setting.line, |&(_, line)| line)
 }
 
-/// What clap says, without what is said of every error.
+/// Returns the message of clap without the parts that all messages share.
 fn reason(error: &clap::Error) -> String {
-    let told = error.to_string();
-    let told = told.strip_prefix("error: ").unwrap_or(&told);
-    let first = told.split("\n\n").next().unwrap_or(told);
+    let message = error.to_string();
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    let first = message.split("\n\n").next().unwrap_or(message);
     match context(error, ContextKind::InvalidArg) {
-        // The key is named.
+        // The error already names the key.
         Some(arg) => first.replace(&format!(" for '{arg}'"), ""),
         None => first.to_owned(),
     }

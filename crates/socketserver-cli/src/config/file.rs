@@ -1,4 +1,4 @@
-//! A configuration as text: read with limits, whatever is at its path.
+//! The text of a configuration file, read with limits on time and memory.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -11,21 +11,21 @@ use super::BadConfig;
 use crate::byte_size::Size;
 use crate::escape;
 
-/// No configuration is longer than this.
+/// The maximum size of a configuration.
 const LONGEST: u64 = 1 << 20;
 
-/// What the parser says when the place is a key.
+/// The parser's message for an error at a key.
 const DUPLICATE: &str = "duplicate key";
 
 pub(super) struct File {
-    /// Its path, fit to be shown.
+    /// The path in a form that is safe to show.
     name: String,
     text: String,
 }
 
 impl File {
-    /// Reads a regular file. Nothing that is found at the path can make this wait for long or
-    /// take much memory.
+    /// Reads a regular file. No kind of file at the path can block this function for long or use
+    /// much memory.
     pub(super) fn read(path: &Path) -> Result<Self, BadConfig> {
         let name = escape::printable(path.as_os_str().as_encoded_bytes());
         let refuse = |why: String| BadConfig::of_file(&name, why);
@@ -39,7 +39,7 @@ impl File {
             Err(error) => {
                 let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
                 let line = line_of(valid);
-                Err(refuse("it is not UTF-8, as TOML is".into()).at(line))
+                Err(refuse("the file is not UTF-8, which TOML requires".into()).at(line))
             }
         }
     }
@@ -62,7 +62,7 @@ impl File {
         })
     }
 
-    /// The line of a byte, counted from 1.
+    /// Returns the line of a byte, counted from 1.
     pub(super) fn line(&self, at: usize) -> usize {
         line_of(&self.text.as_bytes()[..at.min(self.text.len())])
     }
@@ -72,17 +72,17 @@ fn line_of(before: &[u8]) -> usize {
     1 + before.iter().filter(|&&byte| byte == b'\n').count()
 }
 
-/// The bytes, or why it is no file for this.
+/// Returns the bytes, or the reason why the file cannot be a configuration.
 fn read(path: &Path) -> io::Result<Result<Vec<u8>, String>> {
-    // To open a pipe would otherwise wait for a writer: fifo(7).
+    // Without `O_NONBLOCK`, opening a pipe would wait for a writer: fifo(7).
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = std::fs::File::from(open(path, flags, Mode::empty())?);
     match FileType::from_raw_mode(fstat(&file)?.st_mode) {
         FileType::RegularFile => {}
-        FileType::Directory => return Ok(Err("it is a directory; name a file".into())),
+        FileType::Directory => return Ok(Err("the path is a directory; name a file".into())),
         _ => {
             return Ok(Err(
-                "it is no regular file; a pipe cannot be read again at a reload".into(),
+                "the path is not a regular file; a pipe cannot be read again at a reload".into(),
             ));
         }
     }
@@ -91,7 +91,7 @@ fn read(path: &Path) -> io::Result<Result<Vec<u8>, String>> {
     if bytes.len() as u64 > LONGEST {
         let limit = Size(LONGEST);
         return Ok(Err(format!(
-            "it is longer than {limit}: no configuration is"
+            "the file is longer than {limit}, the limit for a configuration"
         )));
     }
     Ok(Ok(bytes))

@@ -1,12 +1,12 @@
-//! Options from the command line and a file, checked alike.
+//! Options from the command line and a file, with the same checks.
 //!
-//! The keys of a configuration are the long flags of its program. What the command line has not
-//! given is put in from the file as if it had been typed, and all of it parsed by clap: a value has
-//! one meaning, one check and one message, wherever it stands.
+//! The keys of a configuration are the long flags of its program. Options that the command line
+//! does not give are added from the file as if they had been typed, and clap parses all of them. A
+//! value therefore has the same meaning, check and message in both places.
 //!
-//! `file.rs` reads, `settings.rs` knows what may stand there, `fault.rs` says what is wrong with it
-//! and where; `effective.rs` shows what came of it all, and `reload.rs` applies changes while
-//! serving. What an option does is not known here.
+//! `file.rs` reads the file, `settings.rs` defines its keys, and `error.rs` locates errors.
+//! `effective.rs` shows the resulting options, and `reload.rs` applies changes while the server
+//! runs. This module does not know the effects of options.
 
 mod effective;
 mod error;
@@ -30,18 +30,18 @@ pub(crate) use reload::Reloader;
 pub(crate) use reload::{Effect, effect};
 use settings::Settings;
 
-/// What was asked for.
+/// A parsed command with its options.
 #[derive(Debug)]
 pub(crate) struct Start {
     pub(crate) cli: Cli,
-    /// All options of a server program.
+    /// The values of all options of a server program.
     pub(crate) effective: Option<Effective>,
 }
 
-/// Nothing can be started.
+/// An error that prevents the start.
 #[derive(Debug)]
 pub(crate) enum StartError {
-    /// The command line is wrong, or asks for help.
+    /// A wrong command line, or a request for help.
     UsageError(clap::Error),
     Config(BadConfig),
 }
@@ -58,24 +58,24 @@ impl From<BadConfig> for StartError {
     }
 }
 
-/// A file, and the command line that names it: read again at each reload.
+/// A file and the command line that names it, read again at each reload.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     path: PathBuf,
     program: String,
-    /// The command line, and where the program's options begin.
+    /// The command line, and the index at which the program's options begin.
     argv: Vec<OsString>,
     options_at: usize,
-    /// What was given there, by the names of flags. It wins.
+    /// The flags on the command line, which take precedence over the file.
     given: BTreeSet<String>,
 }
 
-/// Takes a command line, and the configuration that it names.
+/// Parses a command line and the configuration that it names.
 pub(crate) fn start(argv: &[OsString]) -> Result<Start, StartError> {
     let parsed = Cli::command().try_get_matches_from(argv);
     let found = match &parsed {
         Ok(matches) => Source::find(argv, matches),
-        // What is missing may stand in the file.
+        // The file may contain the missing option.
         Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => leniently(argv)
             .ok()
             .and_then(|matches| Source::find(argv, &matches)),
@@ -104,21 +104,21 @@ pub(crate) fn start(argv: &[OsString]) -> Result<Start, StartError> {
     }
 }
 
-/// Where the options of a running server come from.
+/// The origin of the options of a running server.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
     pub(crate) source: Source,
     pub(crate) effective: Effective,
 }
 
-/// To be looked at: every program has the options that all have.
+/// Returns the definition of the command line, with the shared options of all programs.
 pub(crate) fn built() -> Command {
     let mut command = Cli::command();
     command.build();
     command
 }
 
-/// Whether it serves, and has a configuration.
+/// Returns true if the command is a server program, which can have a configuration.
 #[cfg(test)]
 pub(crate) fn is_program(command: &Command, name: &str) -> bool {
     settings::program(command, name).is_some()
@@ -138,7 +138,7 @@ fn given(name: &str, matches: &ArgMatches) -> BTreeSet<String> {
         .collect()
 }
 
-/// What of a command line can be understood.
+/// Parses a command line and ignores errors.
 fn leniently(argv: &[OsString]) -> Result<ArgMatches, clap::Error> {
     Cli::command()
         .ignore_errors(true)
@@ -166,7 +166,7 @@ impl Source {
         let program = settings::program(&command, name)?;
         let path = matches.get_one::<PathBuf>("config")?.clone();
         let given = given(program.get_name(), matches);
-        // The word that names the program: not the value of an option before it.
+        // Finds the name of the program, which may follow values of global options.
         let word = (1..argv.len()).find(|&at| {
             leniently(&argv[..=at]).is_ok_and(|matches| matches.subcommand_name() == Some(name))
         })?;
@@ -179,11 +179,12 @@ impl Source {
         })
     }
 
-    /// Reads the file, and parses all of it together with the command line.
+    /// Reads the file, and parses it together with the command line.
     pub(crate) fn load(&self) -> Result<Start, BadConfig> {
         let file = file::File::read(&self.path)?;
         let mut settings = Settings::of(&file, &built(), &self.program)?;
-        // What the command line overrides is looked at, too; what it adds may be what is missing.
+        // The file alone is checked as well, because the command line may override an invalid
+        // value. The command line may also supply a required option.
         let alone = |settings: &Settings| {
             let words = [
                 OsString::from("socketserver"),

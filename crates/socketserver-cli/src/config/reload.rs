@@ -1,4 +1,4 @@
-//! The file once more, while serving: what has changed is applied to all endpoints, or nothing is.
+//! Reloads of the configuration file. All changes are applied to all endpoints, or none.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,16 +9,16 @@ use super::{Effective, Origin, Source};
 use crate::endpoint::Endpoint;
 use crate::{logging, serve, service_manager};
 
-/// What it takes for a changed option to have an effect.
+/// The moment at which a changed option takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
     AtOnce,
-    /// The next connection or datagram. Those that are being served go on as they began.
+    /// From the next connection or datagram on. Current requests keep their options.
     NextRequest,
     Restart,
 }
 
-/// What a key does on reload. The table in the README says the same.
+/// Returns the effect of a key on reload. The table in the README states the same.
 pub(crate) fn effect(key: &str) -> Effect {
     match key {
         "log-level" => Effect::AtOnce,
@@ -31,7 +31,7 @@ pub(crate) fn effect(key: &str) -> Effect {
     }
 }
 
-/// Reloads the configuration of servers that are running. Cheap to clone.
+/// A handle that reloads the configuration of running servers. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Reloader(Arc<Inner>);
 
@@ -41,14 +41,15 @@ struct Inner {
     group: GroupHandle,
     endpoints: Vec<Endpoint>,
     tls: Option<Tls>,
-    /// What the servers run with. Held during a reload: one comes after the other.
+    /// The options that the servers use. The lock is held during a reload, so that reloads do not
+    /// overlap.
     running: Mutex<Effective>,
 }
 
-/// What a reload has found.
+/// The changes that a reload has found.
 struct Changes {
     applied: Vec<String>,
-    /// These take a restart.
+    /// The keys that require a restart.
     pending: Vec<String>,
 }
 
@@ -68,15 +69,14 @@ impl Reloader {
         }))
     }
 
-    /// Reads the file and applies what has changed; logs what came of it, and says the same to
-    /// whoever asked.
+    /// Reads the file, applies the changes, and logs and returns the result.
     pub(crate) fn reload(&self) -> String {
         service_manager::reloading();
         let outcome = self.apply();
         match &outcome {
             Ok(_) => service_manager::ready(),
             Err(error) => {
-                // One line: the status has no more.
+                // The status of the service manager is a single line.
                 let why = format!("{error:#}").replace('\n', " ");
                 service_manager::ready_but(&format!("serving; not reloaded: {why}"));
             }
@@ -94,9 +94,9 @@ impl Reloader {
         };
         tracing::info!("{}", answer.trim_end());
         if !pending.is_empty() {
-            let told = format!("changed, but takes a restart: {}", pending.join(", "));
-            tracing::warn!("{told}");
-            answer = format!("{answer}{told}\n");
+            let note = format!("changed, but takes a restart: {}", pending.join(", "));
+            tracing::warn!("{note}");
+            answer = format!("{answer}{note}\n");
         }
         answer
     }
@@ -112,14 +112,14 @@ impl Reloader {
         let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut start = source.load()?;
         let program = start.cli.command.program();
-        let program = program.context("it is not for a server")?;
-        // What could not be started should not be taken for good until it has to be.
+        let program = program.context("the command is not a server")?;
+        // The options are checked as for a start, so that the next restart does not fail.
         program.check()?;
         program.server().check()?;
-        // Limits of zero are what would be refused here, and they were refused before: from here on
-        // nothing fails, and all endpoints change or none.
+        // The setters reject only limits of zero, which the parser has already rejected. From here
+        // on nothing fails, so that either all endpoints change or none.
         let options = program.server();
-        // Certificates may have been renewed under the same names.
+        // Certificates may have been renewed in the same files.
         let renew = options.tls.reload(tls.as_ref())?;
         for (handle, endpoint) in group.handles().iter().zip(endpoints) {
             serve::apply(options, handle, endpoint)?;

@@ -1,7 +1,8 @@
-//! What stands in a configuration, as options of a program: each key is a long flag.
+//! The settings of a configuration file, as options of a program: each key is a long flag.
 //!
-//! Keys at the top are those of the program that is started; a table with a program's name has what
-//! is for that one alone, and wins. Tables of other programs are looked through for wrong keys, too.
+//! Keys at the top level apply to the program that is started. A table with the name of a program
+//! applies to that program only, and takes precedence. Tables of other programs are checked for
+//! wrong keys as well.
 
 use std::ffi::OsString;
 
@@ -12,18 +13,18 @@ use toml::de::{DeTable, DeValue};
 use super::BadConfig;
 use super::file::File;
 
-/// What has no place in a file.
+/// The options that a file cannot contain.
 const COMMAND_LINE_ONLY: [&str; 4] = ["config", "check-config", "help", "version"];
 
-/// Names that are less alike than this are different words. It is clap's own measure.
+/// The minimum similarity of a suggested name; clap uses the same number.
 const ALIKE: f64 = 0.7;
 
-/// A key and what it is set to, as it would be typed.
+/// A key and its value, as it would be typed.
 #[derive(Clone, Debug)]
 pub(super) struct Setting {
     pub(super) key: String,
     pub(super) line: usize,
-    /// With the lines on which they stand.
+    /// The values with their lines.
     pub(super) values: Vec<(String, usize)>,
     is_switch: bool,
 }
@@ -31,7 +32,8 @@ pub(super) struct Setting {
 #[derive(Clone, Debug)]
 pub(super) struct Settings(Vec<Setting>);
 
-/// A program that serves, by its name; clients have no configuration. `command` was built.
+/// Returns the server program with this name; clients have no configuration. `command` must be
+/// built.
 pub(super) fn program<'c>(command: &'c Command, name: &str) -> Option<&'c Command> {
     programs(command).find(|program| program.get_name() == name)
 }
@@ -42,7 +44,7 @@ pub(super) fn programs(command: &Command) -> impl Iterator<Item = &Command> {
     command.get_subcommands().filter(has_config)
 }
 
-/// The flags that are keys.
+/// Returns the flags that are keys.
 pub(super) fn flags(program: &Command) -> impl Iterator<Item = (&str, &Arg)> {
     program
         .get_arguments()
@@ -56,7 +58,7 @@ fn flag<'c>(program: &'c Command, key: &str) -> Option<&'c Arg> {
 }
 
 impl Settings {
-    /// Everything that a file says to a program. `command` was built.
+    /// Returns all settings of a file for a program. `command` must be built.
     pub(super) fn of(file: &File, command: &Command, name: &str) -> Result<Self, BadConfig> {
         let reader = Reader { file, command };
         let document = file.parse()?;
@@ -92,7 +94,7 @@ impl Settings {
         rest
     }
 
-    /// As it would be typed.
+    /// Returns the settings as command-line arguments.
     pub(super) fn as_args(&self) -> Vec<OsString> {
         let typed = |setting: &Setting| -> Vec<OsString> {
             let (key, values) = (&setting.key, setting.values.iter());
@@ -107,7 +109,7 @@ impl Settings {
     }
 }
 
-/// Knows where things stand.
+/// A reader that knows the location of each setting.
 struct Reader<'f> {
     file: &'f File,
     command: &'f Command,
@@ -158,7 +160,7 @@ impl Reader<'_> {
         })
     }
 
-    /// A value as it would be typed, or what is wrong with it and where.
+    /// Returns a value as it would be typed, or an error with its location.
     fn values(
         &self,
         arg: &Arg,
@@ -186,8 +188,8 @@ impl Reader<'_> {
                     return Err((at, why.to_owned()));
                 }
                 if list.is_empty() && arg.get_long() == Some("allow") {
-                    let why = "an empty list would let everybody in; leave the key out if that is \
-                               meant, or write deny = [\"all\"] to let nobody in";
+                    let why = "an empty list would accept all clients; leave the key out to do \
+                               that, or write deny = [\"all\"] to reject all clients";
                     return Err((at, why.to_owned()));
                 }
                 list.iter().map(one).collect()
@@ -236,12 +238,12 @@ impl Reader<'_> {
     }
 }
 
-/// What would be typed; `None` for what cannot be.
+/// Returns the text as it would be typed, or `None` for other types.
 fn scalar(value: &DeValue<'_>) -> Result<Option<String>, &'static str> {
     Ok(match value {
         DeValue::String(text) => Some(text.to_string()),
         DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_owned()),
-        // Whoever writes 0o600 for permissions would get 384.
+        // Permissions of 0o600 would become the number 384.
         DeValue::Integer(_) => {
             return Err("write the number as on the command line, without 0x, 0o or 0b");
         }
@@ -250,7 +252,7 @@ fn scalar(value: &DeValue<'_>) -> Result<Option<String>, &'static str> {
     })
 }
 
-/// What help shows of a value.
+/// Returns the placeholder that the help shows for a value.
 fn shape(arg: &Arg) -> String {
     let name = arg.get_value_names().and_then(|names| names.first());
     let name = name.map_or("a value", |name| name.as_str());
@@ -260,7 +262,7 @@ fn shape(arg: &Arg) -> String {
     }
 }
 
-/// The name that is most like a word, if one is.
+/// Returns the most similar name, if it is similar enough.
 fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let alike = |name: &&str| strsim::jaro(word, name);
     let nearest = names.max_by(|a, b| alike(a).total_cmp(&alike(b)));

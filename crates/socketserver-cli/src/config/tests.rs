@@ -1,4 +1,4 @@
-//! What a file and a command line come to together.
+//! Tests for the combination of a file and a command line.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -40,7 +40,7 @@ fn has(text: &str, line: &str) {
 }
 
 #[test]
-fn the_command_line_wins_over_the_table_and_that_over_the_top() {
+fn command_line_precedes_table_and_table_precedes_top_level() {
     let config = "
         listen = ['tcp://127.0.0.1:1', 'tcp://127.0.0.1:2']
         idle-timeout = '1m'
@@ -74,7 +74,7 @@ fn the_command_line_wins_over_the_table_and_that_over_the_top() {
     has(&text, "log-format = \"json\"");
     has(&text, "# allow is not set");
     has(&text, "# concurrency = \"threading\" is the default");
-    // Before the word that names the program it is the same option.
+    // A global option before the name of the program is equivalent.
     has(
         &in_force(config, &["--log-level", "off", "chat"]),
         "log-level = \"off\"",
@@ -83,7 +83,7 @@ fn the_command_line_wins_over_the_table_and_that_over_the_top() {
 }
 
 #[test]
-fn what_an_option_requires_may_stand_in_the_other_place() {
+fn required_options_may_come_from_the_other_source() {
     let text = in_force("output = '/dev/null'", &["collect", "--rotate", "1MiB"]);
     has(&text, "rotate = \"1MiB\"");
     let text = in_force(
@@ -98,7 +98,7 @@ fn what_an_option_requires_may_stand_in_the_other_place() {
 }
 
 #[test]
-fn what_is_printed_can_be_fed_back() {
+fn printed_configuration_can_be_read_again() {
     let config = "
         listen = ['unix:///tmp/a \"b\" \\ c', 'tcp://[::1]:0']
         deny = ['10.1.2.3/8']
@@ -120,7 +120,7 @@ fn what_is_printed_can_be_fed_back() {
 }
 
 #[test]
-fn what_is_wrong_is_told_with_its_place() {
+fn errors_contain_their_location() {
     for (config, program, expected) in [
         (
             "rat = 5",
@@ -240,7 +240,7 @@ fn what_is_wrong_is_told_with_its_place() {
             "s.toml:3: chat: duplicate key",
         ),
         ("rate = 5\nallow = 'x\n", "upper", "s.toml:2: "),
-        // Nothing of it reaches a terminal as a command, and it is one line.
+        // The message contains no terminal command and is a single line.
         (
             "deny = \"a\\n\\u001b[2J\"",
             "upper",
@@ -254,7 +254,7 @@ fn what_is_wrong_is_told_with_its_place() {
 }
 
 #[test]
-fn what_the_command_line_overrides_is_checked_all_the_same() {
+fn overridden_values_are_checked() {
     let error = refused("deny = 'x'", &["upper", "--deny", "all"]);
     assert!(
         error.starts_with("s.toml:1: deny: invalid value 'x'"),
@@ -264,16 +264,17 @@ fn what_the_command_line_overrides_is_checked_all_the_same() {
 
 #[test]
 fn tables_of_other_programs_are_not_applied() {
-    // Their keys are known to be right, their values only when these are started.
+    // The keys of other tables are checked, but their values are checked only when their program
+    // starts.
     let text = in_force("[chat]\nrate = 'x'\n[collect]\nrotate = '1MiB'", &["upper"]);
     has(&text, "# rate is not set");
 }
 
-/// The README has a row for each effect, and each key in one of them.
+/// The README has a row for each effect, and each key is in exactly one row.
 #[test]
-fn the_readme_says_what_a_reload_does() {
+fn readme_lists_the_effects_of_a_reload() {
     let readme = include_str!("../../README.md");
-    let mut told = BTreeMap::new();
+    let mut effects = BTreeMap::new();
     for (row, effect) in [
         ("| at once | ", Effect::AtOnce),
         (
@@ -287,7 +288,7 @@ fn the_readme_says_what_a_reload_does() {
             .find_map(|line| line.strip_prefix(row))
             .expect(row);
         for key in keys.split('`').skip(1).step_by(2) {
-            assert_eq!(told.insert(key, effect), None, "{key} is there twice");
+            assert_eq!(effects.insert(key, effect), None, "{key} is there twice");
         }
     }
     let command = built();
@@ -297,10 +298,10 @@ fn the_readme_says_what_a_reload_does() {
                 .any(|other| settings::flags(other).all(|(name, _)| name != key))
         };
         for (key, _) in settings::flags(program) {
-            // The last row has the options of single programs in a word.
+            // The last row describes the options of single programs without naming them.
             let expected = if own(key) { None } else { Some(effect(key)) };
             assert_eq!(
-                told.get(key).copied(),
+                effects.get(key).copied(),
                 expected,
                 "{key} in the README's table"
             );
@@ -311,9 +312,9 @@ fn the_readme_says_what_a_reload_does() {
         }
     }
     let command = built();
-    for key in told.keys() {
+    for key in effects.keys() {
         let is_flag = settings::programs(&command)
             .any(|program| settings::flags(program).any(|(name, _)| name == *key));
-        assert!(is_flag, "{key} is no option");
+        assert!(is_flag, "{key} is not an option");
     }
 }

@@ -1,5 +1,5 @@
-//! One connection, or one socket for datagrams, plain or encrypted. Nothing here waits: what cannot
-//! be done now says so, and is tried again when the descriptor is ready.
+//! One connection, or one socket for datagrams, with or without TLS. No operation blocks: an
+//! operation that cannot complete says so, and is repeated when the descriptor is ready.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,10 +17,10 @@ pub(super) struct ClientSocket {
     is_datagram: bool,
 }
 
-/// What one attempt to receive has brought.
+/// The result of one attempt to receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Received {
-    /// So many bytes, and perhaps more at once.
+    /// Received bytes; `more` says that further bytes may be available.
     Bytes {
         n: usize,
         more: bool,
@@ -42,8 +42,9 @@ impl ClientSocket {
         }
     }
 
-    /// Goes on connecting, now that the socket is ready; says whether all is done.
-    pub(super) fn go_on_opening(&mut self) -> Result<bool, Failure> {
+    /// Continues to connect once the socket is ready. Returns true if the connection is
+    /// established.
+    pub(super) fn continue_opening(&mut self) -> Result<bool, Failure> {
         match sockopt::socket_error(&self.socket) {
             Ok(Ok(())) => {}
             Ok(Err(errno)) | Err(errno) => return Err(Failure::connecting(errno)),
@@ -68,7 +69,7 @@ impl ClientSocket {
                 Err(error) => return Err(Failure::new(Kind::Tls, error.to_string())),
             }
             if let Err(error) = tls.process_new_packets() {
-                // What the server should know of it goes as far as it gets.
+                // The TLS alert for the server is sent on a best-effort basis.
                 let _ = tls.write_tls(&mut Socket(&self.socket));
                 return Err(Failure::new(Kind::Tls, error.to_string()));
             }
@@ -77,7 +78,7 @@ impl ClientSocket {
         Ok(true)
     }
 
-    /// What a connection that is being opened waits for.
+    /// Returns the events that a connecting socket waits for.
     pub(super) fn awaits(&self) -> EventFlags {
         if self.wants_write() {
             EventFlags::OUT
@@ -86,12 +87,12 @@ impl ClientSocket {
         }
     }
 
-    /// Whether there is something to be sent that was taken already.
+    /// Returns true if bytes that were accepted earlier remain to be sent.
     pub(super) fn wants_write(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.wants_write())
     }
 
-    /// Takes as much of the bytes as there is room for.
+    /// Accepts the bytes for which there is buffer space, and returns their number.
     pub(super) fn send(&mut self, bytes: &[u8]) -> Result<usize, Failure> {
         let Some(tls) = &mut self.tls else {
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
@@ -107,7 +108,7 @@ impl ClientSocket {
         Ok(taken)
     }
 
-    /// Sends what was taken; says whether that was all.
+    /// Sends accepted bytes. Returns true if all are sent.
     pub(super) fn flush(&mut self) -> Result<bool, Failure> {
         let Some(tls) = &mut self.tls else {
             return Ok(true);
@@ -127,7 +128,7 @@ impl ClientSocket {
             return match recv(&self.socket, &mut *buf, RecvFlags::DONTWAIT) {
                 Ok((0, _)) if !self.is_datagram => Ok(Received::End),
                 Ok((n, _)) => {
-                    // A stream that had less than there was room for has nothing more: epoll(7).
+                    // A stream that returned less than the buffer holds has no more data: epoll(7).
                     let more = n == buf.len() && !self.is_datagram;
                     Ok(Received::Bytes { n, more })
                 }
@@ -140,7 +141,8 @@ impl ClientSocket {
                 Ok(0) => return Ok(Received::End),
                 Ok(n) => return Ok(Received::Bytes { n, more: true }),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // Without a word of farewell: to who counts answers it is an end like others.
+                // The server closed without `close_notify`. For counting answers, this is an
+                // ordinary end.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     return Ok(Received::End);
                 }
@@ -159,15 +161,16 @@ impl ClientSocket {
         }
     }
 
-    /// No more will be sent. Whether the server still wants to know does not matter.
+    /// Shuts down the sending side. Errors do not matter, because the server may have closed
+    /// already.
     pub(super) fn half_close(&mut self) {
-        self.say_farewell();
+        self.send_close_notify();
         let _ = shutdown(&self.socket, Shutdown::Write);
     }
 
-    /// As a client does that closes in good order: otherwise the server would take it for an attack
-    /// that cuts messages short (RFC 8446, 6.1).
-    pub(super) fn say_farewell(&mut self) {
+    /// Sends `close_notify`. Without it the server would have to suspect a truncation attack (RFC
+    /// 8446, 6.1).
+    pub(super) fn send_close_notify(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
             let _ = self.flush();
@@ -188,7 +191,7 @@ fn of_stream(error: &io::Error) -> Failure {
     }
 }
 
-/// A socket as rustls wants it.
+/// A socket in the form that rustls needs.
 struct Socket<'a>(&'a OwnedFd);
 
 impl Read for Socket<'_> {

@@ -1,5 +1,5 @@
-//! What becomes of one connection and its request: opened, sent, answered, closed; or what came in
-//! between. None of it waits.
+//! The states of one connection and its request: opening, sending, waiting for an answer, closing,
+//! or failed. No operation blocks.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -13,47 +13,48 @@ use super::stats::record;
 use super::target::Opened;
 use super::worker::{Expected, Worker, pack};
 
-/// A place for a connection: one after the other, perhaps.
+/// A slot for a connection. Connections may follow each other in it.
 pub(super) struct Connection {
     pub(super) state: State,
-    /// Counts the connections, so that events of one are not taken for another's.
+    /// The number of the connection in this slot, which separates its events from those of an earlier
+    /// one.
     pub(super) generation: u32,
-    /// When something has to be done about it, whatever happens.
+    /// The time at which the worker must act on the connection if no event arrives.
     pub(super) deadline: Instant,
     link: Option<ClientSocket>,
     watched: EventFlags,
     request: Option<Request>,
-    /// When the connection began to be opened.
+    /// The time at which opening began.
     began: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Down,
-    /// Down for a moment, because of a failure.
+    /// Closed for a short time because of a failure.
     Resting,
     Opening,
     Ready,
     Busy,
-    /// All is sent, and the server has yet to take it and to close.
+    /// All bytes are sent, and the server must still read them and close.
     Lingering,
 }
 
 struct Request {
-    /// When it was due.
+    /// The time at which the request was due.
     start: Instant,
-    /// It began in the window.
+    /// True if the request began in the measured window.
     measured: bool,
     sent: usize,
     reading: Reading,
-    /// The answer is.
+    /// True if the answer is complete.
     whole: bool,
 }
 
-/// After a failure, without a rate: to try at once would only be to count failures.
+/// The pause after a failure in a closed loop. Without a pause, the tool would only count failures.
 const REST: Duration = Duration::from_millis(50);
 
-/// For those that wait for nothing.
+/// The deadline for connections that wait for nothing.
 const NEVER: Duration = Duration::from_secs(1 << 32);
 
 impl Connection {
@@ -71,7 +72,7 @@ impl Connection {
 }
 
 impl Worker<'_> {
-    /// A request is due: on the connection that is there, or on a new one.
+    /// Begins a due request on an open connection, or on a new one.
     pub(super) fn begin(
         &mut self,
         index: usize,
@@ -80,7 +81,10 @@ impl Worker<'_> {
         now: Instant,
     ) -> anyhow::Result<()> {
         let slot = &mut self.slots[index];
-        debug_assert!(slot.request.is_none(), "it has one under way");
+        debug_assert!(
+            slot.request.is_none(),
+            "the connection already has a request"
+        );
         slot.request = Some(Request {
             start,
             measured,
@@ -133,8 +137,8 @@ impl Worker<'_> {
             return self.watch(index, EventFlags::IN);
         };
         if self.rests && !self.plan.churn {
-            // In a closed loop it begins when it can be sent. What it took to connect anew is told
-            // with the connections.
+            // In a closed loop the request begins when it can be sent. The time to connect is
+            // reported with the connections.
             request.start = now;
         }
         slot.deadline = request.start + self.plan.timeout;
@@ -142,14 +146,14 @@ impl Worker<'_> {
         self.send(index)
     }
 
-    /// Something happened to the connection.
+    /// Handles an event of the connection.
     pub(super) fn is_ready(&mut self, index: usize, flags: EventFlags) -> anyhow::Result<()> {
         let slot = &mut self.slots[index];
         let Some(link) = &mut slot.link else {
             return Ok(());
         };
         if slot.state == State::Opening {
-            return match link.go_on_opening() {
+            return match link.continue_opening() {
                 Ok(true) => self.opened(index),
                 Ok(false) => {
                     let next = link.awaits();
@@ -164,7 +168,7 @@ impl Worker<'_> {
         if flags.intersects(EventFlags::OUT) && slot.request.is_some() {
             self.send(index)?;
         }
-        // An error or a hang-up shows itself to whoever reads.
+        // A read reports an error or a hang-up.
         if flags.intersects(EventFlags::IN | EventFlags::ERR | EventFlags::HUP) {
             self.receive(index)?;
         }
@@ -190,7 +194,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Whether the message is gone.
+    /// Sends the message. Returns true if all of it is sent.
     fn try_send(&mut self, index: usize) -> Result<bool, Failure> {
         let slot = &mut self.slots[index];
         let (Some(link), Some(request)) = (&mut slot.link, &mut slot.request) else {
@@ -218,7 +222,7 @@ impl Worker<'_> {
             let received = match link.receive(&mut self.buf) {
                 Ok(received) => received,
                 Err(failure) => {
-                    self.lose(index, failure);
+                    self.handle_loss(index, failure);
                     return Ok(());
                 }
             };
@@ -243,14 +247,14 @@ impl Worker<'_> {
             }
         }
         self.finish_if_whole(index);
-        // TLS may have something to say to what it has read.
+        // TLS may have to reply to the data that it has read.
         match &mut self.slots[index].link {
             Some(link) if link.wants_write() => self.watch(index, EventFlags::IN | EventFlags::OUT),
             _ => Ok(()),
         }
     }
 
-    /// What has arrived in the buffer.
+    /// Handles the bytes in the buffer.
     fn take(&mut self, index: usize, n: usize) -> Result<(), Failure> {
         let rule = &self.plan.rule;
         match &mut self.slots[index].request {
@@ -259,12 +263,9 @@ impl Worker<'_> {
                 request.whole = request.reading.take(&self.buf[..n], rule)?;
                 Ok(())
             }
-            // A second answer to a datagram, as a network may make of one.
+            // A network may duplicate a datagram.
             None if rule.is_datagram => Ok(()),
-            None => Err(Failure::new(
-                Kind::WrongAnswer,
-                "bytes that nobody asked for",
-            )),
+            None => Err(Failure::new(Kind::WrongAnswer, "bytes without a request")),
         }
     }
 
@@ -275,7 +276,7 @@ impl Worker<'_> {
         }
     }
 
-    /// The request has its answer.
+    /// Finishes a request that has its answer.
     fn finish(&mut self, index: usize) {
         let now = Instant::now();
         let Some(request) = self.slots[index].request.take() else {
@@ -298,7 +299,7 @@ impl Worker<'_> {
             self.linger(index, now);
         } else if self.plan.churn {
             if let Some(link) = &mut self.slots[index].link {
-                link.say_farewell();
+                link.send_close_notify();
             }
             self.close(index);
         } else {
@@ -313,7 +314,7 @@ impl Worker<'_> {
             Expected::First(first) => match first.get() {
                 Some(first) => reading.check(first),
                 None => {
-                    // Another thread may have been first in the meantime.
+                    // Another thread may have stored its answer first.
                     let _ = first.set(reading.into_kept());
                     Ok(())
                 }
@@ -321,7 +322,7 @@ impl Worker<'_> {
         }
     }
 
-    /// The server has closed.
+    /// Handles the end of the server's side.
     fn ended(&mut self, index: usize) {
         self.finish_if_whole(index);
         match self.slots[index].state {
@@ -335,8 +336,8 @@ impl Worker<'_> {
         }
     }
 
-    /// The connection is gone. Between two requests, a reset is a way of closing it.
-    fn lose(&mut self, index: usize, failure: Failure) {
+    /// Handles a lost connection. A reset between two requests counts as a close.
+    fn handle_loss(&mut self, index: usize, failure: Failure) {
         self.finish_if_whole(index);
         match self.slots[index].state {
             State::Ready if failure.kind == Kind::Reset => {
@@ -350,7 +351,7 @@ impl Worker<'_> {
         }
     }
 
-    /// The request, or the attempt to connect, has failed.
+    /// Counts the failure of the request, or of the attempt to connect.
     pub(super) fn fail(&mut self, index: usize, failure: Failure, now: Instant) {
         let request = self.slots[index].request.take();
         let measured = request.is_none_or(|request| request.measured);
@@ -365,7 +366,7 @@ impl Worker<'_> {
         let was_ready = self.slots[index].state == State::Ready;
         self.drop_link(index);
         if was_ready {
-            // It has its place among those without a request already.
+            // The slot is already among those without a request.
         } else if self.rests {
             self.enter(index, State::Resting);
             self.slots[index].deadline = now + REST;
@@ -374,12 +375,12 @@ impl Worker<'_> {
         }
     }
 
-    /// Its deadline.
-    pub(super) fn time_is_over(&mut self, index: usize, now: Instant) {
+    /// Handles an expired deadline.
+    pub(super) fn handle_timeout(&mut self, index: usize, now: Instant) {
         match self.slots[index].state {
             State::Opening => self.fail(index, Kind::ConnectTimeout.into(), now),
             State::Busy => self.fail(index, Kind::Timeout.into(), now),
-            // A server that does not close has had the message all the same.
+            // The server has received the message even if it does not close.
             State::Lingering => self.close(index),
             State::Resting => {
                 self.enter(index, State::Down);
@@ -393,8 +394,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Whether a connection is closed by half, and the rest is left to the server. Where nothing comes
-    /// back, that is how to know that all has arrived.
+    /// Returns true if the connection is half-closed and the server must close it. If the server
+    /// sends no answers, its close shows that all data has arrived.
     pub(super) fn lingers(&self) -> bool {
         self.plan.rule.answer == ResponseMatcher::None && !self.plan.rule.is_datagram
     }
@@ -418,12 +419,12 @@ impl Worker<'_> {
         self.down.push_back(index);
     }
 
-    /// Closed, whatever is in it; what waits for a datagram that comes too late waits in vain.
+    /// Closes the connection in any state. Later datagrams of the server are lost.
     fn drop_link(&mut self, index: usize) {
         self.enter(index, State::Down);
         let slot = &mut self.slots[index];
         slot.link = None;
-        // Events of it that were taken already are nobody's.
+        // Pending events of the old connection are ignored.
         slot.generation = slot.generation.wrapping_add(1);
     }
 
@@ -435,7 +436,7 @@ impl Worker<'_> {
             - usize::from(before == State::Opening);
     }
 
-    /// What its descriptor is waited for, from now on.
+    /// Sets the events that the connection waits for.
     fn watch(&mut self, index: usize, flags: EventFlags) -> anyhow::Result<()> {
         let slot = &mut self.slots[index];
         let Some(link) = &slot.link else {

@@ -1,4 +1,5 @@
-//! What the load tool itself takes of the machine, so that nobody takes its limits for the server's.
+//! The CPU time of the load tool itself, so that its limits are not mistaken for those of the
+//! server.
 
 use std::fs;
 use std::time::Duration;
@@ -6,17 +7,18 @@ use std::time::Duration;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
-/// Of a thread, so far or in between.
+/// The CPU usage of a thread, in total or within a period.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct CpuUsage {
     pub(super) user: Duration,
     pub(super) system: Duration,
-    /// It could have run, and others had the cores. `None` where the kernel does not count that.
+    /// The time during which the thread was ready to run and had no core. `None` if the kernel does
+    /// not count it.
     pub(super) run_queue_delay: Option<Duration>,
 }
 
 impl CpuUsage {
-    /// By the calling thread.
+    /// Returns the usage of the calling thread.
     pub(super) fn by_this_thread() -> Self {
         let Ok(usage) = getrusage(UsageWho::RUSAGE_THREAD) else {
             return Self::default();
@@ -60,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_thread_uses_is_seen() {
+    fn by_this_thread_counts_cpu_time() {
         let before = CpuUsage::by_this_thread();
         let mut now = before;
         let end = std::time::Instant::now() + Duration::from_secs(20);

@@ -1,11 +1,10 @@
-//! What can become of a request that is not an answer, by kind: they are counted, and none of them
-//! ends the measurement.
+//! The kinds of failed requests. Failures are counted and do not end the measurement.
 
 use std::io;
 
 use rustix::io::Errno;
 
-/// Their names are part of what `--json` says: they stay.
+/// The kind of a failure. The names are part of the `--json` output and must stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Refused,
@@ -51,13 +50,15 @@ impl Kind {
 
     pub(super) fn meaning(self) -> &'static str {
         match self {
-            Self::Refused => "connection refused: nobody listens there",
+            Self::Refused => "connection refused: no server listens there",
             Self::ConnectTimeout => "not connected within --timeout",
-            Self::NoPort => "no local port is left: those of closed connections rest for a minute",
+            Self::NoPort => {
+                "no local port is free: the ports of closed connections stay reserved for a minute"
+            }
             Self::Connect => "cannot connect",
             Self::Tls => "TLS failed",
             Self::Reset => "reset by the server",
-            Self::ClosedEarly => "closed by the server before the answer was whole",
+            Self::ClosedEarly => "closed by the server before the answer was complete",
             Self::Timeout => "no answer within --timeout",
             Self::WrongAnswer => "not the answer that was expected",
             Self::Other => "other",
@@ -65,7 +66,7 @@ impl Kind {
     }
 }
 
-/// One of them, with words about it where its kind does not say it all.
+/// A failure, with details if the kind does not describe it completely.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) kind: Kind,
@@ -80,7 +81,7 @@ impl Failure {
         }
     }
 
-    /// While connecting: connect(2).
+    /// Returns the failure for an error of connect(2).
     pub(super) fn connecting(errno: Errno) -> Self {
         match errno {
             Errno::CONNREFUSED => Kind::Refused.into(),
@@ -99,11 +100,11 @@ impl From<Kind> for Failure {
 }
 
 impl From<Errno> for Failure {
-    /// While connected.
+    /// Returns the failure for an error on a connected socket.
     fn from(errno: Errno) -> Self {
         match errno {
             Errno::CONNRESET | Errno::PIPE => Kind::Reset.into(),
-            // For datagrams, the first to say that nobody is there: udp(7), unix(7).
+            // Datagram sockets report a missing server only here: udp(7), unix(7).
             Errno::CONNREFUSED => Kind::Refused.into(),
             errno => Self::new(Kind::Other, io::Error::from(errno).to_string()),
         }

@@ -1,16 +1,16 @@
-//! Room for as many descriptors as there will be connections.
+//! The limit of open descriptors, raised to the number of connections.
 
 use std::fs;
 
 use anyhow::{Context, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// For what is opened besides: an epoll set for each thread, a file that is read now and then.
+/// Further descriptors: an epoll set for each thread, and a file that is read occasionally.
 const BESIDES: u64 = 8;
 
-/// Raises this process's limit as far as it may, which harms nobody: what has more than 1024
-/// descriptors and uses select(2) is not here.
-pub(super) fn make_room_for(connections: u32, threads: u32) -> anyhow::Result<()> {
+/// Raises the soft limit of this process as far as needed and allowed. No code in this process uses
+/// select(2), which supports only 1024 descriptors.
+pub(super) fn raise_for(connections: u32, threads: u32) -> anyhow::Result<()> {
     let open = fs::read_dir("/proc/self/fd").map_or(16, |all| all.count() as u64);
     let needed = u64::from(connections) + 2 * u64::from(threads) + open + BESIDES;
     let limit = getrlimit(Resource::Nofile);
@@ -28,6 +28,7 @@ pub(super) fn make_room_for(connections: u32, threads: u32) -> anyhow::Result<()
         current: Some(needed),
         maximum: limit.maximum,
     };
-    setrlimit(Resource::Nofile, raised)
-        .with_context(|| format!("cannot have the {needed} descriptors that are needed"))
+    setrlimit(Resource::Nofile, raised).with_context(|| {
+        format!("cannot raise the limit to the {needed} descriptors that are needed")
+    })
 }

@@ -1,32 +1,33 @@
-//! `load`: puts load on a server, and measures how it bears it.
+//! `load`: measures throughput and latency of a server under load.
 //!
-//! # How it measures
+//! # Method
 //!
-//! A thread has many connections, and one epoll set for them all (`worker.rs`): a request is a
-//! `send(2)`, a `recv(2)` and a share of an `epoll_wait(2)`, and nothing is between them that could be
-//! taken for the server's. The coroutines of `greenroom` would read more easily and cost a switch each
-//! way; above all, this tool is used to judge servers that run on them, and a flaw that both have
-//! would be seen by neither. Threads for each connection would have the scheduler choose who is timed
-//! when. So 10,000 connections cost what is ready of them, and one thread is the default, as it keeps
-//! most servers busy that share the machine with it; `--threads` makes it more.
+//! A thread serves many connections with one epoll set (`worker.rs`). A request costs one
+//! `send(2)`, one `recv(2)` and a share of an `epoll_wait(2)`, with little other work that could be
+//! mistaken for the server's. Coroutines of `greenroom` would be easier to read, but cost a switch
+//! each way. Moreover, this tool measures servers that run on `greenroom`, and a flaw in both would
+//! remain invisible. With one thread for each connection, the scheduler would decide which latency
+//! is measured when. With epoll, 10,000 connections cost only the work for ready ones. One thread
+//! is the default because it saturates most servers on the same machine; `--threads` sets more.
 //!
-//! Two ways to ask:
+//! There are two modes:
 //!
-//! * in a *closed loop* each connection sends its next request when it has the answer to the last one.
-//!   That finds out how much a server can do. Its latencies flatter a server that stalls: while it
-//!   does, nobody asks, and what they would have waited is missing ("coordinated omission");
-//! * in an *open loop* (`--rate`) requests are due at times that the server does not influence, and a
-//!   latency is measured from when its request was due. One that waits for a free connection, or for
-//!   this tool, waits at the server's expense. That finds out what users would see.
+//! * in a *closed loop*, each connection sends its next request when it has the answer to the last
+//!   one. This mode measures the maximum throughput. Its latencies are too low for a server that
+//!   stalls: during the stall no requests are sent, and their waiting time is missing ("coordinated
+//!   omission");
+//! * in an *open loop* (`--rate`), requests are due at times that the server does not influence, and
+//!   a latency counts from the time at which its request was due. Waiting for a free connection, or
+//!   for this tool, counts as well. This mode measures what users would see.
 //!
-//! What this tool itself needs is measured and told (`own.rs`), and a warning says when it, and not the
-//! server, was the limit.
+//! The tool measures and reports its own CPU usage (`cpu_usage.rs`). A warning appears if the tool,
+//! and not the server, was the limit.
 //!
-//! # Where things are
+//! # Files
 //!
-//! `target.rs` and `link.rs` open and move bytes, `answer.rs` knows when an answer is whole, `supply.rs`
-//! when a request is due, `exchange.rs` what becomes of one; `crew.rs` has the threads, and `report/`
-//! tells it all.
+//! `target.rs` and `client_socket.rs` open sockets and move bytes. `response.rs` recognizes a
+//! complete answer. `schedule.rs` decides when a request is due. `connection.rs` holds the state of
+//! a connection. `threads.rs` runs the threads, and `report/` prints the results.
 
 mod client_socket;
 mod connection;
@@ -63,23 +64,23 @@ use response::{MatchRule, ResponseMatcher, Verify};
 use target::Target;
 use worker::{Expected, Plan, Progress};
 
-/// Put load on a server, and measure how it bears it
+/// Put load on a server and measure its throughput and latency
 ///
-/// Without --rate, each connection sends its next request when it has the answer to the last one:
-/// that shows how much the server can do. With --rate, requests are sent at times that the server
-/// does not influence, and latencies count from when a request should have been sent: that shows what
-/// users see, also while the server stalls.
+/// Without --rate, each connection sends its next request when it has the answer to the last one.
+/// This measures the maximum throughput. With --rate, requests are due at times that the server
+/// does not influence, and latencies count from those times. This measures what users see, even
+/// while the server stalls.
 ///
-/// Ctrl-C ends it early and reports what there is. The exit status is 0 if there were answers and
-/// nothing failed; 1 if anything failed, or nothing was answered; 2 for wrong usage.
+/// Ctrl-C ends the load early and reports the results so far. The exit status is 0 if there were
+/// answers and no failures, 1 if a request failed or there were no answers, and 2 for wrong usage.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, unix:///path, unix://@abstract,
-    /// unixgram:///path or unixgram://@abstract
+    /// Address of the server: tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, unix:///path,
+    /// unix://@abstract, unixgram:///path or unixgram://@abstract
     #[arg(value_name = "ENDPOINT")]
     endpoint: Endpoint,
 
-    /// How many connections there are, or sockets that send datagrams; each has one request under way
+    /// Number of connections, or of sockets that send datagrams; each has one request at a time
     #[arg(
         long,
         short = 'C',
@@ -89,53 +90,52 @@ pub(crate) struct Options {
     )]
     connections: u32,
 
-    /// How many requests are sent per second by all connections together [default: as many as are
-    /// answered]
+    /// Number of requests per second over all connections [default: as many as the server answers]
     #[arg(long, short = 'r', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
 
-    /// How long requests are sent [default: 10s, or until --requests are sent]
+    /// Duration of the measurement [default: 10s, or until --requests are sent]
     #[arg(long, short = 'd', value_name = "DURATION", value_parser = time)]
     duration: Option<Duration>,
 
-    /// How many requests are sent [default: any number]
+    /// Number of requests to send [default: unlimited]
     #[arg(long, short = 'n', value_name = "N")]
     requests: Option<NonZeroU64>,
 
-    /// How long requests are sent before, which are not measured
+    /// Duration of a warm-up before the measurement
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = time_or_none)]
     warm_up: Duration,
 
-    /// What is sent, as it is, or @FILE for what is in a file
+    /// Message to send, or @FILE for the content of a file
     #[arg(long, short = 'm', value_name = "TEXT|@FILE", conflicts_with = "size")]
     message: Option<String>,
 
-    /// How long a message is that is made up
+    /// Size of the generated message if --message is not given
     #[arg(long, short = 's', value_name = "SIZE", default_value = "64B")]
     size: Size,
 
-    /// How an answer is recognised: `same` for as many bytes as were sent, `lines` for one line (and
-    /// the message is one, too), `none` if there is none, or a number of bytes. The answer to a
-    /// datagram is a datagram
+    /// Recognition of an answer: `same` for as many bytes as were sent, `lines` for one line (the
+    /// message is then one line, too), `none` for no answer, or a number of bytes. The answer to a
+    /// datagram is always one datagram
     ///
-    /// With `none`, the latency is the time until the system has taken all of the message. At the
-    /// end a connection is closed by half, and the server has --timeout to close it, too.
+    /// With `none`, the latency is the time until the kernel has taken the whole message. At the
+    /// end, the client half-closes each connection and the server has --timeout to close it.
     #[arg(long, value_name = "HOW", default_value = "same")]
     answer: ResponseMatcher,
 
-    /// Compare each answer with what it should be
+    /// Compare each answer with the expected one
     #[arg(long, value_name = "WITH", value_enum)]
     verify: Option<Verify>,
 
-    /// Make a new connection for each request; the time it takes is part of the latency
+    /// Open a new connection for each request; the latency includes the time to connect
     #[arg(long)]
     churn: bool,
 
-    /// How long a request may take, and a connection to be opened
+    /// Maximum time for a request, and for opening a connection
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = time)]
     timeout: Duration,
 
-    /// How many threads share the connections
+    /// Number of threads that share the connections
     #[arg(
         long,
         short = 't',
@@ -145,7 +145,7 @@ pub(crate) struct Options {
     )]
     threads: u32,
 
-    /// Send the load to another machine than this one; only do that to what is yours
+    /// Allow load on another machine than this one; use it only for machines that you own
     #[arg(long)]
     allow_remote: bool,
 
@@ -153,7 +153,7 @@ pub(crate) struct Options {
     #[arg(long)]
     json: bool,
 
-    /// Write all percentiles of the latency to a file, in the form of HdrHistogram (.hgrm)
+    /// Write all percentiles of the latency to a file in the HdrHistogram format (.hgrm)
     #[arg(long, value_name = "FILE")]
     histogram: Option<PathBuf>,
 
@@ -161,7 +161,7 @@ pub(crate) struct Options {
     tls: ClientTls,
 }
 
-/// If neither --duration nor --requests is given.
+/// The default if neither --duration nor --requests is given.
 const DURATION: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
@@ -169,9 +169,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     options.check()?;
     let target = Target::find(endpoint, &options.tls, options.allow_remote)?;
     let plan = options.plan(target)?;
-    // What cannot be written is told before the work, and not after it.
+    // A file that cannot be created is reported before the load begins.
     let histogram = options.histogram.as_deref().map(create).transpose()?;
-    fd_limit::make_room_for(options.connections, options.threads)?;
+    fd_limit::raise_for(options.connections, options.threads)?;
     progress::catch_signals(&plan.progress.stop)?;
     let (tally, was_interrupted) = threads::work(options, &plan)?;
     let report = Report::new(options, &plan, &tally, was_interrupted);
@@ -197,7 +197,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 impl Options {
-    /// Refuses what does not go together.
+    /// Returns an error if options contradict each other.
     fn check(&self) -> Result<(), UsageError> {
         if self.verify.is_some() && self.answer == ResponseMatcher::None {
             return Err(UsageError(
@@ -206,7 +206,7 @@ impl Options {
         }
         if self.threads > self.connections {
             return Err(UsageError(format!(
-                "--threads {} share {} connections: there is not one for each",
+                "--threads {} share {} connections: each thread needs at least one connection",
                 self.threads, self.connections
             )));
         }
@@ -260,7 +260,7 @@ impl Options {
         };
         if self.answer == ResponseMatcher::Line && !message.ends_with(b"\n") {
             match (&self.message, message.last_mut()) {
-                // One that is made up keeps its size.
+                // A generated message keeps its size.
                 (None, Some(last)) => *last = b'\n',
                 _ => message.push(b'\n'),
             }
@@ -271,14 +271,14 @@ impl Options {
         Ok(message)
     }
 
-    /// How long requests are sent and measured.
+    /// Returns the duration of the measured window.
     fn time(&self) -> Option<Duration> {
         self.duration
             .or_else(|| self.requests.is_none().then_some(DURATION))
     }
 }
 
-/// All connections send the same one, so that this much is there once.
+/// The maximum size of a message. All connections share one copy.
 const LONGEST_MESSAGE: usize = 1 << 30;
 
 fn too_long() -> UsageError {
@@ -304,20 +304,20 @@ fn create(path: &Path) -> anyhow::Result<File> {
     File::create(path).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// More would not fit into the clock.
+/// The maximum duration; a longer one may overflow the clock.
 const LONGEST_TIME: Duration = Duration::from_secs(366 * 24 * 3600);
 
 fn time_or_none(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if time > LONGEST_TIME {
-        return Err("it is more than a year".into());
+        return Err("the duration exceeds a year".into());
     }
     Ok(time)
 }
 
 fn time(text: &str) -> Result<Duration, String> {
     match time_or_none(text)? {
-        Duration::ZERO => Err("it has to be longer than that".into()),
+        Duration::ZERO => Err("the duration must be longer than zero".into()),
         time => Ok(time),
     }
 }

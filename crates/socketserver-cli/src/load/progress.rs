@@ -1,4 +1,4 @@
-//! What happens while it works: a line on a terminal, and signals that end it early.
+//! The display of progress on a terminal, and signals that end the load early.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,11 +13,12 @@ use crate::nonblocking::Stream;
 use super::report::thousands;
 use super::worker::Progress;
 
-/// The first signal ends the load, and the second one the process: somebody may not want to wait for
-/// the report.
+/// Sets handlers: the first signal ends the load, and the second one ends the process without a
+/// report.
 pub(super) fn catch_signals(stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
     for signal in [SIGINT, SIGTERM] {
-        // In this order: at the first signal the flag is not set yet when this looks at it.
+        // The order matters: at the first signal, the flag is not yet set when the first handler
+        // reads it.
         flag::register_conditional_default(signal, stop.clone())
             .and_then(|_| flag::register(signal, stop.clone()))
             .context("cannot catch signals")?;
@@ -35,12 +36,13 @@ pub(super) enum Stage {
     Ending,
 }
 
-/// A line on stderr, if that is a terminal: rewritten once a second, and gone at the end.
+/// A line on stderr, if it is a terminal. The line is rewritten once a second and removed at the
+/// end.
 pub(super) struct ProgressLine<'a> {
     progress: &'a Progress,
     is_terminal: bool,
     shown: Instant,
-    /// How many were finished then.
+    /// The number of finished requests at that time.
     finished: u64,
     since: Instant,
 }
@@ -59,7 +61,7 @@ impl<'a> ProgressLine<'a> {
         }
     }
 
-    /// How long until there is something to show.
+    /// Returns the time until the next update.
     pub(super) fn next(&self) -> Duration {
         EACH.saturating_sub(self.shown.elapsed())
             .max(Duration::from_millis(1))
@@ -76,7 +78,7 @@ impl<'a> ProgressLine<'a> {
         let millis = (now - before).as_millis().max(1);
         let rate = u64::try_from(u128::from(new) * 1000 / millis).unwrap_or(u64::MAX);
         let line = self.line(stage, now, finished, rate);
-        // From the beginning of the line, over what is there, and nothing after it.
+        // Rewrites the line from its beginning and erases the rest.
         Stream::Stderr.put(format!("\r{line}\x1b[K").as_bytes());
     }
 

@@ -1,4 +1,4 @@
-//! How an answer is recognised, and whether it is the right one.
+//! Recognition of a complete answer, and its comparison with the expected one.
 
 use std::str::FromStr;
 
@@ -8,7 +8,7 @@ use crate::byte_size::Size;
 
 use super::failure::{Failure, Kind};
 
-/// What is waited for after a request. Over datagrams, the next one is the answer.
+/// The rule that recognizes an answer. With datagrams, the next datagram is the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ResponseMatcher {
     /// As many bytes as were sent.
@@ -47,30 +47,30 @@ impl ResponseMatcher {
     }
 }
 
-/// What every answer has to be.
+/// The expected content of all answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Verify {
     /// The message
     Message,
-    /// The message in upper case, as of `upper`
+    /// The message in upper case, as `upper` sends it
     Upper,
-    /// Whatever the first answer of all was
+    /// The first answer that arrives
     First,
 }
 
-/// A line that goes on for longer is none.
+/// The maximum length of a line.
 const LONGEST_LINE: usize = 1 << 20;
 
-/// What of an answer has arrived.
+/// The part of an answer that has arrived.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     pub(super) received: usize,
     line_ended: bool,
-    /// All of it, if it is to be compared.
+    /// The content, if it must be compared.
     kept: Vec<u8>,
 }
 
-/// What all answers have in common.
+/// The rule for all answers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MatchRule {
     pub(super) answer: ResponseMatcher,
@@ -80,7 +80,7 @@ pub(super) struct MatchRule {
 }
 
 impl Reading {
-    /// Takes more bytes of a connection, or a datagram; says whether the answer is whole.
+    /// Takes more bytes of a connection, or a datagram. Returns true if the answer is complete.
     pub(super) fn take(&mut self, bytes: &[u8], rule: &MatchRule) -> Result<bool, Failure> {
         self.received += bytes.len();
         if rule.keeps {
@@ -122,7 +122,7 @@ impl Reading {
         Ok(self.line_ended)
     }
 
-    /// Compares the answer, once it is whole.
+    /// Compares a complete answer with the expected one.
     pub(super) fn check(&self, expected: &[u8]) -> Result<(), Failure> {
         if self.kept == expected {
             return Ok(());
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_whole_however_it_is_cut() {
+    fn answers_are_complete_at_every_split() {
         for (answer, whole) in [
             (ResponseMatcher::Same, "HELLO"),
             (ResponseMatcher::Bytes(3), "HEL"),
@@ -171,14 +171,14 @@ mod tests {
                 assert!(reading.take(tail, &rule(answer)).unwrap());
                 assert!(reading.check(whole.as_bytes()).is_ok());
                 assert!(reading.check(b"HELLo").is_err());
-                // More of it is an error, even later.
+                // Further bytes are an error, even in a later read.
                 assert!(reading.take(b"x", &rule(answer)).is_err());
             }
         }
     }
 
     #[test]
-    fn too_much_is_no_answer() {
+    fn excess_bytes_are_an_error() {
         let take = |answer, bytes: &[u8]| Reading::default().take(bytes, &rule(answer));
         assert!(take(ResponseMatcher::Same, b"HELLO!").is_err());
         assert!(take(ResponseMatcher::Line, b"a\nb").is_err());
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_datagram_is_an_answer_whatever_its_length() {
+    fn datagram_of_any_length_is_an_answer() {
         let rule = MatchRule {
             is_datagram: true,
             ..rule(ResponseMatcher::Same)

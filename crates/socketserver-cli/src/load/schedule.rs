@@ -1,19 +1,19 @@
-//! When the next request is to begin: as soon as there is a connection for it (closed loop), or at
-//! the times that a rate says, whatever the server does (open loop).
+//! The time of the next request: as soon as a connection is free (closed loop), or at the times of
+//! a rate, independent of the server (open loop).
 
 use std::time::{Duration, Instant};
 
-/// Of one worker.
+/// The schedule of one worker.
 #[derive(Debug)]
 pub(super) struct RequestSchedule {
     pub(super) times: Mode,
-    /// From here on requests are measured.
+    /// The time from which requests are measured.
     pub(super) measured_from: Instant,
-    /// None begins from here on.
+    /// The time from which no request begins.
     pub(super) end: Option<Instant>,
-    /// So many measured ones are still to begin.
+    /// The number of measured requests that are still to begin.
     pub(super) left: Option<u64>,
-    /// None begins any more.
+    /// True if no more requests begin.
     pub(super) is_closed: bool,
 }
 
@@ -25,14 +25,14 @@ pub(super) enum Mode {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NextRequest {
-    /// It is to begin, or was to begin then; its latency counts from there.
+    /// A request is due; its latency counts from this time.
     Now(Instant),
     At(Instant),
     Over,
 }
 
 impl RequestSchedule {
-    /// What there is to do at this time.
+    /// Returns the action that is due at this time.
     pub(super) fn look(&self, now: Instant) -> NextRequest {
         if self.left == Some(0) || self.is_closed {
             return NextRequest::Over;
@@ -48,7 +48,7 @@ impl RequestSchedule {
         }
     }
 
-    /// A request has begun that was due then; says whether it is measured.
+    /// Takes a request that was due at this time. Returns true if it is measured.
     pub(super) fn take(&mut self, due: Instant) -> bool {
         if let Mode::Open(schedule) = &mut self.times {
             schedule.next += 1;
@@ -60,8 +60,8 @@ impl RequestSchedule {
         measured
     }
 
-    /// One is due, and no connection is free. After the end, none is waited for; but what could have
-    /// been sent is, however late this thread wakes up.
+    /// Handles a due request without a free connection. After the end no request waits, but
+    /// requests that were due before the end are sent, even if this thread wakes up late.
     pub(super) fn is_held_up(&mut self, now: Instant) {
         self.is_closed |= self.end.is_some_and(|end| now >= end);
     }
@@ -70,7 +70,7 @@ impl RequestSchedule {
         matches!(self.times, Mode::Open(_))
     }
 
-    /// How many measured ones are due by now, and were not taken.
+    /// Returns the number of measured requests that are due by now and were not taken.
     pub(super) fn overdue(&self, now: Instant) -> u64 {
         let Mode::Open(schedule) = &self.times else {
             return 0;
@@ -85,30 +85,31 @@ impl RequestSchedule {
     }
 }
 
-/// The requests of a rate, evenly in time, of which each of `workers` has every so many-th.
+/// The evenly spaced requests of a rate, which `workers` share in turn.
 #[derive(Debug)]
 pub(super) struct Schedule {
     pub(super) start: Instant,
-    /// Of all workers, per second.
+    /// Requests per second of all workers.
     pub(super) rate: u64,
     pub(super) worker: u64,
     pub(super) workers: u64,
-    /// How many were taken.
+    /// The number of requests that were taken.
     pub(super) next: u64,
 }
 
 impl Schedule {
-    /// When the next one is due. It is reckoned from the start each time: no error adds up.
+    /// Returns the time of the next request. It is computed from the start, so that errors do not
+    /// add up.
     fn due(&self) -> Instant {
         let number = u128::from(self.next * self.workers + self.worker);
         let nanos = number * 1_000_000_000 / u128::from(self.rate);
         self.start + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX >> 1))
     }
 
-    /// How many of this worker are due before that time.
+    /// Returns the number of this worker's requests that are due before that time.
     fn until(&self, time: Instant) -> u64 {
         let nanos = time.saturating_duration_since(self.start).as_nanos();
-        // Number n is due before it if n / rate seconds are less than it.
+        // Request n is due before that time if n / rate seconds are less than it.
         let of_all = (nanos * u128::from(self.rate)).div_ceil(1_000_000_000);
         let of_all = u64::try_from(of_all).unwrap_or(u64::MAX);
         of_all.saturating_sub(self.worker).div_ceil(self.workers)
@@ -135,7 +136,7 @@ mod tests {
         }
     }
 
-    /// The times at which a worker that is never late begins.
+    /// Returns the times at which a punctual worker begins.
     fn all(mut supply: RequestSchedule, start: Instant) -> Vec<Duration> {
         let mut now = start;
         let mut seen = Vec::new();
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_kept_to_the_request_and_shared_by_workers() {
+    fn rate_is_exact_and_shared_by_workers() {
         let start = Instant::now();
         for rate in [1, 3, 7, 1000, 999_983] {
             assert_eq!(all(open(start, rate, 0, 1), start).len() as u64, rate);
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_late_has_them_all_at_once_with_the_times_they_were_due() {
+    fn late_worker_gets_all_due_requests_with_their_times() {
         let start = Instant::now();
         let mut supply = open(start, 1000, 0, 1);
         let late = start + Duration::from_millis(300);
@@ -181,7 +182,7 @@ mod tests {
         assert_eq!(supply.overdue(late), 0);
         let after = start + Duration::from_secs(5);
         assert_eq!(supply.overdue(after), 699);
-        // After the end, what is due can still be sent, until there is no connection for it.
+        // After the end, due requests are sent until no connection is free.
         supply.is_held_up(late);
         assert_eq!(supply.look(after), NextRequest::Now(next));
         supply.is_held_up(after);
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_begins_before_the_window_is_not_measured_and_not_counted() {
+    fn requests_before_the_window_are_not_measured() {
         let start = Instant::now();
         let mut supply = RequestSchedule {
             times: Mode::Closed,

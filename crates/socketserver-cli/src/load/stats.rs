@@ -1,9 +1,9 @@
-//! What was counted and timed. Each worker has its own; they are added up at the end.
+//! Counters and times. Each worker has its own, and they are added up at the end.
 //!
-//! Two things are kept apart. What became of a request, and how long it took, is counted if the
-//! request *began* in the measured window, whenever it ended. How much was done per second is counted
-//! by what *ended* in the window, whenever it began. The first would lose the slow ones otherwise,
-//! and the second those at the edges.
+//! Two sets are separate. The result and the latency of a request count if the request *began* in
+//! the measured window, even if it ended later. Throughput counts requests that *ended* in the
+//! window, even if they began earlier. Otherwise the first set would miss slow requests, and the
+//! second set those at the edges.
 
 use std::time::Duration;
 
@@ -14,33 +14,35 @@ use super::failure::{Failure, Kind};
 
 #[derive(Debug)]
 pub(super) struct Stats {
-    /// Of requests that began in the window: how long each took, in nanoseconds.
+    /// The latencies, in nanoseconds, of the requests that began in the window.
     pub(super) latency: Histogram<u64>,
-    /// The others of these, in the order of [`Kind::ALL`].
+    /// The number of failures of such requests, in the order of [`Kind::ALL`].
     pub(super) failures: [u64; Kind::ALL.len()],
-    /// The first words about each kind.
+    /// The first details for each kind.
     pub(super) details: [Option<String>; Kind::ALL.len()],
-    /// Of these that were due before the end, and found no connection free until then.
+    /// The number of such requests that were due before the end but had no free connection until
+    /// then.
     pub(super) not_sent: u64,
-    /// What ended in the window.
+    /// The requests that ended in the window.
     pub(super) done: Completed,
-    /// How long each connection took to be there, the handshake of TLS included; also before the window.
+    /// The times to establish each connection, including the TLS handshake; also before the window.
     pub(super) connect: Histogram<u64>,
-    /// Connections that were there when the load began.
+    /// The connections that were established when the load began.
     pub(super) connected: u64,
-    /// Connections that the server closed between two requests.
+    /// The connections that the server closed between two requests.
     pub(super) closed_idle: u64,
-    /// From the begin of the window to its end, or to the interruption.
+    /// The time from the begin of the window to its end, or to the interruption.
     pub(super) window: Duration,
-    /// What the load tool itself has used in the window.
+    /// The CPU usage of the load tool in the window.
     pub(super) used: CpuUsage,
-    /// How busy the busiest worker was: of one core.
+    /// The share of one core that the busiest worker used.
     pub(super) busiest: f64,
-    /// For how much of the window a worker was ready to run, and no core was free: the worst.
+    /// The share of the window in which a worker was ready to run and had no core, for the worst
+    /// worker.
     pub(super) run_queue_delay: f64,
 }
 
-/// In the measured window.
+/// Totals of the measured window.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Completed {
     pub(super) requests: u64,
@@ -48,12 +50,13 @@ pub(super) struct Completed {
     pub(super) received_bytes: u64,
 }
 
-/// Longer than any sensible `--timeout`; what takes longer is counted as that.
+/// The maximum latency in nanoseconds, above any sensible `--timeout`. Longer times count as this
+/// one.
 const LONGEST: u64 = 3_600_000_000_000;
 
 impl Stats {
     pub(super) fn new() -> anyhow::Result<Self> {
-        // Three digits are right; that takes 270 KiB.
+        // Three significant digits take 270 KiB.
         let empty = Histogram::new_with_bounds(1, LONGEST, 3)?;
         Ok(Self {
             latency: empty.clone(),
@@ -87,7 +90,7 @@ impl Stats {
         self.latency.len()
     }
 
-    /// Those kinds that there were, with their number and words.
+    /// Returns the kinds that occurred, with their counts and details.
     pub(super) fn kinds(&self) -> impl Iterator<Item = (Kind, u64, Option<&str>)> {
         Kind::ALL.into_iter().filter_map(|kind| {
             let n = self.failures[kind as usize];
@@ -117,7 +120,7 @@ impl Stats {
         Ok(())
     }
 
-    /// Of something that ended in the window.
+    /// Returns the rate per second of events that ended in the window.
     #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52")]
     pub(super) fn per_second(&self, n: u64) -> f64 {
         if self.window.is_zero() {
@@ -136,14 +139,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_stand_where_they_are_counted() {
+    fn kinds_are_in_the_order_of_their_counters() {
         for (index, kind) in Kind::ALL.into_iter().enumerate() {
             assert_eq!(kind as usize, index);
         }
     }
 
     #[test]
-    fn tallies_add_up_and_the_first_words_stay() {
+    fn add_sums_counters_and_keeps_the_first_details() {
         let mut one = Stats::new().unwrap();
         let mut other = Stats::new().unwrap();
         record(&mut one.latency, Duration::from_millis(1));
@@ -154,7 +157,10 @@ mod tests {
         (one.busiest, other.busiest) = (0.5, 0.9);
         one.add(other).unwrap();
         assert_eq!((one.answered(), one.failed()), (2, 3));
-        assert!(one.latency.max() >= LONGEST, "saturated, and not lost");
+        assert!(
+            one.latency.max() >= LONGEST,
+            "values above the maximum are saturated"
+        );
         let kinds: Vec<_> = one.kinds().collect();
         assert_eq!(
             kinds,

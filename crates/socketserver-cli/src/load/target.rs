@@ -1,5 +1,5 @@
-//! Where the load goes: found once, and only on this machine unless that was allowed; then opened
-//! for each connection without waiting for it.
+//! The target of the load. Its address is looked up once and must be on this machine unless that is
+//! overridden. Connections are opened without blocking.
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -37,11 +37,11 @@ enum Address {
     Unix(SocketAddrUnix),
 }
 
-/// What came of opening a connection.
+/// The result of opening a connection.
 pub(super) enum Opened {
-    /// It is there, or will be once it can be written to.
+    /// The connection is established, or will be once it is writable.
     ClientSocket { link: ClientSocket, is_there: bool },
-    /// The listener's backlog is full. Only Unix sockets say so: connect(2), `EAGAIN`.
+    /// The listener's backlog is full. Only Unix sockets report this: connect(2), `EAGAIN`.
     NotYet,
 }
 
@@ -57,15 +57,15 @@ impl Target {
                 let found = found.with_context(|| format!("cannot look up {endpoint}"))?;
                 let elsewhere = |address: &&SocketAddr| {
                     let ip = address.ip().to_canonical();
-                    // The unspecified address leads to this machine, too: ip(7).
+                    // The unspecified address also leads to this machine: ip(7).
                     !ip.is_loopback() && !ip.is_unspecified()
                 };
                 if let Some(address) = found.iter().find(elsewhere)
                     && !allow_remote
                 {
                     return Err(UsageError(format!(
-                        "{endpoint} is {}, which is no loopback address: whoever may put load on \
-                         that machine, and on the network to it, says so by --allow-remote",
+                        "{endpoint} is {}, which is not a loopback address: if you may put load on \
+                         that machine and on the network to it, add --allow-remote",
                         address.ip()
                     ))
                     .into());
@@ -81,18 +81,20 @@ impl Target {
             Endpoint::Unixgram(path) => (Address::Unix(unix(path)?), SocketType::DGRAM),
             Endpoint::Http(_) | Endpoint::Https(_) => {
                 return Err(UsageError(format!(
-                    "{endpoint} is for browsers, and load speaks no HTTP: wrk, oha and h2load do"
+                    "{endpoint} is for browsers, and load does not support HTTP: use wrk, oha or h2load"
                 ))
                 .into());
             }
             Endpoint::Inherited(_) => {
-                bail!("only a server is given sockets: write where it listens")
+                bail!(
+                    "only a server can use inherited sockets; give the address on which it listens"
+                )
             }
         };
         let tls = match endpoint {
             Endpoint::Tls(address) => {
                 let (mut config, name) = tls.client(address)?;
-                // Each connection stands for a client of its own, which shakes hands in full.
+                // Each connection represents a separate client, which performs a full handshake.
                 config.resumption = Resumption::disabled();
                 Some((Arc::new(config), name))
             }
@@ -105,12 +107,12 @@ impl Target {
         self.kind == SocketType::DGRAM
     }
 
-    /// The longest message that can be sent at all.
+    /// Returns the maximum size of a message, if there is one.
     pub(super) fn longest(&self) -> Option<usize> {
         match self.address {
             Address::Inet(address) if self.is_datagram() => {
-                // What 65,535 bytes of a packet leave beside the headers of UDP, and of IPv4, which
-                // count there: udp(7). Those of IPv6 do not.
+                // A packet of 65,535 bytes minus the UDP header and, for IPv4 only, the IP header:
+                // udp(7).
                 Some(if address.is_ipv4() { 65_507 } else { 65_527 })
             }
             _ => None,
@@ -128,7 +130,8 @@ impl Target {
         let connected = match &self.address {
             Address::Inet(address) => {
                 if !self.is_datagram() {
-                    // The end of a message is not to wait for the answer to its beginning.
+                    // Without this option, the end of a message could wait for the acknowledgement
+                    // of its beginning.
                     let _ = sockopt::set_tcp_nodelay(&socket, true);
                 }
                 connect(&socket, address)
@@ -153,8 +156,8 @@ impl Target {
         Ok(Opened::ClientSocket { link, is_there })
     }
 
-    /// A nameless client of a Unix datagram socket cannot be answered; the kernel chooses an abstract
-    /// name (unix(7), "Autobind feature").
+    /// Binds a Unix datagram socket, because a server cannot answer a client without an address.
+    /// The kernel chooses an abstract name (unix(7), "Autobind feature").
     fn name(&self, socket: &OwnedFd) -> rustix::io::Result<()> {
         if self.is_datagram() {
             bind(socket, &SocketAddrUnix::new_unnamed())?;
@@ -163,8 +166,8 @@ impl Target {
     }
 }
 
-/// Of several addresses of a name, the first at which somebody listens: `localhost` is two on most
-/// machines, and few servers listen on both.
+/// Returns the first address of a name on which a server listens. `localhost` has two addresses on
+/// most machines, and few servers listen on both.
 fn reachable(found: &[SocketAddr]) -> anyhow::Result<SocketAddr> {
     let first = *found.first().context("the name has no address")?;
     let listens =

@@ -1,4 +1,4 @@
-//! The threads: they connect, begin together, and what they have counted is added up.
+//! The threads of the load tool. They connect, begin together, and their counters are added up.
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -15,12 +15,13 @@ use super::worker::{Plan, Worker};
 
 type Handle<'scope> = ScopedJoinHandle<'scope, anyhow::Result<Stats>>;
 
-/// Puts the load on; says what came of it, and whether it was cut short.
+/// Generates the load. Returns the counters, and whether the load was interrupted.
 pub(super) fn work(options: &Options, plan: &Plan) -> anyhow::Result<(Stats, bool)> {
     let mut screen = ProgressLine::new(&plan.progress);
     let threads = options.threads;
     let (tally, has_begun) = thread::scope(|scope| {
-        // A worker says on it how many connections it has, and has gone when it is closed.
+        // A worker sends its number of connections on this channel. A closed channel means that the
+        // worker has ended.
         let (reports, connected) = channel();
         let mut starts = Vec::new();
         let mut handles: Vec<Handle<'_>> = Vec::new();
@@ -41,7 +42,8 @@ pub(super) fn work(options: &Options, plan: &Plan) -> anyhow::Result<(Stats, boo
             let begin = Instant::now();
             let measured_from = begin + options.warm_up;
             for (number, start) in (0..threads).zip(&starts) {
-                // Whoever does not take it has failed, and says why when it is joined.
+                // A worker that does not take the message has failed, and reports its error when it
+                // is joined.
                 let _ = start.send(supply(options, number, begin, measured_from));
             }
             let end = options.time().map(|time| measured_from + time);
@@ -79,12 +81,12 @@ fn work_alone(
     reports.send(worker.connect()?)?;
     match started.recv() {
         Ok(supply) => worker.load(supply),
-        // It is not to begin.
+        // The load does not begin.
         Err(_) => Ok(worker.tally),
     }
 }
 
-/// Whether there is any connection.
+/// Waits until the workers have connected. Returns true if there is any connection.
 fn until_connected(
     connected: &Receiver<u64>,
     handles: &[Handle<'_>],
@@ -100,7 +102,7 @@ fn until_connected(
             }
             Err(RecvTimeoutError::Disconnected) => return false,
             Err(RecvTimeoutError::Timeout) => {
-                // One that has failed already will say nothing more.
+                // A worker that has failed sends no number.
                 if handles.iter().any(ScopedJoinHandle::is_finished) {
                     return false;
                 }
@@ -120,7 +122,7 @@ fn gather(handles: Vec<Handle<'_>>) -> anyhow::Result<Stats> {
     Ok(total)
 }
 
-/// What one of the threads is to do.
+/// Returns the schedule of one thread.
 fn supply(
     options: &Options,
     number: u32,
@@ -146,7 +148,7 @@ fn supply(
     }
 }
 
-/// What is left over goes to the first ones.
+/// Returns the share of one thread. The first threads get the remainder.
 fn share(n: u64, number: u32, of: u32) -> u64 {
     n / u64::from(of) + u64::from(u64::from(number) < n % u64::from(of))
 }
@@ -156,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_are_all_there_is() {
+    fn shares_add_up_to_the_total() {
         for (n, of) in [(50, 1), (50, 3), (2, 5), (u64::MAX, 7)] {
             let shares: u128 = (0..of).map(|i| u128::from(share(n, i, of))).sum();
             assert_eq!(shares, u128::from(n));

@@ -1,7 +1,7 @@
-//! The loop of one thread: it hands requests out to connections when they are due, sleeps until
-//! something is ready, and ends when all that has begun is over.
+//! The loop of one thread. It assigns due requests to connections, sleeps until a descriptor is
+//! ready, and ends when all started requests have ended.
 //!
-//! What a connection does with its request is in `exchange.rs`.
+//! `connection.rs` contains the state of a connection.
 
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
@@ -23,15 +23,16 @@ use super::schedule::{NextRequest, RequestSchedule};
 use super::stats::Stats;
 use super::target::Target;
 
-/// What all workers do.
+/// The settings that all workers share.
 pub(super) struct Plan {
     pub(super) target: Target,
     pub(super) message: Vec<u8>,
     pub(super) rule: MatchRule,
     pub(super) expected: Expected,
-    /// A connection for each request.
+    /// True if each request uses a new connection.
     pub(super) churn: bool,
-    /// For a request, from when it was due; for a connection; for a server to close.
+    /// The timeout of a request (from the time at which it was due), of a connection, and of a
+    /// server's close.
     pub(super) timeout: Duration,
     pub(super) progress: Progress,
 }
@@ -42,7 +43,7 @@ pub(super) enum Expected {
     First(OnceLock<Vec<u8>>),
 }
 
-/// What others see of the workers, and tell them.
+/// The shared state of all workers: counters and flags.
 #[derive(Default)]
 pub(super) struct Progress {
     pub(super) finished: AtomicU64,
@@ -56,38 +57,38 @@ pub(super) struct Worker<'a> {
     pub(super) tally: Stats,
     pub(super) slots: Vec<Connection>,
     pub(super) epoll: OwnedFd,
-    /// Connected, and without a request. One may have been closed since.
+    /// Connected slots without a request. The server may have closed some since.
     pub(super) ready: VecDeque<usize>,
-    /// Not connected, and without a request.
+    /// Unconnected slots without a request.
     pub(super) down: VecDeque<usize>,
-    /// Whose listener had no room in its backlog.
+    /// Slots whose listener had a full backlog.
     pub(super) retry: Vec<usize>,
-    /// How many are connecting, and how many of all have something to be waited for.
+    /// The number of connecting slots; `busy` counts all slots with a pending event.
     pub(super) opening: usize,
     pub(super) busy: usize,
-    /// Without a rate, who has failed rests for a moment.
+    /// True if a failed slot pauses, which applies without a rate.
     pub(super) rests: bool,
-    /// No more requests begin.
+    /// True if no more requests begin.
     pub(super) is_over: bool,
     pub(super) in_window: bool,
     pub(super) buf: Box<[u8]>,
-    /// To be added to what others see.
+    /// Counts to be added to the shared counters.
     pub(super) unseen: (u64, u64),
     looked: Instant,
-    /// When the window began, and what this thread had used by then.
+    /// The begin of the window, and the CPU usage of this thread at that time.
     began: Option<(Instant, CpuUsage)>,
 }
 
-/// How many connections are opened at once: fewer than fit into any backlog.
+/// The maximum number of connections that are opened at once, fewer than any backlog holds.
 const OPENING: usize = 64;
 
-/// How many events are taken at once.
+/// The maximum number of events per poll.
 const EVENTS: usize = 1024;
 
-/// How often those are looked for whose time is over, at least.
+/// The maximum interval between two checks for expired deadlines.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// When a listener that had no room is asked again.
+/// The delay before another attempt on a full backlog.
 const RETRY: Duration = Duration::from_millis(1);
 
 impl<'a> Worker<'a> {
@@ -113,9 +114,10 @@ impl<'a> Worker<'a> {
         })
     }
 
-    /// Opens all connections, or fails to; says how many are there.
+    /// Opens all connections. Returns the number of those that are established.
     pub(super) fn connect(&mut self) -> anyhow::Result<u64> {
-        // The kernel may be late by 50 µs otherwise, to save power: prctl(2), `PR_SET_TIMERSLACK`.
+        // With the default slack, the kernel may wake the thread 50 µs late to save power:
+        // prctl(2), `PR_SET_TIMERSLACK`.
         let _ = set_current_timer_slack(NonZeroU64::new(1000));
         if self.plan.churn {
             self.down.extend(0..self.slots.len());
@@ -134,7 +136,7 @@ impl<'a> Worker<'a> {
         Ok(self.tally.connected)
     }
 
-    /// Puts the load on, until all is over or somebody stops it.
+    /// Generates the load until all requests have ended or the load is stopped.
     pub(super) fn load(mut self, mut supply: RequestSchedule) -> anyhow::Result<Stats> {
         self.rests = !supply.is_open();
         loop {
@@ -147,20 +149,20 @@ impl<'a> Worker<'a> {
             self.keep_window(&supply, now);
             self.tend(now)?;
             self.expire(&mut supply, now);
-            let mut patience = self.hand_out(&mut supply)?;
+            let mut timeout = self.hand_out(&mut supply)?;
             if self.is_over && self.busy == 0 {
                 self.end_window(Instant::now());
                 self.show();
                 return Ok(self.tally);
             }
             if !self.retry.is_empty() {
-                patience = patience.min(RETRY);
+                timeout = timeout.min(RETRY);
             }
             let moments = [Some(supply.measured_from), supply.end];
             for moment in moments.into_iter().flatten().filter(|&at| at > now) {
-                patience = patience.min(moment - now);
+                timeout = timeout.min(moment - now);
             }
-            self.wait_and(patience, |worker| worker.hand_out(&mut supply).map(drop))?;
+            self.wait_and(timeout, |worker| worker.hand_out(&mut supply).map(drop))?;
         }
     }
 
@@ -168,14 +170,13 @@ impl<'a> Worker<'a> {
         self.plan.progress.stop.load(Ordering::Relaxed)
     }
 
-    /// Begins as many requests as are due and as there are connections for; says how long nothing
-    /// more is due.
+    /// Begins due requests on free connections. Returns the time until the next request is due.
     fn hand_out(&mut self, supply: &mut RequestSchedule) -> anyhow::Result<Duration> {
-        // One that is sent is done at once if no answer is waited for: what has arrived for others is
-        // to be looked at all the same.
+        // A request without an answer is done at once, so the number of requests per call is
+        // bounded. Events of other connections must be handled in between.
         let at_most = (self.ready.len() + self.down.len()).clamp(16, 1024);
         for n in 0..at_most {
-            // None is left; the first time, it may be the end that is to be seen.
+            // No connection is free. The first iteration still runs, because it may detect the end.
             if n > 0 && self.ready.is_empty() && self.down.is_empty() {
                 return Ok(LOOK);
             }
@@ -200,7 +201,7 @@ impl<'a> Worker<'a> {
         Ok(Duration::ZERO)
     }
 
-    /// Those that were due and waited for a connection for too long.
+    /// Expires requests that were due and waited too long for a connection.
     fn expire(&mut self, supply: &mut RequestSchedule, now: Instant) {
         if !supply.is_open() {
             return;
@@ -229,10 +230,10 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Looks after those for whom nothing will ever be ready.
+    /// Handles slots for which no event will arrive.
     fn tend(&mut self, now: Instant) -> anyhow::Result<()> {
         let mut retry = std::mem::take(&mut self.retry);
-        // One that was given up meanwhile, and tried again, is there twice.
+        // A slot that was given up and retried in the meantime appears twice.
         retry.sort_unstable();
         retry.dedup();
         for index in retry {
@@ -247,7 +248,7 @@ impl<'a> Worker<'a> {
         self.looked = now;
         for index in 0..self.slots.len() {
             if self.slots[index].deadline <= now {
-                self.time_is_over(index, now);
+                self.handle_timeout(index, now);
             }
         }
         Ok(())
@@ -292,22 +293,22 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn wait(&mut self, patience: Duration) -> anyhow::Result<()> {
-        self.wait_and(patience, |_| Ok(()))
+    fn wait(&mut self, timeout: Duration) -> anyhow::Result<()> {
+        self.wait_and(timeout, |_| Ok(()))
     }
 
-    /// Takes what has become ready, and does something after each of it.
+    /// Waits for ready descriptors, and calls a function after each event.
     fn wait_and(
         &mut self,
-        patience: Duration,
+        timeout: Duration,
         mut each: impl FnMut(&mut Self) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let patience = Timespec::try_from(patience)?;
-        if patience.tv_nsec % 1_000_000 != 0 {
-            // What waits here for less than a millisecond is ppoll(2): epoll_wait(2) cannot.
+        let timeout = Timespec::try_from(timeout)?;
+        if timeout.tv_nsec % 1_000_000 != 0 {
+            // ppoll(2) can wait for less than a millisecond, unlike epoll_wait(2).
             match poll(
                 &mut [PollFd::new(&self.epoll, PollFlags::IN)],
-                Some(&patience),
+                Some(&timeout),
             ) {
                 Ok(0) => return Ok(()),
                 Ok(_) | Err(Errno::INTR) => {}
@@ -315,14 +316,14 @@ impl<'a> Worker<'a> {
             }
         }
         let mut events = [const { MaybeUninit::uninit() }; EVENTS];
-        let ready = match epoll::wait(&self.epoll, &mut events, Some(&patience)) {
+        let ready = match epoll::wait(&self.epoll, &mut events, Some(&timeout)) {
             Ok((ready, _)) => ready,
             Err(Errno::INTR) => return Ok(()),
             Err(errno) => return Err(errno.into()),
         };
         for event in ready {
             let (index, generation) = unpack(event.data.u64());
-            // Of a connection that was closed because of an event before it.
+            // The event may belong to a connection that an earlier event closed.
             if self.slots[index].generation == generation {
                 self.is_ready(index, event.flags)?;
                 each(self)?;
@@ -332,7 +333,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// Which connection it is, and the how-manieth in this place.
+/// Packs the index of a slot and the number of its connection.
 pub(super) fn pack(index: usize, generation: u32) -> epoll::EventData {
     epoll::EventData::new_u64((index as u64) << 32 | u64::from(generation))
 }

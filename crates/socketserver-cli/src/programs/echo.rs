@@ -1,4 +1,4 @@
-//! `echo`: what a client says comes back with its address before it.
+//! `echo`: sends each message back, preceded by the client's address.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -11,9 +11,9 @@ use crate::escape::{excerpt, name_of};
 use crate::framing::{Framing, MessageOptions, Messages, is_quit};
 use crate::serve::{AnyTransport, serve};
 
-/// Send everything back with the sender's address before it, and log its beginning
+/// Send each message back, preceded by the sender's address, and log the beginning of the message
 ///
-/// A message MESSAGE of a client is answered with `IP:PORT MESSAGE`. `quit` or the end of its input
+/// The reply to a message MESSAGE is `IP:PORT MESSAGE`. `quit` or the end of the client's input
 /// ends the connection.
 #[derive(Debug, Args)]
 pub(crate) struct Options {

@@ -1,4 +1,4 @@
-//! The programs: a handler each, and what it takes to start it.
+//! The server programs: one handler each, and the code that starts it.
 
 pub(crate) mod chat;
 pub(crate) mod collect;

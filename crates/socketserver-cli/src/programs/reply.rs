@@ -23,15 +23,15 @@ use crate::terminal::{self, Lines};
 
 /// Answer each message by hand
 ///
-/// Messages are shown on this terminal, one after the other, and each waits for the line that is
-/// typed for it, which is sent to its client. Lines that begin with a slash are commands, such as
-/// /list and /quit; /help has them all. To send a line that begins with a slash, type two.
+/// The server shows the messages on this terminal, one at a time, and sends the line that you type
+/// to the client of the message. Lines that begin with a slash are commands, such as /list and
+/// /quit; /help lists them all. To send a line that begins with a slash, type two slashes.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     #[command(flatten)]
     messages: MessageOptions,
 
-    /// How long a message waits for its answer; then its connection is closed
+    /// Maximum time that a message waits for its answer; the server then closes its connection
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
     answer_timeout: Duration,
 
@@ -82,10 +82,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     bound.serve_forever()
 }
 
-/// Messages that wait for their answers. The first one has been shown.
+/// Messages that wait for their answers. The first message is on the terminal.
 struct OperatorQueue {
     waiting: Mutex<VecDeque<Question>>,
-    /// How many have been asked.
+    /// Number of messages so far.
     asked: AtomicU64,
     timeout: Duration,
 }
@@ -137,7 +137,7 @@ impl OperatorQueue {
         })
     }
 
-    /// Sends a line to whoever has waited longest; an empty one shows his message again.
+    /// Sends a line to the client of the first message. An empty line shows that message again.
     fn answer(&self, line: &[u8]) {
         self.tidy();
         let mut waiting = self.waiting();
@@ -160,12 +160,13 @@ impl OperatorQueue {
         }
     }
 
-    /// Forgets whoever waits no longer, and shows the first one if it is another one now.
+    /// Removes messages whose handlers no longer wait, and shows the first message if it has
+    /// changed.
     fn tidy(&self) {
         self.keep(|question| !question.answer.is_closed());
     }
 
-    /// Forgets messages whose connections the operator has cut. Their handlers then end.
+    /// Removes messages whose connections the operator has cancelled. Their handlers then end.
     fn forget_cut(&self) {
         self.keep(|question| {
             let live = question.server.active();

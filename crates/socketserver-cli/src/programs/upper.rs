@@ -1,4 +1,4 @@
-//! `upper`: what a client sends comes back in upper case.
+//! `upper`: sends all bytes back in upper case.
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
@@ -9,10 +9,10 @@ use socketserver::{Connection, Datagram, RequestHandler, Result};
 use crate::cli::{Program, ServerOptions};
 use crate::serve::{AnyTransport, serve};
 
-/// Send everything back with its ASCII letters in upper case
+/// Send all bytes back, with ASCII letters in upper case
 ///
-/// Every other byte comes back as it was. Over TCP and Unix stream sockets each chunk is answered
-/// as it arrives, until the client closes; over UDP and Unix datagram sockets each datagram.
+/// All other bytes remain unchanged. Over TCP and Unix stream sockets, each chunk is answered as it
+/// arrives, until the client closes. Over UDP and Unix datagram sockets, each datagram is answered.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! Servers of any transport under any model, for the handlers of a program.
+//! Servers of any transport under any concurrency model, for the handlers of a program.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,29 +18,29 @@ use crate::cli::ServerOptions;
 use crate::endpoint::Endpoint;
 use crate::service_manager::Socket;
 
-/// Where a server's socket comes from.
+/// The origin of a server's socket.
 pub(crate) enum Source<'a> {
     Tcp(Inet),
     Udp(Inet),
-    /// TCP, encrypted.
+    /// TCP with TLS.
     Encrypt(Inet, Tls),
-    /// The same for browsers, encrypted or not.
+    /// TCP for browsers, with or without TLS.
     Web(Inet, Option<Tls>),
     Unix(&'a Path),
     Unixgram(&'a Path),
     Adopt(Socket),
 }
 
-/// An address of IP to bind.
+/// An IP address to bind.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inet {
     pub(crate) address: SocketAddr,
-    /// Whether `[::]` is to take IPv4 as well.
+    /// The setting for `[::]`: whether it accepts IPv4 clients as well.
     pub(crate) dual_stack: DualStack,
 }
 
 impl Source<'_> {
-    /// Its endpoint as far as it is known before it is bound.
+    /// Returns the endpoint as far as it is known before the socket is bound.
     pub(super) fn kind(&self) -> Endpoint {
         match self {
             Self::Tcp(at) => Endpoint::Tcp(at.address.to_string()),
@@ -55,9 +55,9 @@ impl Source<'_> {
     }
 }
 
-/// What a program makes handlers for.
+/// The handlers of a program.
 pub(crate) trait Handlers {
-    /// Binds one endpoint, or takes over a socket that is bound, and puts its server into the group.
+    /// Binds one endpoint, or takes over a bound socket, and adds its server to the group.
     fn bind<C: Concurrency>(
         &self,
         options: &ServerOptions,
@@ -66,21 +66,21 @@ pub(crate) trait Handlers {
         group: &mut ServerGroup,
     ) -> anyhow::Result<Address>;
 
-    /// What has to hold for the program to be ready, beside its servers.
+    /// Returns a condition for readiness in addition to the state of the servers.
     fn condition(&self) -> Option<Condition> {
         None
     }
 
-    /// How many descriptors one request may have open besides its connection.
+    /// Returns the number of descriptors that one request may open besides its connection.
     fn descriptors(&self) -> u32 {
         0
     }
 }
 
-/// Handlers of one factory for connections and datagrams alike.
+/// Handlers from one factory for connections and datagrams.
 pub(crate) struct AnyTransport<F>(pub(crate) F);
 
-/// Handlers of one factory for connections.
+/// Handlers from one factory for connections only.
 pub(crate) struct StreamsOnly<F> {
     factory: F,
     on_drain: Option<Arc<dyn Fn() + Send + Sync>>,
@@ -88,7 +88,7 @@ pub(crate) struct StreamsOnly<F> {
     descriptors: u32,
 }
 
-/// What has to hold for a program to be ready: an error says why it is not.
+/// A condition for the readiness of a program; its error gives the reason.
 pub(crate) type Condition = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 impl<F> StreamsOnly<F> {
@@ -101,7 +101,7 @@ impl<F> StreamsOnly<F> {
         }
     }
 
-    /// Has `/readyz` answer that it is not ready while `check` fails.
+    /// Makes `/readyz` report "not ready" while `check` fails.
     pub(crate) fn ready_if(
         mut self,
         check: impl Fn() -> Result<(), String> + Send + Sync + 'static,
@@ -110,13 +110,13 @@ impl<F> StreamsOnly<F> {
         self
     }
 
-    /// Says how many descriptors one request may have open besides its connection.
+    /// Sets the number of descriptors that one request may open besides its connection.
     pub(crate) fn descriptors(mut self, each: u32) -> Self {
         self.descriptors = each;
         self
     }
 
-    /// Has `call` called when a drain begins. It must not wait: it runs in the serving loop.
+    /// Calls `call` when a drain begins. `call` must not block because it runs in the accept loop.
     pub(crate) fn on_drain(mut self, call: impl Fn() + Send + Sync + 'static) -> Self {
         self.on_drain = Some(Arc::new(call));
         self

@@ -1,5 +1,5 @@
-//! What every server program does: bind its endpoints, say so, serve until a signal or the console
-//! ends it.
+//! The life of every server program: bind the endpoints, announce them, serve until a signal or the
+//! console ends it.
 
 mod bind;
 mod connection_log;
@@ -34,38 +34,38 @@ pub(crate) use options::{apply, of_file};
 /// Servers that are bound and do not serve yet.
 pub(crate) struct BoundServers {
     pub(crate) group: ServerGroup,
-    /// Where clients find them, with real ports.
+    /// The endpoints for clients, with the ports that were bound.
     pub(crate) listening: Vec<Endpoint>,
     pub(crate) addresses: Vec<Address>,
-    /// How many requests each of them serves at once.
+    /// The number of requests that each server serves at once.
     pub(crate) limits: Vec<usize>,
     pub(crate) model: Model,
     pub(crate) patience: ShutdownTimeouts,
-    /// What the exit status is if a drain had to cut.
+    /// The exit status after a drain that cancelled requests.
     cut_status: u8,
-    /// Stdout belongs to the program: what is said here goes to stderr.
+    /// True if the program writes its own data to stdout, so that announcements go to stderr.
     pub(crate) stdout_taken: bool,
-    /// What tls:// endpoints share.
+    /// The TLS setup that all `tls://` endpoints share.
     pub(crate) tls: Option<Tls>,
-    /// If they were started with a configuration.
+    /// The reloader, if a configuration file is used.
     pub(crate) reloader: Option<Reloader>,
-    /// Who tells how the servers fare.
+    /// The server of `/metrics`, `/livez` and `/readyz`.
     watching: Option<MetricsServer>,
     signals: Signals,
 }
 
-/// Binds every endpoint, or none.
+/// Binds all endpoints, or none.
 pub(crate) fn bind(
     options: &ServerOptions,
     handlers: &impl Handlers,
 ) -> anyhow::Result<BoundServers> {
-    // Before anything is opened that could be taken for one of them.
+    // Runs before any descriptor is opened that could be mistaken for a passed socket.
     let mut inherited = match options.endpoints.iter().any(Endpoint::is_inherited) {
         true => service_manager::inherited().context("cannot start")?,
         false => Vec::new(),
     };
     if options.concurrency == Model::Forking {
-        // It would be found out when serving begins, and by then it is said that it does.
+        // Without this check the error would appear only after the endpoints are announced.
         Forking::check_system().context("cannot start")?;
     }
     let reloads = options.origin.is_some();
@@ -119,7 +119,7 @@ pub(crate) fn bind(
     for (name, _) in &inherited {
         tracing::warn!(
             name,
-            "a socket was passed on that no --listen systemd:NAME takes: its clients wait in vain"
+            "no --listen systemd:NAME takes a socket that was passed on: its clients are not served"
         );
     }
     bound.reloader = options.origin.as_ref().map(|origin| {
@@ -146,13 +146,14 @@ pub(crate) fn bind(
     Ok(bound)
 }
 
-/// So many requests at once are taken to do more than to wait for their clients.
+/// The number of requests that can be busy at once; further requests are assumed to wait for
+/// clients.
 const BUSY: u64 = 1024;
 
 /// The default of [`socketserver::Pooled::max_idle`], which no option changes.
 const IDLE: u64 = 10_000;
 
-/// What the limits of the servers add up to.
+/// Returns the descriptors that all servers need together.
 fn need(options: &ServerOptions, limits: &[usize], besides: u32) -> Need {
     let waiting = match options.at_limit {
         Policy::Queue => u64::from(options.queue_places),
@@ -175,7 +176,7 @@ fn need(options: &ServerOptions, limits: &[usize], besides: u32) -> Need {
 }
 
 impl BoundServers {
-    /// What an endpoint is bound to: one socket, or one for each address of its name.
+    /// Returns the sockets of an endpoint: one, or one for each address of its name.
     fn sources<'a>(&self, endpoint: &'a Endpoint, at: Vec<Inet>) -> Vec<Source<'a>> {
         let each = at.into_iter();
         match endpoint {
@@ -223,12 +224,12 @@ impl BoundServers {
         Ok(())
     }
 
-    /// The handle that stops all of them.
+    /// Returns the handle that stops all servers.
     pub(crate) fn handle(&self) -> GroupHandle {
         self.group.handle()
     }
 
-    /// Adds a condition for `/readyz`, if there is such a page.
+    /// Adds a condition for `/readyz`, if that page is served.
     pub(crate) fn ready_if(
         &self,
         name: &str,
@@ -288,19 +289,19 @@ impl BoundServers {
     }
 }
 
-/// Serves with no more than a console beside it.
+/// Serves with only a console beside the servers.
 pub(crate) fn serve(options: &ServerOptions, handlers: &impl Handlers) -> anyhow::Result<ExitCode> {
     let mut bound = bind(options, handlers)?;
     Console::new(&bound).attend(&mut bound)?;
     bound.serve_forever()
 }
 
-/// For programs whose handlers wait for something else than their clients: a server that runs them
-/// itself could not be stopped meanwhile.
+/// Returns an error under the sequential model. The handlers of such programs wait for other things
+/// than their clients, and a server that runs them in its own thread could not be stopped.
 pub(crate) fn need_another_thread(options: &ServerOptions, what: &str) -> anyhow::Result<()> {
     if options.concurrency == Model::Sequential {
         let why = format!(
-            "{what}, and a sequential server can do nothing else meanwhile: use --concurrency \
+            "{what}, and a sequential server can serve no other client at the same time: use --concurrency \
              threading, pooled or green"
         );
         return Err(UsageError(why).into());
@@ -308,7 +309,7 @@ pub(crate) fn need_another_thread(options: &ServerOptions, what: &str) -> anyhow
     Ok(())
 }
 
-/// For programs whose clients connect.
+/// Returns an error if an endpoint receives datagrams, for programs that need connections.
 pub(crate) fn need_connections(options: &ServerOptions) -> anyhow::Result<()> {
     match options
         .endpoints
@@ -322,19 +323,20 @@ pub(crate) fn need_connections(options: &ServerOptions) -> anyhow::Result<()> {
 
 const NO_DATAGRAMS: &str = "this program needs connections: use tcp://, tls:// or unix://";
 
-/// For programs whose clients meet in the memory of one process.
+/// Returns an error under the forking model, for programs whose clients share the memory of a
+/// process.
 pub(crate) fn need_one_process(options: &ServerOptions, what: &str) -> anyhow::Result<()> {
     if options.concurrency == Model::Forking {
         let why = format!(
-            "{what}, which processes of their own cannot do: use another --concurrency than forking"
+            "{what}, which separate processes cannot do: use another --concurrency than forking"
         );
         return Err(UsageError(why).into());
     }
     Ok(())
 }
 
-/// Tells where a client can connect by now. It never waits: a pipe that is full has the text once it is
-/// read, or, in a process that must not have threads, what fits.
+/// Prints the endpoints to which clients can connect. Never blocks: a full pipe gets the text once
+/// it is read. In a process that must not have threads, the pipe gets the part that fits.
 fn announce(listening: &[String], stdout_taken: bool, model: Model) {
     let text: String = listening
         .iter()
@@ -356,9 +358,9 @@ fn announce(listening: &[String], stdout_taken: bool, model: Model) {
     let write_rest = move || stream.write_all(rest.as_bytes());
     let thread = std::thread::Builder::new().name("announce".into());
     if model == Model::Forking || thread.spawn(write_rest).is_err() {
-        // The servers are up all the same.
+        // The servers run regardless of this error.
         tracing::warn!(
-            "the output takes nothing, and was not told all of: {}",
+            "cannot write to the output, which may lack some of: {}",
             listening.join(", ")
         );
     }

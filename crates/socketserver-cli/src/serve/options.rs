@@ -1,4 +1,4 @@
-//! What the options ask of a server.
+//! Builders of servers from the options of the command line.
 
 use std::io;
 
@@ -56,7 +56,7 @@ pub(super) fn builder<T: Transport, C: Concurrency>(
 ) -> Builder<T, C> {
     let builder = Server::<T, C>::builder();
     let builder = match service_manager::watchdog() {
-        // By the loop that accepts: if it does not turn, nobody is served any more.
+        // The accept loop reports to the watchdog: if the loop hangs, no client is served.
         Some(interval) => builder.service_actions(interval, || {
             service_manager::alive();
             Ok(())
@@ -75,10 +75,10 @@ pub(super) fn builder<T: Transport, C: Concurrency>(
         .admission(admission(options))
 }
 
-/// For sockets that have a file.
+/// Sets the mode and the owner of a socket that has a file.
 ///
 /// # Errors
-/// The user who is to own it is not known.
+/// Returns an error if the user for `--user` does not exist.
 pub(crate) fn of_file<T: UnixTransport, C: Concurrency>(
     builder: Builder<T, C>,
     options: &ServerOptions,
@@ -93,7 +93,7 @@ pub(crate) fn of_file<T: UnixTransport, C: Concurrency>(
     })
 }
 
-/// Has a server that is running go by other rules and limits.
+/// Applies changed limits and rules to a running server.
 pub(crate) fn apply(
     options: &ServerOptions,
     handle: &ServerHandle,
@@ -106,7 +106,9 @@ pub(crate) fn apply(
         Endpoint::Udp(_) => timeouts::<Udp>(options),
         Endpoint::Unix(_) => timeouts::<UnixStream>(options),
         Endpoint::Unixgram(_) => timeouts::<UnixDatagram>(options),
-        Endpoint::Inherited(_) => unreachable!("it is known by now what was inherited"),
+        Endpoint::Inherited(_) => {
+            unreachable!("inherited endpoints are resolved before servers are built")
+        }
     })?;
     handle.set_admission(admission(options));
     Ok(())
@@ -148,7 +150,7 @@ pub(super) fn stream_builder<T: StreamTransport, C: Concurrency>(
     builder
 }
 
-/// For browsers, which understand a notice as the answer to what they would have asked.
+/// Returns a builder for a server of browsers. The rejection message is a complete HTTP response.
 pub(super) fn web_builder<C: Concurrency>(
     options: &ServerOptions,
     model: C,

@@ -1,5 +1,5 @@
-//! What is to be bound to which addresses, looked up before anything is: a name may have several, and
-//! two endpoints of one command may be after the same clients.
+//! The addresses to bind for each endpoint, looked up before anything is bound. A name may have
+//! several addresses, and two endpoints of one command may overlap.
 
 use std::net::SocketAddr;
 
@@ -15,13 +15,13 @@ pub(crate) struct Plan(Vec<Planned>);
 
 struct Planned {
     endpoint: Endpoint,
-    /// None, if it has no addresses of IP.
+    /// The IP addresses; empty if the endpoint has none.
     addresses: Vec<SocketAddr>,
 }
 
 impl Plan {
     /// # Errors
-    /// A name has no address.
+    /// Returns an error if a name has no address.
     pub(crate) fn of(endpoints: &[&Endpoint]) -> anyhow::Result<Self> {
         let planned = endpoints.iter().map(|&endpoint| {
             let addresses = match endpoint.host_and_port() {
@@ -37,8 +37,8 @@ impl Plan {
         Ok(Self(planned.collect::<anyhow::Result<_>>()?))
     }
 
-    /// What the endpoint of this number is to be bound to. `[::]` leaves IPv4 to `0.0.0.0` where both
-    /// are asked for.
+    /// Returns the addresses to bind for the endpoint with this number. `[::]` leaves IPv4 to
+    /// `0.0.0.0` if the command has both.
     pub(crate) fn addresses(&self, number: usize) -> Vec<Inet> {
         let with_stack = self.0[number].addresses.iter().map(|&address| {
             let is_taken = address.port() != 0
@@ -57,21 +57,22 @@ impl Plan {
         with_stack.collect()
     }
 
-    /// An address is in use: perhaps by another endpoint of this command. Then that is named.
+    /// Adds the name of the other endpoint if an address is in use by another endpoint of this
+    /// command.
     pub(crate) fn explain(&self, error: anyhow::Error, number: usize) -> anyhow::Error {
         let is_in_use = matches!(error.downcast_ref(), Some(BindError::AddressInUse { .. }));
         let own = &self.0[number].addresses;
         let other = (self.like(number)).find(|(_, at)| own.iter().any(|own| overlap(*own, **at)));
         match other {
             Some((other, _)) if is_in_use => anyhow::anyhow!(
-                "{other}, which this command is to listen on as well, takes the same address or a part \
+                "{other}, on which this command also listens, takes the same address or a part \
                  of it; leave one of the two out, or give them different ports"
             ),
             _ => error,
         }
     }
 
-    /// The addresses of all other endpoints whose ports are of the same protocol.
+    /// Returns the addresses of all other endpoints that use ports of the same protocol.
     fn like(&self, number: usize) -> impl Iterator<Item = (&Endpoint, &SocketAddr)> {
         let is_udp = self.0[number].endpoint.is_datagram();
         (self.0.iter().enumerate())
@@ -80,7 +81,7 @@ impl Plan {
     }
 }
 
-/// Whether two sockets cannot both have these addresses. A wildcard of IPv6 takes IPv4 as well.
+/// Returns true if two sockets cannot have both addresses. An IPv6 wildcard includes IPv4.
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let covers = |a: SocketAddr, b: SocketAddr| {
         let is_wildcard = a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4());
@@ -94,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_wildcards_share_a_port_and_an_address_within_one_is_named() {
+    fn wildcards_of_both_families_share_a_port_and_other_overlaps_are_named() {
         let endpoints = [
             "tcp://[::]:7",
             "tcp://0.0.0.0:7",
@@ -105,24 +106,28 @@ mod tests {
         let plan = Plan::of(&endpoints.iter().collect::<Vec<_>>()).unwrap();
         let stack = |index: usize| plan.addresses(index)[0].dual_stack;
         assert_eq!(stack(0), DualStack::Disabled);
-        assert_eq!(stack(2), DualStack::Enabled, "UDP has ports of its own");
+        assert_eq!(
+            stack(2),
+            DualStack::Enabled,
+            "UDP and TCP ports are independent"
+        );
         let in_use = || {
             anyhow::Error::from(BindError::AddressInUse {
                 address: "it".into(),
                 advice: "stop it",
             })
         };
-        let told = plan.explain(in_use(), 3).to_string();
-        assert!(told.starts_with("tcp://"), "{told}");
-        let told = plan.explain(in_use(), 2).to_string();
+        let message = plan.explain(in_use(), 3).to_string();
+        assert!(message.starts_with("tcp://"), "{message}");
+        let message = plan.explain(in_use(), 2).to_string();
         assert!(
-            told.contains("stop it"),
-            "no endpoint of this command has it: {told}"
+            message.contains("stop it"),
+            "no endpoint of this command has the address: {message}"
         );
     }
 
     #[test]
-    fn what_overlaps_cannot_be_bound_twice() {
+    fn overlapping_addresses_conflict() {
         for (a, b, expected) in [
             ("0.0.0.0:7", "127.0.0.1:7", true),
             ("[::]:7", "127.0.0.1:7", true),

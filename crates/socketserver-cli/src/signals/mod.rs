@@ -1,7 +1,7 @@
-//! What the process does about signals: the first one that stops it drains, a second one forces, and
-//! SIGHUP reloads the configuration if there is one, and opens files anew if there are any; else it is
-//! one of those that stop. SIGUSR1 opens files anew. Others, which by default would end the process
-//! and which are sent for other reasons, are disregarded.
+//! The handling of signals. The first signal to stop begins a drain, and a second one forces the
+//! end. SIGHUP reloads the configuration and reopens files; without a configuration and files to
+//! reopen, it stops the server. SIGUSR1 reopens files. Other signals that by default would end the
+//! process, but are sent for other reasons, are ignored.
 
 mod shutdown;
 
@@ -30,33 +30,34 @@ use shutdown::{ShutdownRequest, Stop};
 
 pub(crate) use shutdown::{ShutdownTimeouts, drain};
 
-/// How long a forced end may take: a drain without time needs up to two seconds, to cut handlers
-/// and then to kill children.
+/// The maximum duration of a forced end. A drain without time takes up to two seconds: to cancel
+/// handlers and then to kill children.
 const FORCED: Duration = Duration::from_secs(3);
 
 /// Signals that have arrived, as bytes in socket pairs.
 pub(crate) struct Signals {
     stops: UnixStream,
-    /// SIGHUP, if it does not stop. Of its own, so that a file that is slow to read does not hold up
-    /// a stop.
+    /// SIGHUP, if it does not stop the server. A separate socket pair, so that a slow file does not
+    /// delay a stop.
     hangups: Option<UnixStream>,
-    /// SIGUSR1, if there are files to open anew.
+    /// SIGUSR1, if there are files to reopen.
     reopens: Option<UnixStream>,
-    /// Until something attends to them, signals that stop end the process as they do by default.
+    /// True until a method attends to the signals; until then, signals to stop end the process by
+    /// default.
     unattended: Arc<AtomicBool>,
     forced: Arc<AtomicBool>,
 }
 
-/// Signals that are sent for other reasons than to end a process, and would by default: by
-/// operators and logrotate, by timers of a program that was replaced by this one, for descriptors, and
-/// by the kernel for a write beyond `RLIMIT_FSIZE`, which then fails. They are handled, and not
-/// ignored, because what a child executes would ignore them, too: execve(2). SIGPIPE is ignored by
-/// Rust's runtime. SIGVTALRM ends forked children.
+/// Signals that by default end a process, but are sent for other reasons: by operators and
+/// logrotate, by timers of a program that was replaced by this one, for descriptors, and by the
+/// kernel for a write beyond `RLIMIT_FSIZE`, which then fails. They are handled rather than
+/// ignored, because a child would inherit an ignored signal through execve(2). Rust's runtime
+/// ignores SIGPIPE. SIGVTALRM ends forked children.
 const DISREGARDED: [i32; 6] = [SIGUSR1, SIGUSR2, SIGALRM, SIGIO, SIGPROF, SIGXFSZ];
 
 impl Signals {
-    /// From now on these signals are caught. Those that stop end the process at once until one of the
-    /// methods below was called: before that, nothing could act on them.
+    /// Catches the signals. Signals to stop end the process at once until one of the methods below
+    /// is called, because no server could act on them before.
     pub(crate) fn catch(reloads: bool) -> io::Result<Self> {
         for signal in DISREGARDED {
             flag::register(signal, Arc::default())?;
@@ -77,12 +78,12 @@ impl Signals {
             reopens = Some(arrivals);
         }
         if reloads || reopens.is_some() {
-            // A process that was started with it ignored, as by nohup, loses nothing by this.
+            // A process that was started with SIGUSR1 ignored, as by nohup, is unaffected.
             let (arrivals, handler) = UnixStream::pair()?;
             pipe::register(SIGHUP, handler)?;
             hangups = Some(arrivals);
         } else if !is_hup_ignored() {
-            // The terminal is gone.
+            // The terminal has closed.
             stop(SIGHUP)?;
         }
         Ok(Self {
@@ -94,13 +95,13 @@ impl Signals {
         })
     }
 
-    /// Set once a second signal has arrived.
+    /// Returns a flag that is set once a second signal has arrived.
     pub(crate) fn forced(&self) -> Arc<AtomicBool> {
         self.forced.clone()
     }
 
-    /// Drains the group's servers from a thread, which reaches a server that is busy itself with a
-    /// handler, and reloads their configuration from another one.
+    /// Drains the servers of the group from a separate thread, which works even if a server is busy
+    /// with a handler. Reloads the configuration from another thread.
     pub(crate) fn heed_in_threads(
         self,
         group: &ServerGroup,
@@ -125,7 +126,7 @@ impl Signals {
                     .and_then(|()| stops.read(&mut [0; 16]));
                 match arrived {
                     Ok(1..) if stop.signalled() == ShutdownRequest::ToForce => {
-                        // A handler may be stuck on the serving thread itself.
+                        // A handler may block the serving thread itself.
                         let _ = stop.wait(FORCED);
                         terminal::restore();
                         std::process::exit(1);
@@ -144,7 +145,7 @@ impl Signals {
         Ok(())
     }
 
-    /// The same from the servers' own loop, for a process that must not have threads.
+    /// Handles signals in the accept loop, for a process that must not have threads.
     pub(crate) fn heed_in_loop(
         self,
         group: &mut ServerGroup,
@@ -176,7 +177,7 @@ impl Signals {
             if let Some(left) = stop.lame_for()
                 && let Err(error) = set(&alarm, left)
             {
-                tracing::warn!(%error, "it cannot be lame for a time, and drains at once");
+                tracing::warn!(%error, "the lame-duck timer failed; draining at once");
                 stop.lame_is_over();
             }
         })?;
@@ -185,7 +186,8 @@ impl Signals {
     }
 }
 
-/// Calls from a thread of its own for each signal, or for several that come together.
+/// Calls `call` in a separate thread for each signal, or once for several signals that arrive
+/// together.
 fn attend(
     name: &str,
     arrivals: Option<UnixStream>,
@@ -209,7 +211,7 @@ fn lock(stop: &Mutex<Stop>) -> MutexGuard<'_, Stop> {
     stop.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Has the timer ring once.
+/// Sets the timer to expire once.
 fn set(timer: impl AsFd, after: Duration) -> io::Result<()> {
     let once = Itimerspec {
         it_interval: Timespec::default(),
@@ -219,7 +221,7 @@ fn set(timer: impl AsFd, after: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// Has the servers' loop read what has arrived, and then call.
+/// Registers a callback in the accept loop for arrived signals.
 fn watch(
     group: &mut ServerGroup,
     arrivals: impl Into<OwnedFd>,
@@ -235,12 +237,12 @@ fn watch(
     Ok(())
 }
 
-/// Whether whoever has started this process wants it to survive its terminal.
+/// Returns true if the parent process has set SIGHUP to be ignored, as nohup does.
 fn is_hup_ignored() -> bool {
     is_ignored(SIGHUP)
 }
 
-/// Whether this process was started with a signal ignored: proc(5), `SigIgn`.
+/// Returns true if this process was started with a signal ignored: proc(5), `SigIgn`.
 pub(crate) fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

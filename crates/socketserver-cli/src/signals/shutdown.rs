@@ -1,4 +1,4 @@
-//! From the first signal that stops the servers to their end.
+//! The sequence from the first signal to stop until the end of the servers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,17 +9,18 @@ use socketserver::{GroupHandle, ServerGroup};
 use crate::cli::Model;
 use crate::service_manager;
 
-/// How long what follows a signal may take.
+/// The maximum durations of the phases after a signal to stop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ShutdownTimeouts {
-    /// Everybody is served as before, but told not to come; zero leaves it out.
+    /// The lame-duck phase: clients are served as before while readiness checks fail. Zero skips
+    /// the phase.
     pub(crate) lame: Duration,
-    /// Nobody comes any more, and who is there is served to the end.
+    /// The drain: new clients are not accepted, and current requests are served to their end.
     pub(crate) drain: Duration,
 }
 
-/// Drains the group's servers. A sequential one may be busy itself, with a handler that waits for
-/// something else than its client, and cannot cut that at the deadline: then somebody else does.
+/// Drains the servers of the group. A sequential server may be busy with a handler that does not
+/// wait for its client, and cannot cancel that at the deadline. Then a separate thread cancels it.
 pub(crate) fn drain(group: &GroupHandle, timeout: Duration, model: Model) {
     service_manager::stopping("draining", timeout);
     if model != Model::Sequential {
@@ -31,7 +32,7 @@ pub(crate) fn drain(group: &GroupHandle, timeout: Duration, model: Model) {
         if !drained.wait(Some(timeout)) {
             for server in drained.handles() {
                 for request in server.active() {
-                    // It may have ended meanwhile.
+                    // The request may have ended in the meantime.
                     let _ = server.cancel(request.info.id());
                 }
             }
@@ -41,7 +42,7 @@ pub(crate) fn drain(group: &GroupHandle, timeout: Duration, model: Model) {
         .name("drain".into())
         .spawn(drain_and_cut);
     if let Err(error) = started {
-        tracing::warn!(%error, "a handler that is busy when the time is over is not cut");
+        tracing::warn!(%error, "cannot cancel a handler that is busy at the drain deadline");
         group.drain(timeout);
     }
 }
@@ -52,20 +53,21 @@ pub(super) enum ShutdownRequest {
     ToForce,
 }
 
-/// Signals that come together are one: `timeout` sends its own to the process and to its group, and
-/// a terminal that closes does so, too. Whoever loses patience takes longer.
+/// Signals within this time count as one. `timeout` signals both the process and its group, and a
+/// closing terminal does so as well. An operator who repeats a signal takes longer.
 const TOGETHER: Duration = Duration::from_millis(100);
 
-/// More may not fit into the clock, and a panic here would leave a server that no signal ends.
+/// The maximum duration. A longer one may overflow the clock, and a panic here would leave a server
+/// that no signal ends.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// What signals to stop do, one after the other.
+/// The reaction to signals to stop, in sequence.
 pub(super) struct Stop {
     group: GroupHandle,
     patience: ShutdownTimeouts,
     model: Model,
     first: Option<Instant>,
-    /// While it is lame: when it begins to drain.
+    /// The time at which the drain begins, during the lame-duck phase.
     drains_at: Option<Instant>,
     forced: Arc<AtomicBool>,
 }
@@ -113,14 +115,14 @@ impl Stop {
         ShutdownRequest::ToForce
     }
 
-    /// How much of the time is left for which it is lame; `None` if it is not because of a signal.
+    /// Returns the rest of the lame-duck phase; `None` outside of a phase that a signal began.
     pub(super) fn lame_for(&self) -> Option<Duration> {
         let left = self.drains_at?.saturating_duration_since(Instant::now());
-        // Zero is no time to wait for: it would mean for ever.
+        // A timer of zero would never expire.
         Some(left.max(Duration::from_millis(1)))
     }
 
-    /// Drains, if it was lame until now.
+    /// Begins the drain if the servers are still in the lame-duck phase.
     pub(super) fn lame_is_over(&mut self) {
         if self.drains_at.take().is_some() {
             self.drain();

@@ -1,5 +1,4 @@
-//! Clients that do not behave. Each attack lasts for as long as it takes, a second or less, and ends
-//! by itself.
+//! Clients that attack a server. Each attack ends by itself, mostly after one second or less.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -9,13 +8,13 @@ use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
 
 use crate::victim::Victim;
 
-/// Where attackers come from.
+/// The source address of the attackers.
 pub const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-/// `None` if the server does not want it.
+/// Connects from an address. Returns `None` if the connection fails.
 pub fn connect_from(from: Ipv4Addr, to: SocketAddr) -> Option<TcpStream> {
     let fd = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    // So that ports of earlier ones can be used again at once.
+    // The option allows the kernel to reuse the ports of earlier attackers at once.
     sockopt::set_socket_reuseaddr(&fd, true).unwrap();
     bind(&fd, &SocketAddr::new(IpAddr::V4(from), 0)).unwrap();
     connect(&fd, &to).ok()?;
@@ -34,13 +33,13 @@ fn crowd(victim: &Victim, size: usize) -> Vec<TcpStream> {
     (0..size).filter_map(|_| attacker(victim)).collect()
 }
 
-/// Closes without a word of farewell: the peer gets a reset.
+/// Closes the connection so that the peer gets a reset.
 fn reset(stream: TcpStream) {
     sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
     drop(stream);
 }
 
-/// Waits until the server has closed all of them.
+/// Waits until the server has closed all connections.
 pub fn until_cut(crowd: &mut Vec<TcpStream>) {
     let end = Instant::now() + crate::common::PATIENCE;
     for stream in crowd.iter() {
@@ -57,12 +56,12 @@ pub fn until_cut(crowd: &mut Vec<TcpStream>) {
     }
 }
 
-/// They connect and say nothing.
+/// Connects and sends nothing.
 pub fn silence(victim: &Victim) {
     until_cut(&mut crowd(victim, 1000));
 }
 
-/// They send a byte now and then, and never a whole line (as slowhttptest does with headers).
+/// Sends a byte every 50 ms and never a whole line, as slowhttptest does with headers.
 pub fn trickling(victim: &Victim) {
     let mut crowd = crowd(victim, 300);
     let end = Instant::now() + crate::common::PATIENCE;
@@ -82,14 +81,14 @@ pub fn trickling(victim: &Victim) {
     }
 }
 
-/// They ask for much and do not read the answers (slowhttptest's slow read).
+/// Requests long answers and does not read the answers, as the slow read of slowhttptest does.
 pub fn not_reading(victim: &Victim) {
     let line = [&[b'x'; 60_000][..], b"\n"].concat();
     let mut crowd = crowd(victim, 60);
     for stream in &crowd {
         stream.set_nonblocking(true).unwrap();
     }
-    // Until neither direction has room for any of them, or the server has cut them.
+    // The loop runs until no attacker can write, or the server has cancelled all connections.
     let mut stuck_since = Instant::now();
     while stuck_since.elapsed() < Duration::from_millis(100) {
         for stream in &mut crowd {
@@ -98,11 +97,11 @@ pub fn not_reading(victim: &Victim) {
             }
         }
     }
-    // What is left to read is little; then comes the end, or a reset.
+    // Few bytes remain to be read before the end of the connection or a reset.
     until_cut(&mut crowd);
 }
 
-/// They come and go as fast as they can.
+/// Connects and closes as fast as possible.
 pub fn flood(victim: &Victim) {
     let end = Instant::now() + Duration::from_millis(300);
     while Instant::now() < end {
@@ -110,7 +109,7 @@ pub fn flood(victim: &Victim) {
     }
 }
 
-/// They reset the connection: before, within and after a message, and while the answer comes.
+/// Resets connections before, within and after a message, and during the answer.
 pub fn resets(victim: &Victim) {
     for round in 0..15 {
         let mut crowd = crowd(victim, 20);
@@ -124,14 +123,14 @@ pub fn resets(victim: &Victim) {
             let _ = stream.write_all(words);
         }
         if round % 2 == 0 {
-            // By then the server has heard all of it.
+            // The pause lets the server read all of the message.
             std::thread::sleep(Duration::from_millis(5));
         }
         crowd.into_iter().for_each(reset);
     }
 }
 
-/// They close one direction, and leave the other open for good.
+/// Half-closes connections and leaves the other direction open.
 pub fn half_closes(victim: &Victim) {
     let mut crowd = crowd(victim, 300);
     for (n, stream) in crowd.iter_mut().enumerate() {
@@ -140,14 +139,14 @@ pub fn half_closes(victim: &Victim) {
             1 => stream.write_all(b"a line\n"),
             _ => stream.write_all(b"half a li"),
         };
-        // The other direction would be an end that the server cannot see.
+        // The server cannot see the end of the other direction.
         let _ = stream.shutdown(Shutdown::Write);
     }
     until_cut(&mut crowd);
 }
 
-/// They come from everywhere, once each, and no faster than the server can take them: in the
-/// kernel's queue everybody waits in one line.
+/// Connects once from each of 1000 addresses, one connection after the other. The rate is that of
+/// the server, because all clients wait in the same backlog of the kernel.
 pub fn everywhere(victim: &Victim) {
     for n in 0..1000_u32 {
         let [_, b, c, d] = (0x7f01_0000 + n).to_be_bytes();

@@ -1,9 +1,10 @@
-//! What the machine itself has to give meanwhile.
+//! Measures the processor time that the machine has left during an attack.
 //!
-//! Fifty milliseconds are promised on a machine that has time. Where other processes want more
-//! cores than there are, everybody waits for a turn. How long, a bystander finds out: it asks an echo
-//! that nobody attacks and that has no line of the server's code. It excuses a server only while
-//! others work: one that takes the time of the bystander itself is not excused.
+//! The promise of 50 ms holds on a machine with free processor time. If other processes want more
+//! cores than the machine has, every process waits for a turn. A bystander measures this wait: the
+//! bystander asks an echo that is not attacked and shares no code with the server. The bystander
+//! excuses a server only while other processes work. A server that takes the time of the bystander
+//! itself is not excused.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -14,10 +15,10 @@ use std::time::{Duration, Instant};
 use crate::victim::{Victim, processor_time};
 use crate::visitor::{Visitor, p99};
 
-/// Promised to clients that behave.
+/// The time within which well-behaved clients get an answer.
 pub const SOON: Duration = Duration::from_millis(50);
 
-/// A visitor and a bystander, asking.
+/// A visitor and a bystander that send requests.
 pub struct Watch<'v> {
     victim: &'v Victim,
     visitor: Visitor,
@@ -26,14 +27,14 @@ pub struct Watch<'v> {
     by_others: Duration,
 }
 
-/// What they have seen.
+/// The measurements of the visitor and the bystander.
 #[derive(Default)]
 pub struct Seen {
-    /// How long answers took.
+    /// The times that answers took.
     pub visitor: Vec<Duration>,
     bystander: Vec<Duration>,
     lasted: Duration,
-    /// Processor time that neither the server nor its attackers had.
+    /// Processor time that neither the server nor its attackers used.
     by_others: Duration,
 }
 
@@ -41,7 +42,7 @@ impl<'v> Watch<'v> {
     pub fn of(victim: &'v Victim, visitor: Visitor) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        // It ends with the test's process.
+        // The thread ends with the test's process.
         thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
                 thread::spawn(|| echo(stream));
@@ -76,7 +77,8 @@ fn echo(mut stream: TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Since the machine was started: proc_stat(5). What the kernel does in interrupts may be anybody's.
+/// Returns the processor time of other processes since the machine was started: proc_stat(5). The
+/// time of interrupts is left out, because its cause is unknown.
 fn by_others(victim: &Victim) -> Duration {
     let stat = fs::read_to_string("/proc/stat").unwrap();
     let fields = stat.lines().next().unwrap().split_whitespace().skip(1);
@@ -107,12 +109,12 @@ impl Seen {
         self.by_others += more.by_others;
     }
 
-    /// Whether others had more than a twentieth of one core.
+    /// Returns true if other processes used more than a twentieth of one core.
     pub fn is_machine_busy(&self) -> bool {
         self.by_others > self.lasted / 20
     }
 
-    /// Holds the server to the promise. What was seen, and whether it was kept.
+    /// Returns the measurements as a text: `Ok` if the server kept the promise, `Err` if not.
     pub fn judged(&self) -> Result<String, String> {
         let longest = self.visitor.iter().max().copied().unwrap_or_default();
         let (seen, usual) = (p99(&self.visitor), p99(&self.bystander));
@@ -127,8 +129,9 @@ impl Seen {
             self.by_others,
             self.lasted
         );
-        // One who waits asks nothing else meanwhile: a pause is one answer of many, however long it was.
-        // Where others want more cores than there are, a single turn may take as long as that.
+        // A visitor that waits sends no other request, so that a pause of any length is one answer
+        // of many. If other processes want more cores than the machine has, a single turn may take
+        // as long.
         if seen < limit && (is_busy || longest < SOON * 10) {
             Ok(told)
         } else {

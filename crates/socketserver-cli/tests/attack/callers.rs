@@ -1,4 +1,4 @@
-//! Clients that behave, and ask by datagrams.
+//! Well-behaved clients that send datagrams.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -13,7 +13,8 @@ use rustix::net::{RecvFlags, SendFlags, SocketAddrUnix, recv, send};
 
 use crate::common::PATIENCE;
 
-/// Then it is asked again: a datagram may get lost, and nobody says so. It counts into the time.
+/// The time after which a caller repeats a request, because a datagram may get lost without a
+/// notice. The wait counts into the measured time.
 const AGAIN: Duration = Duration::from_millis(20);
 
 pub struct Caller {
@@ -41,14 +42,14 @@ impl Caller {
         Self { socket, asked: 0 }
     }
 
-    /// Asks until there is an answer to this question, be it to the first time it was asked; `true`.
+    /// Repeats a question until an answer to any of its copies arrives. Returns `true`.
     pub fn ask(&mut self) -> bool {
         self.asked += 1;
         let question = format!("question {}", self.asked);
         let end = Instant::now() + PATIENCE;
         let mut answer = [0; 200];
         while Instant::now() < end {
-            // A Unix socket whose queue is full makes who sends wait.
+            // A Unix socket whose queue is full makes the sender wait.
             match send(&self.socket, question.as_bytes(), SendFlags::NOSIGNAL) {
                 Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(errno) => panic!("it cannot ask: {errno}"),
@@ -66,20 +67,21 @@ impl Caller {
     }
 }
 
-/// A Unix socket that can be answered: the kernel chooses its name (unix(7), "Autobind feature").
+/// Returns a Unix socket that can receive answers. The kernel chooses its name: unix(7), "Autobind
+/// feature".
 pub fn named() -> UnixDatagram {
     let socket = UnixDatagram::unbound().unwrap();
     rustix::net::bind(&socket, &SocketAddrUnix::new_unnamed()).unwrap();
     socket
 }
 
-/// Where a server listens whose endpoint is `unixgram://@NAME`.
+/// Returns the address of a server whose endpoint is `unixgram://@NAME`.
 pub fn unix_address(endpoint: &str) -> UnixAddress {
     let name = endpoint.strip_prefix('@').unwrap();
     UnixAddress::from_abstract_name(name).unwrap()
 }
 
-/// One that does not wait has sent, or found no room.
+/// Panics unless the datagram was sent or the queue was full.
 pub fn tried(sent: std::io::Result<usize>) {
     if let Err(error) = sent
         && error.kind() != ErrorKind::WouldBlock

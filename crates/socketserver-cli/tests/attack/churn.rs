@@ -1,5 +1,5 @@
-//! An attacker that connects, sends one byte and closes, one connection after the other, as fast as it
-//! can. What arrives must not outrun what leaves.
+//! An attacker that connects, sends one byte and closes, one connection after the other, as fast as
+//! it can. The server must close connections as fast as it accepts them.
 
 use std::fs;
 use std::io::Write;
@@ -10,10 +10,11 @@ use crate::victim::{Crowd, Model, Victim};
 use crate::visitor::{Talk, Visitor};
 use crate::{alone, withstands};
 
-/// More connections at once than a server has that keeps up. An attacker that is served has one.
+/// More descriptors than a server needs that closes connections in time. An attacker that is served
+/// has one connection.
 const DESCRIPTORS: usize = 1000;
 
-/// Lasts for as long as others can be disturbed by what has piled up.
+/// Attacks for 700 ms, until connections that have piled up would disturb other clients.
 fn churn(victim: &Victim) {
     let end = Instant::now() + Duration::from_millis(700);
     let descriptors = format!("/proc/{}/fd", victim.server.pid());
@@ -31,8 +32,8 @@ fn churn(victim: &Victim) {
     assert!(most < DESCRIPTORS, "{most} descriptors at once");
 }
 
-/// By one connection that stays: a new one waits in the kernel's queue, in one line with those of the
-/// attacker.
+/// Asks on one connection that stays open. A new connection would wait in the kernel's backlog
+/// behind those of the attacker.
 fn visits_echo(victim: &Victim) -> Visitor {
     let address = victim.address();
     let mut regular = Talk::with(address);

@@ -1,4 +1,5 @@
-//! Attackers who take all places and use nothing: others are served in their stead.
+//! Attackers that take all slots and use none. The server displaces these connections to serve
+//! other clients.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -13,11 +14,12 @@ use crate::victim::{Model, Victim};
 use crate::visitor::{Talk, Visitor};
 use crate::{alone, withstands};
 
-/// Places of each server here, and what attackers take.
+/// The slots of each server in these tests. The attackers take ten more.
 const PLACES: usize = 40;
 const CROWD: usize = PLACES + 10;
 
-/// How long connections are left alone while places are short, and time for the server to act on it.
+/// The time for which connections are safe from displacement, plus the time that the server needs
+/// to act.
 const LEFT_ALONE: Duration = Duration::from_millis(600);
 
 fn victim(model: Model) -> Victim {
@@ -33,7 +35,8 @@ fn victim(model: Model) -> Victim {
     victim
 }
 
-/// As many as there are places, and some who wait for one. They are there before anybody else comes.
+/// Opens a connection for each slot, and some that wait for a slot. All of them connect before any
+/// other client.
 fn crowd(victim: &Victim, says: &[u8]) -> Vec<TcpStream> {
     let from = Ipv4Addr::new(127, 0, 0, 2);
     let mut crowd: Vec<_> = (0..CROWD)
@@ -45,7 +48,7 @@ fn crowd(victim: &Victim, says: &[u8]) -> Vec<TcpStream> {
     crowd
 }
 
-/// All that the attackers have are old enough to be cut.
+/// Waits until all connections of the attackers are old enough to be displaced.
 fn settled(crowd: &[TcpStream]) {
     std::thread::sleep(LEFT_ALONE);
     assert_eq!(crowd.len(), CROWD);
@@ -55,8 +58,8 @@ fn visitor(victim: &Victim) -> Visitor {
     Visitor::by_tcp(victim.address())
 }
 
-/// A newcomer is served soon, be there ever so many who are silent, and one who visits regularly never
-/// waits.
+/// Checks that the server serves a new client soon despite any number of silent clients, and that a
+/// regular client never waits.
 fn makes_room(model: Model, says: &[u8]) {
     let _alone = alone();
     let victim = victim(model);
@@ -67,7 +70,8 @@ fn makes_room(model: Model, says: &[u8]) {
     println!("the first newcomer waited {waited:?}");
     assert!(waited < 3 * LEFT_ALONE, "{waited:?}");
     settled(&held);
-    // Others took the places of those that were cut: they come again and again.
+    // Other attackers take the slots of displaced connections, because attackers reconnect all the
+    // time.
     withstands(&victim, visitor, |victim| {
         let crowd = crowd(victim, says);
         std::thread::sleep(Duration::from_secs(1));
@@ -91,7 +95,7 @@ fn half_messages(model: Model) {
     makes_room(model, b"hel");
 }
 
-/// The program runs out of descriptors: those who are silent have to give theirs.
+/// Checks that a server without free descriptors displaces silent connections.
 fn no_descriptors(model: Model) {
     let _alone = alone();
     let mut command = Command::new("sh");
@@ -117,7 +121,7 @@ fn no_descriptors(model: Model) {
     drop(held);
 }
 
-/// They ask for much, and read 300 bytes of it per second, more than they have to.
+/// Attackers request long answers and read 300 bytes per second, more than the required rate.
 fn slow_readers(model: Model) {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -127,7 +131,7 @@ fn slow_readers(model: Model) {
     let places = PLACES.to_string();
     let mut args = vec![root, "-l", "tcp://127.0.0.1:0", "--log-level", "warn"];
     if model == Model::Pooled {
-        // As it is by default: what is short are threads.
+        // The value is the default. The scarce resource is threads.
         args.extend(["--workers", "32"]);
     } else {
         args.extend(["--max-active", &places]);
@@ -165,7 +169,7 @@ fn slow_readers(model: Model) {
     reading.join().unwrap();
 }
 
-/// One byte of a head now and then, more than a pool has threads.
+/// More attackers than a pool has threads send one byte of a head now and then.
 fn slow_heads(model: Model) {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -189,7 +193,8 @@ fn slow_heads(model: Model) {
     let waited = began.elapsed();
     println!("20 answers in {waited:?}");
     assert!(waited < Duration::from_secs(1), "{waited:?}");
-    // They hold nothing that others wait for, and may go on.
+    // The slow clients hold no slot that other clients wait for, so that the server still serves
+    // them.
     for stream in &mut talkers {
         stream
             .write_all(b"TP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
@@ -227,7 +232,7 @@ displacement! {
     green Green: silent_connections no_descriptors slow_readers;
 }
 
-/// A server that tells how it fares, and where: of whatever model.
+/// Starts a server of any model that serves metrics.
 fn watched(command: &mut Command, model: &str, more: &[&str]) -> Server {
     let args = [
         ["echo", "-c"],
@@ -267,11 +272,13 @@ fn is_answered(model: &str, server: &Server) {
     assert!(is_good, "{model}: {answer:?} after {:?}", began.elapsed());
 }
 
-/// More than may ask at once ask slowly, and probes are answered within the second that they have.
+/// More clients than the metrics endpoint admits at once send requests slowly. The server still
+/// answers probes within their deadline of one second.
 #[test]
 fn slow_scrapers_do_not_hold_up_probes() {
     let _alone = alone();
-    // The endpoint beside forked processes is served by processes, whose waits the parent does not see.
+    // The forking model is left out. Processes serve its metrics endpoint, and the parent does not
+    // see their waits.
     for model in ["threading", "green"] {
         let server = watched(&mut socketserver(), model, &[]);
         let at = metrics_of(&server);
@@ -297,7 +304,7 @@ fn slow_scrapers_do_not_hold_up_probes() {
     }
 }
 
-/// All descriptors are taken, and nobody has to give theirs.
+/// All descriptors are taken, and displacement is off.
 #[test]
 fn probes_are_answered_without_descriptors() {
     let _alone = alone();

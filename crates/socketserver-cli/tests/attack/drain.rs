@@ -1,4 +1,4 @@
-//! A stop while five hundred clients are talking.
+//! A stop while five hundred clients send requests.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -12,8 +12,8 @@ const TALKERS: usize = 500;
 const STUCK: usize = 20;
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// One that says something again and again, until it is told to stop; then it waits for the end.
-/// How often it was not answered.
+/// Sends messages until told to stop, then waits for the end of the connection. Returns the number
+/// of messages without an answer.
 fn talk(mut talk: Talk, told_to_stop: &AtomicBool) -> usize {
     let mut unanswered = 0;
     loop {
@@ -34,7 +34,8 @@ fn talk(mut talk: Talk, told_to_stop: &AtomicBool) -> usize {
             );
             return unanswered;
         }
-        // Together five thousand times a second, which a busy machine can do.
+        // All clients together send five thousand messages per second, which a busy machine can
+        // serve.
         thread::sleep(Duration::from_millis(100));
     }
 }
@@ -46,7 +47,7 @@ fn loses_nothing(model: Model) {
         ["--workers", "600"],
         ["--drain-timeout", "1s"],
         ["--log-level", "info"],
-        // What is stuck is to be cut by the drain.
+        // Only the drain may cancel a stuck connection.
         ["--min-receive-rate", "none"],
         ["--idle-timeout", "1m"],
     ];
@@ -64,7 +65,8 @@ fn loses_nothing(model: Model) {
         for one in &mut stuck {
             one.begin();
         }
-        // In the middle of it. What has been said up to now is to be answered.
+        // The stop comes while clients send. The server must answer all messages sent before the
+        // stop.
         thread::sleep(Duration::from_millis(300));
         told_to_stop.store(true, Ordering::SeqCst);
         let start = Instant::now();

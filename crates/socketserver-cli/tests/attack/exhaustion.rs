@@ -1,4 +1,4 @@
-//! Attackers who take all descriptors that the server may have, from many addresses.
+//! Attackers from many addresses that take all descriptors of the server.
 
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::victim::{Model, Victim};
 use crate::visitor::{Talk, Visitor};
 use crate::{alone, withstands};
 
-/// What the server may have open, as a shell has it: ulimit(1p).
+/// The limit of open files of the server, for the shell's `ulimit`: ulimit(1p).
 const DESCRIPTORS: &str = "64";
 
 fn victim(model: Model, limits: &[&str]) -> Victim {
@@ -18,7 +18,8 @@ fn victim(model: Model, limits: &[&str]) -> Victim {
         ["--framing", "lines"],
         ["--first-byte-timeout", "250ms"],
         ["--log-level", "warn"],
-        // More than there are descriptors for: the model's own limit is not what is tried here.
+        // The number is higher than the limit of descriptors, because the test is not about the
+        // model's own limit.
         [
             "--workers",
             if model == Model::Pooled { "32" } else { "1000" },
@@ -32,7 +33,7 @@ fn victim(model: Model, limits: &[&str]) -> Victim {
     victim
 }
 
-/// Ten connections from each of ten addresses, none of which says anything.
+/// Opens ten silent connections from each of ten addresses.
 fn crowd(victim: &Victim) -> Vec<TcpStream> {
     let addresses = (1..=10).map(|n| Ipv4Addr::new(127, 0, 1, n));
     let each = addresses.flat_map(|from| (0..10).map(move |_| from));
@@ -40,7 +41,8 @@ fn crowd(victim: &Victim) -> Vec<TcpStream> {
         .collect()
 }
 
-/// As the README advises: no address can have all of them, and few have not enough together.
+/// Sets a limit per peer, as the README advises. No address can take all descriptors, and a few
+/// addresses together cannot either.
 fn a_share_for_each(model: Model) {
     let _alone = alone();
     let victim = victim(model, &["--max-per-peer", "3"]);
@@ -49,8 +51,8 @@ fn a_share_for_each(model: Model) {
     assert_eq!(warnings(&victim), [""; 0]);
 }
 
-/// Fewer than there are descriptors for: who comes then waits, until the silent ones are cut. The
-/// server never runs out.
+/// Sets a limit of connections below the limit of descriptors. A new client waits until the server
+/// cancels the silent connections. The server never runs out of descriptors.
 fn fewer_than_there_is_room_for(model: Model) {
     let _alone = alone();
     let victim = victim(model, &["--max-active", "30"]);
@@ -58,15 +60,15 @@ fn fewer_than_there_is_room_for(model: Model) {
     assert_eq!(warnings(&victim), [""; 0]);
 }
 
-/// All that the log has, but for what the start says of the hard limit.
+/// Returns the lines of the log, except the line about the hard limit at the start.
 fn warnings(victim: &Victim) -> Vec<String> {
     let mut log = victim.server.log();
     log.retain(|line| !line.contains("connections at once may need"));
     log
 }
 
-/// Without a limit, the server runs out, says so, and does not spin; all is well when the silent
-/// ones are cut.
+/// Checks that a server without a limit runs out of descriptors, logs the error and does not spin.
+/// The server recovers when it cancels the silent connections.
 fn no_limit(model: Model) {
     let _alone = alone();
     let victim = victim(model, &[]);
@@ -83,7 +85,8 @@ fn is_served_after(victim: &Victim) {
     until_cut(&mut crowd);
     let (lasted, used) = (start.elapsed(), victim.processor_time() - used);
     println!("waited {waited:?}; {used:?} of processor time in {lasted:?}");
-    // A hundred connections in shares of some fifty or thirty, each of which has a quarter of a second.
+    // The server serves a hundred connections in groups of some fifty or thirty. Each group has 250
+    // ms.
     assert!(waited < Duration::from_secs(3), "{waited:?}");
     assert!(
         used < lasted / 5,

@@ -1,5 +1,5 @@
-//! Datagrams with forged sources: the server's own address, that of another server of the process, and
-//! port 0. None gets a handler, and none goes back and forth.
+//! Datagrams with forged sources: the server's own address, the address of another server of the
+//! process, and port 0. No such datagram gets a handler, and none starts a loop.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
@@ -15,10 +15,10 @@ use crate::victim::{Model, Victim};
 use crate::visitor::Visitor;
 use crate::{alone, withstands};
 
-/// raw(7): IPPROTO_RAW, the sender writes the header of IP as well.
+/// raw(7): IPPROTO_RAW, the sender writes the IP header, too.
 const RAW: u32 = 255;
 
-/// `None` if this user may not send what it likes.
+/// Opens a raw socket. Returns `None` if the user has no permission for raw sockets.
 fn forger() -> Option<OwnedFd> {
     let protocol = Protocol::from_raw(RawProtocol::new(RAW).unwrap());
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -31,7 +31,8 @@ fn forger() -> Option<OwnedFd> {
     }
 }
 
-/// A datagram of UDP with its headers. The kernel fills in the checksum of IP; UDP may have none.
+/// Returns a UDP datagram with its headers. The kernel fills in the IP checksum. The UDP checksum
+/// is optional.
 fn datagram(from: SocketAddrV4, to: SocketAddrV4, bytes: &[u8]) -> Vec<u8> {
     let length = |headers: usize| u16::try_from(headers + bytes.len()).unwrap().to_be_bytes();
     let mut packet = vec![0x45, 0];
@@ -57,7 +58,8 @@ fn forge(socket: &OwnedFd, from: SocketAddrV4, to: SocketAddrV4) {
     tried(sent.map_err(std::io::Error::from));
 }
 
-/// From the server itself, from another address of its machine with its port, and from port 0.
+/// Sends datagrams with three forged sources: the server itself, another address of its machine
+/// with its port, and port 0.
 fn flood(socket: &OwnedFd, to: SocketAddrV4) {
     let start = Instant::now();
     let sources = [
@@ -109,7 +111,7 @@ fn own_addresses_and_no_port_green() {
     withstands_forged_sources(Model::Green);
 }
 
-/// What the server says about its figures.
+/// Returns a value from the server's metrics.
 fn figure(metrics: &str, reason: &str) -> u64 {
     use std::io::{Read, Write};
     let mut client = client_at(metrics);
@@ -121,7 +123,7 @@ fn figure(metrics: &str, reason: &str) -> u64 {
     line.rsplit_once(' ').unwrap().1.parse().unwrap()
 }
 
-/// No handler, and no line of the log for each.
+/// The datagram starts no handler and adds no line to the log.
 #[test]
 fn a_datagram_from_port_0_is_dropped_and_counted() {
     let _alone = alone();
@@ -153,8 +155,8 @@ fn a_datagram_from_port_0_is_dropped_and_counted() {
     }
 }
 
-/// Two servers of two processes answer each other for ever, unless one of them has a limit for what it
-/// takes from one address.
+/// Two servers in two processes answer each other without end, unless one of the servers has a rate
+/// limit per address.
 #[test]
 fn a_loop_through_another_server_is_slowed_down_by_a_rate() {
     let _alone = alone();
@@ -173,7 +175,7 @@ fn a_loop_through_another_server_is_slowed_down_by_a_rate() {
     let at = |server: &Server| server.address(0).parse::<SocketAddrV4>().unwrap();
     let metrics = server.address(1).trim_end_matches(" (metrics)").to_owned();
     forge(&socket, at(&other), at(&server));
-    // The first that is too fast ends it, as nothing is answered then.
+    // The first datagram above the rate ends the loop, because the server does not answer it.
     eventually(|| figure(&metrics, "reason=\"peer_rate\"") == 1);
     let ended = || figure(&metrics, "requests_ended_total{");
     let before = ended();

@@ -1,4 +1,5 @@
-//! Lists of a long directory, which cost a request of 40 bytes much of a processor and of memory.
+//! Lists of a long directory. A request of 40 bytes for such a list costs much processor time and
+//! memory.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,16 +15,16 @@ use crate::visitor::Visitor;
 use crate::{ANSWERS, TRIES, TRIES_IF_BUSY, alone, attackers};
 
 const NAMES: usize = 10_000;
-/// Clients that ask for the list and do not read it.
+/// The number of clients that request the list and do not read it.
 const UNREAD: usize = 300;
-/// Clients that ask for it again and again before they read, and how often.
+/// The number of clients that pipeline requests for the list, and the number of requests of each.
 const PIPELINING: (usize, usize) = (4, 50);
 const LASTING: Duration = Duration::from_millis(1200);
-/// How much the server and its children may take for all of that: 32 MiB of lists, and the needs of a
-/// debug build and its allocator.
+/// The memory that the server and its children may take in this attack: 32 MiB of lists, and the
+/// needs of a debug build and its allocator.
 const MOST_MEMORY_KIB: usize = 160 << 10;
 
-/// A directory of many names, and a file in the one above it.
+/// Creates a directory of many names, and a file in its parent directory.
 fn site() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("many")).unwrap();
@@ -35,7 +36,8 @@ fn site() -> tempfile::TempDir {
 }
 
 fn start(model: Model, root: &Path) -> Victim {
-    // Attackers come from another address, and where places are few, they get a share of them.
+    // Attackers have another address than visitors. If slots are few, the attackers get only a
+    // share.
     let share = match model {
         Model::Forking | Model::Pooled => "16",
         _ => "2000",
@@ -59,7 +61,8 @@ fn name(model: Model) -> &'static str {
     }
 }
 
-/// Asks for a file, by a connection that stays and now and then by a new one.
+/// Starts a visitor that requests a file on a connection that stays open, and now and then on a new
+/// connection.
 fn visit(to: SocketAddr) -> Visitor {
     let open = move || client_at(&to.to_string());
     let mut regular = open();
@@ -107,7 +110,7 @@ fn attack(victim: &Victim) {
     }
     let mut scratch = vec![0; 1 << 16];
     while Instant::now() < end {
-        // Those that pipeline read what comes, so that it goes on.
+        // Clients that pipeline read the answers, so that the server continues.
         for one in attackers.iter_mut().take(clients) {
             let _ = one.read(&mut scratch);
         }
@@ -177,7 +180,7 @@ fn green_withstands_lists_of_a_long_directory() {
     withstands_lists(Model::Green);
 }
 
-/// A list that is long arrives whole, in pieces, in its order, and with its note.
+/// A long list arrives whole, in chunks, in order and with its note.
 #[test]
 fn a_long_list_arrives_whole() {
     let site = site();

@@ -1,5 +1,6 @@
-//! Attacks from outside, on every model that serves many at once. While one lasts, whoever behaves
-//! is served soon; when it is over, nothing is left of it.
+//! Attacks from outside on every model that serves many clients at once. During an attack, the
+//! server answers well-behaved clients soon. After an attack, the server has released all that the
+//! attack took.
 
 #![allow(
     clippy::unwrap_used,
@@ -33,8 +34,8 @@ use bystander::{Seen, Watch};
 use victim::{Crowd, Model, Victim};
 use visitor::{Talk, Visitor};
 
-/// Times are taken: one attack at a time. It and its server may have a descriptor for each of a
-/// thousand connections.
+/// Runs one attack at a time, because the tests measure times. Raises the limit of open files, so
+/// that the test and its server have a descriptor for each of a thousand connections.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     let mut limit = getrlimit(Resource::Nofile);
@@ -43,16 +44,16 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How often it is tried. One attempt proves little where others have the machine's time, and not
-/// all of that is seen: what a machine around this one does, or what is too short for the kernel's
-/// ticks. A server that breaks the promise does so each time.
+/// The number of attempts. One attempt proves little while other processes use the machine. The
+/// test does not see all of that use: a host around a virtual machine, or work shorter than the
+/// kernel's ticks. A server that breaks the promise does so in each attempt.
 const TRIES: u32 = 3;
 const TRIES_IF_BUSY: u32 = 6;
 
-/// So many answers have a p99 that is not the longest of them.
+/// The number of answers whose p99 is not the longest answer.
 const ANSWERS: usize = 200;
 
-/// Attacks a server, while somebody visits it.
+/// Attacks a server while a visitor uses it.
 fn withstands(victim: &Victim, visit: impl Fn(&Victim) -> Visitor, attack: impl Fn(&Victim)) {
     let mut tries = 0;
     loop {
@@ -71,19 +72,20 @@ fn withstands(victim: &Victim, visit: impl Fn(&Victim) -> Visitor, attack: impl 
     }
 }
 
-/// Twice, or until enough was seen. All that was taken is given back each time.
+/// Attacks at least twice, and until the visitor has enough answers. The server releases its
+/// resources after each attack.
 fn attacked(victim: &Victim, visit: impl Fn(&Victim) -> Visitor, attack: impl Fn(&Victim)) -> Seen {
     let before = victim.figures();
     let (mut seen, mut resident) = (Seen::default(), Vec::new());
     loop {
         let watch = Watch::of(victim, visit(victim));
         attack(victim);
-        // What it has left behind may be what disturbs.
+        // The remains of the attack may disturb the visitor, too.
         std::thread::sleep(Duration::from_millis(30));
         seen.add(watch.ends());
         resident.push(victim.recovers(&before).resident_kib);
-        // What one has made the process keep is enough for the next. By chance the first may have
-        // taken little; what is lost each time grows each time.
+        // The memory that the process keeps after one attack is enough for the next attack. The
+        // first attack may have taken little by chance. A leak grows with each attack.
         let grows = |pair: &[usize]| pair[1] >= pair[0] + 4096;
         let pairs = resident.windows(2);
         if resident.len() >= 4 && pairs.clone().all(grows) {
@@ -97,7 +99,7 @@ fn attacked(victim: &Victim, visit: impl Fn(&Victim) -> Visitor, attack: impl Fn
     }
 }
 
-/// The same over TCP.
+/// Attacks a server over TCP, like [`withstands`].
 fn withstands_over_tcp(
     (model, crowd): (Model, Crowd),
     changed: &[[&str; 2]],
@@ -137,8 +139,8 @@ attacks! {
     everywhere: Idle [["--rate-per-peer", "1000"]],
 }
 
-/// One that does not answer for a while, as the kernel stops it, is found out, be the machine busy or
-/// not.
+/// The test detects a server that the kernel stops for a while, on a busy machine and on an idle
+/// machine.
 #[test]
 fn a_stall_is_seen() {
     let _alone = alone();

@@ -1,4 +1,4 @@
-//! Senders of datagrams that do not behave. Each attack lasts for a moment, at a rate.
+//! Attackers that send datagrams. Each attack is short and has a rate.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,18 +10,18 @@ use crate::victim::Victim;
 
 const LASTING: Duration = Duration::from_millis(200);
 
-/// Datagrams per second; [`FULL`] is as many as can be sent.
+/// Datagrams per second; [`FULL`] means as many as the sender can send.
 pub type PerSecond = u32;
 
 pub const FULL: PerSecond = u32::MAX;
 
-/// From one address.
+/// Sends datagrams from one address.
 pub fn flood(victim: &Victim, rate: PerSecond) {
     let (socket, to) = (sender(ELSEWHERE, 0).unwrap(), victim.address());
     with_receive_rate(rate, |_| throw(&socket, b"hello", to));
 }
 
-/// As if from everywhere: each datagram has another source.
+/// Sends each datagram from another source address.
 pub fn everywhere(victim: &Victim, rate: PerSecond) {
     static LAST: AtomicU32 = AtomicU32::new(0x7f01_0000);
     let to = victim.address();
@@ -31,7 +31,7 @@ pub fn everywhere(victim: &Victim, rate: PerSecond) {
     });
 }
 
-/// From ports where services are, as who forges sources sends them.
+/// Sends datagrams from the ports of known services, as an attacker with forged sources does.
 pub fn low_ports(victim: &Victim, rate: PerSecond) {
     let to = victim.address();
     let ports = [7, 19, 53, 123, 161].into_iter();
@@ -45,21 +45,22 @@ pub fn low_ports(victim: &Victim, rate: PerSecond) {
     }
 }
 
-/// The longest there are, and empty ones, in turn.
+/// Sends the longest possible datagrams and empty datagrams in turn.
 pub fn huge_and_empty(victim: &Victim, rate: PerSecond) {
     let (socket, to) = (sender(ELSEWHERE, 0).unwrap(), victim.address());
-    // 65,535 less the headers of IP and UDP.
+    // 65,535 bytes less the headers of IP and UDP.
     let huge = vec![b'x'; 65_507];
     with_receive_rate(rate, |n| {
         throw(&socket, if n % 2 == 0 { &huge } else { b"" }, to);
     });
 }
 
-/// Over a Unix socket: they ask, and never read what is answered.
+/// Sends requests over Unix sockets and never reads the answers.
 ///
-/// The answers stay in their queues, and all of these take of the server's one send buffer: with some
-/// 270 of them it is full, and nobody can be answered. Queues are as long as the system says; with
-/// fewer clients than here they would not fill up, with more the buffer would.
+/// The answers stay in the clients' queues, and all answers count into the server's one send
+/// buffer. Some 270 answers fill the buffer, and then the server can answer no client. The system
+/// sets the length of the queues. Fewer clients would not fill their queues, and more clients would
+/// fill the buffer.
 pub fn not_reading(victim: &Victim, rate: PerSecond) {
     let queue = std::fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap();
     let queue: usize = queue.trim().parse::<usize>().unwrap() + 1;
@@ -80,7 +81,7 @@ pub fn not_reading(victim: &Victim, rate: PerSecond) {
     });
 }
 
-/// Calls it so many times a second, as far as that can be done.
+/// Calls `send` at `rate` per second, or as often as possible.
 fn with_receive_rate(rate: PerSecond, mut send: impl FnMut(u32)) {
     let (start, mut sent) = (Instant::now(), 0);
     while start.elapsed() < LASTING {
@@ -93,14 +94,14 @@ fn with_receive_rate(rate: PerSecond, mut send: impl FnMut(u32)) {
     }
 }
 
-/// `None` if this user may not have the port.
+/// Binds a socket. Returns `None` if bind(2) fails, for example without permission for the port.
 fn sender(from: Ipv4Addr, port: u16) -> Option<UdpSocket> {
     let socket = UdpSocket::bind((from, port)).ok()?;
     socket.set_nonblocking(true).unwrap();
     Some(socket)
 }
 
-/// Nobody reads the answers: the kernel throws them away.
+/// Sends a datagram. No process reads the answers, so that the kernel drops them.
 fn throw(socket: &UdpSocket, bytes: &[u8], to: SocketAddr) {
     tried(socket.send_to(bytes, to));
 }

@@ -1,5 +1,5 @@
-//! One member of a room that sends as fast as it can. Members that read more slowly than it sends stay,
-//! and hear each other soon.
+//! Tests of a room with one member that sends as fast as possible. The server keeps members that
+//! read more slowly than this member sends, and delivers their messages soon.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -15,10 +15,11 @@ use crate::victim::{Model, Victim};
 use crate::visitor::Visitor;
 use crate::{alone, withstands};
 
-/// How long each of two talkers sends.
+/// The time for which each of two talkers sends.
 const TALK: Duration = Duration::from_millis(400);
 
-/// Bytes per second of members that have to stay: the last is the default of `--byte-rate`.
+/// The reading rates, in bytes per second, of members that the server must keep. The last rate is
+/// the default of `--byte-rate`.
 const READERS: [usize; 3] = [10_000_000, 1_000_000, 512 << 10];
 
 fn chat(model: &'static str, kind: Model, rates: &[&str]) -> Victim {
@@ -37,7 +38,8 @@ fn chat(model: &'static str, kind: Model, rates: &[&str]) -> Victim {
         server,
         model: kind,
     };
-    // What it keeps once it has served both.
+    // Serves one client of each kind, so that later figures include the memory that the server
+    // keeps.
     let web = victim.server.address(1).parse().unwrap();
     let (mut terminal, mut browser) = (connect(victim.address()), browser(web));
     terminal.write_all(b"here\n").unwrap();
@@ -55,7 +57,7 @@ fn connect(to: SocketAddr) -> TcpStream {
     stream
 }
 
-/// A WebSocket in the room: its greeting was read.
+/// Joins the room by a WebSocket and reads the greeting.
 fn browser(to: SocketAddr) -> TcpStream {
     let mut stream = connect(to);
     let request = format!(
@@ -77,7 +79,7 @@ fn browser(to: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Reads so many bytes per second.
+/// A member that reads a fixed number of bytes per second.
 struct Reader {
     stream: TcpStream,
     total: Arc<AtomicU64>,
@@ -91,7 +93,7 @@ impl Reader {
         let reading = std::thread::spawn(move || {
             let mut piece = vec![0; rate / 50];
             let mut due = Instant::now();
-            // What a busy machine makes late is made up for.
+            // The loop makes up for up to 100 ms of delay on a busy machine.
             while let Ok(n @ 1..) = from.read(&mut piece) {
                 counted.fetch_add(n as u64, Ordering::Relaxed);
                 due = due.max(Instant::now() - Duration::from_millis(100))
@@ -106,7 +108,7 @@ impl Reader {
         }
     }
 
-    /// Whether it still hears what is said.
+    /// Returns true if the member still receives messages.
     fn hears_more(&self) -> bool {
         let before = self.total.load(Ordering::Relaxed);
         let end = Instant::now() + Duration::from_secs(2);
@@ -125,7 +127,7 @@ impl Reader {
     }
 }
 
-/// Sends as fast as it can, and reads what comes back as fast as that.
+/// Sends as fast as possible, and reads the echo at the same rate.
 fn talks(mut stream: TcpStream, message: &[u8], meanwhile: impl FnOnce()) {
     let mut echo = stream.try_clone().unwrap();
     let reading = std::thread::spawn(move || {
@@ -143,7 +145,7 @@ fn talks(mut stream: TcpStream, message: &[u8], meanwhile: impl FnOnce()) {
             while !over.load(Ordering::Relaxed) {
                 match stream.write(left) {
                     Ok(n) => left = &left[n..],
-                    // It is delayed.
+                    // The server delays the sender.
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                     Err(_) => return,
                 }
@@ -152,7 +154,7 @@ fn talks(mut stream: TcpStream, message: &[u8], meanwhile: impl FnOnce()) {
                 }
             }
         });
-        // A panic has to end the other thread, too.
+        // A panic must end the other thread, too.
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(meanwhile));
         over.store(true, Ordering::Relaxed);
         if let Err(panic) = outcome {
@@ -163,7 +165,7 @@ fn talks(mut stream: TcpStream, message: &[u8], meanwhile: impl FnOnce()) {
     reading.join().unwrap();
 }
 
-/// One frame with a mask of zeros, which changes nothing.
+/// Returns one frame whose mask of zeros changes no byte.
 fn frame(payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
     [&[0x81, 0xfe], &length[..], &[0; 4], payload].concat()
@@ -187,7 +189,7 @@ fn attack(victim: &Victim) {
     talks(connect(tcp), &line, check);
     talks(browser(web), &frame(&line), check);
     readers.into_iter().for_each(Reader::leave);
-    // At the start it may tell that descriptors could become few.
+    // At the start, the server may warn that descriptors could run short.
     let log = victim.server.log();
     assert!(
         log.iter().all(|line| line.contains("descriptors")),
@@ -195,7 +197,7 @@ fn attack(victim: &Victim) {
     );
 }
 
-/// A member that says something now and then, and waits until it hears itself.
+/// Starts a member that sends a message now and then and waits for its echo.
 fn member(to: SocketAddr) -> Visitor {
     let mut member = None;
     Visitor::asking(5, move |is_new| {
@@ -238,7 +240,7 @@ models! {
     green Green,
 }
 
-/// What the limits are for: without them, members that read too slowly are cut.
+/// Without the rate limits, the server cancels members that read too slowly.
 #[test]
 fn without_rates_slower_members_are_cut() {
     let _alone = alone();

@@ -1,13 +1,14 @@
 //! Attacks by datagrams, over UDP and Unix sockets, on every model.
 //!
-//! Here the server as a whole is held to its promise. A single request that is stuck is not seen: who
-//! asks by datagrams asks again. That is what the attacks over TCP are for.
+//! These tests check the promise for the server as a whole. They do not detect a single stuck
+//! request, because a caller repeats its datagram. The attacks over TCP detect stuck requests.
 //!
-//! What a server cannot take out of its socket in time, the kernel drops, and nobody says to whom it
-//! belonged: then a visitor has to ask again. Up to the rates below that does not happen. They are
-//! what the models can do on two cores, one of which the attackers have: a sequential, a pooled and a
-//! green server admit or refuse a datagram in microseconds; a thread takes some ten of them, and a
-//! process a millisecond, so that more than these can start is more than they can serve.
+//! The kernel drops the datagrams that a server does not read in time. The kernel does not tell the
+//! senders, so that a visitor must ask again. Up to the rates below, the kernel drops no datagram.
+//! The models reach these rates on two cores, one of which the attackers use. A sequential, a
+//! pooled and a green server admit or reject a datagram in microseconds. A thread takes some ten
+//! microseconds to start, and a process takes a millisecond. These two models cannot serve more
+//! datagrams than they can start threads or processes.
 
 use std::fs;
 use std::time::Duration;
@@ -23,7 +24,8 @@ fn victim(model: Model) -> Victim {
     let args = [
         ["-l", "udp://127.0.0.1:0"],
         ["--log-level", "off"],
-        // A visitor asks less than that, and a process each can still be started.
+        // A visitor stays below this rate, and the server can still start a process for each
+        // datagram.
         ["--rate-per-peer", "500:100"],
     ];
     let victim = Victim::with(
@@ -51,7 +53,7 @@ fn unix_victim(model: Model) -> Victim {
     let args = [
         ["-l", &name],
         ["--log-level", "off"],
-        // A reply that finds no room holds its worker for so long.
+        // A reply to a full queue holds its worker for this time.
         ["--write-timeout", "10ms"],
     ];
     let victim = Victim::with(model, args.as_flattened());
@@ -71,8 +73,9 @@ fn unix_visitor(victim: &Victim) -> Visitor {
     })
 }
 
-/// A flood of as much as one core can send: the kernel's buffer for the socket overflows. A visitor
-/// is served all the same, but may have to ask more than once; nothing else suffers.
+/// Sends as many datagrams as one core can, so that the kernel's buffer for the socket overflows.
+/// The server still serves a visitor, but the visitor may have to ask more than once. The flood has
+/// no other effect.
 fn survives(model: Model) {
     let _alone = alone();
     let victim = victim(model);
@@ -81,16 +84,16 @@ fn survives(model: Model) {
     packets::flood(&victim, FULL);
     let (dropped, seen) = (dropped(victim.address().port()), watch.ends());
     println!("dropped {dropped}; {:?}", seen.judged());
-    // Who has lost nothing does not wait.
+    // A visitor does not wait if the kernel has dropped no datagram.
     assert!(dropped > 0 || seen.is_machine_busy() || seen.judged().is_ok());
     victim.recovers(&before);
-    // It is as before.
+    // The server serves as it did before the flood.
     withstands(&victim, visitor, |_| {
         std::thread::sleep(Duration::from_millis(50));
     });
 }
 
-/// What the kernel has dropped of what was sent to this port: its own count, proc_net_udp(5).
+/// Returns the kernel's count of dropped datagrams for this port: proc_net_udp(5).
 fn dropped(port: u16) -> u64 {
     let table = fs::read_to_string("/proc/net/udp").unwrap();
     let address = format!("0100007F:{port:04X}");
@@ -143,8 +146,8 @@ macro_rules! attacks {
     };
 }
 
-// The rates of a flood, of one from everywhere, and of clients that do not read; these hold a
-// sequential server for as long as a write may take.
+// The rates of a flood, of a flood from everywhere, and of clients that do not read. A client that
+// does not read holds a sequential server for as long as the write timeout.
 attacks! {
     sequential Sequential: 20_000, 20_000, 20;
     threading Threading: 20_000, 3_000, 1_000;

@@ -1,4 +1,4 @@
-//! The server that is attacked, and what it uses.
+//! The attacked server and the resources that it uses.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{PATIENCE, Server, socketserver};
 
-/// A concurrency model, and what keeps attackers from taking all of its places.
+/// The concurrency model of the attacked server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Model {
     Sequential,
@@ -18,12 +18,12 @@ pub enum Model {
     Green,
 }
 
-/// What attackers do with a connection.
+/// The state in which attackers hold a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crowd {
-    /// It waits for its first message, or its next: then it holds no worker of a pool.
+    /// The connection waits for its first or next message, and holds no worker of a pool.
     Idle,
-    /// It is within a message, or an answer.
+    /// The connection is within a message or an answer.
     Active,
 }
 
@@ -32,7 +32,7 @@ pub struct Victim {
     pub model: Model,
 }
 
-/// What has to be the same after an attack as before it.
+/// The figures that must be the same before and after an attack.
 #[derive(Clone, Debug)]
 pub struct Figures {
     pub threads: usize,
@@ -54,8 +54,9 @@ impl Model {
 }
 
 impl Victim {
-    /// A line echo over TCP with limits that are short enough for a test. Attackers come from other
-    /// addresses than visitors, and where places are few, they get a share of them only.
+    /// Starts a line echo over TCP with limits that are short enough for a test. Attackers and
+    /// visitors have different addresses. If slots are few, the attackers get only a share of the
+    /// slots.
     pub fn start(model: Model, crowd: Crowd, changed: &[[&str; 2]]) -> Self {
         let share = match (model, crowd) {
             (Model::Forking, _) | (Model::Pooled, Crowd::Active) => "20",
@@ -79,12 +80,12 @@ impl Victim {
         Self::with(model, &args)
     }
 
-    /// An echo with these options.
+    /// Starts an echo with these options.
     pub fn with(model: Model, args: &[&str]) -> Self {
         Self::launch(&mut socketserver(), model, args)
     }
 
-    /// Another program with these options.
+    /// Starts another program with these options.
     pub fn serving(program: &str, model: Model, args: &[&str]) -> Self {
         let mut command = socketserver();
         command.args([program, "-c", model.name()]).args(args);
@@ -92,14 +93,14 @@ impl Victim {
         Self { server, model }
     }
 
-    /// The same, by a command that ends up as the program.
+    /// Starts an echo by a command that executes the program in the same process.
     pub fn launch(command: &mut Command, model: Model, args: &[&str]) -> Self {
         command.args(["echo", "-c", model.name()]).args(args);
         let server = Server::launch(command.stdin(Stdio::null()), 1);
         Self { server, model }
     }
 
-    /// Where it listens, over IP.
+    /// Returns the IP address and port of the server.
     pub fn address(&self) -> SocketAddr {
         self.server.address(0).parse().unwrap()
     }
@@ -118,7 +119,7 @@ impl Victim {
         }
     }
 
-    /// Of the server and its children.
+    /// Returns the processor time of the server and its children.
     pub fn processor_time(&self) -> Duration {
         let children = self.children().into_iter().map(processor_time);
         processor_time(self.server.pid()) + children.sum::<Duration>()
@@ -134,7 +135,8 @@ impl Victim {
             .collect()
     }
 
-    /// Waits until nothing is left of an attack but memory that the process keeps for the next.
+    /// Waits until the server has released all resources of an attack, except memory that the
+    /// process keeps.
     pub fn recovers(&self, before: &Figures) -> Figures {
         // A pool keeps its threads.
         let kept = if self.model == Model::Pooled { 32 } else { 0 };
@@ -152,11 +154,11 @@ impl Victim {
     }
 }
 
-/// Of a process, its threads, and its children that were collected, in steps of ten milliseconds:
-/// proc_pid_stat(5). None of one that has gone.
+/// Returns the processor time of a process, its threads and its reaped children, in steps of 10 ms:
+/// proc_pid_stat(5). Returns zero for a process that has ended.
 pub fn processor_time(pid: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name before that may contain anything. From the third field on:
+    // The process name may contain any character. The fields after it begin with the third.
     let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
     let ticks = fields.split(' ').skip(11).take(4);
     let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();

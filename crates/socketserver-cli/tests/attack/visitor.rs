@@ -1,4 +1,4 @@
-//! Clients that behave, and want to be served meanwhile.
+//! Well-behaved clients that use the server during an attack.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 
 use crate::common::PATIENCE;
 
-/// Asks all the time, and takes the time.
+/// A client that sends requests all the time and measures the time of each answer.
 pub struct Visitor {
     over: Arc<AtomicBool>,
     asking: JoinHandle<Vec<Duration>>,
 }
 
 impl Visitor {
-    /// By a connection that stays, and now and then by a new one.
+    /// Starts a visitor that asks on a connection that stays open, and now and then on a new
+    /// connection.
     pub fn by_tcp(to: SocketAddr) -> Self {
         let mut regular = Talk::with(to);
         Self::asking(5, move |is_new| {
@@ -31,9 +32,9 @@ impl Visitor {
         })
     }
 
-    /// One that asks like this, so many times in a row, the first of them as somebody new. Some
-    /// hundred questions a second, and not a flood of its own. Who is turned away has waited in vain,
-    /// for as long as there is.
+    /// Starts a visitor that calls `ask` `in_a_row` times between pauses of 5 ms. The first call of
+    /// each row gets `true`, for a new client. The visitor sends some hundred questions per second,
+    /// which is no flood. A rejected question counts as the longest possible wait.
     pub fn asking(in_a_row: u32, mut ask: impl FnMut(bool) -> bool + Send + 'static) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let seen = over.clone();
@@ -56,21 +57,21 @@ impl Visitor {
         Self { over, asking }
     }
 
-    /// Has it leave; how long its answers took.
+    /// Stops the visitor and returns the times of its answers.
     pub fn times(self) -> Vec<Duration> {
         self.over.store(true, Ordering::Relaxed);
         self.asking.join().expect("a visitor was not served")
     }
 }
 
-/// How long 99 of 100 answers took at most.
+/// Returns the time within which 99 of 100 answers arrived.
 pub fn p99(times: &[Duration]) -> Duration {
     let mut times = times.to_vec();
     times.sort_unstable();
     times[times.len() * 99 / 100]
 }
 
-/// One connection on which lines are asked and answered.
+/// A connection on which the client sends lines and the server answers each line.
 pub struct Talk {
     stream: BufReader<TcpStream>,
     name: String,
@@ -92,12 +93,12 @@ impl Talk {
         assert!(self.hear().expect("it is not answered"), "it is closed");
     }
 
-    /// Asks as well, and is `false` if it is turned away.
+    /// Asks, and returns false if the server rejects the client.
     pub fn is_answered(&mut self) -> bool {
         self.say().is_ok() && self.hear().unwrap_or(false)
     }
 
-    /// Says half of something.
+    /// Sends half of a message.
     pub fn begin(&mut self) {
         self.stream.get_mut().write_all(b"hel").unwrap();
     }
@@ -106,7 +107,7 @@ impl Talk {
         self.stream.get_mut().write_all(b"hello\n")
     }
 
-    /// `false` at the end of input.
+    /// Reads an answer. Returns `false` at the end of input.
     pub fn hear(&mut self) -> std::io::Result<bool> {
         let mut answer = String::new();
         if self.stream.read_line(&mut answer)? == 0 {

@@ -1,6 +1,7 @@
-//! The binary under test, as a process with its output at hand.
+//! Starts the binary under test as a process and collects its output.
 
-// Each test file is a crate of its own and uses its part of this. A test that is skipped says so.
+// Each test file is a crate of its own and uses a part of this module. A skipped test prints the
+// reason.
 #![allow(dead_code, clippy::unwrap_used, clippy::print_stdout)]
 
 use std::ffi::OsStr;
@@ -11,17 +12,17 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// Nothing here takes as long as this unless it hangs.
+/// The deadline of each call and each wait. Only a call that hangs reaches it.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub const MODELS: [&str; 5] = ["sequential", "threading", "forking", "pooled", "green"];
 
-/// A client of an endpoint over TCP, all of whose calls have a deadline.
+/// Connects to an endpoint over TCP. All reads and writes have a deadline.
 pub fn client(server: &Server, index: usize) -> TcpStream {
     client_at(server.address(index))
 }
 
-/// The same where the server cannot be asked.
+/// Connects to an address over TCP, like [`client`], without a `Server`.
 pub fn client_at(address: &str) -> TcpStream {
     let client = TcpStream::connect(address).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -29,7 +30,7 @@ pub fn client_at(address: &str) -> TcpStream {
     client
 }
 
-/// Reads exactly this.
+/// Reads as many bytes as `expected` has and compares them.
 #[track_caller]
 pub fn hear(client: &mut impl Read, expected: &[u8]) {
     let mut heard = vec![0; expected.len()];
@@ -39,7 +40,7 @@ pub fn hear(client: &mut impl Read, expected: &[u8]) {
     assert_eq!(text(&heard), text(expected));
 }
 
-/// Sends this, and returns as many bytes as it has.
+/// Sends `bytes` and returns an answer of the same length.
 #[track_caller]
 pub fn exchange(client: &mut (impl Read + Write), bytes: &[u8]) -> Vec<u8> {
     client.write_all(bytes).unwrap();
@@ -48,20 +49,23 @@ pub fn exchange(client: &mut (impl Read + Write), bytes: &[u8]) -> Vec<u8> {
     answer
 }
 
-/// Whether the server serves somebody new. One that is turned away is closed, or reset.
+/// Returns true if the server serves a new client. The server closes or resets a rejected
+/// connection.
 pub fn lets_in(server: &Server, index: usize) -> bool {
     let mut client = client(server, index);
     let _ = client.write_all(b"a");
     !is_closed(&mut client)
 }
 
-/// Waits until there is something to read, or the server has closed; which of them it was.
+/// Waits for a byte or the end of the connection. Returns true if the server closed or reset the
+/// connection.
 #[track_caller]
 pub fn is_closed(client: &mut impl Read) -> bool {
     loop {
         match client.read(&mut [0]) {
             Ok(n) => return n == 0,
-            // A wait that has a deadline is not resumed, signal(7), and children of the test end.
+            // The kernel does not resume a wait that has a deadline: signal(7). Children of the
+            // test send SIGCHLD.
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::ConnectionReset => return true,
             Err(error) => panic!("neither: {error}"),
@@ -69,7 +73,7 @@ pub fn is_closed(client: &mut impl Read) -> bool {
     }
 }
 
-/// Waits until a condition holds.
+/// Waits until the condition holds.
 #[track_caller]
 pub fn eventually(mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
@@ -86,7 +90,7 @@ pub fn socketserver() -> Command {
 /// A running server, killed when the test is done with it or fails.
 pub struct Server {
     child: Child,
-    /// The endpoints it listens on, as it has told them.
+    /// The endpoints that the server has printed.
     pub endpoints: Vec<String>,
     log: mpsc::Receiver<String>,
     told: mpsc::Receiver<String>,
@@ -94,12 +98,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts `socketserver ARGS...` and waits for it to tell `endpoints` endpoints.
+    /// Starts `socketserver ARGS...` and waits until the server has printed `endpoints` endpoints.
     pub fn start(args: &[&str], endpoints: usize) -> Self {
         Self::launch(socketserver().args(args).stdin(Stdio::null()), endpoints)
     }
 
-    /// Starts one whose console is a pipe.
+    /// Starts a server whose console is a pipe.
     pub fn with_console(args: &[&str], endpoints: usize) -> Self {
         let mut command = socketserver();
         let mut server = Self::launch(command.args(args).stdin(Stdio::piped()), endpoints);
@@ -107,7 +111,7 @@ impl Server {
         server
     }
 
-    /// Runs a command that ends up as the program.
+    /// Runs a command that executes the program in the same process.
     pub fn launch(command: &mut Command, endpoints: usize) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
@@ -137,7 +141,7 @@ impl Server {
         self.child.id()
     }
 
-    /// `HOST:PORT` of an endpoint, or its path.
+    /// Returns the `HOST:PORT` of an endpoint, or its path.
     pub fn address(&self, index: usize) -> &str {
         self.endpoints[index].split_once("://").unwrap().1
     }
@@ -149,7 +153,8 @@ impl Server {
         assert!(status.unwrap().success());
     }
 
-    /// Sends it to all processes of the server, if it was started in a group of its own.
+    /// Sends a signal to all processes of the server. The server must have a process group of its
+    /// own.
     pub fn signal_group(&self, name: &str) {
         let group = format!("-{}", self.pid());
         let status = Command::new("kill")
@@ -158,13 +163,13 @@ impl Server {
         assert!(status.unwrap().success());
     }
 
-    /// Sends a second signal, later than what counts as one with the first.
+    /// Sends a second signal, late enough that the server does not count both signals as one.
     pub fn signal_again(&self, name: &str) {
         std::thread::sleep(Duration::from_millis(150));
         self.signal(name);
     }
 
-    /// Types a line into the console.
+    /// Writes a line into the console.
     pub fn type_in(&mut self, line: &str) {
         let console = self.console.as_mut().unwrap();
         writeln!(console, "{line}").unwrap();
@@ -175,7 +180,7 @@ impl Server {
         self.console = None;
     }
 
-    /// The next line on stdout.
+    /// Returns the next line on stdout. Panics if no line comes.
     #[track_caller]
     pub fn says(&self) -> String {
         match self.told.recv_timeout(PATIENCE) {
@@ -184,7 +189,7 @@ impl Server {
         }
     }
 
-    /// The next line on stdout; `None` once there will be no more.
+    /// Returns the next line on stdout, or `None` at its end.
     pub fn next_line(&self) -> Option<String> {
         self.told.recv_timeout(PATIENCE).ok()
     }
@@ -210,12 +215,12 @@ impl Server {
         panic!("{text:?} was not logged: {seen:#?}");
     }
 
-    /// What else has been logged, of a server that has ended.
+    /// Returns the remaining lines of the log. The server must have ended.
     pub fn rest_of_log(&self) -> Vec<String> {
         std::iter::from_fn(|| self.log.recv_timeout(PATIENCE).ok()).collect()
     }
 
-    /// What else has been logged.
+    /// Returns the lines that the server has logged since the last call.
     pub fn log(&self) -> Vec<String> {
         self.log.try_iter().collect()
     }
@@ -224,7 +229,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // A test has failed: perhaps because of this.
+            // A test has failed. The server's state and log may show the cause.
             let (fate, log) = (self.child.try_wait(), self.log());
             println!("the server has come to {fate:?}, and has logged {log:#?}");
         }
@@ -233,7 +238,7 @@ impl Drop for Server {
     }
 }
 
-/// Killed when the test is done with it or fails.
+/// A child process, killed when the test drops it or fails.
 pub struct Guarded(pub Child);
 
 impl Drop for Guarded {
@@ -243,8 +248,8 @@ impl Drop for Guarded {
     }
 }
 
-/// Waits until somebody listens at a path. That its file is there is not enough: it appears a
-/// moment before.
+/// Waits until a server listens at a path. The existence of the file is not enough, because bind(2)
+/// creates the file before listen(2).
 pub fn until_listening(path: &Path) {
     let end = Instant::now() + PATIENCE;
     while std::os::unix::net::UnixStream::connect(path).is_err() {
@@ -277,7 +282,7 @@ fn lines(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     lines
 }
 
-/// Runs a command to its end with this input; `None` if there is no such program here.
+/// Runs a command to its end with `input`. Returns `None` if the program is not installed.
 pub fn run<I: AsRef<OsStr>>(
     command: &mut Command,
     args: impl IntoIterator<Item = I>,

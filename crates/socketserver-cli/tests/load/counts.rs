@@ -1,4 +1,5 @@
-//! Our own servers, and some for the purpose: nothing is lost, nothing is counted twice.
+//! Tests of the counts, with our own servers and with special servers. No request is lost or
+//! counted twice.
 
 use std::fs;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use super::common::{Server, eventually, socketserver, text};
 use super::servers::{echo, serve, stalling};
 use super::{load, number, report, slower_than, success};
 
-/// `-l` for every kind of endpoint that needs no certificate.
+/// Returns `-l` options for every kind of endpoint that needs no certificate.
 fn listening(dir: &tempfile::TempDir) -> Vec<String> {
     let dir = dir.path().display();
     vec![
@@ -28,7 +29,7 @@ fn start(program: &[&str], listen: &[String]) -> Server {
     Server::start(&args, listen.len())
 }
 
-/// A server that counts what it serves.
+/// Starts a server that counts the requests that it serves.
 fn counting() -> (String, Arc<AtomicU64>) {
     let served = Arc::new(AtomicU64::new(0));
     let counted = served.clone();
@@ -81,7 +82,7 @@ fn encrypted_ones_too() {
         let report = success(&server.endpoints[0], &args);
         assert_eq!(number(&report, "requests_answered"), 40, "{report:#}");
     }
-    // Whoever shows no certificate is not served.
+    // The server rejects a client without a certificate.
     let output = load(&server.endpoints[0], &["-n", "4", "-C", "2", "--ca", &ca]);
     assert_eq!(output.status.code(), Some(1));
     let told = text(&output.stdout) + &text(&output.stderr);
@@ -109,7 +110,7 @@ fn what_is_collected_is_what_was_sent() {
     let collect = ["collect", "--framing", "lines", "-o", &output];
     let listen = listening(&dir);
     let mut server = start(&collect, &listen);
-    // Over UDP, some may be lost on the way.
+    // Over UDP, some requests may be lost.
     let certain = server.endpoints.iter().filter(|e| !e.starts_with("udp"));
     let mut sent = 0;
     for endpoint in certain {
@@ -143,12 +144,13 @@ fn a_stall_is_seen_by_all_who_would_have_asked_meanwhile() {
     );
     let not_sent = number(&open, "requests_not_sent");
     assert_eq!(number(&open, "requests_answered") + not_sent, 1500);
-    // Those that were due in the first two thirds of it waited for more than the last third.
+    // Requests that were due in the first two thirds of the stall waited for more than the last
+    // third.
     let slow = slower_than(&open, 100_000_000);
     assert!(slow >= 190, "{slow}: {open:#}");
     assert!(number(&open, "latency.p95_ns") > 100_000_000);
     assert!(number(&open, "latency.max_ns") > 290_000_000);
-    // In a closed loop only those that had asked: one for each connection.
+    // In a closed loop, only one request for each connection waited.
     let closed = success(&stalling(500, stall), &args);
     assert!(number(&closed, "latency.max_ns") > 290_000_000);
     let slow = slower_than(&closed, 200_000_000);
@@ -159,7 +161,7 @@ fn a_stall_is_seen_by_all_who_would_have_asked_meanwhile() {
 fn a_rate_is_kept_to_the_request() {
     let endpoint = echo(64, || {});
     for threads in ["1", "3"] {
-        // There is a connection for each, however busy this machine is.
+        // Each request has a connection, even on a busy machine.
         let args = ["-r", "400", "-d", "500ms", "-C", "200", "-t", threads];
         let report = success(&endpoint, &args);
         assert_eq!(number(&report, "requests_answered"), 200);
@@ -185,12 +187,12 @@ fn a_server_that_closes_between_requests_is_connected_to_anew() {
         stream.write_all(&[b'x'; 64])
     });
     let (report, _) = report(&endpoint, &["-C", "1", "-r", "5", "-n", "5"]);
-    // Where this machine is so busy that a request is late, it may meet the end, and fails.
+    // On a busy machine, a late request may meet the end of the run and fail.
     let answered = number(&report, "requests_answered");
     assert_eq!(answered + number(&report, "requests_failed"), 5);
     assert!(answered > 1, "{report:#}");
     assert!(number(&report, "connections_closed_while_idle") > 0);
-    // Each connection had one answer.
+    // Each connection got one answer.
     assert_eq!(number(&report, "connect.count"), answered);
 }
 
@@ -251,7 +253,7 @@ fn the_report_has_a_histogram_for_people_and_one_for_plots() {
         "{plot}"
     );
     assert!(plot.contains("Total count    =         1000]"), "{plot}");
-    // Nothing measured is nothing shown.
+    // Without measurements, the latency count is zero.
     let (nothing, code) = report(
         &endpoint,
         &["-d", "1ms", "-r", "1", "-s", "100", "--warm-up", "1ms"],

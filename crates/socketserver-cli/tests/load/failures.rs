@@ -1,4 +1,5 @@
-//! Servers that are hostile, or gone: what happened is counted by its kind.
+//! Tests with hostile servers and servers that have gone. The report counts each failure by its
+//! kind.
 
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use super::common::text;
 use super::servers::{echo, nobody, reset, serve};
 use super::{load, number, report};
 
-/// All requests fail, in this way.
+/// Checks that all requests fail for this reason.
 #[track_caller]
 fn all_fail(endpoint: &str, kind: &str, more: &[&str]) {
     let args = [&["-n", "6", "-C", "2", "--timeout", "300ms"], more].concat();
@@ -57,7 +58,7 @@ fn a_server_that_closes_after_each_answer_is_for_churn() {
     assert!(told.contains(hint), "{told}");
     let told = text(&load(&endpoint, &["-C", "3", "-n", "30", "--churn"]).stdout);
     assert!(!told.contains(hint), "{told}");
-    // One of many is no reason.
+    // The report has no hint if the server keeps its connections open.
     let told = text(&load(&echo(64, || ()), &["-C", "3", "-n", "30"]).stdout);
     assert!(!told.contains(hint), "{told}");
 }
@@ -106,7 +107,7 @@ fn it_resets() {
 fn it_is_silent() {
     let endpoint = serve(|mut stream| stream.read_to_end(&mut Vec::new()).map(drop));
     all_fail(&endpoint, "timeout", &[]);
-    // With two connections that are both taken, others that are due have none.
+    // Both connections are busy, so that other requests that are due have no connection.
     all_fail(&endpoint, "timeout", &["-r", "100"]);
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     all_fail(
@@ -139,7 +140,7 @@ fn it_says_something_else() {
     all_fail(&babbling, "wrong_answer", &[]);
     all_fail(&babbling, "wrong_answer", &["--answer", "lines"]);
     all_fail(&babbling, "wrong_answer", &["--answer", "50"]);
-    // What differs from the first answer is wrong, too.
+    // An answer that differs from the first answer is wrong, too.
     let count = std::sync::atomic::AtomicU8::new(0);
     let changing = serve(move |mut stream| {
         loop {

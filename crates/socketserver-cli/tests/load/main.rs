@@ -1,5 +1,5 @@
-//! `socketserver load`: what it counts is what happened, on every kind of endpoint, and whatever the
-//! server does.
+//! Tests that the counts of `socketserver load` are correct on every kind of endpoint, for any
+//! behavior of the server.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -16,12 +16,12 @@ use serde_json::Value;
 
 use common::{run, socketserver, text};
 
-/// Runs it to its end.
+/// Runs `socketserver load` to its end.
 fn load(endpoint: &str, args: &[&str]) -> Output {
     run(socketserver().args(["load", endpoint]), args, b"").unwrap()
 }
 
-/// Its report, and its exit status.
+/// Returns the report and the exit status.
 #[track_caller]
 fn report(endpoint: &str, args: &[&str]) -> (Value, Option<i32>) {
     let output = load(endpoint, &[args, &["--json"]].concat());
@@ -32,7 +32,7 @@ fn report(endpoint: &str, args: &[&str]) -> (Value, Option<i32>) {
     (report, output.status.code())
 }
 
-/// The report of one in which nothing fails.
+/// Returns the report of a run without failures.
 #[track_caller]
 fn success(endpoint: &str, args: &[&str]) -> Value {
     let (report, code) = report(endpoint, args);
@@ -51,7 +51,8 @@ fn number(report: &Value, name: &str) -> u64 {
     n
 }
 
-/// How many requests took longer than this, of the bounds 1, 2, 5, 10...
+/// Returns the number of requests that took longer than `nanos`, which is one of the bounds 1, 2,
+/// 5, 10...
 fn slower_than(report: &Value, nanos: u64) -> u64 {
     let buckets = report["latency"]["buckets"].as_array().unwrap();
     let slower = buckets.iter().filter(|b| number(b, "below_ns") > nanos);

@@ -1,4 +1,4 @@
-//! Servers that do what real ones had better not.
+//! Servers that misbehave.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -15,14 +15,14 @@ pub fn serve(each: impl Fn(TcpStream) -> std::io::Result<()> + Send + Sync + 'st
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             let each = each.clone();
-            // Its end, whatever it is, is what the client sees.
+            // The client sees the end of the connection, after an error or not.
             thread::spawn(move || drop(each(stream)));
         }
     });
     endpoint
 }
 
-/// Sends back each message of `size` bytes, if the other one lets it.
+/// Sends back each message of `size` bytes, after a call of `before`.
 pub fn echo(size: usize, before: impl Fn() + Send + Sync + 'static) -> String {
     serve(move |mut stream| {
         stream.set_nodelay(true)?;
@@ -35,7 +35,7 @@ pub fn echo(size: usize, before: impl Fn() + Send + Sync + 'static) -> String {
     })
 }
 
-/// One that stops everything for a time, once, after so many requests.
+/// Starts a server that stalls all connections once, for `time`, after `after` requests.
 pub fn stalling(after: u64, time: Duration) -> String {
     let served = AtomicU64::new(0);
     let turn = Mutex::new(());
@@ -47,14 +47,14 @@ pub fn stalling(after: u64, time: Duration) -> String {
     })
 }
 
-/// Closes so that the client sees a reset.
+/// Closes the connection so that the client gets a reset.
 pub fn reset(stream: TcpStream) -> std::io::Result<()> {
     rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
     drop(stream);
     Ok(())
 }
 
-/// An endpoint at which nobody listens any more.
+/// Returns an endpoint at which no server listens any more.
 pub fn nobody() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("tcp://{}", listener.local_addr().unwrap())

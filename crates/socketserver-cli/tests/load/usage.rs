@@ -1,4 +1,4 @@
-//! What is refused before anything is sent, and why.
+//! Usage errors that the program reports before it sends a byte.
 
 use std::process::Command;
 
@@ -56,7 +56,7 @@ fn a_message_can_be_in_a_file() {
     assert_eq!(number(&report, "message_bytes"), 321);
 }
 
-/// With a limit on descriptors, hard or soft.
+/// Runs the program with a hard or soft limit on descriptors.
 fn limited(limit: &str, endpoint: &str, connections: &str) -> std::process::Output {
     let script = format!(
         "{limit} && exec {} load {endpoint} -n 200 -C {connections}",

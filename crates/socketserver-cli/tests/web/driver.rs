@@ -10,18 +10,19 @@ use serde_json::{Value, json};
 
 use crate::common::Guarded;
 
-/// A browser takes its time to start, on a machine that has much to do.
+/// The deadline of each call. A browser starts slowly on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Browser {
     port: u16,
     session: String,
-    /// After the session: a driver that is killed leaves its browser behind.
+    /// The driver, killed after the end of the session. A driver that is killed earlier leaves its
+    /// browser behind.
     _driver: Guarded,
 }
 
 impl Browser {
-    /// `None`, and a line that says so, if there is none on this machine.
+    /// Starts a browser. Prints a line and returns `None` if the machine has no browser.
     pub fn start() -> Option<Self> {
         let mut driver = match driver() {
             Ok(driver) => Guarded(driver),
@@ -42,7 +43,7 @@ impl Browser {
                 break port.trim_end().trim_end_matches('.').parse().unwrap();
             }
         };
-        // What it says later is to go somewhere.
+        // A thread drains the driver's later output, so that its pipe stays empty.
         std::thread::spawn(move || std::io::copy(&mut told, &mut std::io::sink()));
         let mut browser = Self {
             port,
@@ -55,14 +56,14 @@ impl Browser {
             "goog:chromeOptions": {"args": [
                 "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
                 "--disable-background-networking", "--no-first-run", "--window-size=900,700",
-                // Nothing but this machine.
+                // The browser reaches only this machine.
                 "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
             ]},
         }}});
         let made = browser.call("POST", "/session", &options);
         let made = match made {
             Ok(made) => made,
-            // The driver is there, and the browser is not, or it is another one's.
+            // The driver is installed, but the browser is missing or has another version.
             Err(error) if error.contains("cannot find") || error.contains("only supports") => {
                 println!("SKIPPED: no browser for chromedriver: {error}");
                 return None;
@@ -77,13 +78,13 @@ impl Browser {
         self.ask("/url", &json!({ "url": url }));
     }
 
-    /// What a script returns.
+    /// Runs a script and returns its result.
     #[track_caller]
     pub fn run(&self, script: &str) -> Value {
         self.ask("/execute/sync", &json!({"script": script, "args": []}))
     }
 
-    /// Waits until a script returns something that is true.
+    /// Waits until a script returns a true value.
     #[track_caller]
     pub fn until(&self, what: &str, condition: &str) {
         let end = Instant::now() + PATIENCE;
@@ -97,21 +98,21 @@ impl Browser {
         }
     }
 
-    /// Types into the field, as a person does; `\u{e007}` is Enter.
+    /// Types into the field by key presses. `\u{e007}` is Enter.
     #[track_caller]
     pub fn type_in(&self, text: &str) {
         let found = self.ask(
             "/element",
             &json!({"using": "css selector", "value": "#text"}),
         );
-        // The key is the standard's, for all drivers.
+        // The standard defines this key for all drivers.
         let id = found["element-6066-11e4-a52e-4f735466cecf"]
             .as_str()
             .unwrap();
         self.ask(&format!("/element/{id}/value"), &json!({ "text": text }));
     }
 
-    /// What the browser complains of: scripts and styles that it has not let run, errors.
+    /// Returns the messages of the browser's log, such as blocked scripts and styles and errors.
     pub fn complaints(&self) -> Vec<String> {
         let log = self.ask("/se/log", &json!({"type": "browser"}));
         let entries = log.as_array().unwrap().iter();
@@ -129,7 +130,7 @@ impl Browser {
         }
     }
 
-    /// A connection for each request.
+    /// Sends a request on a connection of its own.
     fn call(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
         let mut driver = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         driver.set_read_timeout(Some(PATIENCE)).unwrap();

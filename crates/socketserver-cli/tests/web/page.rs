@@ -1,4 +1,4 @@
-//! What people do with the page, in a real browser, beside those who are in the room by a terminal.
+//! Tests of the page in a real browser, in a room with members that use a terminal.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use crate::{MODELS, chat};
 
 const ENTER: char = '\u{e007}';
 
-/// Opens the page, and says what it is called in the room.
+/// Opens the page and returns its name in the room.
 fn join(browser: &Browser, server: &Server) -> String {
     browser.open(&server.endpoints[1]);
     is_connected(browser)
@@ -30,7 +30,7 @@ fn is_connected(browser: &Browser) -> String {
         .to_owned()
 }
 
-/// Who is heard in the browser, and with what.
+/// Returns the messages on the page, each with the name of its sender.
 fn heard(browser: &Browser) -> Vec<(String, String)> {
     let all = browser.run(
         "return [...document.querySelectorAll('.message')].map(one => \
@@ -45,7 +45,7 @@ fn hears(browser: &Browser, count: usize) -> Vec<(String, String)> {
     heard(browser)
 }
 
-/// A terminal that is in the room.
+/// Connects a terminal and waits until it is in the room.
 fn enter(server: &Server, browser: &Browser) -> (TcpStream, String) {
     let before = heard(browser).len();
     let mut one = client(server, 0);
@@ -68,12 +68,13 @@ fn browsers_and_terminals_meet() {
         let server = chat(model, &[]);
         let me = join(&browser, &server);
         let (mut terminal, name) = enter(&server, &browser);
-        // From the browser to the terminal, with a line end as the lines of a terminal have.
+        // The browser sends to the terminal, with the line end of a terminal's line.
         browser.type_in(&format!("grüße{ENTER}"));
         hear(&mut terminal, format!("{me} grüße\n").as_bytes());
         let own = hears(&browser, 2)[1].clone();
         assert_eq!(own, ("You".into(), "grüße".into()));
-        // And back. What looks like HTML is text, and what is no text is shown as well as it can be.
+        // The terminal sends to the browser. The page shows HTML as text, and replaces bytes that
+        // are not text.
         for (said, shown) in [
             (
                 &b"<b>bold</b><script>document.title = 'owned'</script>"[..],
@@ -90,7 +91,7 @@ fn browsers_and_terminals_meet() {
             assert_eq!(last, (name.clone(), shown), "{model}");
         }
         assert_eq!(browser.run("return document.title"), json!("Chat"));
-        // Leaving is the same command.
+        // The browser leaves by the same command as a terminal.
         browser.type_in(&format!("quit{ENTER}"));
         browser.until(
             "the end",
@@ -123,7 +124,7 @@ fn the_page_says_that_it_is_alone_and_comes_back() {
         browser.run("return document.getElementById('send').disabled"),
         json!(true)
     );
-    // What is typed meanwhile stays where it is.
+    // The page keeps input that is typed while it is disconnected.
     browser.type_in(&format!("later{ENTER}"));
     let args = ["chat", "-l", "tcp://127.0.0.1:0", "--web", &web];
     let server = Server::start(&args, 2);
@@ -208,7 +209,7 @@ fn the_page_can_come_encrypted() {
     hear(&mut terminal, format!("{me} encrypted\n").as_bytes());
 }
 
-/// A page of somebody else, in the same browser, cannot join in its reader's name.
+/// A page of another origin in the same browser cannot join the room.
 #[test]
 fn another_page_cannot_open_the_websocket() {
     let Some(browser) = Browser::start() else {
@@ -230,15 +231,15 @@ fn another_page_cannot_open_the_websocket() {
     assert_eq!(attempt(open.address(1)), json!("open"));
 }
 
-/// A page without anything on it, and without a policy: it is on the same machine, as browsers let no
-/// page from elsewhere get at that.
+/// Serves an empty page without a policy. The page is on the same machine, because browsers block
+/// access from remote pages to the machine.
 fn other_site() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for client in listener.incoming() {
             let mut client = client.unwrap();
-            // What it asks for is of no interest.
+            // The test ignores the content of the request.
             let _ = client.read(&mut [0; 4096]);
             let page = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 20\r\n\
                         Connection: close\r\n\r\n<title>Evil</title>\n";

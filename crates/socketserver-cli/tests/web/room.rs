@@ -1,4 +1,5 @@
-//! Clients of the WebSocket that are no browsers: order, limits, the console, ends.
+//! Tests with WebSocket clients other than browsers: order, limits, the console and the end of
+//! connections.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,7 +13,7 @@ use crate::{MODELS, chat};
 
 type Socket = WebSocket<TcpStream>;
 
-/// A client of the WebSocket, and what it is called.
+/// Connects a WebSocket client and returns it with its name.
 fn join(server: &Server) -> (Socket, String) {
     let stream = client(server, 1);
     let url = format!("ws://{}/ws", server.address(1));
@@ -23,7 +24,7 @@ fn join(server: &Server) -> (Socket, String) {
     (socket, name)
 }
 
-/// One that has heard itself, and so is in the room.
+/// Connects a WebSocket client and waits for its echo, so that the client is in the room.
 fn enter(server: &Server) -> (Socket, String) {
     let (mut socket, name) = join(server);
     socket.send(Message::text("here\n")).unwrap();
@@ -69,7 +70,7 @@ fn all_hear_the_same_in_one_order() {
         for n in 0..EACH {
             first.send(Message::text(format!("{n}\n"))).unwrap();
             terminal.write_all(format!("{n}\n").as_bytes()).unwrap();
-            // Several lines in one message, in bytes, and the last one without an end.
+            // The binary message has several lines, and the last line has no line end.
             second
                 .send(Message::binary(format!("{n}\r\nand {n}")))
                 .unwrap();
@@ -122,7 +123,7 @@ fn a_drain_says_so_after_the_last_words() {
 #[test]
 fn one_that_does_not_read_is_cut_as_a_terminal_is() {
     for model in MODELS {
-        // Megabytes have to be sent until its buffers are full.
+        // The test must send megabytes until the buffers are full.
         let limits = ["--outbox-bytes", "65536", "--byte-rate", "none"];
         let server = chat(model, &limits);
         let (frozen, _) = enter(&server);
@@ -163,7 +164,7 @@ fn a_browser_that_answers_may_be_silent_and_a_terminal_may_not() {
     let terminal_name = terminal.local_addr().unwrap();
     let mut rest = String::new();
     assert_eq!(next(&mut socket), format!("{terminal_name} here\n"));
-    // The terminal is cut for its silence, while the socket answers.
+    // The server cancels the silent terminal, while the WebSocket client answers pings.
     let reading = std::thread::spawn(move || terminal.read_to_string(&mut rest));
     for _ in 0..5 {
         assert!(matches!(socket.read().unwrap(), Message::Ping(_)));
@@ -172,7 +173,7 @@ fn a_browser_that_answers_may_be_silent_and_a_terminal_may_not() {
     reading.join().unwrap().unwrap();
     socket.send(Message::text("still here")).unwrap();
     assert_eq!(next(&mut socket), format!("{name} still here"));
-    // It stops answering.
+    // The client stops answering.
     loop {
         match socket.get_mut().read(&mut [0; 64]) {
             Ok(0) => break,
@@ -196,8 +197,8 @@ fn the_console_and_the_limits_know_browsers() {
     let mut server = Server::with_console(&[&args[..], &limits].concat(), 3);
     let (mut socket, name) = enter(&server);
     let mut other = client(&server, 1);
-    // A third connection of the same address to this endpoint is refused; the other endpoint counts
-    // for itself.
+    // A third connection of the same address to this endpoint is rejected. The other endpoint has
+    // its own count.
     other.write_all(b"GET /").unwrap();
     eventually(|| {
         let mut third = client(&server, 1);
@@ -252,9 +253,9 @@ fn options_that_do_not_go_together_are_told_so() {
                 "--tls-key",
                 "b",
             ],
-            "nothing is encrypted",
+            "no endpoint uses TLS",
         ),
-        (&["--web-origin", "http://a"], "there is no page"),
+        (&["--web-origin", "http://a"], "without a page"),
         (
             &["--web", "http://127.0.0.1:0", "--web-origin", "a"],
             "is no origin",
@@ -272,7 +273,7 @@ fn options_that_do_not_go_together_are_told_so() {
     }
 }
 
-/// The library of that name for Python, whose authors have not seen this.
+/// The client is the Python library of that name, which is independent of this project.
 #[test]
 fn a_client_in_python_is_one_of_them() {
     let server = chat("green", &[]);

@@ -1,7 +1,8 @@
-//! Who may come in, how many from one address, and how fast.
+//! Admission control: which peers may connect, how many connections each may have, and at which
+//! rate.
 //!
-//! Asked with nothing but the peer's address, before anything is made for a request. What the
-//! concurrency model has room for is not decided here.
+//! Admission control runs before the server allocates anything for a request, and knows only the
+//! peer's address. The capacity of the concurrency model is not checked here.
 
 mod network;
 mod peers;
@@ -19,14 +20,16 @@ pub(crate) use peers::PeerKey;
 use peers::Peers;
 pub(crate) use rate::Bucket;
 
-/// Limits on who may connect or send a datagram; none by default. See
-/// [`Builder::admission`](crate::Builder::admission), and
-/// [`ServerHandle::set_admission`](crate::ServerHandle::set_admission) to change them while serving.
+/// Limits on the peers that may connect or send a datagram. There are no limits by default. See
+/// [`Builder::admission`](crate::Builder::admission).
+/// [`ServerHandle::set_admission`](crate::ServerHandle::set_admission) changes the limits while the
+/// server runs.
 ///
-/// They concern addresses, so clients of Unix sockets are subject to [`rate`](Self::rate) only. An
-/// IPv4 client of an IPv6 socket is known by its IPv4 address. An IPv6 client is known by the first
-/// 64 bits of its address, as the rest is its own to choose. Clients of a trusted
-/// proxy (`Builder::proxy_protocol`) are known by the addresses that it tells.
+/// The limits apply to IP addresses, so only [`rate`](Self::rate) applies to clients of Unix
+/// sockets. An IPv4 client of an IPv6 socket is identified by its IPv4 address. An IPv6 client is
+/// identified by the first 64 bits of its address, because the client can choose the other 64 bits.
+/// A client of a trusted proxy (`Builder::proxy_protocol`) is identified by the address that the
+/// proxy reports.
 ///
 /// ```
 /// use socketserver::{Admission, Rate};
@@ -54,52 +57,55 @@ pub(crate) enum RuleAction {
 }
 
 impl Admission {
-    /// Everybody, in any number.
+    /// Creates an `Admission` without restrictions.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Lets addresses in that no earlier rule denies. Once there is such a rule, addresses that no
-    /// rule names are denied.
+    /// Allows a network, unless an earlier rule denies it. Once any `allow` rule exists, addresses
+    /// that match no rule are denied.
     #[must_use]
     pub fn allow(mut self, network: Network) -> Self {
         self.rules.push((RuleAction::Allow, network));
         self
     }
 
-    /// Turns addresses away that no earlier rule allows.
+    /// Denies a network, unless an earlier rule allows it.
     #[must_use]
     pub fn deny(mut self, network: Network) -> Self {
         self.rules.push((RuleAction::Deny, network));
         self
     }
 
-    /// How many requests may be live at once at all, those that are
-    /// [kept alive](crate::Connection::suspend_until_readable) included. The concurrency model has a limit of its
-    /// own, and its policy says what happens to the next one; this one can only be lower. 0 is taken
-    /// as 1.
+    /// Sets the maximum number of active requests, including
+    /// [suspended](crate::Connection::suspend_until_readable) connections. The concurrency model
+    /// has its own limit, and this limit can only lower it. The model's overload policy applies to
+    /// further requests. 0 counts as 1.
     #[must_use]
     pub fn max_active(mut self, max: usize) -> Self {
         self.max_active = Some(max.max(1));
         self
     }
 
-    /// How many requests of one peer may be live at once; more are refused. 0 is taken as 1.
+    /// Sets the maximum number of active requests per peer. Further requests of the peer are
+    /// rejected. 0 counts as 1.
     #[must_use]
     pub fn max_per_peer(mut self, max: u32) -> Self {
         self.max_per_peer = Some(max.max(1));
         self
     }
 
-    /// How fast requests are taken on at all. Clients that come faster wait, in the kernel's queue.
+    /// Sets the maximum rate at which the server accepts requests. Further clients wait in the
+    /// listen backlog.
     #[must_use]
     pub fn rate(mut self, rate: Rate) -> Self {
         self.rate = Some(rate);
         self
     }
 
-    /// How fast requests of one peer are taken on; what comes faster is refused.
+    /// Sets the maximum rate at which the server accepts requests of one peer. Faster requests are
+    /// rejected.
     #[must_use]
     pub fn rate_per_peer(mut self, rate: Rate) -> Self {
         self.rate_per_peer = Some(rate);
@@ -125,7 +131,7 @@ impl Admission {
     }
 }
 
-/// One server's limits, and what it has let in.
+/// The limits of one server and the state to enforce them.
 #[derive(Debug, Default)]
 pub(crate) struct AdmissionControl {
     limits: RwLock<Admission>,
@@ -133,7 +139,7 @@ pub(crate) struct AdmissionControl {
     all: Mutex<Bucket>,
 }
 
-/// A live request's share of its peer's limit, given back when it is dropped.
+/// A slot of one active request within the limit of its peer. Dropping the permit frees the slot.
 pub struct PeerPermit {
     control: Arc<AdmissionControl>,
     peer: PeerKey,
@@ -141,20 +147,21 @@ pub struct PeerPermit {
 
 impl AdmissionControl {
     pub(crate) fn set(&self, limits: Admission) {
-        let mut present = self.limits.write().unwrap_or_else(PoisonError::into_inner);
-        *present = limits;
+        let mut current = self.limits.write().unwrap_or_else(PoisonError::into_inner);
+        *current = limits;
     }
 
     pub(crate) fn limits(&self) -> RwLockReadGuard<'_, Admission> {
         self.limits.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many requests may be live at once.
+    /// Returns the maximum number of active requests.
     pub(crate) fn max_active(&self) -> usize {
         self.limits().max_active.unwrap_or(usize::MAX)
     }
 
-    /// When the next request may be taken on, if not now; and how many may, if so.
+    /// Returns how many requests the server may accept now, or, if none, when it may accept the
+    /// next request.
     pub(crate) fn pace(&self) -> Result<usize, Instant> {
         match self.limits().rate {
             None => Ok(usize::MAX),
@@ -162,30 +169,31 @@ impl AdmissionControl {
         }
     }
 
-    /// Decides about one request.
+    /// Admits or rejects a request.
     pub(crate) fn admit(self: &Arc<Self>, peer: &Address) -> Result<Option<PeerPermit>, Rejection> {
-        self.admit_any(peer)?;
-        self.count_in(peer)
+        self.admit_all(peer)?;
+        self.count_peer(peer)
     }
 
-    /// Decides about a request that comes by a proxy. Who the client is, and what that means, will
-    /// be seen: all clients of a proxy have its address, so that it is not limited as a peer.
+    /// Admits or rejects the connection of a proxy. All clients of a proxy share its address, so
+    /// the limits per peer do not apply to the proxy. They apply to the client once the PROXY
+    /// header names it.
     #[cfg(feature = "proxy")]
     pub(crate) fn admit_proxy(&self, proxy: &Address) -> Result<(), Rejection> {
-        self.admit_any(proxy)
+        self.admit_all(proxy)
     }
 
-    /// Decides about the client of a proxy that was admitted.
+    /// Admits or rejects the client of an admitted proxy.
     #[cfg(feature = "proxy")]
     pub(crate) fn admit_client(
         self: &Arc<Self>,
         client: &Address,
     ) -> Result<Option<PeerPermit>, Rejection> {
         self.check_rules(client)?;
-        self.count_in(client)
+        self.count_peer(client)
     }
 
-    fn admit_any(&self, peer: &Address) -> Result<(), Rejection> {
+    fn admit_all(&self, peer: &Address) -> Result<(), Rejection> {
         self.check_rules(peer)?;
         if let Some(rate) = self.limits().rate {
             lock(&self.all).take(rate, Instant::now());
@@ -201,7 +209,7 @@ impl AdmissionControl {
         }
     }
 
-    fn count_in(self: &Arc<Self>, peer: &Address) -> Result<Option<PeerPermit>, Rejection> {
+    fn count_peer(self: &Arc<Self>, peer: &Address) -> Result<Option<PeerPermit>, Rejection> {
         let limits = self.limits();
         let Some(ip) = ip(peer).filter(|_| limits.counts_peers()) else {
             return Ok(None);
@@ -213,7 +221,7 @@ impl AdmissionControl {
         }))
     }
 
-    /// Counts a request that is live and was let in when nobody counted.
+    /// Counts an active request that was admitted while peers were not counted.
     pub(crate) fn count_live(self: &Arc<Self>, peer: &Address) -> Option<PeerPermit> {
         let limits = self.limits();
         let ip = ip(peer).filter(|_| limits.counts_peers())?;
@@ -226,7 +234,7 @@ impl AdmissionControl {
 }
 
 impl PeerKey {
-    /// `None` for a peer without an IP address.
+    /// Returns the key of a peer, or `None` if the peer has no IP address.
     pub(crate) fn of_peer(peer: &Address) -> Option<Self> {
         ip(peer).map(Self::of)
     }
@@ -244,12 +252,12 @@ impl Drop for PeerPermit {
 
 impl fmt::Debug for PeerPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Ticket").field(&self.peer).finish()
+        f.debug_tuple("PeerPermit").field(&self.peer).finish()
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No application code runs while one of these is held.
+    // No application code runs while one of these locks is held, so a poisoned lock is consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -258,14 +266,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_rule_that_names_an_address_decides() {
+    fn first_matching_rule_decides() {
         let net = |text: &str| text.parse::<Network>().unwrap();
         let allows = |admission: &Admission, text: &str| admission.allows(text.parse().unwrap());
         let open = Admission::new();
         assert!(allows(&open, "1.2.3.4"));
-        let denying = Admission::new().deny(net("10.0.0.0/8"));
-        assert!(allows(&denying, "1.2.3.4") && allows(&denying, "::1"));
-        assert!(!allows(&denying, "10.9.9.9"));
+        let deny_only = Admission::new().deny(net("10.0.0.0/8"));
+        assert!(allows(&deny_only, "1.2.3.4") && allows(&deny_only, "::1"));
+        assert!(!allows(&deny_only, "10.9.9.9"));
         let mixed = Admission::new()
             .deny(net("10.0.0.66"))
             .allow(net("10.0.0.0/8"))

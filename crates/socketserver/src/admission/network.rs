@@ -1,4 +1,4 @@
-//! A range of IP addresses, as people write it.
+//! A range of IP addresses in CIDR notation.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,20 +11,20 @@ use ipnet::{IpNet, Ipv4Net};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Network(Option<IpNet>);
 
-/// A text is no range of addresses.
+/// The error of parsing a [`Network`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no network: write 10.0.0.0/8, 2001:db8::/32, 127.0.0.1 or all")]
+#[error("{0:?} is not a network; write 10.0.0.0/8, 2001:db8::/32, 127.0.0.1 or all")]
 pub struct ParseNetworkError(String);
 
 impl Network {
-    /// Every address there is.
+    /// Returns the network that contains all addresses.
     #[must_use]
     pub const fn all() -> Self {
         Self(None)
     }
 
-    /// Whether an address is one of these. An IPv4 address that an IPv6 socket shows
-    /// (`::ffff:10.0.0.1`) is taken as IPv4.
+    /// Returns true if the network contains the address. An IPv4-mapped IPv6 address
+    /// (`::ffff:10.0.0.1`) counts as IPv4, because IPv6 sockets report IPv4 clients in this form.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0
@@ -50,7 +50,7 @@ impl FromStr for Network {
     }
 }
 
-/// A range of addresses that IPv6 sockets show of IPv4 clients, as one of IPv4.
+/// Converts a network of IPv4-mapped IPv6 addresses to an IPv4 network.
 fn canonical(network: IpNet) -> IpNet {
     if let IpNet::V6(v6) = network
         && let Some(v4) = v6.addr().to_ipv4_mapped()
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_hold_what_they_say() {
+    fn network_contains_its_addresses() {
         assert!(contains("10.0.0.0/8", "10.255.0.1") && !contains("10.0.0.0/8", "11.0.0.1"));
         assert!(contains("10.1.2.3/8", "10.9.9.9"), "bits beyond the prefix");
         assert!(contains("127.0.0.1", "127.0.0.1") && !contains("127.0.0.1", "127.0.0.2"));
@@ -93,14 +93,17 @@ mod tests {
     }
 
     #[test]
-    fn mapped_addresses_are_those_of_ipv4() {
+    fn mapped_addresses_count_as_ipv4() {
         assert!(contains("10.0.0.0/8", "::ffff:10.0.0.1"));
         assert!(contains("::ffff:10.0.0.0/104", "10.0.0.1"));
-        assert!(!contains("::/0", "::ffff:10.0.0.1"), "it is no IPv6 client");
+        assert!(
+            !contains("::/0", "::ffff:10.0.0.1"),
+            "a mapped address is not IPv6"
+        );
     }
 
     #[test]
-    fn other_texts_are_refused_with_the_forms() {
+    fn invalid_network_is_rejected_with_examples() {
         for text in [
             "",
             "10.0.0.0/33",

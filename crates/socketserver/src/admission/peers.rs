@@ -1,4 +1,4 @@
-//! Peers by address: how many requests of each are live, and how fast they came.
+//! A table of peers with the number of active requests and the request rate of each.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -9,23 +9,25 @@ use super::Admission;
 use super::rate::Bucket;
 use crate::Rejection;
 
-/// How many peers are told apart. Beyond it newcomers share the limits of one peer with those of the
-/// same hash.
-const TOLD_APART: usize = 16_384;
+/// The maximum number of peers that are tracked individually. Beyond it, new peers with the same
+/// hash share the limits of one peer.
+const MAX_TRACKED: usize = 16_384;
 
-/// How many hashes there are. They are keyed: a peer cannot choose whom it shares with.
+/// The number of hashes. The hash is keyed, so that a peer cannot choose the peers that it shares
+/// with.
 const SHARED: u64 = 4096;
 
-/// Looking for peers that can be forgotten takes a moment, and is not done more often than this.
+/// The minimum time between two sweeps. A sweep removes unused entries and takes time proportional
+/// to the size of the table.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// What of an address is not its owner's to choose.
+/// The part of an address that its owner cannot choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum PeerKey {
     V4(u32),
-    /// The first 64 bits.
+    /// The first 64 bits of an IPv6 address.
     V6(u64),
-    /// Those of one hash for whom there was no room.
+    /// The peers of one hash that are not tracked individually.
     Others(u16),
 }
 
@@ -41,7 +43,7 @@ impl PeerKey {
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     known: HashMap<PeerKey, Peer>,
-    /// Those that are not told apart.
+    /// The peers that are not tracked individually, by hash.
     others: HashMap<PeerKey, Peer>,
     hashes: RandomState,
     swept: Option<Instant>,
@@ -49,21 +51,22 @@ pub(super) struct Peers {
 
 #[derive(Debug, Default)]
 struct Peer {
-    live: u32,
+    active: u32,
     bucket: Bucket,
 }
 
 impl Peers {
-    /// Counts one more request of a peer in, if its limits allow it; under which key.
+    /// Counts a further request of a peer if its limits allow the request. Returns the key of the
+    /// counted entry.
     pub(super) fn enter(
         &mut self,
         key: PeerKey,
         limits: &Admission,
         now: Instant,
     ) -> Result<PeerKey, Rejection> {
-        let key = self.place(key, limits, now);
+        let key = self.entry_key(key, limits, now);
         let peer = self.peer(key);
-        if limits.max_per_peer.is_some_and(|max| peer.live >= max) {
+        if limits.max_per_peer.is_some_and(|max| peer.active >= max) {
             return Err(Rejection::PeerLimit);
         }
         if let Some(rate) = limits.rate_per_peer
@@ -71,14 +74,14 @@ impl Peers {
         {
             return Err(Rejection::PeerRate);
         }
-        peer.live += 1;
+        peer.active += 1;
         Ok(key)
     }
 
-    /// Counts one that is live already, whatever the limits are now.
+    /// Counts a request that is already active, regardless of the limits.
     pub(super) fn count(&mut self, key: PeerKey, limits: &Admission, now: Instant) -> PeerKey {
-        let key = self.place(key, limits, now);
-        self.peer(key).live += 1;
+        let key = self.entry_key(key, limits, now);
+        self.peer(key).active += 1;
         key
     }
 
@@ -95,13 +98,13 @@ impl Peers {
 
     pub(super) fn leave(&mut self, key: PeerKey) {
         if let Some(peer) = self.map(key).get_mut(&key) {
-            peer.live = peer.live.saturating_sub(1);
+            peer.active = peer.active.saturating_sub(1);
         }
     }
 
-    /// The key under which a peer is counted.
-    fn place(&mut self, key: PeerKey, limits: &Admission, now: Instant) -> PeerKey {
-        if self.known.len() < TOLD_APART || self.known.contains_key(&key) {
+    /// Returns the key of the entry for a peer.
+    fn entry_key(&mut self, key: PeerKey, limits: &Admission, now: Instant) -> PeerKey {
+        if self.known.len() < MAX_TRACKED || self.known.contains_key(&key) {
             return key;
         }
         let is_due = self
@@ -111,13 +114,13 @@ impl Peers {
             self.swept = Some(now);
             self.known.retain(|_, peer| {
                 let rate = limits.rate_per_peer;
-                peer.live > 0 || rate.is_some_and(|rate| !peer.bucket.is_full(rate, now))
+                peer.active > 0 || rate.is_some_and(|rate| !peer.bucket.is_full(rate, now))
             });
         }
-        if self.known.len() < TOLD_APART {
+        if self.known.len() < MAX_TRACKED {
             return key;
         }
-        // Those who forge sources can fill the table, but not each of these.
+        // A peer with forged source addresses can fill the table, but not every shared entry.
         let hash = self.hashes.hash_one(key) % SHARED;
         PeerKey::Others(u16::try_from(hash).unwrap_or_default())
     }
@@ -133,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_in_ipv6_are_one_peer() {
+    fn ipv6_addresses_of_one_network_are_one_peer() {
         let key = |text: &str| PeerKey::of(text.parse().unwrap());
         assert_eq!(key("2001:db8::1"), key("2001:db8::ffff:0:1"));
         assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));
@@ -142,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn each_peer_has_its_own_limits() {
+    fn limits_apply_to_each_peer_separately() {
         let (mut peers, now) = (Peers::default(), Instant::now());
         let limits = Admission::new().max_per_peer(2);
         for peer in [key(1), key(2)] {
@@ -167,10 +170,10 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_bounded_and_forgets_who_has_gone() {
+    fn table_is_bounded_and_forgets_inactive_peers() {
         let (mut peers, now) = (Peers::default(), Instant::now());
         let limits = Admission::new().max_per_peer(1);
-        let many = u32::try_from(TOLD_APART).unwrap();
+        let many = u32::try_from(MAX_TRACKED).unwrap();
         for n in 0..many {
             assert_eq!(peers.enter(key(n), &limits, now).unwrap(), key(n));
         }
@@ -187,8 +190,8 @@ mod tests {
         for n in many + 2_000_000..many + 2_050_000 {
             let _ = peers.enter(key(n), &limits, now);
         }
-        assert!(peers.known.len() <= TOLD_APART && peers.others.len() <= 4096);
-        // Known ones are served as before, and places become free.
+        assert!(peers.known.len() <= MAX_TRACKED && peers.others.len() <= 4096);
+        // Known peers keep their entries, and unused entries become free.
         peers.leave(key(0));
         assert_eq!(peers.enter(key(0), &limits, now).unwrap(), key(0));
         peers.leave(key(1));

@@ -1,26 +1,26 @@
-//! So many in a second: a bucket of tokens that fills up steadily.
+//! Rates and token buckets.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-/// How fast something may happen: so many per second, and so many at once after a pause.
+/// A rate limit as a token bucket: a sustained rate per second and a burst size.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
     per_second: f64,
     burst: f64,
 }
 
-/// Its numbers were integers, and so are equal to themselves.
+/// Both numbers are integers and never NaN, so equality is reflexive.
 impl Eq for Rate {}
 
-/// A text is no rate.
+/// The error of parsing a [`Rate`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no rate: write 100 for a hundred per second, or 100:500 to allow 500 at once")]
 pub struct ParseRateError(String);
 
 impl Rate {
-    /// So many per second, and as many at once after a second's pause; 0 is taken as 1.
+    /// Creates a rate of `n` per second with a burst of `n`. 0 counts as 1.
     #[must_use]
     pub fn per_second(n: u32) -> Self {
         let n = f64::from(n.max(1));
@@ -30,7 +30,7 @@ impl Rate {
         }
     }
 
-    /// How many may happen at once after a long pause; 0 is taken as 1.
+    /// Sets the burst size: the number that is allowed at once after a long pause. 0 counts as 1.
     #[must_use]
     pub fn burst(mut self, n: u32) -> Self {
         self.burst = f64::from(n.max(1));
@@ -60,20 +60,21 @@ impl fmt::Display for Rate {
     }
 }
 
-/// What is left of a rate. A new one is full.
+/// The state of a token bucket. A new bucket is full.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Bucket {
-    /// Tokens at that time; none before the first look.
+    /// The number of tokens and the time of the last update; `None` before the first use.
     filled: Option<(f64, Instant)>,
 }
 
 impl Bucket {
-    /// How many may happen now, or when the next one may.
+    /// Returns the number of available tokens, or, if there is none, when the next token is
+    /// available.
     pub(super) fn pace(&mut self, rate: Rate, now: Instant) -> Result<usize, Instant> {
         let tokens = self.fill(rate, now);
         if tokens < 1.0 {
             let wait = Duration::from_secs_f64((1.0 - tokens) / rate.per_second);
-            // Never too early: it would be looked at again and again.
+            // Rounded up, so that the caller does not wake up too early and check again.
             return Err(now + wait + Duration::from_micros(1));
         }
         #[expect(
@@ -84,7 +85,7 @@ impl Bucket {
         Ok(tokens as usize)
     }
 
-    /// Takes one; `false` if there is none.
+    /// Takes a token and returns true, or returns false if there is none.
     pub(super) fn take(&mut self, rate: Rate, now: Instant) -> bool {
         let tokens = self.fill(rate, now);
         let taken = tokens >= 1.0;
@@ -94,13 +95,14 @@ impl Bucket {
         taken
     }
 
-    /// Takes `amount` tokens, or returns when there will be enough. More than the burst is taken
-    /// from a full bucket, and the debt is paid off before the next call succeeds.
+    /// Takes `amount` tokens, or returns the time when enough tokens are available. An amount above
+    /// the burst size needs a full bucket and leaves a negative balance, which delays the next
+    /// call.
     pub(crate) fn charge(&mut self, rate: Rate, amount: f64, now: Instant) -> Result<(), Instant> {
         let tokens = self.fill(rate, now);
         let missing = amount.min(rate.burst) - tokens;
         if missing > 0.0 {
-            // Longer than any request lasts, and no more than the clock can hold.
+            // Capped at a time that exceeds any request and does not overflow the clock.
             let seconds = (missing / rate.per_second).min(1e6);
             return Err(now + Duration::from_secs_f64(seconds) + Duration::from_micros(1));
         }
@@ -108,7 +110,7 @@ impl Bucket {
         Ok(())
     }
 
-    /// Whether it is as good as new.
+    /// Returns true if the bucket is full, like a new one.
     pub(super) fn is_full(&mut self, rate: Rate, now: Instant) -> bool {
         self.fill(rate, now) >= rate.burst
     }
@@ -118,7 +120,7 @@ impl Bucket {
             None => rate.burst,
             Some((tokens, then)) => {
                 let passed = now.saturating_duration_since(then).as_secs_f64();
-                // A rate that was lowered meanwhile lowers what was saved.
+                // A rate that was lowered since the last update also lowers the saved tokens.
                 (tokens + passed * rate.per_second).min(rate.burst)
             }
         };
@@ -132,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_come_back_with_time() {
+    fn tokens_refill_with_time() {
         let (rate, start) = (Rate::per_second(10).burst(3), Instant::now());
         let mut bucket = Bucket::default();
         assert_eq!(bucket.pace(rate, start), Ok(3));
@@ -150,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_burst_is_paid_off_afterwards() {
+    fn amount_above_the_burst_delays_the_next_call() {
         let (rate, start) = (Rate::per_second(10).burst(5), Instant::now());
         let mut bucket = Bucket::default();
         assert_eq!(bucket.charge(rate, 2.0, start), Ok(()));
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_written_with_or_without_a_burst() {
+    fn rate_parses_with_and_without_a_burst() {
         assert_eq!("100".parse(), Ok(Rate::per_second(100)));
         assert_eq!("5:20".parse(), Ok(Rate::per_second(5).burst(20)));
         for text in ["", "0", "5:0", "-1", "5:", ":5", "5/s", "99999999999"] {

@@ -1,4 +1,4 @@
-//! A coroutine per request.
+//! The model with a coroutine per request.
 
 use std::any::Any;
 use std::fmt;
@@ -25,25 +25,28 @@ use crate::socket::has_input;
 /// kernel holds a descriptor and memory.
 const BACKLOG_PER_WORKER: usize = 32;
 
-/// Serves each request in a coroutine, on a few threads.
+/// Runs each request in a coroutine, on a few worker threads.
 ///
-/// Handlers are written as for any other model. Where one would block its thread in a read or a
-/// write, its coroutine is parked and others go on; a request costs the memory that its stack has
-/// touched. Handlers sleep with [`greenroom::sleep`], lock with [`greenroom::sync`], and put what
-/// blocks otherwise into [`greenroom::unblock`]; these work under the other models, too.
+/// Handlers are written as for any other model. Where a read or write would block the thread, the
+/// coroutine is parked and other coroutines run. A request costs the stack memory that it has
+/// touched. Handlers sleep with [`greenroom::sleep`], lock with [`greenroom::sync`], and run other
+/// blocking operations with [`greenroom::unblock`]. These functions work under the other models,
+/// too.
 ///
-/// The default limit is 10,000 requests at once, with a stack of 256 KiB for each (of which only
-/// what is used takes memory), and a thread for each core. A request stays on its thread. One that
-/// keeps its thread to itself for 100 ms is reported as
-/// [`Event::Stalled`].
+/// The defaults are 10,000 active requests, a stack of 256 KiB each (only touched pages use
+/// memory), and one worker thread per core. A request stays on its thread. A request that occupies
+/// its thread for 100 ms without a pause is reported as [`Event::Stalled`].
 ///
-/// Whoever calls `serve_forever` accepts, and hands requests on. Meanwhile that thread is scheduled
-/// as `SCHED_BATCH` (`sched(7)`), unless it is scheduled in a way of its own, or serves others as
-/// well: where it shares a core with coroutines it finds several clients at once, and does not
-/// interrupt a coroutine for each. Threads and programs that hooks of the server start there are
-/// scheduled in that way, too. A filter of system calls (`seccomp(2)`, `SystemCallFilter` of
-/// systemd) should let `sched_getscheduler` and `sched_setscheduler` pass, or have them fail; if it
-/// ends the process for them, there is [`batch_scheduling`](Self::batch_scheduling).
+/// The thread that calls `serve_forever` accepts connections and hands them to the workers. During
+/// that time, the thread runs under `SCHED_BATCH` (`sched(7)`). An exception is a thread with a
+/// scheduling policy of its own, or one that also serves a server of another model. On a core that
+/// it shares with coroutines, it then accepts several clients at once and does not preempt a
+/// coroutine for each client. Threads and programs that server hooks start on that thread inherit
+/// the policy.
+///
+/// A system call filter (`seccomp(2)`, `SystemCallFilter` of systemd) should allow
+/// `sched_getscheduler` and `sched_setscheduler`, or make them fail. If the filter kills the
+/// process for these calls, set [`batch_scheduling`](Self::batch_scheduling) to false.
 pub struct Green {
     max_requests: usize,
     at_limit: OverloadPolicy,
@@ -52,10 +55,10 @@ pub struct Green {
     pub(crate) stall_threshold: Option<Duration>,
     batch_scheduling: bool,
     backlog: Arc<Backlog>,
-    /// Told of stalls.
+    /// The handle that reports stalls.
     server: OnceLock<ServerHandle>,
-    /// Started when serving begins.
-    engine: OnceLock<Runtime>,
+    /// The runtime, started when serving begins.
+    runtime: OnceLock<Runtime>,
 }
 
 impl Default for Green {
@@ -69,7 +72,7 @@ impl Default for Green {
             batch_scheduling: true,
             backlog: Arc::default(),
             server: OnceLock::new(),
-            engine: OnceLock::new(),
+            runtime: OnceLock::new(),
         }
     }
 }
@@ -129,58 +132,58 @@ impl Drop for ToBegin {
 }
 
 impl Green {
-    /// The defaults.
+    /// Creates the model with its default settings.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many requests may be served at once; 0 is taken as 1.
+    /// Sets the maximum number of active requests. Defaults to 10,000; 0 counts as 1.
     #[must_use]
     pub fn max_requests(mut self, max: usize) -> Self {
         self.max_requests = max.max(1);
         self
     }
 
-    /// What happens to the next one.
+    /// Sets the policy for a request beyond the limit. Defaults to [`OverloadPolicy::Wait`].
     #[must_use]
     pub fn overload_policy(mut self, policy: OverloadPolicy) -> Self {
         self.at_limit = policy;
         self
     }
 
-    /// How many threads run coroutines; the default is one for each core.
+    /// Sets the number of threads that run coroutines. Defaults to one per core.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = Some(workers.max(1));
         self
     }
 
-    /// The stack of each coroutine, in bytes. An overflow ends the process, with a message that
-    /// names the request.
+    /// Sets the stack size of each coroutine, in bytes. Defaults to 256 KiB. A stack overflow ends
+    /// the process with a message that names the request.
     #[must_use]
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = bytes;
         self
     }
 
-    /// How long a request may keep its thread to itself before that is reported; `None` turns the
-    /// report off, and the thread that looks with it.
+    /// Sets the time for which a request may occupy its thread before it is reported. Defaults to
+    /// 100 ms. `None` disables the report and the thread that measures.
     #[must_use]
     pub fn stall_threshold(mut self, threshold: Option<Duration>) -> Self {
         self.stall_threshold = threshold;
         self
     }
 
-    /// Whether the thread that serves is scheduled as `SCHED_BATCH` meanwhile. It is, unless this says
-    /// that the system calls for it are not to be made.
+    /// Enables `SCHED_BATCH` for the serving thread. Defaults to true. `false` makes none of the
+    /// system calls.
     #[must_use]
     pub fn batch_scheduling(mut self, on: bool) -> Self {
         self.batch_scheduling = on;
         self
     }
 
-    /// Twice the limit: handlers may start coroutines of their own, and a stack is free again only a
+    /// Twice the limit plus 1,024. Handlers may start coroutines, and a stack becomes free only a
     /// moment after its request has ended.
     pub(crate) fn max_coroutines(&self) -> u32 {
         let coroutines = self.max_requests.saturating_mul(2).saturating_add(1024);
@@ -223,35 +226,35 @@ impl Concurrency for Green {
     }
 
     fn check(&self) -> Result<(), ServeError> {
-        if self.engine.get().is_none() {
-            let engine = self.start().map_err(|source| ServeError::Resources {
+        if self.runtime.get().is_none() {
+            let runtime = self.start().map_err(|source| ServeError::Resources {
                 step: "start the workers of the engine",
                 source,
             })?;
-            let backlog = engine.workers().saturating_mul(BACKLOG_PER_WORKER);
+            let backlog = runtime.workers().saturating_mul(BACKLOG_PER_WORKER);
             let _ = self.backlog.limit.set(backlog);
-            let _ = self.engine.set(engine);
+            let _ = self.runtime.set(runtime);
         }
         Ok(())
     }
 
     fn process_request<J: Task>(&mut self, task: J, _: &ChildWatcher<'_>) -> Dispatch<J> {
-        let Some(engine) = self.engine.get() else {
-            return Dispatch::NoRoom(task, io::Error::other("the engine was not started"));
+        let Some(runtime) = self.runtime.get() else {
+            return Dispatch::NoRoom(task, io::Error::other("the green runtime was not started"));
         };
-        match engine.reserve() {
-            Ok(reservation) => {
+        match runtime.reserve() {
+            Ok(permit) => {
                 let name = task.label();
-                // Boxed by itself: what a coroutine runs is kept until it ends.
+                // Boxed, because the runtime keeps the closure until the coroutine ends.
                 let task = Box::new(task);
                 let to_begin = self.backlog.enter();
-                reservation.spawn_detached(name, move || {
+                permit.spawn_detached(name, move || {
                     drop(to_begin);
                     resume_later(task.run());
                 });
                 Dispatch::Taken
             }
-            Err(out_of_stacks) => Dispatch::NoRoom(task, io::Error::other(out_of_stacks)),
+            Err(error) => Dispatch::NoRoom(task, io::Error::other(error)),
         }
     }
 
@@ -262,39 +265,48 @@ impl Concurrency for Green {
     }
 }
 
-/// Lets a request that is to go on later do so in a new coroutine of this worker. Until then it has
-/// no stack.
-fn resume_later(mut pause: Option<Box<dyn Suspended>>) {
+/// Resumes a suspended request in a new coroutine of this worker. Until then, the request has no
+/// stack.
+fn resume_later(mut suspended: Option<Box<dyn Suspended>>) {
     let interest = greenroom::Interest::Read;
-    while let Some(waiting) = pause {
-        if has_left(&waiting) {
-            pause = waiting.resume(Ok(()));
+    while let Some(waiting) = suspended {
+        if has_unread_input(&waiting) {
+            suspended = waiting.resume(Ok(()));
             continue;
         }
         let (until, name) = (waiting.until(), waiting.label());
-        Readiness::when_ready(waiting, watched, interest, until, name, |pause, waited| {
-            resume_later(pause.resume(waited));
-        });
+        Readiness::when_ready(
+            waiting,
+            watched,
+            interest,
+            until,
+            name,
+            |suspended, result| {
+                resume_later(suspended.resume(result));
+            },
+        );
         return;
     }
 }
 
-/// Whether the handler has read less than there was. Readiness is told once: what was left is not
-/// told again.
+/// Returns true if the handler has read less than was available. Readiness is edge-triggered:
+/// unread input is not reported again.
 #[expect(clippy::borrowed_box, reason = "as below")]
-fn has_left(pause: &Box<dyn Suspended>) -> bool {
-    let (readiness, socket) = watched(pause);
+fn has_unread_input(suspended: &Box<dyn Suspended>) -> bool {
+    let (readiness, socket) = watched(suspended);
     !readiness.is_exhausted() && has_input(socket)
 }
 
 #[expect(
     clippy::borrowed_box,
-    reason = "it is what waits, and when_ready lends it like this"
+    reason = "when_ready passes a reference to the boxed value"
 )]
-fn watched(pause: &Box<dyn Suspended>) -> (&Readiness, BorrowedFd<'_>) {
-    let readiness = pause.park().and_then(|park| park.as_any().downcast_ref());
-    let readiness = readiness.expect("every connection of this model was given one");
-    (readiness, pause.socket())
+fn watched(suspended: &Box<dyn Suspended>) -> (&Readiness, BorrowedFd<'_>) {
+    let readiness = suspended
+        .park()
+        .and_then(|park| park.as_any().downcast_ref());
+    let readiness = readiness.expect("each connection of the green model has a Readiness");
+    (readiness, suspended.socket())
 }
 
 impl fmt::Debug for Green {
@@ -304,12 +316,12 @@ impl fmt::Debug for Green {
             .field("at_limit", &self.at_limit)
             .field("workers", &self.workers)
             .field("stack_size", &self.stack_size)
-            .field("engine", &self.engine.get())
+            .field("runtime", &self.runtime.get())
             .finish_non_exhaustive()
     }
 }
 
-/// Parks whoever waits, a coroutine or a thread.
+/// Parks the caller, a coroutine or a thread.
 struct GreenParker;
 
 impl Parker for GreenParker {
@@ -318,7 +330,7 @@ impl Parker for GreenParker {
     }
 
     fn send_packet(&self, socket: &Arc<OwnedFd>, packet: &Transmit<'_>) -> rustix::io::Result<()> {
-        // One Unix peer that does not read must not fail what goes to others.
+        // A Unix peer that does not read must not fail the packets to other peers.
         if packet.to().address_family() == AddressFamily::UNIX {
             return send_packet(socket, packet);
         }

@@ -1,8 +1,8 @@
-//! How requests are served: one at a time, on a thread each, on a pool, in a process each, or in a
-//! coroutine each.
+//! Concurrency models: one request at a time, or each request on a thread, on a pool thread, in a
+//! process, or in a coroutine.
 //!
-//! A model is given a [`Task`] and serves it; it knows nothing of sockets, limits on peers, or
-//! stops. One file each, with the same surface.
+//! A model receives a [`Task`] and runs it. A model does not know sockets, admission limits, or
+//! shutdown. Each model has its own file, with the same interface.
 
 mod forking;
 #[cfg(feature = "green")]
@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use forking::Forking;
-pub(crate) use forking::{CUT, exit};
+pub(crate) use forking::{CANCEL_SIGNAL, exit};
 #[cfg(feature = "green")]
 pub use green::Green;
 pub use pooled::Pooled;
@@ -27,24 +27,25 @@ use crate::ServeError;
 use crate::park::Parker;
 use crate::server::{ChildWatcher, ServerHandle, Suspended, Task};
 
-/// A way to serve requests: [`Sequential`], [`Threading`], [`Pooled`], [`Forking`], or `Green` with
-/// the feature of that name.
+/// A concurrency model: [`Sequential`], [`Threading`], [`Pooled`], [`Forking`], or `Green` with the
+/// feature `green`.
 pub trait Concurrency: sealed::Sealed + Default + Send + 'static {
-    /// The model's name: `sequential`, `threading`, `pooled`, `forking`, `green`.
+    /// The name of the model: `sequential`, `threading`, `pooled`, `forking`, `green`.
     const NAME: &'static str;
 
-    /// Requests are served by the loop itself, which does nothing else meanwhile.
+    /// True if the accept loop itself runs requests, and accepts nothing during that time.
     #[doc(hidden)]
     const IS_INLINE: bool = false;
 
-    /// Requests are served by forked children.
+    /// True if forked children run the requests.
     #[doc(hidden)]
     const FORKS: bool = false;
 
-    /// How many requests may be live at once, and what happens to the next one.
+    /// Returns the maximum number of active requests, and the policy for a request beyond that
+    /// limit.
     fn limit(&self) -> (usize, OverloadPolicy);
 
-    /// Takes on a task, and serves it here or elsewhere.
+    /// Accepts a task, and runs it here or elsewhere.
     #[doc(hidden)]
     fn process_request<J: Task>(&mut self, task: J, children: &ChildWatcher<'_>) -> Dispatch<J>;
 
@@ -55,74 +56,78 @@ pub trait Concurrency: sealed::Sealed + Default + Send + 'static {
         usize::MAX
     }
 
-    /// Whether requests that wait between two calls of their handlers count against the limit.
+    /// Returns true if suspended requests count against the limit.
     #[doc(hidden)]
     fn counts_suspended(&self) -> bool {
         true
     }
 
-    /// Since when a request that was taken on waits for a thread, while others hold all of them.
+    /// Returns the time since which an accepted request waits for a thread, if all threads are
+    /// busy.
     #[doc(hidden)]
     fn waits_since(&self) -> Option<Instant> {
         None
     }
 
-    /// Whether a drain waits for the requests that this model serves.
+    /// Returns true if a drain waits for the requests of this model.
     #[doc(hidden)]
     fn is_waited_for(&self) -> bool {
         true
     }
 
-    /// Whether requests are handed to few threads, which are not to be interrupted for each of them.
+    /// Returns true if requests are handed to a few threads, which the accept loop must not preempt
+    /// for each request.
     #[doc(hidden)]
     fn hands_off_to_workers(&self) -> bool {
         false
     }
 
-    /// Checked before serving begins.
+    /// Checks the model before serving begins.
     #[doc(hidden)]
     fn check(&self) -> Result<(), ServeError> {
         Ok(())
     }
 
-    /// Watches the children that are still there, as serving begins.
+    /// Watches the children that still exist when serving begins.
     #[doc(hidden)]
     fn watch_children(&mut self, children: &ChildWatcher<'_>) -> Result<(), ServeError> {
         let _ = children;
         Ok(())
     }
 
-    /// A child's descriptor became readable: it has exited.
+    /// Handles a child's descriptor that became readable: the child has exited.
     #[doc(hidden)]
     fn collect_child(&mut self, child: u32, children: &ChildWatcher<'_>) {
         let _ = (child, children);
     }
 
-    /// Kills the children whose time is over; `false` if there are none.
+    /// Kills the children that are still running after the drain deadline. Returns `false` if no
+    /// children exist.
     #[doc(hidden)]
     fn kill_children(&mut self) -> bool {
         false
     }
 
-    /// In a forked child: lets go of what belongs to the parent.
+    /// Releases, in a forked child, the resources that belong to the parent.
     #[doc(hidden)]
     fn abandon_in_child(&mut self) {}
 
-    /// What parks a handler that waits for its connection, if it is not the kernel.
+    /// Returns the parker of handlers that wait for their connection, if the kernel does not block
+    /// their thread.
     #[doc(hidden)]
     fn parker(&self, server: &ServerHandle) -> Option<Arc<dyn Parker>> {
         let _ = server;
         None
     }
 
-    /// What parks the accept loop, if it is not the kernel.
+    /// Returns the parker of the accept loop, if the kernel does not block its thread.
     #[doc(hidden)]
     fn loop_parker(&self) -> Option<Arc<dyn Parker>> {
         None
     }
 }
 
-/// Lets the calling thread feed such workers, for as long as what is returned lives.
+/// Lets the calling thread hand requests to workers for the lifetime of the returned guard.
 pub(crate) fn hand_off_to_workers() -> impl Sized {
     #[cfg(feature = "green")]
     greenroom::BatchScheduling::begin()
@@ -140,53 +145,54 @@ mod sealed {
     impl Sealed for crate::server::tests::Parked {}
 }
 
-/// What a server does with a request when as many are live as its model allows.
+/// The policy for a new request when the number of active requests has reached the model's limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OverloadPolicy {
-    /// Leave it in the kernel's queue until another one ends. A full queue makes further clients
-    /// wait in `connect`, and drops datagrams.
+    /// Stop accepting until an active request ends. New connections wait in the listen backlog;
+    /// further clients then wait in `connect`. The kernel drops datagrams that do not fit into the
+    /// receive buffer.
     #[default]
     Wait,
-    /// Accept it and close it at once; a datagram is thrown away.
+    /// Accept the connection and close it at once; discard a datagram.
     Reject,
-    /// Accept it and let it wait until another one ends, but not for longer than its patience lasts;
-    /// then close it. When all places are taken, the next is closed at once.
+    /// Accept the request and queue it until an active request ends. A request that waits longer
+    /// than `patience` is closed. If the queue is full, a new request is closed at once.
     Queue {
-        /// How long one may wait.
+        /// Maximum time in the queue.
         patience: Duration,
-        /// How many may wait. Each holds a descriptor.
+        /// Capacity of the queue. Each queued connection holds a descriptor.
         places: usize,
     },
 }
 
-/// What became of a task.
+/// The result of dispatching a task.
 #[doc(hidden)]
 #[derive(Debug)]
 pub enum Dispatch<J> {
-    /// It is being served, or has been.
+    /// The task is running, or has already run.
     Taken,
-    /// The system has no thread or process for it now: it comes back whole.
+    /// The system cannot create a thread or process now; the task is returned unchanged.
     NoRoom(J, io::Error),
-    /// This is the child that is to serve it.
+    /// The current process is the forked child that runs the task.
     InChild(J),
 }
 
-/// Hands a task to a thread that `start` finds or makes. Where it fails, the closure that the task
-/// went into is lost, and the task comes back whole all the same.
+/// Hands a task to a thread that `start` selects or creates. If `start` fails, its closure is lost,
+/// but the task is returned unchanged.
 fn spawn_task<J: Task>(task: J, start: impl FnOnce(TaskCell<J>) -> io::Result<()>) -> Dispatch<J> {
-    let ours = TaskCell(Arc::new(Mutex::new(Some(Box::new(task)))));
-    let theirs = TaskCell(ours.0.clone());
-    match start(theirs) {
+    let retained = TaskCell(Arc::new(Mutex::new(Some(Box::new(task)))));
+    let cell = TaskCell(retained.0.clone());
+    match start(cell) {
         Ok(()) => Dispatch::Taken,
-        Err(error) => match ours.take() {
+        Err(error) => match retained.take() {
             Some(task) => Dispatch::NoRoom(*task, error),
             None => Dispatch::Taken,
         },
     }
 }
 
-/// A task that belongs to whoever takes it first.
+/// A task that belongs to the first thread that takes it.
 struct TaskCell<J>(Arc<Mutex<Option<Box<J>>>>);
 
 impl<J: Task> TaskCell<J> {

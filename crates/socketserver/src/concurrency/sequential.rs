@@ -1,4 +1,4 @@
-//! One request at a time, on the serving thread.
+//! The model with one request at a time, on the serving thread.
 
 use std::any::Any;
 use std::io;
@@ -15,11 +15,11 @@ use crate::server::{ChildWatcher, ServerHandle, Task, wait_to_end};
 use crate::socket::cancelled;
 use crate::timeouts::{earliest, timed_out};
 
-/// Serves one request at a time, on the thread that called `serve_forever`.
+/// Runs one request at a time, on the thread that called `serve_forever`.
 ///
-/// The next client waits until the present one is done: give connections a
-/// [request timeout](crate::Timeouts::request) where peers are not trusted. A drain reaches a
-/// handler that waits for its connection, but none that computes or sleeps.
+/// The next client waits until the current request ends. Set a [request
+/// timeout](crate::Timeouts::request) if peers are not trusted. A drain cancels a handler that
+/// waits for its connection, but not a handler that computes or sleeps.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sequential;
 
@@ -41,8 +41,8 @@ impl Concurrency for Sequential {
     }
 }
 
-/// Waits for the connection and for commands at once. The loop that would cut the connection at a
-/// drain's deadline is the very thread that waits here.
+/// Waits for the connection and for server commands at the same time. The waiting thread is the
+/// accept loop itself, so no other thread can cancel the connection at the drain deadline.
 #[derive(Clone)]
 struct CommandAwareParker(ServerHandle);
 
@@ -80,14 +80,14 @@ impl Park for CommandAwareParker {
             }
             let timeout = earliest(until, drain)
                 .and_then(|end| Timespec::try_from(end.saturating_duration_since(now)).ok());
-            // Only the serving thread hears commands: another one, that writes through a `WriteHalf`,
-            // would take them away from it.
-            let hears = lifecycle.is_serving_thread();
+            // Only the serving thread reads commands. Another thread that writes through a
+            // `WriteHalf` would consume the wake-up of the serving thread.
+            let reads_commands = lifecycle.is_serving_thread();
             let mut fds = [
                 PollFd::from_borrowed_fd(fd, interest.poll_flags()),
                 PollFd::new(
                     lifecycle,
-                    if hears {
+                    if reads_commands {
                         PollFlags::IN
                     } else {
                         PollFlags::empty()
@@ -96,7 +96,7 @@ impl Park for CommandAwareParker {
             ];
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(_) if !fds[0].revents().is_empty() => return Ok(()),
-                // The caller looks around and comes back.
+                // The caller checks its state and waits again.
                 Ok(_) if !fds[1].revents().is_empty() => {
                     lifecycle.on_wakeup();
                     return Ok(());

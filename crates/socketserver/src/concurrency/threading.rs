@@ -1,14 +1,14 @@
-//! A thread per request.
+//! The model with a thread per request.
 
 use std::thread;
 
 use super::{Concurrency, Dispatch, OverloadPolicy, spawn_task};
 use crate::server::{ChildWatcher, Task, wait_to_end};
 
-/// Serves each request on a thread of its own.
+/// Runs each request on a thread of its own.
 ///
-/// Threads are not recorded: what is known of a request is forgotten with its end. The default
-/// limit is 1,024 requests at once.
+/// The state of a request, including its thread, is freed when the request ends. The default limit
+/// is 1,024 active requests.
 #[derive(Clone, Copy, Debug)]
 pub struct Threading {
     max_threads: usize,
@@ -29,35 +29,35 @@ impl Default for Threading {
 }
 
 impl Threading {
-    /// The defaults.
+    /// Creates the model with its default settings.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many requests may be served at once; 0 is taken as 1.
+    /// Sets the maximum number of active requests. Defaults to 1,024; 0 counts as 1.
     #[must_use]
     pub fn max_threads(mut self, max: usize) -> Self {
         self.max_threads = max.max(1);
         self
     }
 
-    /// What happens to the next one.
+    /// Sets the policy for a request beyond the limit. Defaults to [`OverloadPolicy::Wait`].
     #[must_use]
     pub fn overload_policy(mut self, policy: OverloadPolicy) -> Self {
         self.at_limit = policy;
         self
     }
 
-    /// The stack of each thread, in bytes; the default is the standard library's, 2 MiB.
+    /// Sets the stack size of each thread, in bytes. Defaults to the standard library's 2 MiB.
     #[must_use]
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = Some(bytes);
         self
     }
 
-    /// Lets closing and draining neither wait for handlers nor cut them: they end when they do,
-    /// or with the process.
+    /// Makes closing and draining neither wait for handlers nor cancel them. Handlers end by
+    /// themselves, or with the process.
     #[must_use]
     pub fn daemon_threads(mut self) -> Self {
         self.daemon = true;
@@ -77,8 +77,8 @@ impl Concurrency for Threading {
         if let Some(bytes) = self.stack_size {
             builder = builder.stack_size(bytes);
         }
-        spawn_task(task, |theirs| {
-            let thread = builder.spawn(move || wait_to_end(theirs.run()));
+        spawn_task(task, |cell| {
+            let thread = builder.spawn(move || wait_to_end(cell.run()));
             thread.map(drop)
         })
     }

@@ -1,17 +1,19 @@
-//! How much may be sent to a peer that may not be the one who sent the datagram.
+//! A limit on replies to a peer whose address is not validated.
 //!
-//! The source address of a datagram is what its sender wrote there. Whoever answers more than was
-//! sent lets anybody aim more traffic at a third party than he has himself: amplification.
+//! A sender can forge the source address of a datagram. A server whose replies are larger than the
+//! requests lets an attacker direct more traffic at a third party than the attacker sends:
+//! amplification.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::error::chain;
 
-/// Why a [reply](crate::Datagram::reply) was not sent: together with what was sent before, it would
-/// be more than [`max_amplification`](crate::Builder::max_amplification) allows.
+/// The error of a [reply](crate::Datagram::reply) that was not sent, because all replies together
+/// would exceed [`max_amplification`](crate::Builder::max_amplification).
 ///
-/// It is inside of an [`io::Error`] of the kind [`QuotaExceeded`](io::ErrorKind::QuotaExceeded):
+/// This error is the source of an [`io::Error`] of the kind
+/// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded):
 ///
 /// ```
 /// use socketserver::{AmplificationExceeded, Datagram, Result};
@@ -28,21 +30,21 @@ use crate::error::chain;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[error(
-    "a reply of {reply} bytes was not sent: {received} bytes may be answered with {factor} times as \
-     much, in {factor} replies, until the handler has called `mark_validated`; send less, have \
-     clients send more, or raise `max_amplification`"
+    "a reply of {reply} bytes was not sent: the limit is {factor} times the {received} bytes of the \
+     datagram, in {factor} replies; send less, have clients send more, raise `max_amplification`, or \
+     call `mark_validated` for a validated peer"
 )]
 pub struct AmplificationExceeded {
-    /// How long the reply was.
+    /// The length of the reply in bytes.
     pub reply: usize,
-    /// How long the datagram was that it answers.
+    /// The length of the received datagram in bytes.
     pub received: usize,
-    /// The limit.
+    /// The maximum amplification factor.
     pub factor: u32,
 }
 
 impl AmplificationExceeded {
-    /// Whether this is what a handler has failed with.
+    /// Returns true if a handler's error contains this error.
     pub(crate) fn is_in(error: &(dyn std::error::Error + 'static)) -> bool {
         chain(error)
             .filter_map(|error| error.downcast_ref::<io::Error>()?.get_ref())
@@ -50,13 +52,13 @@ impl AmplificationExceeded {
     }
 }
 
-/// What is left for one datagram. Several threads may reply to it.
+/// The remaining budget of replies to one datagram. Several threads may reply to the datagram.
 #[derive(Debug)]
 pub(super) struct AmplificationBudget {
     received: usize,
     factor: u32,
     bytes: AtomicU64,
-    /// Replies are limited, too, as an empty one is no bytes, and yet a packet.
+    /// The number of replies is limited, too, because an empty reply has no bytes but is a packet.
     replies: AtomicU64,
     validated: AtomicBool,
 }
@@ -73,12 +75,12 @@ impl AmplificationBudget {
         }
     }
 
-    /// The peer is who he says: no limit from now on.
+    /// Removes the limit, because the peer's address is validated.
     pub(super) fn lift(&self) {
         self.validated.store(true, Ordering::Relaxed);
     }
 
-    /// Takes a reply's share.
+    /// Takes a reply from the budget.
     pub(super) fn take(&self, reply: usize) -> Result<(), AmplificationExceeded> {
         if self.validated.load(Ordering::Relaxed) {
             return Ok(());
@@ -96,7 +98,7 @@ impl AmplificationBudget {
         })
     }
 
-    /// A reply that had its share was not sent.
+    /// Returns a reply to the budget, because the reply was not sent.
     pub(super) fn give_back(&self, reply: usize) {
         self.bytes.fetch_add(reply as u64, Ordering::Relaxed);
         self.replies.fetch_add(1, Ordering::Relaxed);
@@ -114,25 +116,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_than_so_many_times_in_bytes_and_in_replies() {
-        let allowance = AmplificationBudget::new(10, 3);
-        assert!(allowance.take(31).is_err());
-        assert!(allowance.take(10).is_ok() && allowance.take(20).is_ok());
-        assert!(allowance.take(1).is_err());
-        assert!(allowance.take(0).is_ok(), "the third one");
-        assert!(allowance.take(0).is_err());
-        allowance.give_back(20);
-        assert!(allowance.take(21).is_err() && allowance.take(20).is_ok());
-        allowance.lift();
-        assert!((0..100).all(|_| allowance.take(1000).is_ok()));
+    fn factor_limits_bytes_and_replies() {
+        let budget = AmplificationBudget::new(10, 3);
+        assert!(budget.take(31).is_err());
+        assert!(budget.take(10).is_ok() && budget.take(20).is_ok());
+        assert!(budget.take(1).is_err());
+        assert!(budget.take(0).is_ok(), "the third reply");
+        assert!(budget.take(0).is_err());
+        budget.give_back(20);
+        assert!(budget.take(21).is_err() && budget.take(20).is_ok());
+        budget.lift();
+        assert!((0..100).all(|_| budget.take(1000).is_ok()));
     }
 
     #[test]
-    fn nothing_is_answered_with_nothing() {
+    fn zero_factor_or_empty_datagram_permits_no_bytes() {
         assert!(AmplificationBudget::new(10, 0).take(0).is_err());
-        let to_nothing = AmplificationBudget::new(0, 2);
-        assert!(to_nothing.take(1).is_err());
-        assert!(to_nothing.take(0).is_ok());
+        let empty = AmplificationBudget::new(0, 2);
+        assert!(empty.take(1).is_err());
+        assert!(empty.take(0).is_ok());
         assert!(
             AmplificationBudget::new(usize::MAX, u32::MAX)
                 .take(usize::MAX)

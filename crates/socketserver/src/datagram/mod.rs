@@ -1,4 +1,4 @@
-//! What a datagram handler is given: one packet, over UDP or a Unix datagram socket.
+//! The request of a datagram handler: one packet, over UDP or a Unix datagram socket.
 
 mod amplification;
 mod reply_path;
@@ -18,15 +18,15 @@ use amplification::AmplificationBudget;
 use crate::address::Address;
 use crate::server::{RequestId, ServerHandle};
 
-/// One datagram and the way back to its sender.
+/// A received datagram and the path for replies to its sender.
 ///
-/// Nothing is sent unless the handler calls [`reply`](Self::reply), so a handler that fails sends
-/// nothing. An empty datagram is a request like any other.
+/// The server sends nothing unless the handler calls [`reply`](Self::reply). A handler that fails
+/// sends no error reply. An empty datagram is a request like any other.
 pub struct Datagram {
     data: Vec<u8>,
     full_len: usize,
     peer: Address,
-    /// What the socket is bound to.
+    /// The address to which the socket is bound.
     bound: Arc<Address>,
     reply_path: ReplyPath,
     amplification: Option<AmplificationBudget>,
@@ -34,7 +34,7 @@ pub struct Datagram {
     id: RequestId,
     received: usize,
     sent: AtomicU64,
-    lost: AtomicBool,
+    peer_gone: AtomicBool,
 }
 
 impl Datagram {
@@ -58,51 +58,52 @@ impl Datagram {
             id,
             received: data.len(),
             sent: AtomicU64::new(0),
-            lost: AtomicBool::new(false),
+            peer_gone: AtomicBool::new(false),
         }
     }
 
-    /// The number of this request, unique in its server.
+    /// Returns the id of this request, unique in its server.
     #[must_use]
     pub fn id(&self) -> RequestId {
         self.id
     }
 
-    /// What was received. If it [is truncated](Self::is_truncated), only its beginning.
+    /// Returns the received bytes. If the datagram [is truncated](Self::is_truncated), these are
+    /// its first bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.data
     }
 
-    /// Takes the bytes out, without copying; [`bytes`](Self::bytes) is empty afterwards.
+    /// Takes the bytes without copying them; [`bytes`](Self::bytes) is empty afterwards.
     #[must_use]
     pub fn take_bytes(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.data)
     }
 
-    /// Whether the datagram was longer than the server's
-    /// [`max_packet_size`](crate::Builder::max_packet_size), and was cut.
+    /// Returns true if the datagram was longer than the server's
+    /// [`max_packet_size`](crate::Builder::max_packet_size) and was truncated.
     #[must_use]
     pub fn is_truncated(&self) -> bool {
         self.full_len > self.received
     }
 
-    /// How long the datagram was on the wire, in bytes.
+    /// Returns the length of the datagram on the wire, in bytes.
     #[must_use]
     pub fn full_len(&self) -> usize {
         self.full_len
     }
 
-    /// Who sent it. A Unix client that did not bind its socket is
+    /// Returns the address of the sender. A Unix client that did not bind its socket is
     /// [unnamed](Address::is_unnamed).
     #[must_use]
     pub fn peer_addr(&self) -> &Address {
         &self.peer
     }
 
-    /// The address that it was sent to, and that replies come from. Of a server on `0.0.0.0` or
-    /// `[::]`, the one of this machine's addresses that the sender has used; of a broadcast, the
-    /// one that answers it.
+    /// Returns the address to which the datagram was sent. Replies come from this address. For a
+    /// server on `0.0.0.0` or `[::]`, this is the machine's address that the sender used. For a
+    /// broadcast, this is the address that replies.
     #[must_use]
     pub fn local_addr(&self) -> Address {
         match (self.reply_path.from, &*self.bound) {
@@ -114,18 +115,20 @@ impl Datagram {
         }
     }
 
-    /// Lifts the limit that [`max_amplification`](crate::Builder::max_amplification) has set for the
-    /// answer to this datagram: the handler knows that the peer receives at the address that it
-    /// sends from, because the datagram brings back what was sent there (a cookie, a token, the
-    /// number of a session). Without a limit it does nothing.
+    /// Removes the limit of [`max_amplification`](crate::Builder::max_amplification) for replies to
+    /// this datagram. Without a limit, this method does nothing.
+    ///
+    /// Call this method if the datagram proves that the peer receives packets at its source
+    /// address. A datagram proves this by returning a value that was sent there: a cookie, a token,
+    /// or the number of a session.
     ///
     /// ```
     /// use socketserver::{Datagram, Result};
     ///
-    /// /// `cookie` is made of the peer's address and a secret, so that nobody else can know it.
+    /// /// `cookie` is made of the peer's address and a secret, so that no other peer knows it.
     /// fn answer(packet: &Datagram, cookie: &[u8], pages: &[Vec<u8>]) -> Result<()> {
     ///     if !packet.bytes().starts_with(cookie) {
-    ///         // Whoever is there may ask again with this.
+    ///         // The peer repeats its request with the cookie.
     ///         return Ok(packet.reply(cookie)?);
     ///     }
     ///     packet.mark_validated();
@@ -139,27 +142,28 @@ impl Datagram {
         }
     }
 
-    /// The server's controller: a handler may ask for a shutdown, or look at the counters.
+    /// Returns the handle of the server. A handler can request a shutdown or read the counters.
     #[must_use]
     pub fn server(&self) -> &ServerHandle {
         &self.server
     }
 
-    /// Sends one datagram back to the sender, from the address that it had sent to. May be called
-    /// several times, or not at all.
+    /// Sends one datagram to the sender, from the address to which the request was sent. A handler
+    /// may reply several times or never.
     ///
-    /// All replies of a server share the send buffer of its socket. A Unix client that does not
-    /// read keeps what was sent to it there: if that fills it, replies to others wait, too.
+    /// All replies of a server share the send buffer of its socket. Replies that a Unix client has
+    /// not read stay in this buffer. If they fill it, replies to other clients wait, too.
     ///
     /// # Errors
-    /// * [`io::ErrorKind::NotConnected`]: the sender is unnamed and cannot be answered;
-    /// * [`io::ErrorKind::TimedOut`]: there was no room within the write timeout, as when a Unix
-    ///   client does not read;
-    /// * [`io::ErrorKind::ConnectionRefused`]: the sender's socket is gone;
-    /// * [`io::ErrorKind::QuotaExceeded`], with [`AmplificationExceeded`] inside: it would be more
-    ///   than [`max_amplification`](crate::Builder::max_amplification) allows. Nothing was sent;
-    ///   something shorter may be.
-    /// * `EMSGSIZE`: `bytes` is more than one datagram can carry.
+    /// * Returns [`io::ErrorKind::NotConnected`] if the sender is unnamed and cannot receive
+    ///   replies.
+    /// * Returns [`io::ErrorKind::TimedOut`] if the send buffer had no space within the write
+    ///   timeout, for example because a Unix client does not read.
+    /// * Returns [`io::ErrorKind::ConnectionRefused`] if the sender's socket is closed.
+    /// * Returns [`io::ErrorKind::QuotaExceeded`], with [`AmplificationExceeded`] as its source, if
+    ///   the reply would exceed [`max_amplification`](crate::Builder::max_amplification). Nothing
+    ///   was sent; a shorter reply may succeed.
+    /// * Returns `EMSGSIZE` if `bytes` exceeds the maximum size of a datagram.
     pub fn reply(&self, bytes: &[u8]) -> io::Result<()> {
         if let Some(amplification) = &self.amplification
             && let Err(exceeded) = amplification.take(bytes.len())
@@ -176,8 +180,8 @@ impl Datagram {
                 if let Some(amplification) = &self.amplification {
                     amplification.give_back(bytes.len());
                 }
-                if reply_path::is_gone(error) {
-                    self.lost.store(true, Ordering::Relaxed);
+                if reply_path::is_peer_gone(error) {
+                    self.peer_gone.store(true, Ordering::Relaxed);
                 }
             }
         }
@@ -189,11 +193,11 @@ impl Datagram {
     }
 
     pub(crate) fn is_disconnected(&self) -> bool {
-        self.lost.load(Ordering::Relaxed)
+        self.peer_gone.load(Ordering::Relaxed)
     }
 }
 
-/// The socket that it came in by, and that the whole server shares.
+/// The socket that received the datagram. The whole server shares this socket.
 impl AsFd for Datagram {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.reply_path.socket.as_fd()

@@ -1,4 +1,4 @@
-//! The way a reply goes: from the server's socket to the sender of one datagram.
+//! The path of a reply from the server's socket to the sender of a datagram.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,17 +13,17 @@ use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags, SocketType};
 use crate::park::{Interest, Parker};
 use crate::timeouts::{Limits, Wait, timed_out};
 
-/// What it takes to answer.
+/// The data needed to reply to a datagram.
 pub(crate) struct ReplyPath {
-    /// Shared by the whole server.
+    /// The socket of the server, shared by all its requests.
     pub(crate) socket: Arc<OwnedFd>,
-    /// Nobody, if the sender has no address.
+    /// The sender's address; `None` if the sender is unnamed.
     pub(crate) to: Option<SocketAddrAny>,
-    /// Where the datagram was sent to, if the socket has more than one address: a peer that is
-    /// connected to that one, or behind a translator of addresses, hears no other.
+    /// The local address of the datagram, if the socket has several addresses. A peer behind a NAT,
+    /// or a peer with a connected socket, receives replies from this address only.
     pub(crate) from: Option<PacketInfo>,
     pub(crate) write_timeout: Option<Duration>,
-    /// What parks a reply that finds no room, if it is not the kernel.
+    /// Suspends a reply that finds no space. `None` if the kernel blocks the thread.
     pub(crate) parker: Option<Arc<dyn Parker>>,
 }
 
@@ -32,7 +32,7 @@ impl ReplyPath {
         let Some(to) = &self.to else {
             return Err(io::Error::new(
                 io::ErrorKind::NotConnected,
-                "the sender has no address to answer to: a Unix datagram client must bind its \
+                "cannot reply: the sender has no address; a Unix datagram client must bind its \
                  socket before it sends",
             ));
         };
@@ -57,11 +57,13 @@ impl ReplyPath {
                 Err(Errno::INTR) => wait.check(0)?,
                 Err(Errno::AGAIN) => match &self.parker {
                     Some(parker) => self.wait_for_room(&**parker, to, wait.until())?,
-                    // The socket is a blocking one with a send timeout: this is the timeout.
+                    // The socket is blocking and has a send timeout, so `EAGAIN` means that this
+                    // timeout expired.
                     None => return Err(timed_out()),
                 },
-                // The datagram went to a broadcast address that looked like one of this machine, or
-                // to one that the machine has lost meanwhile: the kernel chooses another one.
+                // The datagram was sent to a broadcast address that looks like an address of this
+                // machine, or the machine has lost that address since. The kernel then chooses the
+                // source address.
                 Err(Errno::INVAL | Errno::NETUNREACH) if packet.local().is_some() => {
                     packet = Transmit::new(bytes, to);
                 }
@@ -70,11 +72,11 @@ impl ReplyPath {
         }
     }
 
-    /// Parks whoever replies until there may be room, both in our own socket and in the peer's.
+    /// Suspends the caller until both the server's socket and the peer's queue may have space.
     ///
-    /// It waits on descriptors of its own, as many may wait at once. For a Unix peer's queue that is
-    /// a socket connected to it: only then does the kernel report that there is room again, and
-    /// only when it is asked anew each time.
+    /// The method waits on its own descriptors, because many requests may wait at once. For a Unix
+    /// peer's queue, this descriptor is a socket connected to the peer: the kernel reports free
+    /// space only for a connected socket, and only after a new poll each time.
     fn wait_for_room(
         &self,
         parker: &dyn Parker,
@@ -89,10 +91,11 @@ impl ReplyPath {
         if to.address_family() == AddressFamily::UNIX {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let kind = SocketType::DGRAM;
-            let lookout = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
-            match rustix::net::connect(&lookout, to) {
-                Ok(()) => wait(&lookout)?,
-                // It is connected to us, takes from nobody else, and has no limit for us.
+            let probe = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
+            match rustix::net::connect(&probe, to) {
+                Ok(()) => wait(&probe)?,
+                // The peer's socket is connected to the server's socket and accepts datagrams from
+                // no other socket. Its queue does not limit the server.
                 Err(Errno::PERM) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -101,8 +104,8 @@ impl ReplyPath {
     }
 }
 
-/// Whether a reply failed because nobody is there any more.
-pub(super) fn is_gone(error: &io::Error) -> bool {
+/// Returns true if a reply failed because the peer's socket is closed.
+pub(super) fn is_peer_gone(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
         Some(Errno::CONNREFUSED | Errno::NOENT | Errno::CONNRESET)

@@ -1,4 +1,4 @@
-//! How often each thing has happened: one atomic addition for each.
+//! Counters of events. Counting an event costs one atomic addition per counter.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,63 +7,66 @@ use rustix::io::Errno;
 
 use super::{EndReason, Event, Rejection};
 
-/// Totals since the server was made; see [`ServerHandle::counters`](crate::ServerHandle::counters).
+/// Totals since the server was created; see
+/// [`ServerHandle::counters`](crate::ServerHandle::counters).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Requests accepted, the refused ones among them.
+    /// Requests accepted, including rejected requests.
     pub accepted: u64,
-    /// Requests closed without a handler.
+    /// Requests rejected, that is, closed without a handler.
     pub refused: u64,
-    /// Of those: `verify_request` said no, or failed.
+    /// Requests rejected because `verify_request` rejected them or failed.
     pub not_verified: u64,
-    /// Of those: the server was at its limit.
+    /// Requests rejected because the server was at its limit.
     pub at_limit: u64,
-    /// Of those: the process was out of descriptors.
+    /// Requests rejected because the process had no free descriptor.
     pub no_descriptors: u64,
-    /// Of those: they waited in a queue, and other clients needed their places.
+    /// Requests rejected because they lost their slot in the queue to other clients.
     pub displaced_in_queue: u64,
-    /// Of those: a drain's deadline had passed.
+    /// Requests rejected because the deadline of a drain had passed.
     pub draining: u64,
-    /// Of those: denied by a rule of the [`Admission`](crate::Admission).
+    /// Requests rejected by a rule of the [`Admission`](crate::Admission).
     pub denied: u64,
-    /// Of those: as many of this peer were live as the `Admission` allows.
+    /// Requests rejected because their peer had as many active requests as the `Admission` allows.
     pub peer_limit: u64,
-    /// Of those: requests of this peer came faster than the `Admission` allows.
+    /// Requests rejected because their peer exceeded the rate that the `Admission` allows.
     pub peer_rate: u64,
-    /// Of those: datagrams from source ports that the server
-    /// [refuses](crate::Builder::reject_low_ports).
+    /// Datagrams rejected because the server [rejects their source
+    /// ports](crate::Builder::reject_low_ports).
     pub low_port: u64,
-    /// Of those: datagrams whose source is an address that this process serves datagrams at.
+    /// Datagrams rejected because their source is an address at which this process itself serves
+    /// datagrams.
     pub own_address: u64,
-    /// Of those: datagrams from port 0.
+    /// Datagrams rejected because their source port is 0.
     pub no_port: u64,
-    /// Of those: a trusted proxy did not begin with a header (feature `proxy`).
+    /// Connections rejected because a trusted proxy sent no valid header (feature `proxy`).
     pub proxy_header: u64,
-    /// Of those: the TLS handshake came to nothing (feature `tls`).
+    /// Connections rejected because the TLS handshake failed (feature `tls`).
     pub tls: u64,
-    /// Requests that ended, however they did.
+    /// Requests that ended, for any reason.
     pub ended: u64,
-    /// Of those: the handler returned.
+    /// Requests that ended because the handler returned.
     pub completed: u64,
-    /// Of those: the handler returned an error.
+    /// Requests that ended because the handler returned an error.
     pub failed: u64,
-    /// Of those: the handler panicked.
+    /// Requests that ended because the handler panicked.
     pub panicked: u64,
-    /// Of those: the peer broke the protocol, and was told so.
+    /// Requests that ended because the peer broke the protocol; the server replied with an error.
     pub protocol_error: u64,
-    /// Of those: a wait reached its limit.
+    /// Requests that ended because a read or write timed out.
     pub timed_out: u64,
-    /// Of those: the peer went away.
+    /// Requests that ended because the peer disconnected.
     pub disconnected: u64,
-    /// Of those: cut by the server.
+    /// Requests that the server cancelled.
     pub cancelled: u64,
-    /// Of those: cut because they did not read what a [`Room`](crate::Room) sent to them.
+    /// Requests that the server cancelled because the peer did not read the messages of a
+    /// [`Room`](crate::Room).
     pub slow_consumer: u64,
-    /// Of those: cut because they used nothing, and others needed their places; see
+    /// Requests that the server cancelled because they did no work and other clients waited; see
     /// [`Displacement`](crate::Displacement).
     pub displaced: u64,
-    /// Of those: served by a child that a signal killed.
+    /// Requests that ended because a signal killed their child process.
     pub killed: u64,
     /// Failed attempts to accept.
     pub accept_errors: u64,
@@ -73,25 +76,25 @@ pub struct Counters {
     pub bytes_received: u64,
     /// Bytes sent by requests that ended.
     pub bytes_sent: u64,
-    /// Datagrams that were longer than
-    /// [`max_packet_size`](crate::Builder::max_packet_size) and were cut.
+    /// Datagrams that were longer than [`max_packet_size`](crate::Builder::max_packet_size) and
+    /// were truncated.
     pub truncated: u64,
-    /// Datagrams that the kernel dropped, as its buffer for the socket was full (or their checksum
-    /// was wrong), as far as it has told: what it dropped last is known with the next datagram. Of
-    /// an adopted socket, also those of its time before.
+    /// Datagrams that the kernel dropped, because the socket's receive buffer was full or the
+    /// checksum was wrong. The kernel reports dropped datagrams with the next received datagram.
+    /// For an adopted socket, the count includes earlier drops.
     pub dropped_by_kernel: u64,
-    /// Replies that were not sent, as they would have been more than
-    /// [`max_amplification`](crate::Builder::max_amplification) allows. Those in child processes
-    /// are not among them.
+    /// Replies that were not sent, because they would have exceeded
+    /// [`max_amplification`](crate::Builder::max_amplification). Replies of child processes are not
+    /// counted.
     pub amplification_refused: u64,
-    /// Drains that began: none or one, as a server that was drained is closed.
+    /// Drains that began: 0 or 1, because a drain closes the server.
     pub drains: u64,
     errnos: [u64; ERRNOS.len() + 1],
     hooks: [u64; HOOKS.len() + 1],
 }
 
 impl Counters {
-    /// The refused requests by reason, each with its name as in metrics.
+    /// Returns the rejected requests by reason. Each reason has its name in the metrics.
     pub fn rejections(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         [
             ("verify", self.not_verified),
@@ -111,7 +114,7 @@ impl Counters {
         .into_iter()
     }
 
-    /// The ended requests by reason, each with its name as in metrics.
+    /// Returns the ended requests by reason. Each reason has its name in the metrics.
     pub fn ends(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         [
             ("completed", self.completed),
@@ -128,24 +131,25 @@ impl Counters {
         .into_iter()
     }
 
-    /// The failed attempts to accept by the name of the error, those of no known name as `other`.
+    /// Returns the failed attempts to accept by the name of the error. Errors without a known name
+    /// are counted as `other`.
     ///
-    /// An `EAGAIN` is a thread or a process that could not be started for the request: that nothing
-    /// waits to be accepted is no error.
+    /// `EAGAIN` means that no thread or process could be started for the request. An empty backlog
+    /// is not an error.
     pub fn accept_errors_by_errno(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         let names = ERRNOS.into_iter().map(|(_, name)| name);
         names.chain(["other"]).zip(self.errnos)
     }
 
-    /// The failed hooks by their names. `on_event` and `tracing` are subscribers to events, `finish`
-    /// and `drop` the last steps of a handler that had failed before.
+    /// Returns the failed hooks by name. `on_event` and `tracing` are subscribers to events.
+    /// `finish` and `drop` are the last steps of a handler that failed before.
     pub fn hook_failures_by_hook(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         HOOKS.into_iter().chain(["other"]).zip(self.hooks)
     }
 }
 
-/// What `accept(2)` and `recvmsg(2)` are known to say, and `clone(2)`. Bounded, as each is a series
-/// for whoever collects metrics.
+/// Errors that `accept(2)`, `recvmsg(2)` and `clone(2)` return. The list is bounded, because each
+/// error is a time series in the metrics.
 const ERRNOS: [(Errno, &str); 22] = [
     (Errno::AGAIN, "EAGAIN"),
     (Errno::CONNABORTED, "ECONNABORTED"),
@@ -234,8 +238,9 @@ impl Totals {
             Event::HookFailed { hook, .. } => self.hook_failed(hook),
             Event::DrainStarted { .. } => add(&self.drains, 1),
             Event::Ended(_, end) => {
-                // Released by whoever marked the request as ended: who sees these bytes here does not
-                // count them among those of live requests.
+                // `Release` pairs with the `Acquire` in `read`: a reader that sees these bytes also
+                // sees that the request has ended, and does not count the bytes of an active
+                // request again.
                 self.bytes_received
                     .fetch_add(end.received, Ordering::Release);
                 self.bytes_sent.fetch_add(end.sent, Ordering::Release);
@@ -311,7 +316,8 @@ impl Totals {
     pub(super) fn read(&self) -> Counters {
         let read = |total: &AtomicU64| total.load(Ordering::Acquire);
         Counters {
-            // What ends was accepted before: in this order, none is missing among the accepted.
+            // The order matters: every ended request was accepted before. Reading `accepted` last
+            // ensures that `ended` never exceeds `accepted`.
             bytes_received: read(&self.bytes_received),
             bytes_sent: read(&self.bytes_sent),
             ended: read(&self.ended),
@@ -363,17 +369,17 @@ mod tests {
     #[test]
     fn errors_are_counted_by_name_and_in_total() {
         let totals = Totals::default();
-        let of = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
-        totals.accept_failed(&of(Errno::MFILE));
-        totals.accept_failed(&of(Errno::MFILE));
-        totals.accept_failed(&of(Errno::DOM));
-        totals.accept_failed(&io::Error::other("no number"));
+        let error = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        totals.accept_failed(&error(Errno::MFILE));
+        totals.accept_failed(&error(Errno::MFILE));
+        totals.accept_failed(&error(Errno::DOM));
+        totals.accept_failed(&io::Error::other("no errno"));
         let counters = totals.read();
-        let seen: Vec<_> = counters
+        let counted: Vec<_> = counters
             .accept_errors_by_errno()
             .filter(|(_, count)| *count > 0)
             .collect();
-        assert_eq!(seen, [("EMFILE", 2), ("other", 2)]);
+        assert_eq!(counted, [("EMFILE", 2), ("other", 2)]);
         assert_eq!(counters.accept_errors, 4);
     }
 
@@ -381,13 +387,13 @@ mod tests {
     fn hooks_are_counted_by_name_and_in_total() {
         let totals = Totals::default();
         totals.hook_failed("watch");
-        totals.hook_failed("one of tomorrow");
+        totals.hook_failed("unknown");
         let counters = totals.read();
-        let seen: Vec<_> = counters
+        let counted: Vec<_> = counters
             .hook_failures_by_hook()
             .filter(|(_, count)| *count > 0)
             .collect();
-        assert_eq!(seen, [("watch", 1), ("other", 1)]);
+        assert_eq!(counted, [("watch", 1), ("other", 1)]);
         assert_eq!(counters.hook_failures, 2);
     }
 }

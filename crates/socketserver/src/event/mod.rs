@@ -1,5 +1,5 @@
-//! What happened, as data. The server says it here and nowhere else: counters, `tracing`, metrics
-//! and the application's observers only subscribe.
+//! Events of a server. The counters, `tracing`, the metrics and the application's observers all
+//! subscribe to these events, and use no other source.
 
 mod counters;
 mod sink;
@@ -14,203 +14,213 @@ pub(crate) use sink::EventSink;
 pub(crate) use throttle::Throttle;
 
 use crate::address::Address;
-use crate::concurrency::CUT;
+use crate::concurrency::CANCEL_SIGNAL;
 use crate::server::{DrainReport, RequestInfo, ServerState};
 use crate::user_code::{HandlerError, HandlerErrorKind};
 
-/// Something that happened in a server; see [`Builder::on_event`](crate::Builder::on_event).
+/// An event of a server; see [`Builder::on_event`](crate::Builder::on_event).
 ///
-/// A request's events come in this order: `Accepted`, then either `Rejected`, or `Dispatched`,
-/// `Started`, perhaps `Failed`, `Closing`, `Ended`. Under a forking server those from `Started` to
-/// `Closing` happen in the child, and `Ended` in the parent.
+/// The events of a request have this order: `Accepted`, then either `Rejected`, or `Dispatched`,
+/// `Started`, `Failed` (if the handler fails), `Closing`, `Ended`. In a forking server, the child
+/// emits the events from `Started` to `Closing`, and the parent emits `Ended`.
 ///
-/// Where a header of the PROXY protocol is to come first (feature `proxy`), it is read after
-/// `Dispatched`. Then `Started` follows, or `Rejected`, or, if the peer went away or was cut, `Ended`.
-/// From then on the peer is the client that the header names. What a forked child refuses is told
-/// by the child, which knows the client, and by the parent, which counts.
+/// If the server expects a PROXY protocol header (feature `proxy`), it reads the header after
+/// `Dispatched`. The next event is `Started`, `Rejected`, or, if the peer disconnected or the
+/// server cancelled the connection, `Ended`. From this event on, the peer is the client that the
+/// header names. A forked child that rejects a connection emits `Rejected` with the client's
+/// address; the parent emits `Rejected` as well and counts it.
 ///
-/// Nothing is made for an event: it borrows. What one costs with and without observers is measured by
-/// `cargo test --release -p socketserver --all-features --lib -- --ignored --nocapture emit_costs`, and what
-/// they all cost a connection by `cargo run --release -p bench -- churn --contenders green,green-watched`.
+/// Events borrow their data; emitting an event does not allocate. This command measures the cost of
+/// an event with and without observers:
+/// `cargo test --release -p socketserver --all-features --lib -- --ignored --nocapture emit_costs`.
+/// This command measures the cost of all events per connection:
+/// `cargo run --release -p bench -- churn --contenders green,green-watched`.
 ///
-/// A drain's events come in this order: `DrainStarted`, `DrainBacklogTaken`, `ListenerClosed` for each
-/// address, then `DrainDeadlineReached` and `DrainKilled` if it comes to that, and `DrainEnded`.
+/// The events of a drain have this order: `DrainStarted`, `DrainBacklogTaken`, `ListenerClosed` for
+/// each address, `DrainDeadlineReached` and `DrainKilled` if the deadline passes, and `DrainEnded`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A connection was accepted or a datagram received (`get_request`).
+    /// The server accepted a connection or received a datagram (`get_request`).
     Accepted(&'a RequestInfo),
-    /// The request was closed without a handler.
+    /// The server closed the request without a handler.
     Rejected(&'a RequestInfo, &'a Rejection),
-    /// The request was handed to the concurrency model (`process_request`).
+    /// The server passed the request to the concurrency model (`process_request`).
     Dispatched(&'a RequestInfo),
-    /// Its service begins (`finish_request`).
+    /// The server begins to serve the request (`finish_request`).
     Started(&'a RequestInfo),
-    /// The handler failed; `handle_error` is called next. A peer that went away is no failure.
+    /// The handler failed; `handle_error` is called next. A disconnected peer is not a failure.
     Failed(&'a RequestInfo, &'a HandlerError),
-    /// The service is over and the request is about to be closed (`shutdown_request`).
+    /// The handler is finished, and the server is about to close the request (`shutdown_request`).
     Closing(&'a RequestInfo),
-    /// The request is closed (`close_request`).
+    /// The server closed the request (`close_request`).
     Ended(&'a RequestInfo, &'a RequestSummary),
-    /// Accepting pauses because the system has no room. Once per episode: until nothing failed
-    /// for ten seconds, further pauses belong to the same one.
+    /// The server stops accepting because the system lacks resources. Emitted once per episode:
+    /// further pauses belong to the same episode until accepting has not failed for 10 s.
     AcceptPaused {
         /// The listening address.
         address: &'a Address,
-        /// What the system said: usually `EMFILE`, too many open files.
+        /// The error of the system: usually `EMFILE`, too many open files.
         error: &'a io::Error,
     },
-    /// Clients are refused because the process has no descriptor left for them. Once per episode,
-    /// as above.
+    /// The server rejects clients because the process has no free descriptor. Emitted once per
+    /// episode, like `AcceptPaused`.
     OutOfDescriptors {
         /// The listening address.
         address: &'a Address,
-        /// What the system said.
+        /// The error of the system.
         error: &'a io::Error,
     },
-    /// Everything that had waited meanwhile has been accepted.
+    /// The server accepts again, and has accepted all connections that waited in the backlog.
     AcceptResumed {
         /// The listening address.
         address: &'a Address,
-        /// How often accepting had failed.
+        /// The number of failed attempts.
         failures: u32,
     },
-    /// A connection failed before it could be accepted. The next one is taken at once.
+    /// A connection failed before it was accepted. The server accepts the next connection at once.
     AcceptFailed {
         /// The listening address.
         address: &'a Address,
-        /// What the system said.
+        /// The error of the system.
         error: &'a io::Error,
     },
-    /// A hook returned an error or panicked. The server goes on.
+    /// A hook returned an error or panicked. The server continues.
     HookFailed {
         /// The name of the hook.
         hook: &'static str,
-        /// What it did.
+        /// The error or panic of the hook.
         cause: &'a HandlerErrorKind,
     },
-    /// A request has kept its thread to itself for too long, and goes on doing so. Told once for
-    /// each time, by event-driven servers only.
+    /// A request has occupied its thread for too long, and still does. Emitted once per stall, by
+    /// event-driven servers only.
     Stalled {
-        /// Which request, and whose.
+        /// The id and the peer of the request.
         name: &'a str,
-        /// For how long at least.
+        /// The minimum duration of the stall so far.
         duration: Duration,
     },
-    /// The kernel dropped datagrams, mostly because its buffer for the socket was full: they came
-    /// faster than they were taken out of it. Told with the next datagram, once per second at most.
+    /// The kernel dropped datagrams, usually because the socket's receive buffer was full:
+    /// datagrams arrived faster than the server received them. Emitted with the next datagram, at
+    /// most once per second.
     DatagramsDropped {
         /// The listening address.
         address: &'a Address,
-        /// How many since this was last told.
+        /// The number of dropped datagrams since the last event of this kind.
         count: u64,
     },
-    /// Requests that use nothing are cut, so that others have their places; see
-    /// [`Displacement`](crate::Displacement). Once per episode: until none was cut for ten seconds.
+    /// The server begins to displace connections that do no work, so that waiting clients are
+    /// served; see [`Displacement`](crate::Displacement). Emitted once per episode: an episode ends
+    /// when no connection was displaced for 10 s.
     DisplacementStarted {
-        /// What is short: `requests`, `threads`, `descriptors`, `TLS handshakes`, `queue places`.
+        /// The exhausted resource: `requests`, `threads`, `descriptors`, `TLS handshakes`,
+        /// `queue places`.
         limit: &'static str,
-        /// How many requests are live.
+        /// The number of active requests.
         live: usize,
     },
-    /// No request was cut for that reason for ten seconds.
+    /// The server has displaced no connection for 10 s.
     DisplacementEnded {
-        /// How many were cut in this episode.
+        /// The number of connections displaced in this episode.
         displaced: u64,
-        /// How long it lasted.
+        /// The duration of the episode.
         lasted: Duration,
     },
-    /// The server is in another state; see [`ServerHandle::state`](crate::ServerHandle::state).
+    /// The state of the server changed; see [`ServerHandle::state`](crate::ServerHandle::state).
     ///
-    /// Told by the serving thread, in order, when it gets to it. What it was in between for a moment
-    /// only, or while nobody served, is not told.
+    /// The serving thread emits these events in order, once it notices a change. Short intermediate
+    /// states, and changes while no thread serves, are not reported.
     StateChanged {
-        /// As it was when this was last told.
+        /// The last reported state.
         from: ServerState,
-        /// As it is.
+        /// The current state.
         to: ServerState,
     },
     /// A drain began.
     DrainStarted {
-        /// How many requests are being served.
+        /// The number of active requests.
         live: usize,
-        /// How long they have.
+        /// The time limit for these requests.
         timeout: Duration,
     },
-    /// What waited in the backlog was taken on; whoever comes from now on is not.
+    /// The drain accepted the connections that waited in the backlog. The server accepts no later
+    /// connections.
     DrainBacklogTaken {
-        /// How many requests that were.
+        /// The number of these connections.
         queued: u64,
-        /// How many were closed at once, as the time was over.
+        /// The number of these connections that were closed at once, because the deadline had
+        /// passed.
         refused: u64,
     },
-    /// A drain has closed a listener.
+    /// The drain closed a listener.
     ListenerClosed {
-        /// The address that it was bound to.
+        /// The address of the listener.
         address: &'a Address,
     },
-    /// The drain's deadline has passed, and what is left is cut. A sequential server does not tell
-    /// it, as its handler notices the deadline by itself, and sooner.
+    /// The drain's deadline passed, and the server cancels the remaining requests. A sequential
+    /// server does not emit this event, because its handler notices the deadline first.
     DrainDeadlineReached {
-        /// How many requests that concerns.
+        /// The number of remaining requests.
         live: usize,
     },
-    /// Children that did not notice were killed.
+    /// The server killed the children that did not end in time.
     DrainKilled {
-        /// How many requests they were serving.
+        /// The number of requests that these children served.
         live: usize,
     },
-    /// A drain ended, and the server is closed.
+    /// The drain ended, and the server is closed.
     DrainEnded(&'a DrainReport),
 }
 
-/// Why a request was closed without a handler.
+/// The reason why a request was closed without a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Rejection {
-    /// `verify_request` said no, or failed.
+    /// `verify_request` rejected the request or failed.
     Verify,
-    /// The server is at its limit, and its [policy](crate::OverloadPolicy) is not to let clients wait, or
-    /// not for longer.
+    /// The server is at its limit. Its [policy](crate::OverloadPolicy) rejects further clients, or
+    /// the client has waited for the maximum time.
     AtLimit,
-    /// The process is out of descriptors, and the policy is not to let clients wait.
+    /// The process has no free descriptor, and the policy does not let clients wait.
     NoDescriptors,
-    /// It waited in the [queue](crate::OverloadPolicy::Queue), and another client that has fewer places
-    /// needed its place.
+    /// The request waited in the [queue](crate::OverloadPolicy::Queue) and lost its slot to a
+    /// client with fewer queued requests.
     Displaced,
-    /// The drain's deadline passed before the request could be served.
+    /// The drain's deadline passed before the request was served.
     Draining,
     /// A rule of the server's [`Admission`](crate::Admission) denies the peer's address.
     Denied,
-    /// As many requests of this peer are live as its `Admission` allows.
+    /// The peer has as many active requests as the `Admission` allows.
     PeerLimit,
-    /// Requests of this peer come faster than its `Admission` allows.
+    /// The peer's requests arrive faster than the `Admission` allows.
     PeerRate,
-    /// The datagram's source port is that of a service, and the server
-    /// [refuses these](crate::Builder::reject_low_ports).
+    /// The datagram's source port is below 1024, and the server [rejects such
+    /// ports](crate::Builder::reject_low_ports).
     LowPort,
-    /// The datagram's source is an address that this process serves datagrams at: the answer would be
-    /// the next question.
+    /// The datagram's source is an address at which this process itself serves datagrams. A reply
+    /// would arrive as the next request.
     OwnAddress,
-    /// The datagram's source port is 0, so that it cannot be answered.
+    /// The datagram's source port is 0, so the server cannot reply.
     NoPort,
-    /// The peer is a [trusted proxy](crate::ProxyProtocol), and did not begin with a header.
+    /// The peer is a [trusted proxy](crate::ProxyProtocol), but its connection has no valid PROXY
+    /// header.
     #[cfg(feature = "proxy")]
     ProxyHeader(crate::ProxyHeaderError),
-    /// The [TLS](crate::Tls) handshake came to nothing.
+    /// The [TLS](crate::Tls) handshake failed.
     #[cfg(feature = "tls")]
     Tls(crate::TlsHandshakeError),
 }
 
 impl Rejection {
-    /// Whether the client is told the server's notice. Who is denied is told nothing: it costs
-    /// least, and says least. A proxy without a header may pass the notice on to anybody.
+    /// Returns true if the server sends its rejection message to the client. A denied client gets
+    /// no message: this costs least and reveals least. A proxy without a header may pass the
+    /// message on to any client.
     pub(crate) fn is_told(self) -> bool {
         match self {
             Self::Denied | Self::LowPort | Self::OwnAddress | Self::NoPort => false,
             #[cfg(feature = "proxy")]
             Self::ProxyHeader(_) => false,
-            // It does not speak the language of the notice.
+            // The client expects TLS records and not plain text.
             #[cfg(feature = "tls")]
             Self::Tls(_) => false,
             _ => true,
@@ -233,14 +243,14 @@ impl fmt::Display for Rejection {
             Self::OwnAddress => "from an address of this server",
             Self::NoPort => "from port 0",
             #[cfg(feature = "proxy")]
-            Self::ProxyHeader(fault) => return write!(f, "no PROXY header: {fault}"),
+            Self::ProxyHeader(error) => return write!(f, "no PROXY header: {error}"),
             #[cfg(feature = "tls")]
-            Self::Tls(fault) => return write!(f, "no TLS: {fault}"),
+            Self::Tls(error) => return write!(f, "no TLS: {error}"),
         })
     }
 }
 
-/// How a request ended.
+/// The reason why a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EndReason {
@@ -250,21 +260,22 @@ pub enum EndReason {
     Failed,
     /// The handler panicked.
     Panicked,
-    /// The peer broke the protocol or exceeded a limit on its messages, and was told so (HTTP,
-    /// WebSocket).
+    /// The peer broke the protocol or exceeded a limit on its messages, and the server replied with
+    /// an error (HTTP, WebSocket).
     ProtocolError,
-    /// A wait reached its limit, and the handler passed the error on.
+    /// A read or write timed out, and the handler returned the error.
     TimedOut,
-    /// The peer reset the connection or closed it under a write.
+    /// The peer reset the connection, or closed it during a write.
     Disconnected,
-    /// The server cut the connection.
+    /// The server cancelled the connection.
     Cancelled,
-    /// The peer did not read what a [`Room`](crate::Room) sent to it, and was cut.
+    /// The peer did not read the messages of a [`Room`](crate::Room), and the server disconnected
+    /// it.
     SlowConsumer,
-    /// The server cut the connection, which used nothing, as another client needed its place; see
+    /// The server displaced the connection, which did no work, to serve another client; see
     /// [`Displacement`](crate::Displacement).
     Displaced,
-    /// The child that served it was killed by this signal.
+    /// A signal with this number killed the child that served the request.
     Killed(i32),
 }
 
@@ -281,7 +292,7 @@ impl fmt::Display for EndReason {
             Self::SlowConsumer => f.write_str("slow consumer"),
             Self::Displaced => f.write_str("displaced"),
             // Only the server sends this one.
-            Self::Killed(signal) if *signal == CUT.as_raw() => {
+            Self::Killed(signal) if *signal == CANCEL_SIGNAL.as_raw() => {
                 write!(f, "killed by signal {signal}: cut by the server")
             }
             Self::Killed(signal) => write!(f, "killed by signal {signal}"),
@@ -289,16 +300,16 @@ impl fmt::Display for EndReason {
     }
 }
 
-/// The end of a request, in figures.
+/// A summary of an ended request.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RequestSummary {
-    /// How it ended.
+    /// The reason why the request ended.
     pub reason: EndReason,
-    /// Bytes received from the peer. Zero where a child process has counted them.
+    /// Bytes received from the peer. Zero if a child process served the request.
     pub received: u64,
-    /// Bytes sent to the peer. Zero where a child process has counted them.
+    /// Bytes sent to the peer. Zero if a child process served the request.
     pub sent: u64,
-    /// From accept to close.
+    /// The time from accept to close.
     pub elapsed: Duration,
 }

@@ -1,4 +1,5 @@
-//! Where events go: counters, `tracing`, and whoever has subscribed.
+//! The receiver of all events. Passes each event to the counters, to `tracing` and to the
+//! observers.
 
 use std::io;
 #[cfg(feature = "metrics")]
@@ -19,7 +20,7 @@ pub(crate) type Observer = Box<dyn Fn(&Event<'_>) + Send + Sync>;
 pub(crate) struct EventSink {
     observers: Vec<Observer>,
     totals: Totals,
-    /// How long requests took, from when somebody asked for metrics.
+    /// Durations of requests. Recorded after the first call of `durations`.
     #[cfg(feature = "metrics")]
     durations: OnceLock<Histogram>,
 }
@@ -37,7 +38,7 @@ impl EventSink {
         self.totals.accept_failed(error);
     }
 
-    /// A datagram was longer than there is room for.
+    /// Counts a truncated datagram.
     pub(crate) fn truncated(&self) {
         self.totals.truncated();
     }
@@ -46,48 +47,51 @@ impl EventSink {
         self.totals.dropped_by_kernel(datagrams);
     }
 
-    /// A reply was not sent, as it would have been too much.
+    /// Counts a reply that was not sent because of the amplification limit.
     pub(crate) fn amplification_refused(&self) {
         self.totals.amplification_refused();
     }
 
-    /// Begins to keep the durations of requests, if nobody has asked for them before.
+    /// Returns the histogram of request durations. The first call starts the recording.
     #[cfg(feature = "metrics")]
     pub(crate) fn durations(&self) -> &Histogram {
         self.durations.get_or_init(Histogram::default)
     }
 
-    /// Counts an event, and passes it on. Without anybody to pass it on to, that is all.
+    /// Counts an event and passes it to `tracing` and the observers.
     pub(crate) fn emit(&self, event: &Event<'_>) {
         self.totals.count(event);
         #[cfg(feature = "metrics")]
         if let (Event::Ended(_, end), Some(durations)) = (event, self.durations.get()) {
             durations.observe(end.elapsed);
         }
-        // One load: it is off while the application has installed no subscriber.
+        // One atomic load: the level is `OFF` unless the application has installed a subscriber.
         if LevelFilter::current() != LevelFilter::OFF {
-            // A subscriber is the application's as well: it may panic when its output is gone.
+            // A subscriber is application code. It can panic, for example when its output is
+            // closed.
             if catch_panic(|| trace(event)).is_err() {
                 self.totals.hook_failed("tracing");
             }
         }
         for observer in &self.observers {
             if let Err(cause) = catch_panic(|| observer(event)) {
-                // Not emitted: the observer would be told of its own failure for ever.
+                // The failure is counted but not emitted as an event, because the observer would
+                // fail on that event again without end.
                 self.totals.hook_failed("on_event");
                 let _ = catch_panic(|| {
                     tracing::error!(
                         hook = "on_event",
                         cause = format_args!("{cause:#}"),
                         "hook failed"
-                    )
+                    );
                 });
             }
         }
     }
 }
 
-/// Requests are told at debug level, what an operator should know above it.
+/// Logs an event. Events of requests are logged at debug level, and events for the operator at a
+/// higher level.
 fn trace(event: &Event<'_>) {
     match event {
         Event::Accepted(r) => tracing::debug!(id = %r.id(), peer = %r.peer(), "accepted"),
@@ -97,7 +101,7 @@ fn trace(event: &Event<'_>) {
         Event::Dispatched(r) => tracing::trace!(id = %r.id(), "dispatched"),
         Event::Started(r) => tracing::trace!(id = %r.id(), "started"),
         Event::Closing(r) => tracing::trace!(id = %r.id(), "closing"),
-        // Told by `handle_error`, which may be replaced.
+        // Logged by `handle_error`, which the application can replace.
         Event::Failed(..) => {}
         Event::Ended(r, end) => tracing::debug!(
             id = %r.id(),
@@ -111,7 +115,7 @@ fn trace(event: &Event<'_>) {
         Event::AcceptPaused { address, error } => tracing::warn!(
             %address,
             %error,
-            "accepting pauses: out of resources; clients wait in the backlog"
+            "accepting paused: out of resources; clients wait in the backlog"
         ),
         Event::OutOfDescriptors { address, error } => tracing::warn!(
             %address,
@@ -125,18 +129,18 @@ fn trace(event: &Event<'_>) {
             tracing::debug!(%address, %error, "a connection failed before it was accepted");
         }
         Event::HookFailed { hook, cause } => {
-            tracing::error!(hook, cause = format_args!("{cause:#}"), "hook failed")
+            tracing::error!(hook, cause = format_args!("{cause:#}"), "hook failed");
         }
         Event::Stalled { name, duration } => tracing::warn!(
             name,
             ?duration,
-            "stalled: a handler keeps its thread to itself, and others wait"
+            "stalled: a handler occupies its thread, and other requests wait"
         ),
         Event::DatagramsDropped { address, count } => tracing::warn!(
             %address,
             count,
-            "datagrams were dropped by the kernel: they come faster than they are served; \
-             receive_buffer makes room for bursts"
+            "the kernel dropped datagrams because they arrive faster than they are served; set \
+             receive_buffer to hold larger bursts"
         ),
         Event::DisplacementStarted { limit, live } => tracing::warn!(
             limit,
@@ -144,9 +148,14 @@ fn trace(event: &Event<'_>) {
             "places are short: connections that use nothing are cut for new ones"
         ),
         Event::DisplacementEnded { displaced, lasted } => {
-            tracing::info!(displaced, ?lasted, "places are not short any more");
+            tracing::info!(
+                displaced,
+                ?lasted,
+                "displacement ended: capacity is sufficient"
+            );
         }
-        // That somebody has made it lame, or ready again, is not told by anything else.
+        // No other log line reports that the operator has made the server a lame duck, or ready
+        // again.
         Event::StateChanged { from, to }
             if [from, to].contains(&&ServerState::LameDuck) && !to.is_ending() =>
         {
@@ -157,14 +166,17 @@ fn trace(event: &Event<'_>) {
             tracing::info!(live, ?timeout, "draining");
         }
         Event::DrainBacklogTaken { queued, refused } => {
-            tracing::debug!(queued, refused, "the backlog is taken");
+            tracing::debug!(queued, refused, "backlog accepted");
         }
         Event::ListenerClosed { address } => tracing::debug!(%address, "listener closed"),
         Event::DrainDeadlineReached { live } => {
-            tracing::info!(live, "the drain's time is over: what is left is cut");
+            tracing::info!(
+                live,
+                "drain deadline reached: cancelling the remaining requests"
+            );
         }
         Event::DrainKilled { live } => {
-            tracing::warn!(live, "children that did not end were killed");
+            tracing::warn!(live, "killed children that did not end in time");
         }
         Event::DrainEnded(report) => tracing::info!(
             queued = report.queued,
@@ -190,7 +202,7 @@ mod tests {
     use crate::server::RequestInfo;
     use crate::{Address, RequestId};
 
-    /// What every request costs, whoever listens. In a release build:
+    /// Measures the cost of an event for each number of observers. In a release build:
     /// `cargo test --release -p socketserver --all-features --lib -- --ignored --nocapture emit_costs`
     #[test]
     #[ignore = "a measurement"]
@@ -221,19 +233,19 @@ mod tests {
             ("accepted", Event::Accepted(&info)),
             ("ended", Event::Ended(&info, &ended)),
         ];
-        let keeping_durations = with_observers(0);
+        let with_durations = with_observers(0);
         #[cfg(feature = "metrics")]
-        keeping_durations.durations();
-        let reporters = [
-            ("nobody", with_observers(0)),
-            ("metrics", keeping_durations),
+        with_durations.durations();
+        let sinks = [
+            ("no observer", with_observers(0)),
+            ("metrics", with_durations),
             ("one observer", with_observers(1)),
             ("two observers", with_observers(2)),
         ];
         const ROUNDS: u32 = 1 << 22;
         for (name, event) in &events {
-            for (who, sink) in &reporters {
-                // The best of several: whatever else runs only ever makes it slower.
+            for (label, sink) in &sinks {
+                // The minimum of several runs, because other load only makes a run slower.
                 let best = (0..5)
                     .map(|_| {
                         let start = Instant::now();
@@ -245,7 +257,7 @@ mod tests {
                     .min()
                     .unwrap_or_default();
                 let each = best.as_secs_f64() * 1e9 / f64::from(ROUNDS);
-                println!("{name:9} {who:14} {each:6.1} ns");
+                println!("{name:9} {label:14} {each:6.1} ns");
             }
         }
     }

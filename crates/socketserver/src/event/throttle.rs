@@ -1,26 +1,27 @@
-//! How often one kind of line goes into the log: clients may decide how often there is one to write.
+//! A rate limit for one kind of log line, because clients can cause such lines at any rate.
 
 use std::time::{Duration, Instant};
 
-/// Lets one line through per second, with a count of those that were left out.
+/// Permits one line per second, and counts the suppressed lines.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
-    told: Option<Instant>,
-    left_out: u64,
+    last_line: Option<Instant>,
+    suppressed: u64,
 }
 
 impl Throttle {
     const INTERVAL: Duration = Duration::from_secs(1);
 
-    /// If the line is to be written: how many were left out since the last one.
+    /// Returns the number of suppressed lines since the last line if a line may be written now, and
+    /// `None` otherwise.
     pub(crate) fn told(&mut self, now: Instant) -> Option<u64> {
-        let is_early = |told: Instant| now.saturating_duration_since(told) < Self::INTERVAL;
-        if self.told.is_some_and(is_early) {
-            self.left_out += 1;
+        let is_early = |last: Instant| now.saturating_duration_since(last) < Self::INTERVAL;
+        if self.last_line.is_some_and(is_early) {
+            self.suppressed += 1;
             return None;
         }
-        self.told = Some(now);
-        Some(std::mem::take(&mut self.left_out))
+        self.last_line = Some(now);
+        Some(std::mem::take(&mut self.suppressed))
     }
 }
 
@@ -29,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_per_second_counts_the_others() {
+    fn throttle_permits_one_line_per_second_and_counts_the_rest() {
         let (mut throttle, begin) = (Throttle::default(), Instant::now());
         let mut at = |millis| throttle.told(begin + Duration::from_millis(millis));
         assert_eq!(at(0), Some(0));

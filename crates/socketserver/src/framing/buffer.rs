@@ -1,33 +1,33 @@
-//! Where what has arrived waits until it is a whole frame.
+//! The input buffer of a stream of frames.
 
 use std::io::{self, Read};
 
 use bytes::BytesMut;
 
-/// What a reader asks for at a time, and the smallest memory that a buffer has.
+/// The number of bytes that a read requests, and the minimum size of a buffer.
 pub(super) const CHUNK: usize = 8 * 1024;
 
-/// A buffer that grows with what has arrived, and never because of what a peer announces.
+/// A buffer that grows with the received bytes, never with a length that the peer announces.
 ///
-/// Its memory is zeroed once, when it is allocated; the reads go straight into it, and the frames
-/// are handed out of it, without copying. When what is left is too small to read into, what is
-/// unread moves to new memory, of a size that fits it then.
+/// The memory is zeroed once, when it is allocated. Reads write directly into it, and frames are
+/// split off without copying. If the free space is too small to read into, the unread bytes move to
+/// new memory of a size that fits them.
 #[derive(Default)]
 pub(super) struct Buffer {
-    /// Arrived, and not yet taken by the decoder.
+    /// Received bytes that the decoder has not taken.
     pub data: BytesMut,
-    /// Zeroed and not yet written to, right behind `data` in the same memory.
+    /// Zeroed free space, directly behind `data` in the same memory.
     spare: BytesMut,
-    /// The size of that memory. What of it was taken belongs to it, until new memory replaces it.
+    /// The size of the memory. Frames that were split off count until new memory replaces it.
     size: usize,
 }
 
 impl Buffer {
-    /// Reads once. It holds less than `limit` bytes, and will have memory for `limit` and a chunk
-    /// at most.
+    /// Reads once. The caller ensures that the buffer holds less than `limit` bytes. The memory
+    /// grows to at most `limit` and one chunk.
     ///
     /// # Errors
-    /// Those of the stream, but for interruption; they change nothing.
+    /// Returns the errors of the stream, except interruptions. An error does not change the buffer.
     pub fn fill(&mut self, stream: &mut impl Read, limit: usize) -> io::Result<usize> {
         self.make_room(limit);
         loop {
@@ -42,30 +42,30 @@ impl Buffer {
         }
     }
 
-    /// Gives back all memory that what is unread does not need.
+    /// Frees all memory that the unread bytes do not need.
     pub fn shrink(&mut self) {
         self.spare = BytesMut::new();
         self.data = BytesMut::from(&self.data[..]);
         self.size = self.data.capacity();
     }
 
-    /// How much memory is held.
+    /// Returns the size of the allocated memory.
     pub fn size(&self) -> usize {
         match self.data.capacity() {
-            // A decoder has reserved memory on its own account.
-            own if own > self.size => self.size + own,
+            // The decoder has reserved further memory itself.
+            reserved if reserved > self.size => self.size + reserved,
             _ => self.size,
         }
     }
 
     fn make_room(&mut self, limit: usize) {
         let unread = self.data.len();
-        // Twice what has arrived, so that a long frame is moved a few times only.
+        // Twice the received bytes, so that a long frame is moved only a few times.
         let fitting = (unread * 2)
             .max(unread + CHUNK)
             .min(limit.saturating_add(CHUNK));
         let enough = self.spare.len() >= CHUNK / 4;
-        // Memory that a long frame needed is not kept for short ones.
+        // Large memory for a long frame is not kept for short frames.
         if enough && self.size <= fitting * 4 {
             return;
         }

@@ -1,4 +1,5 @@
-//! What turns bytes into messages and back: the two traits. They know nothing of streams.
+//! The traits of codecs, which convert bytes to messages and messages to bytes. Codecs are
+//! independent of streams.
 
 use std::io;
 
@@ -6,10 +7,10 @@ use bytes::BytesMut;
 
 use super::FrameError;
 
-/// Takes messages out of bytes that arrive in pieces.
+/// Extracts messages from bytes that arrive in pieces.
 ///
-/// The shape is that of tokio-util's `Decoder`, with two additions: a decoder says how much it may
-/// hold, and after which errors it can go on.
+/// The trait resembles tokio-util's `Decoder`, with two additions: a decoder declares the maximum
+/// size of its buffer, and the errors that it can recover from.
 ///
 /// ```
 /// use socketserver::framing::{Bytes, BytesMut, Decoder, FrameError};
@@ -35,25 +36,26 @@ use super::FrameError;
 /// # Ok::<(), FrameError>(())
 /// ```
 pub trait Decoder {
-    /// A message.
+    /// The type of a message.
     type Item;
-    /// What can go wrong. It takes errors of the stream as well, so that a reader has one type.
+    /// The error type. It converts from errors of the stream, so that a reader has one error type.
     type Error: From<io::Error>;
 
-    /// Takes the next message from the front of `src`; `None` asks for more bytes.
+    /// Takes the next message from the front of `src`. Returns `None` if the message is incomplete.
     ///
-    /// It is called again with the same bytes and more, and with what follows a message.
+    /// The reader calls this method again with the same bytes and more bytes, and after a message
+    /// with the bytes that follow it.
     ///
     /// # Errors
-    /// Those of the format. No message is looked for after one, unless it
-    /// [is recoverable](Decoder::is_recoverable).
+    /// Returns an error if the bytes are invalid in this format. The reader then stops decoding,
+    /// unless the error [is recoverable](Decoder::is_recoverable).
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Self::Item>, Self::Error>;
 
-    /// Takes the next message when no more bytes will come; it is called until it returns `None`.
+    /// Takes the next message at the end of the stream. The reader calls this method until it
+    /// returns `None`.
     ///
     /// # Errors
-    /// Unless a decoder knows better, bytes that are left over are a
-    /// [`FrameError::UnexpectedEnd`].
+    /// The default implementation returns [`FrameError::UnexpectedEnd`] if bytes are left over.
     fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Self::Item>, Self::Error> {
         match self.decode(src)? {
             None if !src.is_empty() => Err(io::Error::from(FrameError::UnexpectedEnd).into()),
@@ -61,27 +63,27 @@ pub trait Decoder {
         }
     }
 
-    /// The most bytes that a message may need to have in `src` until it is complete.
+    /// Returns the maximum number of bytes in `src` that a message may need to be complete.
     ///
-    /// A reader allocates no more than this and one chunk, and ends a stream of which it holds so
-    /// much without a message.
+    /// A reader allocates at most this size and one chunk. It stops with an error if the buffer
+    /// holds this many bytes without a message.
     fn buffer_limit(&self) -> usize;
 
-    /// Whether messages after this error can still be told apart. Usually they cannot.
+    /// Returns true if decoding can continue after this error. Defaults to false.
     fn is_recoverable(&self, error: &Self::Error) -> bool {
         let _ = error;
         false
     }
 }
 
-/// Turns messages into bytes.
+/// Converts messages to bytes.
 pub trait Encoder<Item> {
-    /// What can go wrong; see [`Decoder::Error`].
+    /// The error type; see [`Decoder::Error`].
     type Error: From<io::Error>;
 
     /// Appends the frame of `item` to `dst`.
     ///
     /// # Errors
-    /// An item that has no frame, because it is too long for example.
+    /// Returns an error if the item has no valid frame, for example because it is too long.
     fn encode(&mut self, item: Item, dst: &mut BytesMut) -> Result<(), Self::Error>;
 }

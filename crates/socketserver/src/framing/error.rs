@@ -1,46 +1,47 @@
-//! What is wrong with a frame.
+//! The error type of frames.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::io;
 
-/// Why a frame could not be received or sent.
+/// The reason why a frame could not be received or sent.
 ///
-/// In a handler, `?` makes it a [`BoxError`](crate::BoxError). As an [`io::Error`], what a
-/// peer has done is of the kind [`InvalidData`](io::ErrorKind::InvalidData) or
-/// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof), and comes out again as it was.
+/// In a handler, `?` converts this error to a [`BoxError`](crate::BoxError). It also converts to an
+/// [`io::Error`] and back without loss. Errors caused by the peer then have the kind
+/// [`InvalidData`](io::ErrorKind::InvalidData) or [`UnexpectedEof`](io::ErrorKind::UnexpectedEof).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {
-    /// The peer announced, or sent, more than the codec takes.
+    /// The peer announced or sent a frame that exceeds the limit of the codec.
     #[error(
         "frame too long: {claimed} bytes or more, and the limit is {limit}; raise the limit of the \
          codec, or have the peer send shorter frames"
     )]
     TooLong {
-        /// The most that is taken, in bytes.
+        /// The limit in bytes.
         limit: u64,
-        /// What the peer announced (`u64::MAX` for more than that), or had sent when it was noticed.
+        /// The length that the peer announced (`u64::MAX` for longer ones), or the number of bytes
+        /// received so far.
         claimed: u64,
     },
-    /// The bytes are none of this format.
-    #[error("malformed frame: {reason}; does the peer speak another protocol?")]
+    /// The input is not valid in this format.
+    #[error("malformed frame: {reason}; the peer may use another protocol")]
     Malformed {
-        /// What is wrong with them.
+        /// The reason why the input is invalid.
         reason: &'static str,
-        /// What a parser said.
+        /// The error of the parser.
         source: Option<Box<dyn StdError + Send + Sync>>,
     },
-    /// The peer ended the stream in the middle of a frame.
+    /// The peer closed the stream in the middle of a frame.
     #[error(
-        "the peer ended in the middle of a frame; this message is lost, and it has to connect and \
-         send it again"
+        "the peer closed the stream in the middle of a frame; the message is incomplete, and the peer \
+         must connect and send it again"
     )]
     UnexpectedEnd,
-    /// There is no frame for this message, or this is not the time for one. Nothing was sent.
+    /// The message has no valid frame, or no frame can be sent now. Nothing was sent.
     #[error("cannot send this frame: {0}")]
     Unsendable(Cow<'static, str>),
-    /// The stream failed; a timeout is one of these.
+    /// The stream failed, for example with a timeout.
     #[error("cannot read or write frames")]
     Io(#[source] io::Error),
 }
@@ -66,7 +67,7 @@ impl FrameError {
     pub(super) fn too_long_to_send(len: u64, limit: u64) -> Self {
         Self::Unsendable(
             format!(
-                "its {len} bytes are more than the {limit} that fit; raise the limit of the \
+                "its {len} bytes are more than the {limit} allowed; raise the limit of the \
                  codec, or send several frames"
             )
             .into(),

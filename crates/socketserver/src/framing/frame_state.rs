@@ -1,4 +1,4 @@
-//! Both directions of a stream on which frames are read and written, without the stream itself.
+//! The state of both directions of a stream of frames, without the stream itself.
 
 use std::io::{self, Read, Write};
 
@@ -11,78 +11,79 @@ use crate::park::give_way;
 #[derive(Default)]
 pub(super) struct FrameState {
     input: Buffer,
-    /// The frame that is being sent, and how much of it is.
+    /// The frame that is being sent, and the number of its bytes that were sent.
     output: BytesMut,
     sent: usize,
     stage: Stage,
-    /// A part of a message has been read, and no end of it.
+    /// True after a part of a message was read, until the message is complete.
     has_begun: bool,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Stage {
     #[default]
-    Open,
-    /// The peer has ended; the decoder may have something left.
-    Ended,
-    /// Nothing will be decoded any more.
-    Over,
+    Reading,
+    /// The peer has closed the stream; the decoder may return further messages.
+    Eof,
+    /// No further messages are decoded.
+    Finished,
 }
 
 impl FrameState {
     pub fn with_unread(unread: BytesMut) -> Self {
-        let mut wire = Self::default();
-        wire.input.data = unread;
-        wire
+        let mut state = Self::default();
+        state.input.data = unread;
+        state
     }
 
-    /// Reads until a message is complete. `told` hears whether one has begun, before each wait for
-    /// more of it and once it is over.
+    /// Reads until a message is complete. Calls `on_progress` with true before each wait for the
+    /// rest of a message, and with false when the message is complete.
     pub fn read<S: Read, D: Decoder>(
         &mut self,
         stream: &mut S,
         decoder: &mut D,
-        told: fn(&mut S, bool),
+        on_progress: fn(&mut S, bool),
     ) -> Result<Option<D::Item>, D::Error> {
         let mut has_read = false;
         loop {
             let decoded = self.decode(decoder);
             if !has_read && matches!(decoded, Ok(Some(_))) {
-                // It was here already, so that nothing else has let others go first.
+                // The message was already buffered, so this call has not waited and other requests
+                // have not run.
                 give_way();
             }
-            if !matches!(decoded, Ok(None)) || self.stage == Stage::Over {
+            if !matches!(decoded, Ok(None)) || self.stage == Stage::Finished {
                 self.has_begun = false;
-                told(stream, false);
+                on_progress(stream, false);
                 return decoded;
             }
-            // The decoder may hold the beginning itself.
+            // The decoder may hold the beginning of the message itself.
             self.has_begun |= !self.input.data.is_empty();
             if self.has_begun {
-                told(stream, true);
+                on_progress(stream, true);
             }
             has_read = true;
             match self.input.fill(stream, decoder.buffer_limit())? {
-                0 => self.stage = Stage::Ended,
+                0 => self.stage = Stage::Eof,
                 _ => self.has_begun = true,
             }
         }
     }
 
-    /// The next message, if all of it is here.
+    /// Decodes the next message if it is completely buffered.
     pub fn decode<D: Decoder>(&mut self, decoder: &mut D) -> Result<Option<D::Item>, D::Error> {
         let data = &mut self.input.data;
         let decoded = match self.stage {
-            Stage::Open => decoder.decode(data),
-            Stage::Ended => decoder.decode_eof(data),
-            Stage::Over => return Ok(None),
+            Stage::Reading => decoder.decode(data),
+            Stage::Eof => decoder.decode_eof(data),
+            Stage::Finished => return Ok(None),
         };
         match &decoded {
             Ok(Some(_)) => {}
-            Ok(None) if self.stage == Stage::Ended => self.stage = Stage::Over,
+            Ok(None) if self.stage == Stage::Eof => self.stage = Stage::Finished,
             Ok(None) if data.len() < decoder.buffer_limit() => {}
             Ok(None) => {
-                self.stage = Stage::Over;
+                self.stage = Stage::Finished;
                 let error = FrameError::TooLong {
                     limit: decoder.buffer_limit() as u64,
                     claimed: data.len() as u64,
@@ -90,12 +91,12 @@ impl FrameState {
                 return Err(io::Error::from(error).into());
             }
             Err(error) if decoder.is_recoverable(error) => {}
-            Err(_) => self.stage = Stage::Over,
+            Err(_) => self.stage = Stage::Finished,
         }
         decoded
     }
 
-    /// Sends what `encode` appends. If it fails, nothing is sent.
+    /// Sends the bytes that `encode` appends. If `encode` fails, nothing is sent.
     pub fn write<E: From<io::Error>>(
         &mut self,
         stream: &mut impl Write,
@@ -103,7 +104,7 @@ impl FrameState {
     ) -> Result<(), E> {
         if !self.output.is_empty() {
             let error = FrameError::Unsendable(
-                "the one before it is sent in part only; flush until that succeeds".into(),
+                "the previous frame is only partly sent; call `flush` until it succeeds".into(),
             );
             return Err(io::Error::from(error).into());
         }
@@ -131,7 +132,7 @@ impl FrameState {
         stream.flush()
     }
 
-    /// What has arrived and was not decoded.
+    /// Returns the received bytes that were not decoded.
     pub fn unread(&mut self) -> &mut BytesMut {
         &mut self.input.data
     }

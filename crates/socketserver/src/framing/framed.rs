@@ -1,4 +1,4 @@
-//! A stream of frames: a codec, a buffer, and anything that reads or writes.
+//! A stream of frames: a codec and a buffer on a stream.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -8,22 +8,24 @@ use super::frame_state::FrameState;
 use super::{Decoder, Encoder, FramedParts};
 use crate::Connection;
 
-/// Reads and writes messages on a stream: on a [`Connection`], a `&mut` to one, a
-/// `TcpStream`, or one half of them.
+/// Reads and writes messages on a stream: a [`Connection`], a `&mut` to a connection, a
+/// `TcpStream`, or one half of a stream.
 ///
-/// # What it holds
+/// # Memory
 ///
-/// The reading side has at most [`buffer_limit`](Decoder::buffer_limit) and 8 KiB of memory,
-/// allocated for what has arrived and not for what was announced (and what it moves from, while it
-/// grows). It gives back what a long frame needed with the next read. A `Bytes` that it has handed
-/// out keeps the memory in which it arrived, up to as much again: copy what is kept for long. The
-/// writing side has one frame.
+/// The reading side allocates at most [`buffer_limit`](Decoder::buffer_limit) and 8 KiB. While it
+/// grows, it also holds the previous memory. Memory is allocated for received bytes, never for an
+/// announced length. The next read frees the memory of a long frame. A `Bytes` value keeps the
+/// memory in which it arrived, up to the same size again, so copy values that you keep for long.
+/// The writing side holds one frame.
 ///
 /// # After an error
 ///
-/// * Of the stream, such as a timeout: nothing is lost, calling again goes on.
-/// * Of the format: if [the decoder can go on](Decoder::is_recoverable), it does with the next call.
-///   If not, nobody knows where the next frame begins: every further read returns `None`.
+/// * After an error of the stream, such as a timeout, no bytes are lost. Call the method again to
+///   continue.
+/// * After an error of the format, the next call continues if [the decoder can
+///   recover](Decoder::is_recoverable). Otherwise the position of the next frame is unknown, and
+///   every further read returns `None`.
 ///
 /// ```
 /// use socketserver::{Connection, ThreadingTcpServer, handler_fn};
@@ -42,47 +44,47 @@ use crate::Connection;
 pub struct Framed<S, C> {
     stream: S,
     codec: C,
-    wire: FrameState,
-    /// Told of a message's beginning (`true`) and end.
-    told: Option<ProgressCallback<S>>,
+    state: FrameState,
+    /// A callback for the beginning (`true`) and the end of a message.
+    on_progress: Option<ProgressCallback<S>>,
 }
 
 pub(super) type ProgressCallback<S> = fn(&mut S, bool);
 
 impl<S, C> Framed<S, C> {
-    /// Frames on `stream`, of which nothing was read yet.
+    /// Creates a `Framed` on a stream from which no byte was read.
     #[must_use]
     pub fn new(stream: S, codec: C) -> Self {
         Self::from_parts(stream, FramedParts::new(codec))
     }
 
-    /// Goes on where [`into_parts`](Framed::into_parts) has stopped.
+    /// Continues with the result of [`into_parts`](Framed::into_parts).
     #[must_use]
     pub fn from_parts(stream: S, parts: FramedParts<C>) -> Self {
         Self {
             stream,
             codec: parts.codec,
-            wire: parts.wire,
-            told: None,
+            state: parts.state,
+            on_progress: None,
         }
     }
 
-    /// Separates the stream from what was read of it, and not yet decoded. Memory that this does
-    /// not need is given back.
+    /// Separates the stream from the codec and the bytes that were read but not decoded. Frees the
+    /// memory that these bytes do not need.
     #[must_use]
     pub fn into_parts(mut self) -> (S, FramedParts<C>) {
-        self.wire.shrink();
+        self.state.shrink();
         let Self {
             stream,
             codec,
-            wire,
+            state,
             ..
         } = self;
-        (stream, FramedParts { codec, wire })
+        (stream, FramedParts { codec, state })
     }
 
-    /// Goes on with another codec, from the first byte that is not decoded: for a protocol that
-    /// begins with lines, for example.
+    /// Continues with another codec at the first byte that is not decoded. Use this for a protocol
+    /// that begins with lines, for example.
     ///
     /// ```
     /// use socketserver::framing::{Framed, FrameError, Lines, Netstring};
@@ -98,50 +100,50 @@ impl<S, C> Framed<S, C> {
         Framed {
             stream: self.stream,
             codec,
-            wire: self.wire,
-            told: self.told,
+            state: self.state,
+            on_progress: self.on_progress,
         }
     }
 
-    /// The stream.
+    /// Returns the stream.
     #[must_use]
     pub fn stream(&self) -> &S {
         &self.stream
     }
 
-    /// The stream, to set its timeouts for example. What is read from it or written to it directly
-    /// is missing in the frames.
+    /// Returns the stream, for example to set its timeouts. Bytes that are read or written directly
+    /// on the stream are missing in the frames.
     pub fn stream_mut(&mut self) -> &mut S {
         &mut self.stream
     }
 
-    /// The codec.
+    /// Returns the codec.
     #[must_use]
     pub fn codec(&self) -> &C {
         &self.codec
     }
 
-    /// How much memory its buffers have, in bytes.
+    /// Returns the size of the buffers in bytes.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.wire.size()
+        self.state.size()
     }
 
-    pub(super) fn told(&self) -> ProgressCallback<S> {
-        self.told.unwrap_or(|_, _| {})
+    pub(super) fn on_progress(&self) -> ProgressCallback<S> {
+        self.on_progress.unwrap_or(|_, _| {})
     }
 
     pub(super) fn split(&mut self) -> (&mut S, &mut C, &mut FrameState) {
-        (&mut self.stream, &mut self.codec, &mut self.wire)
+        (&mut self.stream, &mut self.codec, &mut self.state)
     }
 }
 
 impl<C> Framed<&mut Connection, C> {
-    /// Holds the peer to the connection's [`receive_rate`](crate::Timeouts::receive_rate) within
-    /// each message: one that trickles in is cut, silence between messages is not.
+    /// Applies the connection's [`receive_rate`](crate::Timeouts::receive_rate) to each message. A
+    /// message that arrives too slowly fails with a timeout; silence between messages does not.
     #[must_use]
     pub fn with_receive_rate(mut self) -> Self {
-        self.told = Some(|conn, begins| {
+        self.on_progress = Some(|conn, begins| {
             if begins {
                 conn.begin_message();
             } else {
@@ -153,17 +155,20 @@ impl<C> Framed<&mut Connection, C> {
 }
 
 impl<S: Read, C: Decoder> Framed<S, C> {
-    /// Reads until a message is complete; `None` when the peer has ended after one.
+    /// Reads until a message is complete. Returns `None` if the peer has closed the stream after a
+    /// message.
     ///
     /// # Errors
-    /// Those of the stream and of the codec, [see above](Framed#after-an-error). A peer that ends
-    /// within a frame is one of the latter.
+    /// Returns the errors of the stream and of the codec, [see above](Framed#after-an-error). The
+    /// codec returns an error if the peer closes the stream within a frame.
     pub fn read(&mut self) -> Result<Option<C::Item>, C::Error> {
-        let told = self.told();
-        self.wire.read(&mut self.stream, &mut self.codec, told)
+        let on_progress = self.on_progress();
+        self.state
+            .read(&mut self.stream, &mut self.codec, on_progress)
     }
 
-    /// The messages until the peer ends. An error does not end it: see [`read`](Framed::read).
+    /// Returns an iterator over the messages until the peer closes the stream. The iterator
+    /// continues after an error: see [`read`](Framed::read).
     ///
     /// ```
     /// use socketserver::framing::{Framed, FrameError, Lines};
@@ -179,38 +184,40 @@ impl<S: Read, C: Decoder> Framed<S, C> {
 }
 
 impl<S, C: Decoder> Framed<S, C> {
-    /// The next message if all of it has been read from the stream already. It never waits.
+    /// Returns the next message if it is completely buffered. This method never waits.
     ///
-    /// A handler that is [kept alive](crate::Connection::suspend_until_readable) has to take these before it
-    /// returns: it is called again for what is still to come, not for what it holds.
+    /// A handler that [suspends its connection](crate::Connection::suspend_until_readable) must
+    /// take these messages before it returns. The server calls it again for new bytes, not for
+    /// buffered bytes.
     ///
     /// # Errors
-    /// Those of the codec.
+    /// Returns the errors of the codec.
     pub fn read_buffered(&mut self) -> Result<Option<C::Item>, C::Error> {
-        self.wire.decode(&mut self.codec)
+        self.state.decode(&mut self.codec)
     }
 }
 
 impl<S: Write, C> Framed<S, C> {
-    /// Sends a message: its whole frame in one write, as far as the stream takes it.
+    /// Sends a message. The whole frame is passed to one write of the stream.
     ///
     /// # Errors
-    /// Those of the codec, after which nothing was sent; and those of the stream, after which the
-    /// rest of the frame is kept for [`flush`](Framed::flush). Nothing else is taken meanwhile.
+    /// Returns the errors of the codec; in this case nothing was sent. Returns the errors of the
+    /// stream; in this case the rest of the frame is kept for [`flush`](Framed::flush), and further
+    /// messages fail until `flush` succeeds.
     pub fn write<I>(&mut self, item: I) -> Result<(), C::Error>
     where
         C: Encoder<I>,
     {
-        self.wire
+        self.state
             .write(&mut self.stream, |dst| self.codec.encode(item, dst))
     }
 
-    /// Sends the rest of a frame whose [`write`](Framed::write) has failed.
+    /// Sends the rest of a frame after a failed [`write`](Framed::write).
     ///
     /// # Errors
-    /// Those of the stream.
+    /// Returns the errors of the stream.
     pub fn flush(&mut self) -> io::Result<()> {
-        self.wire.flush(&mut self.stream)
+        self.state.flush(&mut self.stream)
     }
 }
 
@@ -223,7 +230,7 @@ impl<S, C: fmt::Debug> fmt::Debug for Framed<S, C> {
     }
 }
 
-/// The messages of a stream, made by [`Framed::frames`].
+/// An iterator over the messages of a stream; created by [`Framed::frames`].
 #[derive(Debug)]
 pub struct FrameIter<'a, S, C>(&'a mut Framed<S, C>);
 

@@ -1,4 +1,4 @@
-//! What is left of a stream of frames without the stream.
+//! The state of a stream of frames without the stream.
 
 use std::fmt;
 
@@ -6,9 +6,11 @@ use bytes::BytesMut;
 
 use super::frame_state::FrameState;
 
-/// A [`Framed`](super::Framed) without its stream: the codec, and what was read and not yet decoded.
+/// A [`Framed`](super::Framed) without its stream: the codec, and the bytes that were read but not
+/// decoded.
 ///
-/// A handler that is [kept alive](crate::Connection::suspend_until_readable) has it between its calls.
+/// A handler that [suspends its connection](crate::Connection::suspend_until_readable) keeps this
+/// value between its calls.
 ///
 /// ```
 /// use socketserver::{Connection, PooledTcpServer, RequestHandler, Result};
@@ -39,37 +41,38 @@ use super::frame_state::FrameState;
 #[derive(Default)]
 pub struct FramedParts<C> {
     pub(super) codec: C,
-    pub(super) wire: FrameState,
+    pub(super) state: FrameState,
 }
 
 impl<C> FramedParts<C> {
-    /// Nothing has been read yet.
+    /// Creates the parts of a stream from which no byte was read.
     #[must_use]
     pub fn new(codec: C) -> Self {
         Self::with_unread(codec, BytesMut::new())
     }
 
-    /// Somebody else has read `unread` from the stream, and it is to be decoded first.
+    /// Creates the parts of a stream from which other code has read `unread`. These bytes are
+    /// decoded first.
     #[must_use]
     pub fn with_unread(codec: C, unread: BytesMut) -> Self {
         Self {
             codec,
-            wire: FrameState::with_unread(unread),
+            state: FrameState::with_unread(unread),
         }
     }
 
-    /// What was read and not decoded, for somebody else.
+    /// Returns the bytes that were read but not decoded.
     #[must_use]
     pub fn into_unread(mut self) -> BytesMut {
-        std::mem::take(self.wire.unread())
+        std::mem::take(self.state.unread())
     }
 }
 
 impl<C: fmt::Debug> fmt::Debug for FramedParts<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Parts")
+        f.debug_struct("FramedParts")
             .field("codec", &self.codec)
-            .field("memory", &self.wire.size())
+            .field("memory", &self.state.size())
             .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! Bodies in pieces, for frames that are better not in memory as a whole. See `json_header.rs`.
+//! Bodies in pieces, for frames that should not be in memory as a whole. See `json_header.rs`.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -12,14 +12,15 @@ use super::json_header::Incoming;
 use super::{Decoder, FrameError, Framed, JsonHeader};
 
 impl<S: Read> Framed<S, JsonHeader> {
-    /// Reads the next header, and returns its body to be read in pieces; `None` when the peer has
-    /// ended after a frame.
+    /// Reads the next header and returns a reader of its body. Returns `None` if the peer has
+    /// closed the stream after a frame.
     ///
-    /// What is not read of the body is skipped when the next frame is asked for.
+    /// Reading the next frame skips the unread rest of the body.
     ///
     /// # Errors
-    /// Those of [`Framed::read`]. A body longer than [`max_body`](JsonHeader::max_body) is refused,
-    /// though it would not be held: the limit can be `u64::MAX`.
+    /// Returns the errors of [`Framed::read`]. A body longer than
+    /// [`max_body`](JsonHeader::max_body) is rejected, although it would not be buffered. Set the
+    /// limit to `u64::MAX` to accept every length.
     ///
     /// ```
     /// use std::io::Read;
@@ -35,29 +36,29 @@ impl<S: Read> Framed<S, JsonHeader> {
     /// # Ok::<(), FrameError>(())
     /// ```
     pub fn read_body(&mut self) -> Result<Option<JsonBody<'_, S>>, FrameError> {
-        let told = self.told();
-        let (stream, codec, wire) = self.split();
-        let Some(length) = wire.read(stream, &mut HeaderOnly(codec), told)? else {
+        let on_progress = self.on_progress();
+        let (stream, codec, state) = self.split();
+        let Some(length) = state.read(stream, &mut HeaderOnly(codec), on_progress)? else {
             return Ok(None);
         };
         codec.incoming = Incoming::Rest(length);
         Ok(Some(JsonBody {
             stream,
             codec,
-            wire,
-            told,
+            state,
+            on_progress,
         }))
     }
 }
 
 impl<S: Write> Framed<S, JsonHeader> {
-    /// Sends the header of a body of `length` bytes, which are to be written to what is returned.
+    /// Sends the header of a body of `length` bytes and returns a writer for the body.
     ///
-    /// Until all of them are written, no other frame can be sent.
+    /// No other frame can be sent until the whole body is written.
     ///
     /// # Errors
-    /// Those of [`Framed::write`]. When the stream takes the header in part only, no body can follow:
-    /// the connection is of no use any more.
+    /// Returns the errors of [`Framed::write`]. If the stream accepts only a part of the header, no
+    /// body can follow, and the connection is unusable.
     ///
     /// ```
     /// use std::io::{self, Write};
@@ -75,11 +76,11 @@ impl<S: Write> Framed<S, JsonHeader> {
         self.write_body_with(length, &Map::new())
     }
 
-    /// The same, with further members in the header, behind `dataBodyLength`. A peer that does not
-    /// know them ignores them.
+    /// Sends a header with further members after `dataBodyLength`, and returns a writer for the
+    /// body. A peer ignores unknown members.
     ///
     /// # Errors
-    /// Those of [`Framed::write`].
+    /// Returns the errors of [`Framed::write`].
     ///
     /// ```
     /// use socketserver::framing::{Framed, FrameError, JsonHeader, Map};
@@ -101,26 +102,26 @@ impl<S: Write> Framed<S, JsonHeader> {
         length: u64,
         members: &Map<String, Value>,
     ) -> Result<JsonBodyWriter<'_, S>, FrameError> {
-        let (stream, codec, wire) = self.split();
-        wire.write(stream, |dst| {
+        let (stream, codec, state) = self.split();
+        state.write(stream, |dst| {
             codec.encode_head(length, members, dst)?;
-            codec.owed = length;
+            codec.unsent = length;
             Ok::<_, FrameError>(())
         })?;
         Ok(JsonBodyWriter { stream, codec })
     }
 }
 
-/// The body of a frame that is being received. It ends where the frame ends.
+/// A reader of the body of a received frame. It ends where the frame ends.
 pub struct JsonBody<'a, S> {
     stream: &'a mut S,
     codec: &'a mut JsonHeader,
-    wire: &'a mut FrameState,
-    told: ProgressCallback<S>,
+    state: &'a mut FrameState,
+    on_progress: ProgressCallback<S>,
 }
 
 impl<S> JsonBody<'_, S> {
-    /// How many bytes are still to be read.
+    /// Returns the number of bytes that are not read yet.
     #[must_use]
     pub fn remaining(&self) -> u64 {
         match self.codec.incoming {
@@ -129,15 +130,15 @@ impl<S> JsonBody<'_, S> {
         }
     }
 
-    /// The header, with whatever else is in it.
+    /// Returns the header with all its members.
     #[must_use]
     pub fn header(&self) -> &Map<String, Value> {
         &self.codec.header
     }
 }
 
-/// Fails with [`io::ErrorKind::UnexpectedEof`] if the peer ends before the body does. After a timeout
-/// it can be read on.
+/// Fails with [`io::ErrorKind::UnexpectedEof`] if the peer closes the stream within the body. After
+/// a timeout, reading can continue.
 impl<S: Read> Read for JsonBody<'_, S> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let Incoming::Rest(left) = &mut self.codec.incoming else {
@@ -147,9 +148,9 @@ impl<S: Read> Read for JsonBody<'_, S> {
         if wanted == 0 {
             return Ok(0);
         }
-        let unread = self.wire.unread();
+        let unread = self.state.unread();
         let n = if unread.is_empty() {
-            (self.told)(self.stream, true);
+            (self.on_progress)(self.stream, true);
             self.stream.read(&mut buf[..wanted])?
         } else {
             let n = unread.len().min(wanted);
@@ -161,7 +162,7 @@ impl<S: Read> Read for JsonBody<'_, S> {
         }
         *left -= n as u64;
         if *left == 0 {
-            (self.told)(self.stream, false);
+            (self.on_progress)(self.stream, false);
         }
         Ok(n)
     }
@@ -169,13 +170,14 @@ impl<S: Read> Read for JsonBody<'_, S> {
 
 impl<S> fmt::Debug for JsonBody<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Body")
+        f.debug_struct("JsonBody")
             .field("remaining", &self.remaining())
             .finish_non_exhaustive()
     }
 }
 
-/// The body of a frame that is being sent: it takes as many bytes as were announced, unbuffered.
+/// A writer of the body of a frame. It accepts exactly the announced number of bytes and does not
+/// buffer.
 #[must_use = "the peer waits for the body"]
 pub struct JsonBodyWriter<'a, S> {
     stream: &'a mut S,
@@ -183,36 +185,37 @@ pub struct JsonBodyWriter<'a, S> {
 }
 
 impl<S: Write> JsonBodyWriter<'_, S> {
-    /// How many bytes are still to be written.
+    /// Returns the number of bytes that are not written yet.
     #[must_use]
     pub fn remaining(&self) -> u64 {
-        self.codec.owed
+        self.codec.unsent
     }
 
-    /// Makes sure that the body is complete.
+    /// Checks that the body is complete and flushes the stream.
     ///
     /// # Errors
-    /// [`FrameError::Unsendable`] if it is not: the peer still waits for the rest, and nothing else
-    /// can be sent.
+    /// Returns [`FrameError::Unsendable`] if the body is incomplete. The peer still waits for the
+    /// rest, and no other frame can be sent.
     pub fn finish(self) -> Result<(), FrameError> {
         self.stream.flush()?;
-        match self.codec.owed {
+        match self.codec.unsent {
             0 => Ok(()),
-            owed => Err(FrameError::Unsendable(
-                format!("{owed} bytes of the body were not written").into(),
+            unsent => Err(FrameError::Unsendable(
+                format!("{unsent} bytes of the body were not written").into(),
             )),
         }
     }
 }
 
-/// Writing more than was announced fails with [`io::ErrorKind::InvalidInput`], and sends nothing.
+/// Writing more than the announced length fails with [`io::ErrorKind::InvalidInput`] and sends
+/// nothing.
 impl<S: Write> Write for JsonBodyWriter<'_, S> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        if buf.len() as u64 > self.codec.owed {
-            return Err(FrameError::too_long_to_send(buf.len() as u64, self.codec.owed).into());
+        if buf.len() as u64 > self.codec.unsent {
+            return Err(FrameError::too_long_to_send(buf.len() as u64, self.codec.unsent).into());
         }
         let n = self.stream.write(buf)?;
-        self.codec.owed -= n as u64;
+        self.codec.unsent -= n as u64;
         Ok(n)
     }
 
@@ -223,13 +226,13 @@ impl<S: Write> Write for JsonBodyWriter<'_, S> {
 
 impl<S> fmt::Debug for JsonBodyWriter<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BodyWriter")
-            .field("remaining", &self.codec.owed)
+        f.debug_struct("JsonBodyWriter")
+            .field("remaining", &self.codec.unsent)
             .finish_non_exhaustive()
     }
 }
 
-/// Decodes headers only.
+/// A decoder of headers only.
 struct HeaderOnly<'a>(&'a mut JsonHeader);
 
 impl Decoder for HeaderOnly<'_> {

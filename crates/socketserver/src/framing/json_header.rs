@@ -1,19 +1,20 @@
-//! A JSON header that says how long the body is: whole frames. Bodies in pieces are in `json_body.rs`.
+//! The codec for whole frames with a JSON header that contains the length of the body.
+//! `json_body.rs` reads and writes bodies in pieces.
 
 use bytes::{Buf, Bytes, BytesMut};
 use serde_json::{Map, Value};
 
 use super::{DEFAULT_MAX_LEN, Decoder, Encoder, FrameError};
 
-/// Frames of three parts: the header's length in four bytes (signed, the little end first), the
-/// header, and the body as it is. The header is JSON in UTF-8, `{"dataBodyLength": 5}`.
+/// Frames of three parts: the length of the header in four bytes (signed, little-endian), the
+/// header, and the body. The header is JSON in UTF-8, `{"dataBodyLength": 5}`.
 ///
-/// A header is written byte for byte as Python's `json.dumps` writes it. What is received may be any
-/// JSON object with that member that nests 16 levels at most. Other members are ignored; with bodies in
-/// pieces they can be read and sent.
+/// The encoder writes a header byte for byte like Python's `json.dumps`. The decoder accepts any
+/// JSON object with the member `dataBodyLength` that nests 16 levels at most, and ignores other members. The methods for bodies
+/// in pieces can read and send other members.
 ///
-/// A body of many MiB need not be in memory as a whole: see `read_body` and `write_body` of
-/// [`Framed`](super::Framed).
+/// Use `read_body` and `write_body` of [`Framed`](super::Framed) for a large body that should not
+/// be in memory as a whole.
 ///
 /// ```
 /// use socketserver::framing::{BytesMut, Decoder, Encoder, FrameError, JsonHeader};
@@ -30,41 +31,44 @@ pub struct JsonHeader {
     max_header: usize,
     max_body: u64,
     pub(super) incoming: Incoming,
-    /// The last header that was taken.
+    /// The last decoded header.
     pub(super) header: Map<String, Value>,
-    /// How much of a body that was announced is still to be sent.
-    pub(super) owed: u64,
+    /// The number of bytes of an announced body that were not sent yet.
+    pub(super) unsent: u64,
 }
 
-/// What the next bytes from the peer are.
+/// The expected content of the next bytes from the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Incoming {
     Head,
     /// A whole body of this length.
     Body(u64),
-    /// What is left of a body that is read in pieces. Nobody may want it: then it is skipped.
+    /// The rest of a body that is read in pieces. The decoder skips it if the application does not
+    /// read it.
     Rest(u64),
 }
 
 impl JsonHeader {
-    /// 4 KiB.
+    /// The default limit of a header: 4 KiB.
     pub const DEFAULT_MAX_HEADER: usize = 4096;
 
-    /// The longest header that is taken, in bytes.
+    /// Sets the maximum length of a header in bytes. Defaults to 4 KiB.
     #[must_use]
     pub const fn max_header(mut self, max_header: usize) -> Self {
         self.max_header = max_header;
         self
     }
 
-    /// The longest body that is taken or sent, in bytes; [`DEFAULT_MAX_LEN`] unless set.
+    /// Sets the maximum length of a received or sent body in bytes. Defaults to
+    /// [`DEFAULT_MAX_LEN`].
     #[must_use]
     pub const fn max_body(mut self, max_body: u64) -> Self {
         self.max_body = max_body;
         self
     }
 
-    /// Takes a header, and what is left of the body before it; returns the length of the next body.
+    /// Takes a header, and the unread rest of the previous body. Returns the length of the next
+    /// body.
     pub(super) fn decode_head(&mut self, src: &mut BytesMut) -> Result<Option<u64>, FrameError> {
         if let Incoming::Body(length) = self.incoming {
             return Ok(Some(length));
@@ -93,7 +97,7 @@ impl JsonHeader {
         Ok(Some(length))
     }
 
-    /// At the end of input: a frame has to be over.
+    /// Returns an error if the stream ends within a frame.
     pub(super) fn check_end(&self, src: &BytesMut) -> Result<(), FrameError> {
         match self.incoming {
             Incoming::Head if src.is_empty() => Ok(()),
@@ -107,9 +111,9 @@ impl JsonHeader {
         members: &Map<String, Value>,
         dst: &mut BytesMut,
     ) -> Result<(), FrameError> {
-        if self.owed > 0 {
+        if self.unsent > 0 {
             return Err(FrameError::Unsendable(
-                format!("the body before it is {} bytes short", self.owed).into(),
+                format!("the previous body is {} bytes short", self.unsent).into(),
             ));
         }
         if length > self.max_body {
@@ -168,7 +172,7 @@ impl Default for JsonHeader {
             max_body: DEFAULT_MAX_LEN as u64,
             incoming: Incoming::Head,
             header: Map::new(),
-            owed: 0,
+            unsent: 0,
         }
     }
 }
@@ -211,7 +215,7 @@ impl<T: AsRef<[u8]>> Encoder<T> for JsonHeader {
     }
 }
 
-const NO_LENGTH: &str = "the header is no object whose dataBodyLength is a number of bytes";
+const NO_LENGTH: &str = "the header is not an object with a number of bytes in dataBodyLength";
 
 /// How deep the values of a header may nest, itself included. The parser recurses, and takes some 500
 /// bytes of stack for each level, or 1.7 KiB in a debug build.
@@ -250,7 +254,8 @@ fn depth(json: &[u8]) -> usize {
     most
 }
 
-/// Lengths in memory are compared with lengths on the wire; where memory is smaller, it is the limit.
+/// Converts a length on the wire to a length in memory. Where `usize` is smaller, the result is
+/// `usize::MAX`.
 fn clamped(length: u64) -> usize {
     usize::try_from(length).unwrap_or(usize::MAX)
 }

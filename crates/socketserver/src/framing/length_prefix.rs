@@ -1,10 +1,10 @@
-//! A length of 1, 2, 4 or 8 bytes, and then so many bytes.
+//! The codec for frames with a length of 1, 2, 4 or 8 bytes before the body.
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{DEFAULT_MAX_LEN, Decoder, Encoder, FrameError};
 
-/// Frames that begin with their length, which does not count itself.
+/// Frames that begin with the length of their body. The length does not include itself.
 ///
 /// ```
 /// use socketserver::framing::{Framed, FrameError, LengthPrefix};
@@ -30,49 +30,51 @@ enum Order {
 }
 
 impl LengthPrefix {
-    /// One byte: up to 255.
+    /// Creates a codec with a length of one byte, up to 255.
     #[must_use]
     pub const fn u8() -> Self {
         Self::new(1, Order::Big)
     }
 
-    /// Two bytes, the big end first.
+    /// Creates a codec with a big-endian length of two bytes.
     #[must_use]
     pub const fn u16_be() -> Self {
         Self::new(2, Order::Big)
     }
 
-    /// Two bytes, the little end first.
+    /// Creates a codec with a little-endian length of two bytes.
     #[must_use]
     pub const fn u16_le() -> Self {
         Self::new(2, Order::Little)
     }
 
-    /// Four bytes, the big end first: network byte order, and the most common of all.
+    /// Creates a codec with a big-endian length of four bytes: network byte order, the most common
+    /// format.
     #[must_use]
     pub const fn u32_be() -> Self {
         Self::new(4, Order::Big)
     }
 
-    /// Four bytes, the little end first.
+    /// Creates a codec with a little-endian length of four bytes.
     #[must_use]
     pub const fn u32_le() -> Self {
         Self::new(4, Order::Little)
     }
 
-    /// Eight bytes, the big end first.
+    /// Creates a codec with a big-endian length of eight bytes.
     #[must_use]
     pub const fn u64_be() -> Self {
         Self::new(8, Order::Big)
     }
 
-    /// Eight bytes, the little end first.
+    /// Creates a codec with a little-endian length of eight bytes.
     #[must_use]
     pub const fn u64_le() -> Self {
         Self::new(8, Order::Little)
     }
 
-    /// The longest body that is taken or sent, in bytes; [`DEFAULT_MAX_LEN`] unless set.
+    /// Sets the maximum length of a received or sent body in bytes. Defaults to
+    /// [`DEFAULT_MAX_LEN`].
     #[must_use]
     pub const fn max_len(mut self, max_len: usize) -> Self {
         self.max_len = max_len;
@@ -87,7 +89,7 @@ impl LengthPrefix {
         }
     }
 
-    /// The limit, or what the prefix can say if that is less.
+    /// Returns the limit, or the maximum of the length field if that is less.
     fn limit(&self) -> u64 {
         (self.max_len as u64).min(u64::MAX >> (64 - 8 * self.width))
     }
@@ -123,7 +125,7 @@ impl Decoder for LengthPrefix {
             return Ok(None);
         };
         let claimed = self.read_length(prefix);
-        // In memory's own size only if it is within the limit, which is.
+        // The length converts to `usize` only if it is within the limit, which is a `usize`.
         let Some(length) = usize::try_from(claimed).ok().filter(|n| *n <= self.max_len) else {
             return Err(FrameError::TooLong {
                 limit: self.limit(),

@@ -1,18 +1,19 @@
-//! Lines, ended by `\n` or `\r\n`: as bytes, or as text.
+//! The codecs for lines that end with `\n` or `\r\n`, as bytes or as text.
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr;
 
 use super::{Decoder, Encoder, FrameError};
 
-/// Lines of bytes, whatever their encoding.
+/// Lines of bytes in any encoding.
 ///
-/// * A line ends with `\n` or `\r\n`, which does not belong to the message. The last one is
-///   delivered when the peer ends, even without.
-/// * The limit is on what is received, and counts the bytes before the end of the line. A longer
-///   line is reported once, and skipped; the next one is decoded as usual.
-/// * What is sent is ended by `\n`; by `\r\n` if it ends with `\r` itself, as that would be taken
-///   for a part of the line's end. A message with a `\n` in it is refused: it would arrive as two.
+/// * A line ends with `\n` or `\r\n`, which does not belong to the message. If the peer closes the
+///   stream after an incomplete line, this line is a message, too.
+/// * The limit applies to received lines and counts the bytes before the line end. A longer line is
+///   reported once and skipped. Decoding continues with the next line.
+/// * A sent line ends with `\n`. If the message ends with `\r`, the sent line ends with `\r\n`,
+///   because the peer would take the `\r` for a part of the line end. A message that contains `\n`
+///   is rejected, because it would arrive as two messages.
 ///
 /// ```
 /// use socketserver::framing::{Framed, FrameError, Lines};
@@ -29,31 +30,32 @@ use super::{Decoder, Encoder, FrameError};
 #[derive(Clone, Debug)]
 pub struct Lines {
     max_len: usize,
-    /// How many bytes at the front are known to have no `\n`: a line that comes byte by byte is
-    /// looked through once.
+    /// The number of bytes at the front that contain no `\n`. The decoder searches each byte only
+    /// once, even if a line arrives byte by byte.
     scanned: usize,
-    /// A line that is too long was reported, and its end is still to come.
+    /// True after a too long line was reported, until its end arrives.
     skipping: bool,
 }
 
 impl Lines {
-    /// 64 KiB.
+    /// The default limit of a line: 64 KiB.
     pub const DEFAULT_MAX_LEN: usize = 64 * 1024;
 
-    /// The longest line that is taken, in bytes, without its end.
+    /// Sets the maximum length of a received line in bytes, without the line end. Defaults to 64
+    /// KiB.
     #[must_use]
     pub fn max_len(mut self, max_len: usize) -> Self {
         self.max_len = max_len;
         self
     }
 
-    /// The same as text: [`Utf8Lines`].
+    /// Converts the codec to a codec of text: [`Utf8Lines`].
     #[must_use]
     pub fn utf8(self) -> Utf8Lines {
         Utf8Lines(self)
     }
 
-    /// The line in `src[..end]`, which `taken` bytes are to be removed for.
+    /// Takes the line in `src[..end]` and removes `taken` bytes from `src`.
     fn take(&mut self, src: &mut BytesMut, end: usize, taken: usize) -> Result<Bytes, FrameError> {
         self.scanned = 0;
         let mut line = src.split_to(taken);
@@ -101,7 +103,7 @@ impl Decoder for Lines {
             let text = end - usize::from(src[..end].ends_with(b"\r"));
             return self.take(src, text, end + 1).map(Some);
         }
-        // A `\r` may turn out to belong to the end.
+        // A `\r` may belong to the line end.
         let text = src.len() - usize::from(src.ends_with(b"\r"));
         if text > self.max_len {
             src.clear();
@@ -135,7 +137,7 @@ impl<T: AsRef<[u8]>> Encoder<T> for Lines {
         let line = item.as_ref();
         if memchr(b'\n', line).is_some() {
             return Err(FrameError::Unsendable(
-                "a line cannot have a line end in it; send the lines one by one".into(),
+                "a line must not contain a line end; send each line separately".into(),
             ));
         }
         let end: &[u8] = if line.ends_with(b"\r") {
@@ -150,9 +152,9 @@ impl<T: AsRef<[u8]>> Encoder<T> for Lines {
     }
 }
 
-/// Lines of UTF-8: [`Lines`], made [text](Lines::utf8).
+/// Lines of UTF-8 text; created by [`Lines::utf8`].
 ///
-/// A line that is not UTF-8 is reported, and the next one is decoded as usual.
+/// A line that is not UTF-8 is reported. Decoding continues with the next line.
 ///
 /// ```
 /// use socketserver::framing::{Framed, FrameError, Lines};

@@ -1,8 +1,8 @@
-//! Messages out of a stream of bytes.
+//! Framing: messages on a stream of bytes.
 //!
-//! TCP delivers bytes. What one side has sent by three writes, the other may read at once, or in
-//! seven pieces: a `read` is no message ("sticky packets"). A *framing* says where a message ends.
-//! [`Framed`] puts one on a stream, so that a handler reads and writes messages:
+//! TCP delivers bytes, not messages. The bytes of three writes may arrive in one read or in seven
+//! ("sticky packets"). A *framing* defines where a message ends. [`Framed`] applies a framing to a
+//! stream, so that a handler reads and writes messages:
 //!
 //! ```
 //! use socketserver::framing::{Framed, Lines};
@@ -27,40 +27,41 @@
 //!
 //! # Codecs
 //!
-//! | Codec | On the wire | Limit, unless set | Message |
+//! | Codec | On the wire | Default limit | Message |
 //! |---|---|---|---|
 //! | [`Lines`] | `hello\n`, `hello\r\n` | [64 KiB](Lines::DEFAULT_MAX_LEN) | [`Bytes`] |
 //! | [`Utf8Lines`] | the same in UTF-8 | 64 KiB | `String` |
-//! | [`LengthPrefix`] | `\0\x05hello`: 1, 2, 4 or 8 bytes, either end first | [8 MiB](DEFAULT_MAX_LEN) | [`Bytes`] |
+//! | [`LengthPrefix`] | `\0\x05hello`: 1, 2, 4 or 8 bytes, big-endian or little-endian | [8 MiB](DEFAULT_MAX_LEN) | [`Bytes`] |
 //! | [`Netstring`] | `5:hello,` | 8 MiB | [`Bytes`] |
-//! | [`JsonHeader`] | `\x15\0\0\0{"dataBodyLength": 5}hello` | [4 KiB](JsonHeader::DEFAULT_MAX_HEADER), and 8 MiB | [`Bytes`], or a [`Body`] to read in pieces |
-//! | `TokioCodec` (feature `tokio-codec`) | any codec of tokio-util's kind | none: it is an argument | the codec's own |
+//! | [`JsonHeader`] | `\x15\0\0\0{"dataBodyLength": 5}hello` | [4 KiB](JsonHeader::DEFAULT_MAX_HEADER), and 8 MiB | [`Bytes`], or a [`JsonBody`] to read in pieces |
+//! | `TokioCodec` (feature `tokio-codec`) | any tokio-util codec | none: the limit is an argument | defined by the codec |
 //!
-//! Others are implementations of [`Decoder`] and [`Encoder`]. A codec needs no stream: it takes
-//! messages from a [`BytesMut`], and appends frames to one.
+//! Implement [`Decoder`] and [`Encoder`] for other formats. A codec works without a stream: it
+//! takes messages from a [`BytesMut`], and appends frames to one.
 //!
 //! # Limits
 //!
-//! Every codec has one. A peer can announce what it likes; memory is allocated for what has arrived,
-//! at most for the longest frame and 8 KiB. A frame that is longer is a [`FrameError::TooLong`].
-//! How long a peer may take is not decided here: that is what [`Timeouts`](crate::Timeouts) are for.
+//! Every codec has a limit. Memory is allocated for received bytes, never for an announced length:
+//! at most the longest frame and 8 KiB. A longer frame is a [`FrameError::TooLong`].
+//! [`Timeouts`](crate::Timeouts) limit the time that a peer may take.
 //!
 //! # Errors
 //!
-//! A timeout loses nothing: read again, and the frame goes on where it was. After a malformed frame
-//! there are no more messages; only lines go on with the next line. In a handler, `?` does what is
-//! meant: the request ends, and the server's `handle_error` is told why.
+//! A timeout loses no bytes: the next read continues the frame. After a malformed frame there are
+//! no further messages, except that a codec of lines continues with the next line. In a handler,
+//! use `?`: the request ends, and the server's `handle_error` gets the error.
 //!
 //! # Two directions, two codecs
 //!
-//! A [`Framed`] that only reads needs a [`Decoder`], one that only writes an [`Encoder`]. Where the
-//! replies have another format than the requests, or come from another thread, make two: one on the
-//! [`Connection`](crate::Connection), and one on its [`writer`](crate::Connection::writer).
+//! A [`Framed`] that only reads needs a [`Decoder`]; a [`Framed`] that only writes needs an
+//! [`Encoder`]. If replies have another format than requests, or come from another thread, create
+//! two: one on the [`Connection`](crate::Connection), and one on its
+//! [`writer`](crate::Connection::writer).
 //!
-//! # Connections that are kept alive
+//! # Suspended connections
 //!
-//! What was read too much belongs to the next message. A handler that returns in between keeps it in
-//! [`FramedParts`].
+//! A read may return bytes of the next message. A handler that suspends its connection keeps these
+//! bytes in [`FramedParts`].
 
 mod buffer;
 mod codec;
@@ -93,5 +94,5 @@ pub use netstring::Netstring;
 #[cfg(feature = "tokio-codec")]
 pub use tokio_codec::TokioCodec;
 
-/// The longest frame that the binary codecs take unless told otherwise: 8 MiB, as in tokio-util.
+/// The default limit of the binary codecs: 8 MiB, as in tokio-util.
 pub const DEFAULT_MAX_LEN: usize = 8 * 1024 * 1024;

@@ -1,12 +1,12 @@
-//! Netstrings: `5:hello,`.
+//! The codec for netstrings: `5:hello,`.
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{DEFAULT_MAX_LEN, Decoder, Encoder, FrameError};
 
-/// D. J. Bernstein's netstrings: the length in decimal digits, a colon, so many bytes, a comma.
+/// D. J. Bernstein's netstrings: the length in decimal digits, a colon, the string, and a comma.
 ///
-/// As [the specification](https://cr.yp.to/proto/netstrings.txt) has it, a length has no leading
+/// According to [the specification](https://cr.yp.to/proto/netstrings.txt), a length has no leading
 /// zeros, and the empty string is `0:,`.
 ///
 /// ```
@@ -23,18 +23,19 @@ pub struct Netstring {
     max_len: usize,
 }
 
-/// Those of `u64::MAX`; a longer number is over every limit.
+/// The number of digits of `u64::MAX`. A longer number exceeds every limit.
 const MAX_DIGITS: usize = 20;
 
 impl Netstring {
-    /// The longest string that is taken or sent, in bytes; [`DEFAULT_MAX_LEN`] unless set.
+    /// Sets the maximum length of a received or sent string in bytes. Defaults to
+    /// [`DEFAULT_MAX_LEN`].
     #[must_use]
     pub const fn max_len(mut self, max_len: usize) -> Self {
         self.max_len = max_len;
         self
     }
 
-    /// Where the string begins in `src`, and its length as the peer claims it.
+    /// Returns the start of the string in `src` and its announced length.
     fn head(&self, src: &[u8]) -> Result<Option<(usize, u64)>, FrameError> {
         let mut claimed = 0_u64;
         for (at, byte) in src.iter().enumerate() {

@@ -1,14 +1,15 @@
-//! Codecs that were written for tokio. Their traits have no `async` in them.
+//! An adapter for codecs of tokio-util, whose traits are not `async`.
 
 use bytes::BytesMut;
 use tokio_util::codec;
 
 use super::{Decoder, Encoder};
 
-/// Any codec of tokio-util, or written for it, with its own messages and its own error type.
+/// Adapts a codec for tokio-util's traits, with its own message and error types.
 ///
-/// How much such a decoder may hold has to be said: its trait has no word for it. It may have a limit
-/// of its own as well, and may reserve memory up to that. None of its errors counts as recoverable.
+/// The maximum size of the buffer is an argument, because tokio-util's trait does not declare it. A
+/// codec may have its own limit as well, and may reserve memory up to that limit. No error counts
+/// as recoverable.
 ///
 /// ```
 /// use socketserver::framing::{Framed, TokioCodec};
@@ -27,8 +28,8 @@ pub struct TokioCodec<C> {
 }
 
 impl<C> TokioCodec<C> {
-    /// Wraps a codec whose longest frame has `buffer_limit` bytes on the wire, its head and its end
-    /// included.
+    /// Wraps a codec whose longest frame has `buffer_limit` bytes on the wire, including its head
+    /// and its end.
     #[must_use]
     pub fn new(codec: C, buffer_limit: usize) -> Self {
         Self {

@@ -1,20 +1,21 @@
-//! Where the body of a request ends: [RFC 9112, 6](https://www.rfc-editor.org/rfc/rfc9112#section-6).
+//! Where the body of a request ends: [RFC 9112,
+//! 6](https://www.rfc-editor.org/rfc/rfc9112#section-6).
 //!
-//! Whoever forwards to us may read differently what is ambiguous, and then take a part of a body for
-//! the next request of somebody else. So whatever has two readings is refused, also what the RFC
-//! would let us mend.
+//! A proxy may interpret an ambiguous request differently, and take a part of a body for the next
+//! request of another client. This module therefore rejects every ambiguous request, including
+//! requests that the RFC allows a server to repair.
 
 use ::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use super::problem::{Problem, bad, problem};
 
-/// How a body is told from what follows it.
+/// The rule that determines the end of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BodyLength {
-    /// So many bytes.
+    /// The body has this number of bytes.
     Length(u64),
-    /// In pieces with their lengths before them.
+    /// The body is sent in chunks, each after its length.
     Chunked,
 }
 
@@ -34,13 +35,13 @@ impl BodyLength {
             // RFC 9112, 6.1: it "ought to be handled as an error".
             Some(_) if is_encoded => Err(bad("there are a length and a transfer coding")),
             Some(length) => Ok(Self::Length(length)),
-            // RFC 9112, 6.1: such a framing is faulty, as HTTP/1.0 knows no codings.
+            // RFC 9112, 6.1: this framing is faulty, because HTTP/1.0 has no transfer codings.
             None if is_encoded && version == Version::HTTP_10 => {
                 Err(bad("HTTP/1.0 has no transfer codings"))
             }
             None if is_encoded => transfer_coding(headers),
-            // There the end of a body without a length is the end of the connection, which would be
-            // the end of us, too (RFC 1945, 7.2.2).
+            // The end of such a body is the end of the connection, so the server could not respond
+            // (RFC 1945, 7.2.2).
             None if version == Version::HTTP_10
                 && [Method::POST, Method::PUT, Method::PATCH].contains(method) =>
             {
@@ -54,8 +55,8 @@ impl BodyLength {
     }
 }
 
-/// Digits, and nothing else: signs, and lists of the same length several times, have readings of
-/// their own elsewhere.
+/// Accepts digits only. Other implementations interpret signs, and repeated equal lengths, in ways
+/// of their own.
 fn length(value: &HeaderValue) -> Result<u64, Problem> {
     let digits = value.as_bytes();
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
@@ -74,7 +75,7 @@ fn length(value: &HeaderValue) -> Result<u64, Problem> {
 
 fn transfer_coding(headers: &HeaderMap) -> Result<BodyLength, Problem> {
     let is_chunked = |coding: &str| coding.eq_ignore_ascii_case("chunked");
-    // With its empty elements: a list that begins with a comma is somebody's attempt.
+    // Empty elements are kept, because a list that begins with a comma is an attack.
     let codings: Vec<_> = headers
         .get_all(TRANSFER_ENCODING)
         .iter()
@@ -95,7 +96,7 @@ fn transfer_coding(headers: &HeaderMap) -> Result<BodyLength, Problem> {
                 "chunked is the only transfer coding here",
             ))
         }
-        // RFC 9112, 6.3: the length of the body cannot be told.
+        // RFC 9112, 6.3: the length of the body cannot be determined.
         _ => Err(bad(
             "the last transfer coding is not chunked, or it is so twice",
         )),

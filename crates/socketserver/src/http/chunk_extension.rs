@@ -1,9 +1,9 @@
-//! What may stand behind the size of a chunk: [RFC 9112, 7.1.1](https://www.rfc-editor.org/rfc/rfc9112#section-7.1.1).
+//! Chunk extensions: [RFC 9112, 7.1.1](https://www.rfc-editor.org/rfc/rfc9112#section-7.1.1).
 //!
-//! None of it means anything here. It has to be well-formed all the same: where one reader skips
-//! something that another one takes for a line of its own, a request is smuggled.
+//! The server ignores extensions, but they must be well-formed. If one reader skips bytes that
+//! another reader takes for a line of its own, a request can be smuggled.
 
-/// Whether this is `*( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] )`.
+/// Returns true if `rest` is `*( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] )`.
 pub(super) fn are_extensions(mut rest: &[u8]) -> bool {
     while !rest.is_empty() {
         match extension(rest) {
@@ -14,7 +14,7 @@ pub(super) fn are_extensions(mut rest: &[u8]) -> bool {
     true
 }
 
-/// What follows the first of them.
+/// Returns the bytes after the first extension.
 fn extension(rest: &[u8]) -> Option<&[u8]> {
     let rest = token(blank(blank(rest).strip_prefix(b";")?))?;
     match blank(rest).strip_prefix(b"=") {
@@ -31,7 +31,7 @@ fn blank(rest: &[u8]) -> &[u8] {
     &rest[count.count()..]
 }
 
-/// RFC 9110, 5.6.2: at least one of these.
+/// Skips a token of RFC 9110, 5.6.2, which has at least one character.
 fn token(rest: &[u8]) -> Option<&[u8]> {
     let is_part = |byte: &&u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     match rest.iter().take_while(is_part).count() {
@@ -40,7 +40,8 @@ fn token(rest: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// RFC 9110, 5.6.4: up to the quote that ends it, which no backslash is before.
+/// Skips a quoted string of RFC 9110, 5.6.4, up to the closing quote that has no backslash before
+/// it.
 fn string(rest: &[u8]) -> Option<&[u8]> {
     let mut bytes = rest.iter().enumerate();
     while let Some((at, byte)) = bytes.next() {

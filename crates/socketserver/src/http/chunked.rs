@@ -1,4 +1,4 @@
-//! Bodies whose length is not known before: [RFC 9112, 7.1](https://www.rfc-editor.org/rfc/rfc9112#section-7.1).
+//! Chunked bodies: [RFC 9112, 7.1](https://www.rfc-editor.org/rfc/rfc9112#section-7.1).
 
 use std::fmt;
 use std::io::{self, BufRead, Read};
@@ -10,16 +10,17 @@ use super::chunk_extension::are_extensions;
 use super::head::fields;
 use super::problem::{bad, problem};
 
-/// Where a decoder is in a chunked body. It knows no stream, so that a read that fails can go on.
+/// The state of a decoder in a chunked body. The decoder holds no stream, so that it can continue
+/// after a failed read.
 #[derive(Debug)]
 pub(super) struct Chunks {
     state: State,
-    /// What of a line has arrived: of a size with its extensions, or of the end of a chunk.
+    /// The received part of a line: a chunk size with its extensions, or the end of a chunk.
     line: Vec<u8>,
     /// All lines of the trailer section.
     trailer: Vec<u8>,
     fields: usize,
-    /// What extensions may still take.
+    /// The number of bytes that extensions may still take.
     extensions: usize,
     limits: HttpLimits,
 }
@@ -33,7 +34,7 @@ enum State {
     Done,
 }
 
-/// More hexadecimal digits do not fit into a `u64`.
+/// A `u64` has at most 16 hexadecimal digits.
 const DIGITS: usize = 16;
 
 impl Chunks {
@@ -52,12 +53,12 @@ impl Chunks {
         self.state == State::Done
     }
 
-    /// The fields behind the body.
+    /// Returns the trailer fields of the body.
     pub fn trailers(&self) -> io::Result<HeaderMap> {
         Ok(fields(&self.trailer)?)
     }
 
-    /// Reads some of the data, of which no more than `allowed` bytes may follow; 0 is the end.
+    /// Reads some data, of which at most `allowed` bytes may follow. Returns 0 at the end.
     pub fn read(
         &mut self,
         from: &mut impl BufRead,
@@ -72,7 +73,7 @@ impl Chunks {
         };
         loop {
             match self.state {
-                // Less is allowed than when the chunk began.
+                // The limit is lower than when the chunk began.
                 State::Data(left) if left > allowed => return Err(too_long().into()),
                 State::Data(left) => {
                     let most = usize::try_from(left).unwrap_or(usize::MAX).min(into.len());
@@ -111,16 +112,16 @@ impl Chunks {
         }
     }
 
-    /// Reads to the end of a line, which is left out. What has arrived of it stays in `self.line`.
+    /// Reads to the end of a line, without the line end. A partial line stays in `self.line`.
     fn line(&mut self, from: &mut impl BufRead, limit: usize) -> io::Result<()> {
-        // No limit is one that is never reached.
+        // A limit near `usize::MAX` must not overflow below.
         let limit = limit.min(usize::MAX - 3);
         loop {
             let some = from.fill_buf()?;
             if some.is_empty() {
                 return Err(ended().into());
             }
-            // One byte more than may be: enough to see that it is too much.
+            // One byte beyond the limit is enough to detect an excess.
             let room = (limit + 3).saturating_sub(self.line.len());
             let end = memchr::memchr(b'\n', &some[..some.len().min(room)]);
             let taken = end.map_or(some.len().min(room), |end| end + 1);
@@ -146,7 +147,7 @@ impl Chunks {
         let is_digit = |byte: &u8| byte.is_ascii_hexdigit();
         let count = self.line.iter().take_while(|byte| is_digit(byte)).count();
         let (digits, extension) = self.line.split_at(count);
-        // 1*HEXDIG, and no sign or 0x that other parsers of numbers take.
+        // The grammar is 1*HEXDIG. Number parsers also accept a sign or 0x.
         let size = std::str::from_utf8(digits)
             .ok()
             .filter(|_| count <= DIGITS)
@@ -164,7 +165,7 @@ impl Chunks {
         Ok(size)
     }
 
-    /// Takes one line of the section.
+    /// Reads one line of the trailer section.
     fn trailer(&mut self, from: &mut impl BufRead) -> io::Result<()> {
         let too_large = || {
             problem(
@@ -216,8 +217,8 @@ fn ended() -> super::Problem {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
-/// What is malformed or exceeds a limit is an error with a [`Problem`](super::Problem) in it; of the
-/// limits, `body`, `header`, `fields` and `chunk_extensions` hold.
+/// Returns an error with a [`Problem`](super::Problem) if the body is malformed or exceeds a limit.
+/// The limits `body`, `header`, `max_headers` and `chunk_extensions` apply.
 pub struct ChunkedReader<R> {
     from: R,
     chunks: Chunks,
@@ -225,7 +226,7 @@ pub struct ChunkedReader<R> {
 }
 
 impl<R: BufRead> ChunkedReader<R> {
-    /// A body that begins with the next byte.
+    /// Returns a reader of a body that begins with the next byte.
     pub fn new(from: R, limits: &HttpLimits) -> Self {
         Self {
             from,
@@ -234,7 +235,7 @@ impl<R: BufRead> ChunkedReader<R> {
         }
     }
 
-    /// The fields behind the body, once it was read to its end.
+    /// Returns the trailer fields, once the body has been read to its end.
     pub fn trailers(&self) -> Option<HeaderMap> {
         self.chunks.is_done().then(|| self.chunks.trailers().ok())?
     }

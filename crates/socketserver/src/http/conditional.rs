@@ -1,4 +1,4 @@
-//! Requests with conditions: [RFC 9110, 13](https://www.rfc-editor.org/rfc/rfc9110#section-13).
+//! Conditional requests: [RFC 9110, 13](https://www.rfc-editor.org/rfc/rfc9110#section-13).
 
 use std::time::{Duration, SystemTime};
 
@@ -8,26 +8,26 @@ use httpdate::parse_http_date;
 
 use super::head::only;
 
-/// What tells one state of a resource from another.
+/// The validators of one state of a resource.
 #[derive(Clone, Debug)]
 pub(super) struct Validators {
-    /// With its quotes; a strong one.
+    /// A strong entity tag, with its quotes.
     pub etag: String,
-    /// In whole seconds, as HTTP has no smaller ones.
+    /// The modification time in whole seconds, because HTTP dates have no fractions.
     pub modified: SystemTime,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Proceed,
-    /// The client has it already: 304.
+    /// The client has the current state: 304.
     NotModified,
-    /// It is not what the client thinks: 412.
+    /// The resource is not in the state that the client requires: 412.
     Failed,
 }
 
 impl Validators {
-    /// What comes of the conditions on a GET or HEAD, in the order of RFC 9110, 13.2.2.
+    /// Evaluates the conditions of a GET or HEAD request, in the order of RFC 9110, 13.2.2.
     pub fn judge(&self, headers: &HeaderMap) -> Verdict {
         if let Some(matches) = self.any_matches(headers, IF_MATCH, Self::is_strongly) {
             if !matches {
@@ -46,7 +46,8 @@ impl Validators {
         Verdict::Proceed
     }
 
-    /// Whether parts of it are wanted still: if they are of the state that the client has begun with.
+    /// Returns true if a range may be served, because the client's parts belong to the current
+    /// state.
     pub fn admits_range(&self, headers: &HeaderMap, now: SystemTime) -> bool {
         let Some(condition) = only(headers, IF_RANGE) else {
             return !headers.contains_key(IF_RANGE);
@@ -54,8 +55,8 @@ impl Validators {
         if condition.starts_with(['"', 'W']) && !condition.starts_with("Wed") {
             return self.is_strongly(condition);
         }
-        // A date is as good as a tag only if nothing can have changed in the same second:
-        // RFC 9110, 8.8.2.2.
+        // A date is as strong as a tag only if no change can have happened in the same second: RFC
+        // 9110, 8.8.2.2.
         let is_old = self.modified + Duration::from_secs(1) <= now;
         is_old && parse_http_date(condition).is_ok_and(|date| date == self.modified)
     }
@@ -68,7 +69,7 @@ impl Validators {
         tag.strip_prefix("W/").unwrap_or(tag) == self.etag
     }
 
-    /// Whether any tag of a list is this one; `None` if there is no such list.
+    /// Returns true if a tag of the list matches. Returns `None` if there is no such list.
     fn any_matches(
         &self,
         headers: &HeaderMap,
@@ -84,7 +85,7 @@ impl Validators {
     }
 }
 
-/// The tags of a list. Between their quotes they may have commas.
+/// Returns the tags of a list. A quoted tag may contain commas.
 fn tags(list: &str) -> impl Iterator<Item = &str> {
     let mut rest = list;
     std::iter::from_fn(move || {
@@ -97,7 +98,7 @@ fn tags(list: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A date that is none is as if it was not there, and so are several.
+/// Parses a date field. An invalid date, and several dates, are ignored.
 fn date(headers: &HeaderMap, name: HeaderName) -> Option<SystemTime> {
     parse_http_date(only(headers, name)?).ok()
 }
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_are_judged_in_their_order() {
+    fn conditions_are_evaluated_in_rfc_order() {
         use Verdict::{Failed, NotModified, Proceed};
         for (fields, expected) in [
             (&[][..], Proceed),
@@ -141,7 +142,7 @@ mod tests {
             (&[(IF_MODIFIED_SINCE, LATER)], NotModified),
             (&[(IF_MODIFIED_SINCE, BEFORE)], Proceed),
             (&[(IF_MODIFIED_SINCE, "yesterday")], Proceed),
-            // The tag says more than the date.
+            // The tag has precedence over the date.
             (
                 &[(IF_NONE_MATCH, "\"x\""), (IF_MODIFIED_SINCE, THEN)],
                 Proceed,
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_of_the_state_that_the_client_has() {
+    fn range_requires_the_state_that_the_client_has() {
         let now = SystemTime::now();
         for (condition, expected) in [
             ("\"a,b\"", true),

@@ -1,4 +1,4 @@
-//! From requests on a connection to calls of a handler, and back.
+//! The HTTP server side of a connection: reads requests and calls the handler.
 
 use std::fmt;
 use std::io;
@@ -20,7 +20,7 @@ use crate::{Address, Connection, EndReason, RequestHandler, RequestId, Result};
 type ErrorPage = dyn Fn(&Problem) -> Response + Send + Sync;
 type OnResponse = dyn Fn(&RequestLog<'_>) + Send + Sync;
 
-/// HTTP/1.1 on connections: makes a factory for a server out of one for [`Handler`]s.
+/// HTTP/1.1 on connections: turns a factory of [`Handler`]s into a factory for a server.
 ///
 /// ```
 /// use socketserver::http::{Http, Request, Response};
@@ -54,36 +54,36 @@ impl Default for Http {
 }
 
 impl Http {
-    /// The defaults.
+    /// Returns the default settings.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How much of a request is taken.
+    /// Sets the limits on requests.
     #[must_use]
     pub fn limits(mut self, limits: HttpLimits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Whether a connection is kept for further requests, which is the default. A sequential server
-    /// serves nobody else meanwhile, and is better off without.
+    /// Sets whether a connection is kept for further requests. Defaults to true. A sequential
+    /// server serves no other client while a connection is kept, so turn this off there.
     #[must_use]
     pub fn keep_alive(mut self, keep: bool) -> Self {
         self.keep_alive = keep;
         self
     }
 
-    /// What answers say that the server is. By default they say nothing.
+    /// Sets the `Server` field of responses. Defaults to no such field.
     #[must_use]
     pub fn server_name(mut self, name: HeaderValue) -> Self {
         self.server = Some(name);
         self
     }
 
-    /// Makes the answer to a request that is refused, in place of a line of text. Its status is set
-    /// afterwards. It must not fail.
+    /// Sets a function that makes the response to a rejected request. By default the response is a
+    /// line of text. The status is set afterwards. The function must not fail.
     #[must_use]
     pub fn error_page(
         mut self,
@@ -93,15 +93,15 @@ impl Http {
         self
     }
 
-    /// Told of each request and its answer, after that has been sent, on the worker that has served
-    /// it: an access log.
+    /// Sets an observer of each request and its response, such as an access log. The observer is
+    /// called after the response has been sent, on the worker that served the request.
     #[must_use]
     pub fn on_response(mut self, call: impl Fn(&RequestLog<'_>) + Send + Sync + 'static) -> Self {
         self.on_response = Some(Arc::new(call));
         self
     }
 
-    /// The factory for a server, out of one that makes a [`Handler`] for each connection.
+    /// Returns a factory for a server, from one that makes a [`Handler`] for each connection.
     pub fn handler<F, H>(
         self,
         factory: F,
@@ -120,7 +120,7 @@ impl Http {
         }
     }
 
-    /// The same, for a handler that is only a function.
+    /// Returns a factory for a server, from a function that responds to requests.
     pub fn handler_fn<G>(
         self,
         respond: G,
@@ -153,7 +153,7 @@ impl fmt::Debug for Http {
     }
 }
 
-/// A request and what became of it.
+/// A request and the result of serving it.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RequestLog<'a> {
@@ -161,31 +161,32 @@ pub struct RequestLog<'a> {
     pub id: RequestId,
     /// The client.
     pub peer: &'a Address,
-    /// The request; `None` if it could not be understood.
+    /// The request; `None` if it is malformed.
     pub request: Option<&'a RequestHead>,
-    /// What was answered.
+    /// The status of the response.
     pub status: StatusCode,
-    /// How many bytes of the answer's body were sent.
+    /// The number of bytes of the response body that were sent.
     pub sent: u64,
-    /// Whether the client has all of the answer, as far as this server can tell.
+    /// True if the client has received the whole response, as far as the server knows.
     pub is_complete: bool,
-    /// How long it took, from the end of the head to the end of the answer.
+    /// The time from the end of the head to the end of the response.
     pub elapsed: Duration,
 }
 
 /// Serves the requests of one connection; made by [`Http::handler`].
 ///
-/// It answers one request in each call of [`handle`](RequestHandler::handle), and
-/// [keeps the connection](Connection::suspend_until_readable) before, in between, and while a head arrives: one that waits for
-/// its client to ask holds neither a thread of a pool nor a stack. When the server drains, answers say that they are the last.
+/// Each call of [`handle`](RequestHandler::handle) serves one request. The connection is
+/// [suspended](Connection::suspend_until_readable) before the first request, between requests, and
+/// while a head arrives. A connection that waits for its client holds neither a pool thread nor a
+/// stack. During a drain, responses announce that they are the last.
 pub struct HttpHandler<H> {
     handler: H,
     http: Arc<Http>,
-    /// It was called before.
+    /// The handler has been called before.
     has_waited: bool,
     /// A part of a head has arrived.
     begun: Option<Box<Begun>>,
-    /// Who has the connection once it was upgraded.
+    /// The handler of the connection after an upgrade.
     upgraded: Option<Box<dyn RequestHandler<Connection>>>,
 }
 
@@ -196,8 +197,8 @@ impl<H: Handler> RequestHandler<Connection> for HttpHandler<H> {
         }
         conn.set_disposable(true);
         if !std::mem::replace(&mut self.has_waited, true) && is_silent(conn) {
-            // Browsers connect before they know what to ask. Until then it holds no worker, and is not
-            // waited for by a drain.
+            // Browsers connect before they have a request to send. Until then the connection holds
+            // no worker, and a drain does not wait for it.
             conn.suspend_until_readable();
             return Ok(());
         }
@@ -209,7 +210,7 @@ impl<H: Handler> RequestHandler<Connection> for HttpHandler<H> {
             Next::Request => conn.suspend_until_readable(),
             Next::Upgrade(mut upgraded) => {
                 conn.set_disposable(false);
-                // If this fails it is dropped here, without a `finish`.
+                // If `setup` fails, the handler is dropped here, without a `finish`.
                 upgraded.setup(conn)?;
                 return self.upgraded.insert(upgraded).handle(conn);
             }
@@ -225,14 +226,14 @@ impl<H: Handler> RequestHandler<Connection> for HttpHandler<H> {
     }
 }
 
-/// A head whose rest is to come. Meanwhile the connection holds no worker, as if it was silent.
+/// A head whose rest has not arrived. The connection holds no worker until then.
 struct Begun {
     reader: HeadReader,
     since: Instant,
     parked: Instant,
 }
 
-/// How a connection goes on after an answer.
+/// The next state of a connection after a response.
 enum Next {
     End,
     Request,
@@ -246,11 +247,11 @@ impl Next {
 }
 
 impl<H: Handler> HttpHandler<H> {
-    /// Reads a head, in a drain also one that has arrived while the end of input was read: that end is
-    /// this server's, and the client may not know of it yet.
+    /// Reads a head. During a drain this includes a head that arrived while the end of input was
+    /// read, because the server has caused that end, and the client may not know of it yet.
     fn read_or_end(&mut self, conn: &mut Connection) -> Result<Option<RequestHead>> {
         let head = self.read(conn)?;
-        // Nothing follows a request that was refused, or a part of one.
+        // No request follows a rejected request or a partial head.
         let is_end = head.is_none() && conn.has_ended() && conn.verdict().is_none();
         let is_late = is_end && conn.server().is_draining() && conn.socket().has_input();
         match is_late {
@@ -259,8 +260,8 @@ impl<H: Handler> HttpHandler<H> {
         }
     }
 
-    /// Reads a head; `None` if there is none, or it was refused, or the rest of it is to come: then the
-    /// connection is kept until it does.
+    /// Reads a head. Returns `None` if there is none, if it was rejected, or if it is incomplete.
+    /// In the last case the connection is suspended until the rest arrives.
     fn read(&mut self, conn: &mut Connection) -> Result<Option<RequestHead>> {
         let limits = &self.http.limits;
         let deadline = conn.deadline();
@@ -325,7 +326,7 @@ impl<H: Handler> HttpHandler<H> {
         Err(error.into())
     }
 
-    /// Answers one request, and says what may follow.
+    /// Serves one request, and returns the next state of the connection.
     fn serve(&mut self, conn: &mut Connection, head: &RequestHead) -> Result<Next> {
         let began = Instant::now();
         let http = self.http.clone();
@@ -347,7 +348,7 @@ impl<H: Handler> HttpHandler<H> {
             Ok(Ok(response)) => (response, None),
             Ok(Err(error)) => match incoming.failure().or(error.downcast_ref()) {
                 Some(problem) => (http.page(problem), None),
-                // There is nobody to be told anything.
+                // The client has disconnected, so no response is sent.
                 None if is_gone(conn) => return Err(error),
                 None => (
                     http.page(&FAILED).close(),
@@ -372,11 +373,12 @@ impl<H: Handler> HttpHandler<H> {
         }
         let stays = http.keep_alive
             && head.wants_to_stay()
-            // What it has sent ahead is for the tunnel, and not for this server.
+            // Bytes that the client has sent ahead are meant for the tunnel, and not for this
+            // server.
             && *head.method() != Method::CONNECT
             && !response.closes
             && incoming.failure().is_none()
-            // It may send the body now, or not: nobody knows what comes next.
+            // The client may send the body now or not, so the next bytes are ambiguous.
             && !incoming.expects_continue()
             && incoming.length().is_none_or(|left| left <= http.limits.max_discard)
             && !conn.server().is_lame()
@@ -388,7 +390,7 @@ impl<H: Handler> HttpHandler<H> {
             stays || upgrade.is_some(),
             began,
         );
-        // The first failure is what it is about.
+        // The first error is reported.
         match (failure, sent) {
             (Some(cause), _) | (None, Err(cause)) => resume(cause),
             (None, Ok(true)) if !incoming.is_done() => {
@@ -404,14 +406,14 @@ impl<H: Handler> HttpHandler<H> {
         }
     }
 
-    /// Answers a request that is not served, and after which the connection is closed.
+    /// Responds to a rejected request. The connection is closed afterwards.
     fn refuse(&self, conn: &mut Connection, head: Option<&RequestHead>, problem: &Problem) {
         let page = self.http.page(problem);
-        // If it does not arrive, there is nobody who minds.
+        // An error is ignored, because the connection is closed in any case.
         let _ = self.answer(conn, head, page, false, Instant::now());
     }
 
-    /// Sends an answer, and says whether the connection is there for another one.
+    /// Sends a response, and returns true if the connection can serve another request.
     fn answer(
         &self,
         conn: &mut Connection,
@@ -436,7 +438,7 @@ impl<H: Handler> HttpHandler<H> {
                 let page = self.http.page(&FAILED);
                 let _ = catch_panic(|| send(conn, &to, page, &mut progress));
             } else if is_unframed {
-                // Its end would be taken for the end of the answer.
+                // The client would take a normal close for the end of the response.
                 conn.socket().reset();
             }
         }
@@ -468,14 +470,14 @@ const NO_TUNNEL: Problem = problem(
     "this server opens no tunnels to others",
 );
 
-/// Behind a success the connection would be a tunnel, and not ours (RFC 9110, 9.3.6). A handler that
-/// answers any method has not meant that.
+/// Returns true if a success response would turn the connection into a tunnel (RFC 9110, 9.3.6). A
+/// handler that responds to any method does not intend that.
 fn is_tunnel(head: &RequestHead, response: &Response) -> bool {
     *head.method() == Method::CONNECT && response.status_code().is_success()
 }
 
-/// Whether it is to be waited for that somebody who has connected says something. In a drain it is
-/// done by reading, as a pause would end at once: he has come to be served.
+/// Returns true if the connection should be suspended until the client sends its first byte. During
+/// a drain the handler reads instead, because a suspended connection is closed at once.
 fn is_silent(conn: &mut Connection) -> bool {
     !conn.server().is_draining() && !conn.has_buffered() && !conn.socket().has_input()
 }

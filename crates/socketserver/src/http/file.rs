@@ -1,4 +1,4 @@
-//! Files as answers: whole, in parts, or not at all if the client has them.
+//! Files as responses: whole, in parts, or a 304 if the client has the file.
 
 use std::fs::{File, Metadata};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -19,15 +19,15 @@ use super::{RequestHead, Response};
 use crate::Result;
 
 impl Response {
-    /// A file, as this request asks for it: all of it (200), parts (206, 416), or not if the client
-    /// has it already (304) or wants it in another state only (412). It has `ETag`, `Last-Modified`
-    /// and `Accept-Ranges`.
+    /// Returns a file as the request asks for it: the whole file (200), parts (206, 416), or no
+    /// file if the client has it already (304) or requires another state of it (412). The response
+    /// has the fields `ETag`, `Last-Modified` and `Accept-Ranges`.
     ///
-    /// Bytes are sent without being copied where the kernel can
-    /// ([`Connection::send_file`](crate::Connection::send_file)). The tag is made of the file's
-    /// length, its inode, and the times of its last modification and of its last change, in
-    /// nanoseconds: a copy of the file on another server has another tag. If it is shortened while it
-    /// is sent, the connection is cut.
+    /// The kernel sends the bytes without a copy where it can
+    /// ([`Connection::send_file`](crate::Connection::send_file)). The tag consists of the file's
+    /// length, its inode, and the times of its last modification and its last change, in
+    /// nanoseconds. A copy of the file on another server therefore has another tag. If the file
+    /// becomes shorter while it is sent, the connection is reset.
     ///
     /// ```
     /// use socketserver::http::{Request, Response};
@@ -39,8 +39,8 @@ impl Response {
     /// ```
     ///
     /// # Errors
-    /// If the file's length cannot be told, or the media type has characters that a field may not
-    /// have.
+    /// Returns an error if the file's length cannot be determined, or if the media type has
+    /// characters that a field must not have.
     pub fn file(request: &RequestHead, file: File, media_type: &str) -> Result<Self> {
         let metadata = file.metadata()?;
         let length = metadata.len();
@@ -57,7 +57,7 @@ impl Response {
             Verdict::Proceed => {}
         }
         base.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        // RFC 9110, 14.2: it is defined for GET only.
+        // RFC 9110, 14.2 defines ranges for GET only.
         let range = request.only(RANGE).filter(|_| {
             request.method() == Method::GET && validators.admits_range(request.headers(), now)
         });
@@ -104,12 +104,12 @@ impl Validators {
         let (seconds, nanos) = (metadata.mtime(), metadata.mtime_nsec());
         let modified = match u64::try_from(seconds) {
             Ok(seconds) => UNIX_EPOCH.checked_add(Duration::from_secs(seconds)),
-            // HTTP has no time before that.
+            // HTTP has no date before 1970.
             Err(_) => None,
         };
         Self {
-            // The length and the modification time can be those of the file that it replaces. The inode
-            // and the change time, which no application can set, tell the two apart.
+            // A replacement file can have the same length and modification time. The inode and the
+            // change time, which no application can set, tell the two files apart.
             etag: format!(
                 "\"{seconds:x}.{nanos:x}-{:x}-{:x}-{:x}.{:x}\"",
                 metadata.len(),
@@ -117,7 +117,7 @@ impl Validators {
                 metadata.ctime(),
                 metadata.ctime_nsec()
             ),
-            // RFC 9110, 8.8.2.1: none that is later than the answer's.
+            // RFC 9110, 8.8.2.1: the date must not be later than the response's.
             modified: modified.unwrap_or(UNIX_EPOCH).min(whole_second(now)),
         }
     }
@@ -139,7 +139,7 @@ fn multipart(
     length: u64,
     media_type: &str,
 ) -> (String, Vec<Segment>) {
-    // Nobody who wrote the file can have known it.
+    // The boundary is random, so that the author of the file cannot have predicted it.
     let random = || RandomState::new().build_hasher().finish();
     let boundary = format!("{:016x}{:016x}", random(), random());
     let mut pieces = Vec::with_capacity(2 * parts.len() + 1);

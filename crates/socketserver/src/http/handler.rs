@@ -1,4 +1,4 @@
-//! What an application writes: a method for each method of HTTP that it has, or one function.
+//! The application's side: a trait with a method for each HTTP method, or one function.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,16 +10,16 @@ use super::problem::allow;
 use super::{Problem, Request, Response};
 use crate::Result;
 
-/// Answers requests. A value is made for each connection, and sees its requests one after the other;
-/// what connections share goes into the factory's closure.
+/// Responds to requests. The factory makes one handler for each connection, which serves its
+/// requests one after the other. State that connections share goes into the factory's closure.
 ///
-/// A handler says which [`methods`](Self::methods) it has, and implements those. Others are answered
-/// with 405 and an `Allow`, or with 501 if HTTP does not know them. `HEAD` is answered as `GET` is,
-/// without the body; `OPTIONS` with the list.
+/// A handler lists its [`methods`](Self::methods) and implements them. The server responds to other
+/// methods with 405 and an `Allow` field, or with 501 if HTTP does not define the method. `HEAD`
+/// receives the response of `GET` without its body, and `OPTIONS` receives the list of methods.
 ///
-/// An error that is a [`Problem`] is the answer. Any other one, and a panic, is told to
-/// `handle_error`, and the client gets 500 and the end of the connection; if the answer had begun
-/// already, the connection is cut.
+/// If the error of a handler is a [`Problem`], the client receives it as the response. Any other
+/// error, and a panic, is reported to `handle_error`. The client then receives a 500, and the
+/// connection is closed. If the response had begun already, the connection is reset.
 ///
 /// ```
 /// use socketserver::http::{Handler, Http, Method, Request, Response};
@@ -52,61 +52,61 @@ use crate::Result;
 /// # Ok::<(), socketserver::BoxError>(())
 /// ```
 pub trait Handler: Send + 'static {
-    /// The methods that it implements.
+    /// Returns the methods that this handler implements.
     fn methods(&self) -> &[Method];
 
-    /// `GET`, and `HEAD`.
+    /// Responds to `GET`, and to `HEAD` by default.
     ///
     /// # Errors
-    /// See the trait; the same holds for the others.
+    /// Returns an error as described for the trait. The same applies to the other methods.
     fn get(&mut self, request: &mut Request<'_>) -> Result<Response> {
         missing(request)
     }
 
-    /// `HEAD`, if it is not to be answered as `GET` is.
+    /// Responds to `HEAD`. By default the response is that of `GET` without its body.
     ///
     /// # Errors
-    /// See the trait.
+    /// Returns an error as described for the trait.
     fn head(&mut self, request: &mut Request<'_>) -> Result<Response> {
         self.get(request)
     }
 
-    /// `POST`.
+    /// Responds to `POST`.
     ///
     /// # Errors
-    /// See the trait.
+    /// Returns an error as described for the trait.
     fn post(&mut self, request: &mut Request<'_>) -> Result<Response> {
         missing(request)
     }
 
-    /// `PUT`.
+    /// Responds to `PUT`.
     ///
     /// # Errors
-    /// See the trait.
+    /// Returns an error as described for the trait.
     fn put(&mut self, request: &mut Request<'_>) -> Result<Response> {
         missing(request)
     }
 
-    /// `PATCH`.
+    /// Responds to `PATCH`.
     ///
     /// # Errors
-    /// See the trait.
+    /// Returns an error as described for the trait.
     fn patch(&mut self, request: &mut Request<'_>) -> Result<Response> {
         missing(request)
     }
 
-    /// `DELETE`.
+    /// Responds to `DELETE`.
     ///
     /// # Errors
-    /// See the trait.
+    /// Returns an error as described for the trait.
     fn delete(&mut self, request: &mut Request<'_>) -> Result<Response> {
         missing(request)
     }
 
-    /// `OPTIONS`.
+    /// Responds to `OPTIONS`.
     ///
     /// # Errors
-    /// See the trait.
+    /// Returns an error as described for the trait.
     fn options(&mut self, request: &mut Request<'_>) -> Result<Response> {
         let _ = request;
         let mut response = Response::new(StatusCode::NO_CONTENT);
@@ -114,11 +114,11 @@ pub trait Handler: Send + 'static {
         Ok(response)
     }
 
-    /// Any request: calls one of the others. To be implemented by who has methods of his own, or does
-    /// not care about them.
+    /// Dispatches a request to the method of this trait that matches it. Override it to route
+    /// requests yourself or to support other HTTP methods.
     ///
     /// # Errors
-    /// See the trait.
+    /// Returns an error as described for the trait.
     fn respond(&mut self, request: &mut Request<'_>) -> Result<Response> {
         let method = request.method();
         let methods = self.methods();
@@ -146,13 +146,13 @@ pub trait Handler: Send + 'static {
     }
 }
 
-/// 501.
+/// Returns a 501 problem.
 fn missing(request: &Request<'_>) -> Result<Response> {
     let why = format!("this server does not implement {}", request.method());
     Err(Problem::new(StatusCode::NOT_IMPLEMENTED, why).into())
 }
 
-/// The handler that [`Http::handler_fn`](super::Http::handler_fn) makes: it answers any method.
+/// The handler that [`Http::handler_fn`](super::Http::handler_fn) makes. It responds to any method.
 pub struct HandlerFn<G>(pub(super) Arc<G>);
 
 impl<G> Handler for HandlerFn<G>

@@ -1,7 +1,7 @@
 //! The head of a request: its first line and its fields, understood and checked.
 //!
-//! What is strict here is so that we and whoever forwards to us agree about where a request ends:
-//! [RFC 9112, 11.2](https://www.rfc-editor.org/rfc/rfc9112#section-11.2).
+//! The checks are strict, so that this server and any proxy before it agree about where a request
+//! ends: [RFC 9112, 11.2](https://www.rfc-editor.org/rfc/rfc9112#section-11.2).
 
 use std::fmt;
 use std::io::{self, BufRead};
@@ -37,11 +37,11 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
-    /// Takes the head that `bytes` begin with, and says how long it is; `None` if there is more of
-    /// it to come. Nothing waits and nothing is read.
+    /// Parses the head at the beginning of `bytes`, and returns it with its length. Returns `None`
+    /// if the head is incomplete. The function does not block and reads no stream.
     ///
     /// # Errors
-    /// What the client is to be answered; the connection has to be closed then.
+    /// Returns the [`Problem`] to respond with. The connection has to be closed then.
     pub fn parse(bytes: &[u8], limits: &HttpLimits) -> Result<Option<(Self, usize)>, Problem> {
         let mut scan = HeadScanner::default();
         match scan.advance(bytes, limits)? {
@@ -50,11 +50,12 @@ impl RequestHead {
         }
     }
 
-    /// Reads a head from a stream, and nothing behind it; `None` if the stream ends before it begins.
+    /// Reads a head from a stream, and no byte after it. Returns `None` if the stream ends before
+    /// the head begins.
     ///
     /// # Errors
-    /// Those of the stream, and a [`Problem`] with what the client is to be answered. Either loses
-    /// what was read.
+    /// Returns an error of the stream, or a [`Problem`] to respond with. In both cases the bytes
+    /// read so far are lost.
     pub fn read(from: &mut impl BufRead, limits: &HttpLimits) -> io::Result<Option<Self>> {
         match HeadReader::default().read(from, limits, |_| true)? {
             Took::Head(head) => Ok(Some(head)),
@@ -62,7 +63,7 @@ impl RequestHead {
         }
     }
 
-    /// Takes a head that was found to be whole.
+    /// Parses a complete head.
     fn of(bytes: &[u8], scan: HeadScanner) -> Result<Self, Problem> {
         let Some((line, header)) = scan.into_parts() else {
             return Err(bad("there is no request line"));
@@ -84,44 +85,44 @@ impl RequestHead {
         })
     }
 
-    /// The method.
+    /// Returns the method.
     #[must_use]
     pub fn method(&self) -> &Method {
         &self.method
     }
 
-    /// The target: a path and a query in most cases; with a scheme and a host if the client thinks
-    /// that this is a proxy; `*`.
+    /// Returns the target. In most cases it is a path and a query. It has a scheme and a host if
+    /// the client takes this server for a proxy. It can also be `*`.
     #[must_use]
     pub fn uri(&self) -> &Uri {
         &self.uri
     }
 
-    /// The path of the target as it was sent, with its escapes.
+    /// Returns the path of the target as it was sent, with its escapes.
     #[must_use]
     pub fn path(&self) -> &str {
         self.uri.path()
     }
 
-    /// What follows the `?` in the target.
+    /// Returns the part of the target after the `?`.
     #[must_use]
     pub fn query(&self) -> Option<&str> {
         self.uri.query()
     }
 
-    /// HTTP/1.0 or HTTP/1.1. A later 1.x is taken for 1.1 (RFC 9110, 2.5).
+    /// Returns HTTP/1.0 or HTTP/1.1. A later 1.x counts as 1.1 (RFC 9110, 2.5).
     #[must_use]
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// The fields.
+    /// Returns the fields.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 
-    /// The first field of a name, if it is text.
+    /// Returns the first field of a name, if its value is text.
     ///
     /// ```
     /// # use socketserver::http::{HttpLimits, RequestHead};
@@ -135,7 +136,7 @@ impl RequestHead {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The value of a field that the request has once, if it is text.
+    /// Returns the value of a field that occurs once, if it is text.
     pub(crate) fn only(&self, name: HeaderName) -> Option<&str> {
         only(&self.headers, name)
     }
@@ -144,15 +145,15 @@ impl RequestHead {
         self.framing
     }
 
-    /// Whether the client wants to go on with this connection (RFC 9112, 9.3).
+    /// Returns true if the client wants to keep the connection (RFC 9112, 9.3).
     pub(super) fn wants_to_stay(&self) -> bool {
         let has =
             |option: &str| list(&self.headers, CONNECTION).any(|o| o.eq_ignore_ascii_case(option));
         !has("close") && (self.version == Version::HTTP_11 || has("keep-alive"))
     }
 
-    /// Whether it waits for a word before it sends the body (RFC 9110, 10.1.1). In HTTP/1.0 it means
-    /// nothing.
+    /// Returns true if the client waits for `100 Continue` before it sends the body (RFC 9110,
+    /// 10.1.1). HTTP/1.0 has no such expectation.
     pub(super) fn expects_continue(&self) -> Result<bool, Problem> {
         if self.version == Version::HTTP_10 || !self.headers.contains_key(EXPECT) {
             return Ok(false);
@@ -167,27 +168,27 @@ impl RequestHead {
     }
 }
 
-/// A head as it arrives.
+/// A head that is being received.
 #[derive(Debug, Default)]
 pub(super) struct HeadReader {
     scan: HeadScanner,
-    /// What was taken from the stream, as it had a part of the head only.
+    /// Bytes taken from the stream that hold only a part of the head.
     taken: Vec<u8>,
 }
 
-/// What was read of a head.
+/// The result of reading a head.
 #[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 pub(super) enum Took {
     Head(RequestHead),
-    /// The stream has ended before it began.
+    /// The stream ended before the head began.
     End,
-    /// It is not whole, and is not to be waited for now.
+    /// The head is incomplete, and the caller does not wait for the rest now.
     Part,
 }
 
 impl HeadReader {
-    /// Reads on, and nothing behind the head. `goes_on` is asked before each read for more of a head
-    /// that has begun.
+    /// Continues to read a head, and no byte after it. `goes_on` is called before each read for
+    /// more of a head that has begun.
     pub(super) fn read<S: BufRead>(
         &mut self,
         from: &mut S,
@@ -238,7 +239,7 @@ impl fmt::Debug for RequestHead {
     }
 }
 
-/// The elements of all fields of a name that is a list (RFC 9110, 5.6.1).
+/// Returns the elements of all fields of a name that is a list (RFC 9110, 5.6.1).
 pub(super) fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     headers
         .get_all(name)
@@ -248,7 +249,7 @@ pub(super) fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item 
         .filter(|element| !element.is_empty())
 }
 
-/// What the first line says.
+/// The parts of the request line.
 #[derive(Debug)]
 pub(super) struct RequestLine {
     method: Method,
@@ -257,7 +258,8 @@ pub(super) struct RequestLine {
 }
 
 impl RequestLine {
-    /// Its parts are separated by one space each, as more lenient readings differ (RFC 9112, 3).
+    /// Parses a request line. Single spaces separate its parts, because lenient parsers differ (RFC
+    /// 9112, 3).
     pub fn parse(line: &[u8]) -> Result<Self, Problem> {
         let mut parts = line.split(|byte| *byte == b' ');
         let (Some(method), Some(target), Some(version), None) =
@@ -286,9 +288,9 @@ impl RequestLine {
     }
 }
 
-/// The fields of a header or a trailer section, with the empty line that ends it.
+/// Parses the fields of a header or trailer section, with the empty line that ends it.
 pub(super) fn fields(bytes: &[u8]) -> Result<HeaderMap, Problem> {
-    // Scanned already: each line ends in CRLF, and there are no others.
+    // The scanner has checked that each line ends in CRLF.
     let count = memchr::memchr_iter(b'\n', bytes).count();
     let mut parsed = vec![httparse::EMPTY_HEADER; count];
     let Ok(httparse::Status::Complete((_, parsed))) = httparse::parse_headers(bytes, &mut parsed)
@@ -310,7 +312,7 @@ pub(super) fn fields(bytes: &[u8]) -> Result<HeaderMap, Problem> {
     Ok(headers)
 }
 
-/// The value of a field that is there once, if it is text. Of a field that has one value, several
+/// Returns the value of a field that occurs once, if it is text. Several values of such a field
 /// contradict each other.
 pub(super) fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     let mut values = headers.get_all(name).iter();
@@ -320,7 +322,8 @@ pub(super) fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     }
 }
 
-/// RFC 9112, 3.2: 400 if HTTP/1.1 comes without a Host, or with several, or with one that is none.
+/// Checks the Host field. RFC 9112, 3.2 requires a 400 if HTTP/1.1 comes without a Host, with
+/// several, or with an invalid one.
 fn check_host(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), Problem> {
     let mut hosts = headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
@@ -329,7 +332,7 @@ fn check_host(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), Pr
         (Some(_), Some(_)) => Err(bad("there are several Hosts")),
         (Some(host), None) => {
             let is_valid = |host: &HeaderValue| {
-                // "host [: port]", and nobody's name before it.
+                // The grammar is "host [: port]", without a user name.
                 host.is_empty()
                     || (!host.as_bytes().contains(&b'@')
                         && Authority::try_from(host.as_bytes()).is_ok())
@@ -337,7 +340,7 @@ fn check_host(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), Pr
             if !is_valid(host) {
                 return Err(bad("the Host is none"));
             }
-            // Whoever forwards may go by the one or the other (RFC 9112, 3.2.2).
+            // A proxy may use the target or the Host field (RFC 9112, 3.2.2).
             let port: &[u8] = match uri.scheme_str() {
                 Some("http") => b":80",
                 Some("https") => b":443",

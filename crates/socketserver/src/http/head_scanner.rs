@@ -1,8 +1,8 @@
-//! Where the head of a request ends. Nothing is understood of it here but its lines.
+//! Finds the end of a request head. Only the lines are parsed here.
 //!
-//! RFC 9112, 2.2 allows a server to take a single LF for the end of a line; what is one line for us
-//! is two for whoever forwards to us and does not, so none is taken. A single CR is refused for the
-//! same reason, as it has to be.
+//! RFC 9112, 2.2 allows a server to take a single LF for a line end. A proxy that does not would
+//! see different lines, so this scanner rejects a single LF. It also rejects a single CR, as the
+//! RFC requires.
 
 use memchr::memchr2;
 
@@ -11,23 +11,23 @@ use super::head::RequestLine;
 use super::problem::{Problem, bad, problem};
 use ::http::StatusCode;
 
-/// Looks for the end of a head in what has arrived so far, byte by byte only once.
+/// Scans received bytes for the end of a head, each byte once.
 #[derive(Debug, Default)]
 pub(super) struct HeadScanner {
-    /// How far it has looked.
+    /// The number of scanned bytes.
     at: usize,
-    /// Where the line begins that it is in.
+    /// The beginning of the current line.
     line: usize,
-    /// Understood as soon as it is there: who is refused for it does not have to send the rest.
+    /// The request line, parsed on arrival so that a bad one is rejected before the rest arrives.
     request_line: Option<RequestLine>,
-    /// Where the fields begin.
+    /// The beginning of the fields.
     header: usize,
     fields: usize,
 }
 
 impl HeadScanner {
-    /// Goes on with `bytes`, which begin as they did in the last call. Where the head ends, behind
-    /// its empty line; `None` if that has not arrived.
+    /// Continues with `bytes`, which begin with the bytes of the last call. Returns the position
+    /// after the empty line that ends the head, or `None` if that line has not arrived.
     pub fn advance(&mut self, bytes: &[u8], limits: &HttpLimits) -> Result<Option<usize>, Problem> {
         while let Some(found) = memchr2(b'\r', b'\n', &bytes[self.at..]) {
             let end = self.at + found;
@@ -61,12 +61,12 @@ impl HeadScanner {
         Ok(None)
     }
 
-    /// The request line, and where the fields begin; once the end was found.
+    /// Returns the request line and the beginning of the fields, once the end was found.
     pub fn into_parts(self) -> Option<(RequestLine, usize)> {
         Some((self.request_line?, self.header))
     }
 
-    /// Whether what has been read up to `at` is too much.
+    /// Checks the bytes up to `at` against the limits.
     fn check(&self, bytes: &[u8], at: usize, limits: &HttpLimits) -> Result<(), Problem> {
         match self.request_line {
             None if !may_begin(&bytes[self.line..]) => Err(bad("this is no request of HTTP/1.1")),
@@ -87,8 +87,8 @@ impl HeadScanner {
     }
 }
 
-/// Whether a request line may begin so: who speaks TLS, or anything else, waits for an answer before
-/// there is an end of a line.
+/// Returns true if a request line may begin with `bytes`. A client of another protocol, such as
+/// TLS, may wait for a reply before it sends a line end.
 fn may_begin(bytes: &[u8]) -> bool {
     bytes
         .first()

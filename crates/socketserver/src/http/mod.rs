@@ -1,5 +1,5 @@
-//! HTTP/1.1 on connections: a handler answers requests, on every transport that has connections and
-//! under every concurrency model.
+//! HTTP/1.1: a handler responds to requests, on every stream transport and under every concurrency
+//! model.
 //!
 //! ```no_run
 //! use socketserver::http::{Http, Request, Response};
@@ -18,33 +18,36 @@
 //!
 //! | Concern | Where |
 //! |---|---|
-//! | what you write | [`Handler`], a method for each of HTTP's; or a function, [`Http::handler_fn`] |
-//! | what it is given | [`Request`]: a [`RequestHead`], and a [`Body`] to read |
-//! | what it returns | [`Response`]: bytes, a reader, a stream, a file, [another protocol](Response::upgrade); or a [`Problem`] |
-//! | the server's part | [`Http`]: [`HttpLimits`], error pages, an [access log](Http::on_response) |
-//! | the wire alone | [`RequestHead::parse`], [`RequestHead::read`], [`ChunkedReader`] |
+//! | the application's code | [`Handler`], with a method for each HTTP method; or a function, [`Http::handler_fn`] |
+//! | its input | [`Request`]: a [`RequestHead`], and a [`Body`] to read |
+//! | its result | [`Response`]: bytes, a reader, a stream, a file, [another protocol](Response::upgrade); or a [`Problem`] |
+//! | the server's settings | [`Http`]: [`HttpLimits`], error pages, an [access log](Http::on_response) |
+//! | the wire format alone | [`RequestHead::parse`], [`RequestHead::read`], [`ChunkedReader`] |
 //!
-//! The types of the `http` crate are here again: [`Method`], [`StatusCode`], [`HeaderMap`], ...
+//! The module re-exports types of the `http` crate: [`Method`], [`StatusCode`], [`HeaderMap`], ...
 //!
-//! # What it does
+//! # Supported
 //!
-//! * HTTP/1.0 and 1.1; a connection stays for as long as its client wants it to, and one that is idle
-//!   [costs next to nothing](crate::Connection::suspend_until_readable). Requests that are sent without waiting
-//!   are answered in their order.
-//! * Bodies with a length or in chunks, read as they arrive; `100 Continue` for who waits for it.
+//! * HTTP/1.0 and 1.1. A connection stays open as long as its client wants; an idle connection
+//!   [costs next to nothing](crate::Connection::suspend_until_readable). Pipelined requests are
+//!   served in their order.
+//! * Bodies with a length or in chunks, read as they arrive. `100 Continue` is sent to clients that
+//!   wait for it.
 //! * Every part of a request has a limit, in size and in time: see [`HttpLimits`] and
-//!   [`Timeouts`](crate::Timeouts). Memory is taken for what has arrived only.
-//! * A request with two readings is refused, so that nobody hides one in another one's body
-//!   (RFC 9112, 11.2): both a length and a transfer coding, several lengths, anything but CRLF at the
-//!   end of a line, folded fields, spaces before a colon, codings other than `chunked`.
-//! * A failure before the answer has begun is a 500. One after that cuts the connection, so that the
-//!   client does not take a part for all; over a Unix socket under HTTP/1.0 it cannot be told.
-//! * In a drain, and while the server is [lame](crate::ServerHandle::set_lame), answers say
-//!   `Connection: close`. A drain ends idle connections at once, if nothing has arrived on them.
+//!   [`Timeouts`](crate::Timeouts). Memory is allocated for received bytes only.
+//! * Ambiguous requests are rejected, to prevent request smuggling (RFC 9112, 11.2): both a length
+//!   and a transfer coding, several lengths, anything but CRLF at the end of a line, folded fields,
+//!   spaces before a colon, codings other than `chunked`.
+//! * An error before the response has begun becomes a 500. A later error resets the connection, so
+//!   that the client does not take a partial response for a complete one. On a Unix socket with
+//!   HTTP/1.0 the client cannot see the difference.
+//! * During a drain, and while the server is a [lame duck](crate::ServerHandle::set_lame),
+//!   responses contain `Connection: close`. A drain closes idle connections at once, if no byte has
+//!   arrived on them.
 //!
-//! # What it does not
+//! # Not supported
 //!
-//! No HTTP/2, no tunnels (`CONNECT`), no compression, no routing, no client.
+//! HTTP/2, tunnels (`CONNECT`), compression, routing, and a client.
 
 mod body_length;
 mod chunk_extension;

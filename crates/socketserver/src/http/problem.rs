@@ -1,4 +1,4 @@
-//! Why a request gets an error for an answer.
+//! The error response to a request.
 
 use std::borrow::Cow;
 use std::io;
@@ -6,10 +6,10 @@ use std::io;
 use ::http::header::ALLOW;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-/// A request that is answered with an error: the status, and a sentence for whoever reads it.
+/// An error response: the status, and a sentence for the reader.
 ///
-/// The library makes these of requests that it cannot take. A handler may return one as its error:
-/// then the client is answered with it, and nobody is told of a failure.
+/// The library returns a problem for a request that it rejects. A handler may return a problem as
+/// its error. The client then receives it as the response, and no handler error is reported.
 ///
 /// ```
 /// use socketserver::http::{Problem, Request, Response, StatusCode};
@@ -31,7 +31,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Answers with this status.
+    /// Returns a problem with this status.
     #[must_use]
     pub fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
@@ -41,7 +41,7 @@ impl Problem {
         }
     }
 
-    /// 405, with the methods that there are. `HEAD` is there if `GET` is.
+    /// Returns a 405 problem with the supported methods. `HEAD` is added if `GET` is supported.
     #[must_use]
     pub fn method_not_allowed(allowed: &[Method]) -> Self {
         let message = "this resource does not have that method";
@@ -49,20 +49,20 @@ impl Problem {
         problem.header(ALLOW, allow(allowed))
     }
 
-    /// Sets a field that goes with the answer, such as `Retry-After` or `WWW-Authenticate`.
+    /// Sets a field of the response, such as `Retry-After` or `WWW-Authenticate`.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.get_or_insert_default().insert(name, value);
         self
     }
 
-    /// The status of the answer.
+    /// Returns the status of the response.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// What the client is told.
+    /// Returns the text for the client.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
@@ -72,7 +72,7 @@ impl Problem {
         self.headers.as_deref()
     }
 
-    /// The one that an error of a reader has in it, if it has.
+    /// Returns the problem inside an error of a reader, if there is one.
     ///
     /// ```
     /// use socketserver::http::{HttpLimits, Problem, RequestHead, StatusCode};
@@ -113,7 +113,7 @@ pub(super) fn allow(methods: &[Method]) -> HeaderValue {
     HeaderValue::from_str(&names.join(", ")).unwrap_or(HeaderValue::from_static("GET"))
 }
 
-/// What a reader of a body meets.
+/// Converts the problem into an error of a reader.
 impl From<Problem> for io::Error {
     fn from(problem: Problem) -> Self {
         let kind = match problem.status {

@@ -2,23 +2,22 @@
 
 use std::ops::Range;
 
-/// What of a resource is asked for.
+/// The result of parsing a `Range` field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RangeRequest {
-    /// All of it: nothing else was asked for, or so that it is better not to listen.
+    /// The whole resource: the request has no range, or its range is ignored.
     Whole,
-    /// These parts, in the order that was asked for; at least one.
+    /// These parts, in the requested order; at least one.
     Parts(Vec<Range<u64>>),
-    /// Nothing that it has.
+    /// No requested part exists in the resource.
     Unsatisfiable,
 }
 
-/// More parts than this are nobody's who wants to go on with a download; and many small or
-/// overlapping ones cost us more than them (RFC 9110, 14.2 and 17.15).
+/// The maximum number of parts. A client that resumes a download needs fewer. Many small or
+/// overlapping parts cost the server more than the client (RFC 9110, 14.2 and 17.15).
 const MOST: usize = 16;
 
-/// Understands a `Range`. What is no valid one is as if it was not there, and so is one in other
-/// units than bytes.
+/// Parses a `Range` field. An invalid range, and a range in other units than bytes, are ignored.
 pub(super) fn wanted(range: &str, length: u64) -> RangeRequest {
     let Some((unit, specs)) = range.split_once('=') else {
         return RangeRequest::Whole;
@@ -52,7 +51,7 @@ pub(super) fn wanted(range: &str, length: u64) -> RangeRequest {
     }
 }
 
-/// `None` if it is malformed; empty if there is nothing there.
+/// Returns `None` if the part is malformed, and an empty range if the part does not exist.
 fn part(spec: &str, length: u64) -> Option<Range<u64>> {
     let (first, last) = spec.split_once('-')?;
     let nothing = 0..0;
@@ -74,14 +73,14 @@ fn part(spec: &str, length: u64) -> Option<Range<u64>> {
     Some(if first < length { first..end } else { nothing })
 }
 
-/// Whether the last bytes are wanted, and not none of them. That is satisfiable, however short the
-/// resource is: RFC 9110, 14.1.2.
+/// Returns true if `spec` is a suffix range of at least one byte. Such a range is satisfiable,
+/// however short the resource is: RFC 9110, 14.1.2.
 fn is_suffix(spec: &str) -> bool {
     let length = spec.strip_prefix('-').and_then(number);
     length.is_some_and(|length| length > 0)
 }
 
-/// Digits only; what is more than can be counted is beyond every end.
+/// Parses digits only. A number that overflows is beyond every end.
 fn number(digits: &str) -> Option<u64> {
     let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     is_number.then(|| digits.parse().unwrap_or(u64::MAX))
@@ -94,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_those_of_the_rfc() {
+    fn ranges_match_the_examples_of_the_rfc() {
         let parts = |parts: &[Range<u64>]| RangeRequest::Parts(parts.to_vec());
         for (range, expected) in [
             // The examples of RFC 9110, 14.1.2, for a length of 10000.
@@ -117,7 +116,7 @@ mod tests {
             ("bytes=10000-", RangeRequest::Unsatisfiable),
             ("bytes=10000-10001,20000-", RangeRequest::Unsatisfiable),
             ("bytes=-0", RangeRequest::Unsatisfiable),
-            // Malformed, or nothing that we know.
+            // Malformed, or an unknown unit.
             ("bytes", RangeRequest::Whole),
             ("bytes=", RangeRequest::Whole),
             ("bytes=a-b", RangeRequest::Whole),
@@ -127,7 +126,7 @@ mod tests {
             ("bytes=-", RangeRequest::Whole),
             ("bytes=1-2-3", RangeRequest::Whole),
             ("seconds=1-2", RangeRequest::Whole),
-            // Too much trouble.
+            // Ranges that cost too much.
             ("bytes=0-,0-,0-", RangeRequest::Whole),
         ] {
             assert_eq!(wanted(range, 10_000), expected, "{range}");

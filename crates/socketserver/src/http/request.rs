@@ -1,4 +1,4 @@
-//! What a handler is given: the head of a request, and its body to be read.
+//! The input of a handler: the head of a request, and its body to be read.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -10,9 +10,9 @@ use super::RequestHead;
 use super::request_body::RequestBody;
 use crate::{Address, Connection};
 
-/// A request, as a [`Handler`](super::Handler) is given it.
+/// A request for a [`Handler`](super::Handler).
 ///
-/// It is a [`RequestHead`] with all that has: `method`, `path`, `query`, `headers`, ... and a
+/// It dereferences to its [`RequestHead`] (`method`, `path`, `query`, `headers`, ...) and has a
 /// [`body`](Self::body).
 pub struct Request<'a> {
     head: &'a RequestHead,
@@ -33,23 +33,23 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The connection that it came by, to look at: its number, whether the server drains, what a
-    /// proxy has said of the client.
+    /// Returns the connection of the request, for inspection: its number, whether the server
+    /// drains, and the data of a PROXY header.
     #[must_use]
     pub fn connection(&self) -> &Connection {
         self.conn
     }
 
-    /// Who the client is.
+    /// Returns the address of the client.
     #[must_use]
     pub fn peer_addr(&self) -> &Address {
         self.conn.peer_addr()
     }
 
-    /// The body. A request without one has one that is empty.
+    /// Returns the body. A request without a body has an empty one.
     ///
-    /// A client that waits for `100 Continue` is sent that by the first read. What the handler leaves
-    /// of it is thrown away, or the connection is closed if it is much.
+    /// If the client waits for `100 Continue`, the first read sends it. The rest that the handler
+    /// does not read is discarded. If the rest is long, the connection is closed instead.
     ///
     /// ```
     /// use socketserver::http::{Request, Response};
@@ -68,22 +68,22 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// How long the rest of the body is, if the client has told.
+    /// Returns the length of the rest of the body, if the client has sent it.
     #[must_use]
     pub fn body_len(&self) -> Option<u64> {
         self.incoming.length()
     }
 
-    /// Takes a longer or a shorter body than [`HttpLimits::body`](super::HttpLimits::body) allows: so many
-    /// bytes from here on. To be said before it is read.
+    /// Replaces [`HttpLimits::body`](super::HttpLimits::body) for this request: at most `bytes`
+    /// bytes from here on. Call this method before the body is read.
     pub fn limit_body(&mut self, bytes: u64) {
         self.incoming.limit(bytes);
     }
 
-    /// The fields behind a chunked body, once it was read to its end.
+    /// Returns the trailer fields of a chunked body, once it has been read to its end.
     ///
-    /// They are the client's word like all else, and come too late for whoever forwards: nothing
-    /// should be decided by them that a header decides (RFC 9110, 6.5.1).
+    /// The client chooses trailers, and they arrive too late for a proxy. Do not use them for a
+    /// decision that belongs to a header field (RFC 9110, 6.5.1).
     #[must_use]
     pub fn trailers(&self) -> &HeaderMap {
         self.incoming.trailers()
@@ -109,9 +109,9 @@ impl fmt::Debug for Request<'_> {
 
 /// The body of a request, read as it arrives.
 ///
-/// Its errors are those of the connection, and such that have a [`Problem`](super::Problem) in them:
-/// a body that is too long (413), malformed or cut short (400), or too slow (408). A handler that
-/// returns one has the client answered with it.
+/// A read returns an error of the connection, or an error with a [`Problem`](super::Problem): a
+/// body that is too long (413), malformed or incomplete (400), or too slow (408). If a handler
+/// returns such an error, the client receives it as the response.
 pub struct Body<'a> {
     incoming: &'a mut RequestBody,
     conn: &'a mut Connection,

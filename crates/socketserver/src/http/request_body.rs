@@ -1,4 +1,4 @@
-//! What is still to come of a request: its body, whichever way it is framed.
+//! The body of a request, with a length or in chunks.
 
 use std::io::{self, BufRead};
 
@@ -9,14 +9,14 @@ use super::body_length::BodyLength;
 use super::chunked::Chunks;
 use super::problem::{Problem, bad, problem};
 
-/// A body without the stream that it comes from.
+/// The state of a body, without its stream.
 #[derive(Debug)]
 pub(super) struct RequestBody {
     rest: Rest,
-    /// What may still be taken.
+    /// The number of bytes that may still be read.
     allowed: u64,
     trailers: HeaderMap,
-    /// Why it cannot be read on.
+    /// The error that every further read returns.
     failure: Option<Problem>,
     /// The client may wait for `100 Continue` before it sends any of it.
     expects_continue: bool,
@@ -49,7 +49,7 @@ impl RequestBody {
         self.allowed = bytes;
     }
 
-    /// How long the rest is, if that is known.
+    /// Returns the length of the rest, if it is known.
     pub fn length(&self) -> Option<u64> {
         match &self.rest {
             Rest::Length(left) => Some(*left),
@@ -69,7 +69,7 @@ impl RequestBody {
         &self.trailers
     }
 
-    /// Whether the client waits for a word; and that it was given.
+    /// Returns true if the client waits for `100 Continue`, and marks it as sent.
     pub fn take_awaited(&mut self) -> bool {
         std::mem::take(&mut self.expects_continue)
     }
@@ -78,7 +78,7 @@ impl RequestBody {
         self.expects_continue
     }
 
-    /// Refuses what is known to be too long before any of it is sent.
+    /// Rejects a body whose known length is too long, before the client sends it.
     pub fn check_length(&mut self) -> io::Result<()> {
         if let Some(problem) = &self.failure {
             return Err(problem.clone().into());
@@ -96,7 +96,7 @@ impl RequestBody {
         }
     }
 
-    /// Reads some of it; 0 is the end. What has failed does so again.
+    /// Reads some data. Returns 0 at the end. A failed read fails again.
     pub fn read(&mut self, from: &mut impl BufRead, into: &mut [u8]) -> io::Result<usize> {
         self.check_length()?;
         if into.is_empty() || self.is_done() {
@@ -135,7 +135,7 @@ impl RequestBody {
         }
     }
 
-    /// Throws away what is left, at most so many bytes of it; whether that was all.
+    /// Discards up to `most` bytes of the rest. Returns true if no rest is left.
     pub fn discard(&mut self, from: &mut impl BufRead, most: u64) -> io::Result<bool> {
         self.allowed = most;
         if self.failure.is_some() || self.length().is_some_and(|length| length > most) {
@@ -153,7 +153,7 @@ impl RequestBody {
     }
 }
 
-/// What the client is to be told of it, if it is its fault.
+/// Returns the problem to respond with, if the client caused the error.
 fn cause(error: &io::Error) -> Option<Problem> {
     if let Some(problem) = Problem::of(error) {
         return Some(problem.clone());

@@ -7,13 +7,13 @@ use super::problem::{Problem, bad, problem};
 
 pub(super) fn parse(method: &Method, target: &[u8]) -> Result<Uri, Problem> {
     let wrong = || bad("the target is no path and no address of http");
-    // A fragment is not sent, and what is not ASCII has to be escaped: readings of it differ.
+    // A fragment is never sent. Bytes that are not ASCII must be escaped, because parsers differ.
     let is_plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b'#';
     if target.is_empty() || !target.iter().all(is_plain) {
         return Err(wrong());
     }
     if target.len() > usize::from(u16::MAX) - 1 {
-        // The type has no room for more.
+        // The type of the URI has no room for more bytes.
         return Err(problem(StatusCode::URI_TOO_LONG, "the target is too long"));
     }
     if *method == Method::CONNECT {

@@ -1,4 +1,4 @@
-//! What a handler answers.
+//! The response of a handler.
 
 use std::fmt;
 use std::fs::File;
@@ -13,11 +13,11 @@ use super::Problem;
 use super::upgrade::Upgrade;
 use crate::user_code::HandlerErrorKind;
 
-/// An answer: a status, fields, and a body.
+/// A response: a status, fields, and a body.
 ///
-/// What frames it is the server's: `ResponseBody-Length`, `Transfer-Encoding`, `Connection` and `Date` are
-/// set when it is sent, and any that a handler has set are left out. Nobody gets a body with the
-/// answer to `HEAD`, or with a status that has none (1xx, 204, 304).
+/// The server sets the fields `Content-Length`, `Transfer-Encoding`, `Connection` and `Date` when
+/// it sends the response. Values that a handler has set for them are left out. No body is sent in
+/// response to `HEAD`, or with a status that has none (1xx, 204, 304).
 ///
 /// ```
 /// use socketserver::http::{Response, StatusCode};
@@ -31,16 +31,16 @@ pub struct Response {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) content: ResponseBody,
-    /// The connection ends with it.
+    /// The connection ends after the response.
     pub(super) closes: bool,
-    /// And goes on with another protocol.
+    /// The connection continues with another protocol after the response.
     pub(super) upgrade: Option<Upgrade>,
 }
 
 pub(super) enum ResponseBody {
-    /// In memory, and parts of files: how long it is, is known.
+    /// Bytes in memory, and parts of files, with a known length.
     Pieces(Vec<Segment>),
-    /// So many bytes of a reader.
+    /// This number of bytes of a reader.
     Sized(Box<dyn Read + Send>, u64),
     /// A reader to its end.
     Stream(Box<dyn Read + Send>),
@@ -52,33 +52,34 @@ pub(super) enum Segment {
 }
 
 impl Response {
-    /// With nothing in it.
+    /// Returns a response without a body.
     #[must_use]
     pub fn new(status: StatusCode) -> Self {
         Self::with(status, ResponseBody::Pieces(Vec::new()))
     }
 
-    /// 200, with these bytes: `Vec<u8>`, `String`, `&'static str`, `Bytes`.
+    /// Returns a 200 response with these bytes: `Vec<u8>`, `String`, `&'static str`, `Bytes`.
     #[must_use]
     pub fn bytes(body: impl Into<Bytes>) -> Self {
         let piece = Segment::Memory(body.into());
         Self::with(StatusCode::OK, ResponseBody::Pieces(vec![piece]))
     }
 
-    /// 200, with text that is nothing else, in UTF-8.
+    /// Returns a 200 response with plain text in UTF-8.
     #[must_use]
     pub fn text(body: impl Into<String>) -> Self {
         Self::bytes(body.into()).media_type("text/plain; charset=utf-8")
     }
 
-    /// 200, with a page in UTF-8.
+    /// Returns a 200 response with an HTML page in UTF-8.
     #[must_use]
     pub fn html(body: impl Into<String>) -> Self {
         Self::bytes(body.into()).media_type("text/html; charset=utf-8")
     }
 
-    /// 200, with exactly so many bytes of a reader. If it has fewer, or fails, the connection is cut,
-    /// so that the client does not take what it has for all.
+    /// Returns a 200 response with exactly `length` bytes of a reader. If the reader has fewer
+    /// bytes, or fails, the connection is reset, so that the client does not take a part for the
+    /// whole.
     #[must_use]
     pub fn reader(reader: impl Read + Send + 'static, length: u64) -> Self {
         Self::with(
@@ -87,19 +88,20 @@ impl Response {
         )
     }
 
-    /// 200, with all that a reader has, sent in chunks as it comes. Under HTTP/1.0, which has no
-    /// chunks, the end of the connection ends it.
+    /// Returns a 200 response with all bytes of a reader, sent in chunks as they arrive. HTTP/1.0
+    /// has no chunks, so there the end of the connection ends the body.
     ///
-    /// Each read is sent at once, of up to 16 KiB. An error of it cuts the connection.
+    /// Each read of up to 16 KiB is sent at once. An error of the reader resets the connection.
     #[must_use]
     pub fn stream(reader: impl Read + Send + 'static) -> Self {
         Self::with(StatusCode::OK, ResponseBody::Stream(Box::new(reader)))
     }
 
-    /// A redirection, such as 301 or 303, to a target: usually a path that begins with one slash.
+    /// Returns a redirection, such as 301 or 303, to a target: usually a path that begins with one
+    /// slash.
     ///
     /// # Errors
-    /// If the target has characters that a field may not have.
+    /// Returns an error if the target has characters that a field must not have.
     pub fn redirect(status: StatusCode, target: &str) -> crate::Result<Self> {
         Self::new(status).header(LOCATION, target)
     }
@@ -111,10 +113,10 @@ impl Response {
         self
     }
 
-    /// Sets a field, in place of those of the same name.
+    /// Sets a field, and replaces fields of the same name.
     ///
     /// # Errors
-    /// If it has characters that a field may not have, such as line ends.
+    /// Returns an error if the field has invalid characters, such as line ends.
     pub fn header<N, V>(mut self, name: N, value: V) -> crate::Result<Self>
     where
         N: TryInto<HeaderName, Error: Into<::http::Error>>,
@@ -126,24 +128,24 @@ impl Response {
         Ok(self)
     }
 
-    /// All fields.
+    /// Returns all fields, for changes.
     pub fn headers_mut(&mut self) -> &mut HeaderMap {
         &mut self.headers
     }
 
-    /// All fields that the handler has set.
+    /// Returns all fields that the handler has set.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 
-    /// The status.
+    /// Returns the status.
     #[must_use]
     pub fn status_code(&self) -> StatusCode {
         self.status
     }
 
-    /// Ends the connection with this answer.
+    /// Closes the connection after this response.
     #[must_use]
     pub fn close(mut self) -> Self {
         self.closes = true;
@@ -166,7 +168,7 @@ impl Response {
         }
     }
 
-    /// How long the body is, where that is known.
+    /// Returns the length of the body, if it is known.
     pub(super) fn len(&self) -> Option<u64> {
         match &self.content {
             ResponseBody::Pieces(pieces) => Some(pieces.iter().map(Segment::len).sum()),
@@ -175,8 +177,8 @@ impl Response {
         }
     }
 
-    /// What is wrong with it, if it is not final: its client would go on waiting for the answer
-    /// (RFC 9110, 15.2). Only 101 ends the exchange, if another protocol follows.
+    /// Returns an error if the status is not final, because the client would wait for a further
+    /// response (RFC 9110, 15.2). Only 101 ends the exchange, if another protocol follows.
     pub(super) fn not_final(&self) -> Option<HandlerErrorKind> {
         let switches = self.status == StatusCode::SWITCHING_PROTOCOLS && self.upgrade.is_some();
         if switches || !self.status.is_informational() {
@@ -189,7 +191,7 @@ impl Response {
         ).into()))
     }
 
-    /// Whether an answer of this status has a body (RFC 9110, 6.4.1).
+    /// Returns true if a response of this status has a body (RFC 9110, 6.4.1).
     pub(super) fn may_have_body(&self) -> bool {
         let status = self.status;
         !status.is_informational()
@@ -197,7 +199,7 @@ impl Response {
     }
 }
 
-/// A line of text that says what was wrong.
+/// Makes a response with the problem's text as one line.
 impl From<&Problem> for Response {
     fn from(problem: &Problem) -> Self {
         let reason = problem.status().canonical_reason().unwrap_or("error");

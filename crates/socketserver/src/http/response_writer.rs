@@ -1,4 +1,4 @@
-//! Sends an answer: what frames it, and its body by the way that suits it.
+//! Sends a response: its framing fields, and its body.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::ops::Range;
@@ -12,24 +12,23 @@ use super::response::{ResponseBody, Segment};
 use super::{RequestHead, Response};
 use crate::{Connection, Result};
 
-/// How much is gathered, so that a small answer is one write; and how much of a reader is read at a
-/// time.
+/// The buffer size: a small response is one write, and a reader is read in pieces of this size.
 const COALESCE_LIMIT: usize = 16 << 10;
 
-/// What is the server's to say, whatever the handler has set.
+/// Fields that only the server sets.
 const RESERVED_HEADERS: [HeaderName; 4] = [CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING];
 
-/// Who an answer is for, and how it goes on.
+/// The facts about the request and the connection that a response depends on.
 pub(super) struct ResponseContext<'a> {
     pub version: Version,
-    /// `HEAD`: nothing follows the fields.
+    /// False for `HEAD`: no byte follows the fields.
     pub wants_body: bool,
     pub stays: bool,
     pub server: Option<&'a HeaderValue>,
 }
 
 impl<'a> ResponseContext<'a> {
-    /// Somebody whose request was not understood has no say.
+    /// If the request was malformed (`None`), its wishes are unknown.
     pub fn new(head: Option<&RequestHead>, stays: bool, server: Option<&'a HeaderValue>) -> Self {
         Self {
             version: head.map_or(Version::HTTP_10, RequestHead::version),
@@ -39,28 +38,28 @@ impl<'a> ResponseContext<'a> {
         }
     }
 
-    /// Whether the end of the connection is the only end of such an answer.
+    /// Returns true if only the end of the connection ends the response.
     pub fn ends_with_connection(&self, response: &Response) -> bool {
         self.version == Version::HTTP_10 && response.may_have_body() && response.len().is_none()
     }
 }
 
-/// How far an answer has come, whatever then happens.
+/// The progress of a response.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// Some of it may have left.
+    /// A part of the response may have been sent.
     pub has_begun: bool,
-    /// Bytes of the body that were sent.
+    /// The number of body bytes that were sent.
     pub body: u64,
 }
 
-/// What is being sent to one client.
+/// A response that is being sent.
 struct ResponseWriter<'a> {
     conn: &'a mut Connection,
     progress: &'a mut Progress,
-    /// The head, and what goes with it.
+    /// Buffered bytes: the head, and the beginning of the body.
     gathered: Vec<u8>,
-    /// Of that, what belongs to the body.
+    /// The number of body bytes in the buffer.
     gathered_body: u64,
 }
 
@@ -105,7 +104,7 @@ fn write_head(out: &mut Vec<u8>, to: &ResponseContext<'_>, response: &Response) 
         (true, None) if to.version == Version::HTTP_10 => {}
         (true, None) => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
     }
-    // Upgrade is for the next hop only, and has to be said to be so (RFC 9110, 7.8).
+    // Upgrade is a hop-by-hop field, so `Connection` must name it (RFC 9110, 7.8).
     if response.headers.contains_key(UPGRADE) {
         let options: &[u8] = if to.stays {
             b"Upgrade"
@@ -150,8 +149,8 @@ impl ResponseWriter<'_> {
         Ok(())
     }
 
-    /// The beginning goes with what is gathered: one write for a small file, and no small segment
-    /// before a large one.
+    /// Sends a file. Its beginning joins the buffered bytes, so that a small file needs one write,
+    /// and no small segment precedes a large one.
     fn file(&mut self, file: impl AsFd, range: Range<u64>, room: u64) -> io::Result<()> {
         let Range { start, end } = range;
         let with_head = start + room.min(end - start);
@@ -202,7 +201,7 @@ impl ResponseWriter<'_> {
         Ok(())
     }
 
-    /// Nobody knows when the first bytes will come, so the head does not wait for them.
+    /// Sends chunks. The head is sent first, because the first bytes may arrive late.
     fn chunked(&mut self, mut reader: impl Read) -> io::Result<()> {
         self.flush()?;
         let mut buffer = vec![0; COALESCE_LIMIT];
@@ -214,7 +213,7 @@ impl ResponseWriter<'_> {
             }
             write!(self.gathered, "{n:x}\r\n")?;
             self.flush_with(&[&buffer[..n], b"\r\n"])?;
-            // The end of its line is none of the body.
+            // The line end of the chunk is not part of the body.
             self.progress.body -= 2;
         }
     }
@@ -234,7 +233,7 @@ impl ResponseWriter<'_> {
         self.flush_with(&[])
     }
 
-    /// Sends what is gathered, and parts of the body.
+    /// Sends the buffered bytes and parts of the body.
     fn flush_with(&mut self, body: &[&[u8]]) -> io::Result<()> {
         let mut slices = Vec::with_capacity(1 + body.len());
         slices.push(IoSlice::new(&self.gathered));

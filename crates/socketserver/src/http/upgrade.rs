@@ -1,4 +1,4 @@
-//! Leaving HTTP: a response after which the connection speaks another protocol.
+//! Upgrades: a response after which the connection uses another protocol.
 
 use std::fmt;
 
@@ -11,23 +11,24 @@ use super::request_body::RequestBody;
 use super::{RequestHead, Response};
 use crate::{Connection, RequestHandler, Result};
 
-/// What a connection goes on with.
+/// The next protocol of a connection, and its handler.
 pub(super) struct Upgrade {
     protocol: HeaderValue,
     pub handler: Box<dyn RequestHandler<Connection>>,
 }
 
 impl Response {
-    /// 101: the connection goes on with another protocol (RFC 9110, 7.8), which `handler` speaks.
+    /// Returns a 101 response: the connection continues with another protocol (RFC 9110, 7.8),
+    /// which `handler` implements.
     ///
-    /// Once the client has been told, the handler has the connection, with `setup`, `handle` and
-    /// `finish` as if it had been the server's from the start; it may
-    /// [keep it alive](Connection::suspend_until_readable). What the client has sent behind its request is what it
-    /// reads first. No further request is served on the connection.
+    /// After the response has been sent, the server calls `setup`, `handle` and `finish` of the
+    /// handler as for a new connection. The handler may [suspend the
+    /// connection](Connection::suspend_until_readable). Bytes that the client sent after its
+    /// request are read first. No further HTTP request is served on the connection.
     ///
-    /// The client must have asked for the protocol, by `Upgrade` in a request of HTTP/1.1 without a
-    /// body; otherwise it is answered with 426 or 400 instead. WebSockets have
-    /// `websocket::WebSocketUpgrade` for all this, with the feature of that name.
+    /// The client must have requested the protocol, with an `Upgrade` field in an HTTP/1.1 request
+    /// without a body. Otherwise the response is a 426 or a 400. For WebSocket, use
+    /// `websocket::WebSocketUpgrade` with the feature `websocket`.
     ///
     /// ```
     /// use socketserver::http::{Http, Request, Response};
@@ -53,7 +54,7 @@ impl Response {
     /// ```
     ///
     /// # Errors
-    /// If the name of the protocol has characters that a field may not have.
+    /// Returns an error if the name of the protocol has characters that a field must not have.
     pub fn upgrade(protocol: &str, handler: impl RequestHandler<Connection>) -> Result<Self> {
         let protocol = HeaderValue::from_str(protocol).map_err(::http::Error::from)?;
         let mut response = Self::new(StatusCode::SWITCHING_PROTOCOLS);
@@ -67,8 +68,8 @@ impl Response {
 }
 
 impl Upgrade {
-    /// A protocol that the client has not asked for it would not understand (RFC 9110, 7.8), and
-    /// what is left of a body would be taken for it.
+    /// Checks that the client requested the protocol (RFC 9110, 7.8), and that no body is left,
+    /// because its bytes would be taken for the new protocol.
     pub fn check(&self, head: &RequestHead, incoming: &RequestBody) -> Result<(), Problem> {
         if !head.asks_for(self.protocol.as_bytes()) {
             let why = "this is there for who asks for it by Upgrade";
@@ -83,7 +84,7 @@ impl Upgrade {
 }
 
 impl RequestHead {
-    /// Whether it asks for another protocol. HTTP/1.0 has no such thing (RFC 9110, 7.8).
+    /// Returns true if the client requests this protocol. HTTP/1.0 has no upgrades (RFC 9110, 7.8).
     pub(crate) fn asks_for(&self, protocol: &[u8]) -> bool {
         let headers = self.headers();
         self.version() == Version::HTTP_11

@@ -1,9 +1,9 @@
-//! Every limit there is, of the library and of the programs: its default, what happens when it is
-//! reached, what counts that, and how it is changed. This page has no items.
+//! All limits of the library and the programs: the default, the effect, the counter, and how to
+//! change the limit. This module contains documentation only.
 //!
 #![doc = include_str!("limits.md")]
 
-// The table has the limits of all features.
+// The page lists the limits of all features.
 #[cfg(all(
     test,
     feature = "framing",

@@ -1,14 +1,14 @@
-//! `limits.md` as data, and what stands in it as text. The programs' test has this file, too.
+//! A parser of `limits.md` for tests. The tests of the programs include this file, too.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-/// A row of the table.
+/// A row of a table in `limits.md`.
 #[derive(Clone, Debug)]
 pub(crate) struct Row<'t> {
-    /// The heading that it stands under.
+    /// The heading above the row.
     pub(crate) section: &'t str,
     pub(crate) limit: &'t str,
     pub(crate) flags: &'t str,
@@ -18,7 +18,7 @@ pub(crate) struct Row<'t> {
     pub(crate) changed: &'t str,
 }
 
-/// All rows. A line that looks like one and has not as many cells is a mistake.
+/// Returns all rows. A row with a wrong number of cells is a mistake.
 pub(crate) fn rows(text: &str) -> Vec<Row<'_>> {
     let (mut section, mut rows) = ("", Vec::new());
     for line in text.lines() {
@@ -26,7 +26,7 @@ pub(crate) fn rows(text: &str) -> Vec<Row<'_>> {
             section = heading;
         }
         let Some(cells) = line.strip_prefix("| ").and_then(|l| l.strip_suffix(" |")) else {
-            assert!(!line.starts_with("| "), "no row: {line}");
+            assert!(!line.starts_with("| "), "not a complete row: {line}");
             continue;
         };
         let cells: Vec<_> = cells.split(" | ").map(str::trim).collect();
@@ -48,51 +48,58 @@ pub(crate) fn rows(text: &str) -> Vec<Row<'_>> {
     rows
 }
 
-/// What stands in backticks.
+/// Returns the parts of a cell in backticks.
 pub(crate) fn code(cell: &str) -> impl Iterator<Item = &str> {
     cell.split('`').skip(1).step_by(2)
 }
 
-/// A row, and the constant that is its default: `file.rs NAME`.
+/// A pair of the name of a limit and the constant that is its default: `file.rs NAME`.
 pub(crate) type Constant = (&'static str, &'static str);
 
-/// Holds rows against the constants in the sources of a crate. Whoever adds a number or a time decides
-/// whether it is a limit.
+/// Checks the rows against the constants in the sources of a crate. Every constant with a number or
+/// a duration must be listed as a limit or as no limit.
 pub(crate) fn hold(rows: &[Row<'_>], sources: &Path, limits: &[Constant], no_limits: &[&str]) {
     let found = constants(sources);
     for (limit, constant) in limits {
         let Some(written) = found.get(*constant) else {
-            panic!("there is no {constant}, which is to be {limit}");
+            panic!("constant {constant} of the limit {limit} does not exist");
         };
         let row = rows.iter().find(|row| row.limit == *limit);
         let default = row.map_or("no row", |row| row.default);
-        let ways = ways(written);
+        let forms = forms(written);
         assert!(
-            ways.iter().any(|way| way == default),
-            "{limit}: {default} in the table; {constant} is {written}, or {ways:?}"
+            forms.iter().any(|way| way == default),
+            "{limit}: the table has {default}, but {constant} is {written}, written {forms:?}"
         );
     }
     for constant in no_limits {
-        assert!(found.contains_key(*constant), "there is no {constant}");
+        assert!(
+            found.contains_key(*constant),
+            "constant {constant} does not exist"
+        );
     }
     for constant in found.keys() {
         let is_limit = limits.iter().any(|(_, limit)| limit == constant);
         let is_none = no_limits.contains(&&**constant);
         assert!(
             is_limit || is_none,
-            "is {constant} a limit? Then give it a row in limits.md, and name both in this test; else \
-             name it among those that are none"
+            "{constant} is not classified: if it is a limit, add a row to limits.md and list both in this \
+             test; otherwise list it among the constants that are not limits"
         );
-        assert!(!is_limit || !is_none, "{constant} is a limit, and none");
+        assert!(!is_limit || !is_none, "{constant} is listed twice");
     }
 }
 
-/// The numbers and times among the constants, without those of tests, as they are written.
+/// Returns the constants with a number or a duration as written in the sources, without constants
+/// of tests.
 fn constants(sources: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     walk(sources, &mut |path| {
-        let name = path.strip_prefix(sources).expect("it is below").display();
-        let text = fs::read_to_string(path).expect("it can be read");
+        let name = path
+            .strip_prefix(sources)
+            .expect("the path is inside the sources")
+            .display();
+        let text = fs::read_to_string(path).expect("the file is readable");
         let code = text.split("#[cfg(test)]\nmod tests {").next();
         for line in code.unwrap_or_default().lines() {
             if let Some((constant, value)) = constant(line.trim()) {
@@ -104,8 +111,8 @@ fn constants(sources: &Path) -> BTreeMap<String, String> {
 }
 
 fn walk(dir: &Path, visit: &mut impl FnMut(&Path)) {
-    for entry in fs::read_dir(dir).expect("the sources are here") {
-        let path = entry.expect("it can be read").path();
+    for entry in fs::read_dir(dir).expect("the directory is readable") {
+        let path = entry.expect("the entry is readable").path();
         if path.is_dir() {
             walk(&path, visit);
         } else if path.extension().is_some_and(|kind| kind == "rs") {
@@ -114,20 +121,20 @@ fn walk(dir: &Path, visit: &mut impl FnMut(&Path)) {
     }
 }
 
-/// The name and the value in a line like `pub const NAME: usize = 1 << 20;`.
+/// Returns the name and the value in a line like `pub const NAME: usize = 1 << 20;`.
 fn constant(line: &str) -> Option<(&str, &str)> {
     let (before, rest) = line.split_once("const ")?;
     let (name, rest) = rest.split_once(": ")?;
     let (kind, value) = rest.split_once(" = ")?;
     let kinds = ["u8", "u16", "u32", "u64", "usize", "Duration"];
     let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-    let is_one = before.is_empty() || before.starts_with("pub");
-    let is_one = is_one && name.chars().all(is_name) && kinds.contains(&kind);
-    is_one.then_some((name, value.strip_suffix(';').unwrap_or(value)))
+    let is_constant = before.is_empty() || before.starts_with("pub");
+    let is_constant = is_constant && name.chars().all(is_name) && kinds.contains(&kind);
+    is_constant.then_some((name, value.strip_suffix(';').unwrap_or(value)))
 }
 
-/// How the table may write what the code writes so.
-fn ways(value: &str) -> Vec<String> {
+/// Returns the forms in which the table may write a value from the code.
+fn forms(value: &str) -> Vec<String> {
     let call = value
         .strip_suffix(')')
         .and_then(|call| call.split_once('('));
@@ -147,7 +154,7 @@ fn ways(value: &str) -> Vec<String> {
     }
 }
 
-/// What `65_507`, `8 * 1024` or `1 << 20` is.
+/// Evaluates a number like `65_507`, `8 * 1024` or `1 << 20`.
 fn count(value: &str) -> Option<u64> {
     if let Some((n, shift)) = value.split_once(" << ") {
         return Some(count(n)? << count(shift)?);
@@ -158,10 +165,10 @@ fn count(value: &str) -> Option<u64> {
         .product()
 }
 
-/// `16,384`
+/// Formats a number: `16,384`.
 pub(crate) fn number(n: impl TryInto<u64>) -> String {
     let Ok(n) = n.try_into() else {
-        unreachable!("no limit is below zero");
+        unreachable!("limits are not negative");
     };
     let digits = n.to_string();
     let mut out = String::new();
@@ -174,10 +181,10 @@ pub(crate) fn number(n: impl TryInto<u64>) -> String {
     out
 }
 
-/// `64 KiB`, or `1,000 bytes`
+/// Formats a size: `64 KiB` or `1,000 bytes`.
 pub(crate) fn bytes(n: impl TryInto<u64>) -> String {
     let Ok(n) = n.try_into() else {
-        unreachable!("no limit is below zero");
+        unreachable!("limits are not negative");
     };
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
     let whole = |(_, shift): &&(&str, u32)| n >> shift > 0 && n.is_multiple_of(1 << shift);
@@ -187,12 +194,12 @@ pub(crate) fn bytes(n: impl TryInto<u64>) -> String {
     }
 }
 
-/// `5 min`, `30 s` or `500 ms`
+/// Formats a duration: `5 min`, `30 s` or `500 ms`.
 pub(crate) fn time(time: Duration) -> String {
     let millis = time.as_millis();
     match millis {
         _ if !millis.is_multiple_of(1000) => format!("{millis} ms"),
-        // A minute is written in seconds.
+        // One minute is written as `60 s`.
         _ if millis.is_multiple_of(60_000) && millis > 60_000 => format!("{} min", millis / 60_000),
         _ => format!("{} s", millis / 1000),
     }

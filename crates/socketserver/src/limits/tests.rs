@@ -1,4 +1,4 @@
-//! The table says what the code does, and nothing is missing in it.
+//! Checks that the tables in `limits.md` match the code and are complete.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -21,13 +21,13 @@ mod table;
 
 const TABLE: &str = include_str!("limits.md");
 
-/// The programs' own, which their test looks at.
+/// The section with the limits of the programs; their own test checks it.
 const PROGRAMS: &str = "The programs";
 
-/// The rest of the defaults are constants.
+/// Returns the defaults that are not constants.
 fn defaults() -> Vec<(&'static str, String)> {
     [
-        words(),
+        other_defaults(),
         timeouts(),
         admission(),
         models(),
@@ -39,22 +39,23 @@ fn defaults() -> Vec<(&'static str, String)> {
     .concat()
 }
 
-/// What is not the code's to say, or has no number.
-fn words() -> Vec<(&'static str, String)> {
+/// Returns the defaults that are not in the code or are not numbers.
+fn other_defaults() -> Vec<(&'static str, String)> {
     vec![
         ("`Builder::verify_request`", "none".into()),
         ("descriptors", "`ulimit -n`".into()),
         ("`Builder::reserved_descriptors`", "0".into()),
-        // No defaults of the library: the programs' test has their flags'.
+        // The library has no defaults here. The test of the programs checks the defaults of their
+        // flags.
         ("`OverloadPolicy::Queue`: patience", "10 s".into()),
         ("`OverloadPolicy::Queue`: places", "128".into()),
         ("`ServerHandle::drain`", "30 s".into()),
-        ("lame before a drain", "0 s".into()),
+        ("lame duck before a drain", "0 s".into()),
     ]
 }
 
 fn timeouts() -> Vec<(&'static str, String)> {
-    // A field more, and this does not compile: it needs a row.
+    // A new field fails to compile here, because the field needs a row.
     let Timeouts {
         first_byte,
         idle,
@@ -117,11 +118,11 @@ fn models() -> Vec<(&'static str, String)> {
         assert_eq!(
             policy,
             OverloadPolicy::default(),
-            "a model has another default"
+            "a model has a different default policy"
         );
         number(limit)
     };
-    // Of the threads that the standard library starts; `std::thread`, "Stack size".
+    // The default of the standard library's threads; `std::thread`, "Stack size".
     let stack = |asked: Option<usize>| bytes(asked.unwrap_or(2 << 20));
     let (threading, pooled, green) = (Threading::default(), Pooled::default(), Green::default());
     let settings = &pooled.settings;
@@ -132,7 +133,7 @@ fn models() -> Vec<(&'static str, String)> {
             "`OverloadPolicy`",
             format!("{:?}", OverloadPolicy::default()).to_lowercase(),
         ),
-        // It has no policy.
+        // `Sequential` has no policy.
         ("`Sequential`", number(Sequential.limit().0)),
         ("`Threading::max_threads`", limit(threading.limit())),
         ("`Threading::stack_size`", stack(threading.stack_size)),
@@ -151,7 +152,7 @@ fn models() -> Vec<(&'static str, String)> {
         ),
         (
             "a `Green` worker: how long a request keeps it while others can go on",
-            time(greenroom::LONGEST_STREAK),
+            time(greenroom::TIME_SLICE),
         ),
         (
             "`greenroom::unblock`",
@@ -185,7 +186,7 @@ fn sockets() -> Vec<(&'static str, String)> {
         interval,
         probes,
     } = TcpKeepalive::default();
-    // The kernel cuts it down: listen(2).
+    // The kernel reduces the value: listen(2).
     assert_eq!(backlog, i32::MAX);
     let of_system = |size: Option<usize>| size.map_or("the system's".into(), bytes);
     let off = |is_on: bool| if is_on { "on" } else { "off" }.to_owned();
@@ -197,8 +198,8 @@ fn sockets() -> Vec<(&'static str, String)> {
             or_none(max_amplification, number),
         ),
         ("`Builder::reject_low_ports`", off(reject_low_ports)),
-        // No option lets them in.
-        ("datagrams from an own address", "none".into()),
+        // No option admits these datagrams.
+        ("datagrams from the server's own address", "none".into()),
         ("datagrams from port 0", "none".into()),
         ("`Builder::receive_buffer`", of_system(receive_buffer)),
         ("`Builder::send_buffer`", of_system(send_buffer)),
@@ -281,7 +282,8 @@ fn websocket() -> Vec<(&'static str, String)> {
             "`websocket::WebSocketLimits::close_timeout`",
             time(close_timeout),
         ),
-        // Nobody is asked, in the library; the programs' test has the flag's.
+        // The library sends no pings by default. The test of the programs checks the default of the
+        // flag.
         ("`WebSocketUpgrade::ping`", "none".into()),
     ]
 }
@@ -295,7 +297,10 @@ const CONSTANTS: &[Constant] = &[
         "requests of a `Green` worker that have not begun",
         "concurrency/green.rs BACKLOG_PER_WORKER",
     ),
-    ("peers told apart", "admission/peers.rs TOLD_APART"),
+    (
+        "peers tracked individually",
+        "admission/peers.rs MAX_TRACKED",
+    ),
     ("`Lines::max_len`", "framing/lines.rs DEFAULT_MAX_LEN"),
     ("`LengthPrefix::max_len`", "framing/mod.rs DEFAULT_MAX_LEN"),
     ("`Netstring::max_len`", "framing/mod.rs DEFAULT_MAX_LEN"),
@@ -309,12 +314,12 @@ const CONSTANTS: &[Constant] = &[
         "framing/json_header.rs DEFAULT_MAX_HEADER",
     ),
     ("parts of a `Range`", "http/range.rs MOST"),
-    ("metrics: time for a request", "metrics/endpoint.rs TIME"),
-    ("metrics: header of a request", "metrics/http.rs MAX_HEAD"),
     (
-        "metrics: fields of that header",
-        "metrics/http.rs MAX_HEADERS",
+        "metrics: time for a request",
+        "metrics/endpoint.rs REQUEST_TIMEOUT",
     ),
+    ("metrics: header of a request", "metrics/http.rs MAX_HEAD"),
+    ("metrics: fields of a header", "metrics/http.rs MAX_HEADERS"),
     ("`ProxyProtocol::timeout`", "preamble/proxy/mod.rs TIMEOUT"),
     (
         "PROXY header, version 1",
@@ -331,52 +336,52 @@ const CONSTANTS: &[Constant] = &[
     ),
     ("`Tls::max_handshakes`", "tls/mod.rs MAX_HANDSHAKES"),
     (
-        "`Member::send`: wait for others",
+        "`Member::send`: back-pressure wait",
         "room/mod.rs SENDER_BACKPRESSURE",
     ),
     (
-        "pause without descriptors, the first",
+        "pause without descriptors, first",
         "server/backoff.rs FIRST",
     ),
     (
-        "pause without descriptors, the longest",
+        "pause without descriptors, longest",
         "server/backoff.rs LONGEST",
     ),
     (
-        "places are short: silence",
+        "displacement: time for the first message",
         "server/displacement.rs SILENCE",
     ),
     (
-        "places are short: silence of most",
+        "displacement: time for the first message, majority address",
         "server/displacement.rs SILENCE_OF_MOST",
     ),
     ("`Displacement::idle`", "server/displacement.rs IDLE"),
     (
-        "places are short: time between requests of HTTP",
+        "displacement: time between HTTP requests",
         "server/displacement.rs BETWEEN_REQUESTS",
     ),
     (
-        "places are short: least rate",
+        "displacement: first minimum rate",
         "server/displacement.rs SLOW",
     ),
     (
-        "places are short: highest least rate",
+        "displacement: highest minimum rate",
         "server/displacement.rs SLOW_AT_MOST",
     ),
     (
-        "places are short: time of a transfer",
+        "displacement: measuring time of a transfer",
         "server/displacement.rs WINDOW",
     ),
     (
-        "places are short: cut at a time",
+        "displacement: connections cancelled at once",
         "server/displacement.rs AT_ONCE",
     ),
     (
-        "places are short: wait of one that would be rejected",
+        "displacement: wait of a client that would be rejected",
         "server/displacement.rs MADE",
     ),
-    ("time to notice having been cut", "server/drain.rs GRACE"),
-    ("backlog that a drain takes on", "server/drain.rs BACKLOG"),
+    ("time to notice a cancellation", "server/drain.rs GRACE"),
+    ("backlog accepted by a drain", "server/drain.rs BACKLOG"),
     (
         "clients that came just before a drain, and have said nothing",
         "server/handle.rs NEWCOMER",
@@ -387,23 +392,23 @@ const CONSTANTS: &[Constant] = &[
     ),
     ("`Builder::rejection_message`", "server/rejection.rs NOTICE"),
     (
-        "refused clients: time to read the notice",
+        "rejected clients: time to read the message",
         "server/rejection.rs LINGER",
     ),
     (
-        "refused clients: how many have that time",
+        "rejected clients: connections that wait for this time",
         "server/rejection.rs MAX_LINGERING",
     ),
     (
-        "a close: time for a peer that still sends",
+        "close: time for a peer that still sends",
         "server/close.rs LINGER",
     ),
     (
-        "a close: bytes of such a peer",
+        "close: bytes from a peer that still sends",
         "server/close.rs LINGER_BYTES",
     ),
     (
-        "a WebSocket in a drain: messages after it has begun",
+        "WebSocket in a drain: time for further messages",
         "websocket/session.rs DRAIN_GRACE",
     ),
     ("`Builder::max_packet_size`", "transport/mod.rs MAX_PACKET"),
@@ -431,16 +436,16 @@ const NO_LIMITS: &[&str] = &[
     "server/displacement.rs PAUSE",
     "server/displacement.rs PAUSE_TIMES",
     "server/displacement.rs STALE",
-    // A part of what its row says.
+    // Part of a limit with its own row.
     "tls/places.rs MORE",
     // Its row stands with the peers told apart.
     "admission/peers.rs SHARED",
     "server/displacement.rs MANY",
     "server/displacement.rs SHARE",
     "event/throttle.rs INTERVAL",
-    // The least of a default that has its row.
+    // The minimum of a default with its own row.
     "server/builder.rs UNCONFIRMED",
-    // How much is done at once before others have their turn: nothing is refused or lost.
+    // Amounts of work before other requests run. Nothing is rejected or lost.
     "framing/buffer.rs CHUNK",
     "http/response_writer.rs COALESCE_LIMIT",
     "socket.rs AT_ONCE",
@@ -453,12 +458,12 @@ const NO_LIMITS: &[&str] = &[
     "server/accept.rs MAX_EMPTY_ACCEPTS",
     "tls/identity.rs LONGEST_KEY",
     "tls/session.rs PIECE",
-    // What is told apart by it is behaviour of the peer, and not allowed or forbidden.
+    // Thresholds that classify a peer's behaviour but do not restrict it.
     "room/outbox.rs WRITE_STALL",
     "server/close.rs LINGER_SENT",
-    // Half a second for a thread that has nothing left to do.
+    // Half a second for a thread that has no work left.
     "server/accept_loop.rs SIDECAR_DRAIN",
-    // What formats and protocols have.
+    // Constants of formats and protocols.
     "framing/netstring.rs MAX_DIGITS",
     "http/chunked.rs DIGITS",
     "preamble/proxy/length.rs FIXED",
@@ -490,18 +495,22 @@ const NO_LIMITS: &[&str] = &[
 ];
 
 #[test]
-fn the_table_has_the_defaults_of_the_code() {
+fn table_matches_the_defaults_of_the_code() {
     let (all, defaults) = (rows(TABLE), defaults());
     let mut names = BTreeSet::new();
     for row in &all {
-        assert!(names.insert(row.limit), "{} has two rows", row.limit);
+        assert!(
+            names.insert(row.limit),
+            "{} has more than one row",
+            row.limit
+        );
     }
     for (limit, default) in &defaults {
         let row = all.iter().find(|row| row.limit == *limit);
         assert_eq!(
             row.map(|row| row.default),
             Some(&**default),
-            "the row of {limit}"
+            "the default of {limit}"
         );
     }
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -511,12 +520,16 @@ fn the_table_has_the_defaults_of_the_code() {
         .chain(CONSTANTS.iter().map(|(limit, _)| *limit))
         .collect();
     for row in all.iter().filter(|row| row.section != PROGRAMS) {
-        assert!(known.contains(row.limit), "no code has {}", row.limit);
+        assert!(
+            known.contains(row.limit),
+            "{} is not in the code",
+            row.limit
+        );
     }
 }
 
 #[test]
-fn what_counts_a_limit_exists_and_every_reason_has_a_row() {
+fn counters_exist_and_every_reason_has_a_row() {
     let all = rows(TABLE);
     let metrics = Metrics::new();
     let tcp = ThreadingTcpServer::bind("127.0.0.1:0", crate::handler_fn(|_| Ok(()))).unwrap();
@@ -527,39 +540,43 @@ fn what_counts_a_limit_exists_and_every_reason_has_a_row() {
     let counters = Counters::default();
     let rejections: BTreeSet<_> = counters.rejections().map(|(reason, _)| reason).collect();
     let ends: BTreeSet<_> = counters.ends().map(|(reason, _)| reason).collect();
-    let (mut refused, mut ended) = (BTreeSet::new(), BTreeSet::new());
+    let (mut rejected, mut ended) = (BTreeSet::new(), BTreeSet::new());
     for Row { limit, counted, .. } in &all {
         for cell in counted.split(", ").filter(|cell| *cell != "—") {
             let label = code(cell).next().unwrap_or(cell);
             match cell.split_once(": ") {
-                Some(("refused", _)) => assert!(rejections.contains(label), "{limit}: {label}"),
+                Some(("rejected", _)) => assert!(rejections.contains(label), "{limit}: {label}"),
                 Some(("ended", _)) => assert!(ends.contains(label), "{limit}: {label}"),
                 _ => {
                     let known = format!("# TYPE socketserver_{label} ");
-                    assert!(rendered.contains(&known), "{limit}: {label} is no metric");
+                    assert!(
+                        rendered.contains(&known),
+                        "{limit}: {label} is not a metric"
+                    );
                 }
             }
             match cell.split_once(": ") {
-                Some(("refused", _)) => refused.insert(label),
+                Some(("rejected", _)) => rejected.insert(label),
                 Some(("ended", _)) => ended.insert(label),
                 _ => false,
             };
         }
     }
-    assert_eq!(refused, rejections, "every reason to refuse is a limit");
-    // What a handler does by itself is none.
+    assert_eq!(rejected, rejections, "every rejection reason has a row");
+    // `completed` and `panicked` are results of a handler and not of a limit.
     ended.extend(["completed", "panicked"]);
     assert_eq!(ended, ends);
 }
 
 #[test]
-fn every_row_is_whole_and_says_what_changes_it() {
+fn every_row_is_complete_and_says_how_to_change_the_limit() {
     let ways = ["next request", "restart", "handler", "call", "fixed"];
     for row in rows(TABLE) {
         assert!(ways.contains(&row.changed), "{row:?}");
         assert!(!row.limit.is_empty() && !row.default.is_empty(), "{row:?}");
         assert!(row.reached.len() > 3 && !row.counted.is_empty(), "{row:?}");
-        // A constant cannot be set; `--workers` of `command` has one behind it.
+        // A constant has no flag. The exception is `--workers` of `command`, which has a constant
+        // as its maximum.
         let may_have_flag = row.changed != "fixed" || row.section == PROGRAMS;
         assert!(may_have_flag || row.flags == "—", "{row:?}");
         assert_eq!(row.flags.contains("--"), row.flags != "—", "{row:?}");

@@ -1,5 +1,4 @@
-//! The text format, version 0.0.4, as it is written: what is escaped, and how figures look.
-//! <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>
+//! An encoder of the Prometheus text format, version 0.0.4.
 
 use std::fmt::{self, Write};
 
@@ -23,13 +22,13 @@ impl Kind {
     }
 }
 
-/// Text under way: families one after the other, each with its samples.
+/// An encoder of metric families with their samples.
 #[derive(Default)]
 pub(super) struct Encoder(String);
 
 impl Encoder {
-    /// Begins a family. Its samples follow, and nothing else comes between them: the format has "all
-    /// lines for a given metric" as "one single group".
+    /// Begins a family. All samples of the family must follow before the next family, because the
+    /// format requires "all lines for a given metric" as "one single group".
     pub(super) fn family(&mut self, name: &'static str, kind: Kind, help: &str) -> Family<'_> {
         debug_assert!(kind != Kind::Counter || name.ends_with("_total"), "{name}");
         let _ = writeln!(self.0, "# HELP {name} {}", Escaped(help, false));
@@ -52,7 +51,7 @@ impl Family<'_> {
         self.suffixed("", labels, value);
     }
 
-    /// A sample whose name is longer: those of histograms are.
+    /// Writes a sample whose name has a suffix, as histograms need.
     pub(super) fn suffixed(
         &mut self,
         suffix: &str,
@@ -70,7 +69,7 @@ impl Family<'_> {
     }
 }
 
-/// A figure with fractions.
+/// A floating-point value.
 pub(super) struct Float(pub(super) f64);
 
 impl fmt::Display for Float {
@@ -83,7 +82,8 @@ impl fmt::Display for Float {
     }
 }
 
-/// Backslashes and ends of lines are escaped everywhere, quotes in values of labels only.
+/// A text with backslashes and line feeds escaped. Quotes are escaped in label values only (the
+/// flag is true).
 struct Escaped<'a>(&'a str, bool);
 
 impl fmt::Display for Escaped<'_> {
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_would_end_a_value_or_a_line_is_escaped() {
+    fn quotes_backslashes_and_line_feeds_are_escaped() {
         let mut text = Encoder::default();
         let mut family = text.family("a_total", Kind::Counter, "back\\slash \"and\"\nline");
         family.sample(&[("x", "\"\\\n\u{e9}"), ("y", "")], 1);

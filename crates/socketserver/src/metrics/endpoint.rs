@@ -1,4 +1,4 @@
-//! Who answers those that watch: a handler like any other, for a server of its own.
+//! A handler that serves metrics over HTTP. It needs a separate server.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -8,24 +8,24 @@ use super::http::{self, Request, Status};
 use super::{Metrics, encode};
 use crate::{Connection, RequestHandler, Result};
 
-/// How long a whole request may take, from its first byte to the last one of the answer.
-const TIME: Duration = Duration::from_secs(5);
+/// The time limit for a request and its response.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Answers one request over HTTP/1.1 and closes; see [`Metrics::endpoint`].
+/// Serves one request over HTTP/1.1 and closes the connection; see [`Metrics::endpoint`].
 ///
-/// | Path | Answer |
+/// | Path | Response |
 /// |---|---|
-/// | `/metrics` | all figures, as `text/plain; version=0.0.4` |
+/// | `/metrics` | all metrics, as `text/plain; version=0.0.4` |
 /// | `/livez` | 200, or 503 once all servers have stopped |
-/// | `/readyz` | 200 if all servers are [ready](crate::ServerHandle::is_ready) and all [conditions](Metrics::ready_if) hold, otherwise 503; a line for each says which is not, and why |
+/// | `/readyz` | 200 if all servers are [ready](crate::ServerHandle::is_ready) and all [conditions](Metrics::ready_if) hold, otherwise 503; a line for each server and condition says which is not ready, and why |
 ///
-/// To `GET` and `HEAD` only (405), anything else is not found (404). A header may be 8 KiB long and
-/// have 64 fields (431). A request has 5 seconds in all, however it trickles, and is cut then. What
-/// else a slow or hostile client could hold is the place that the server gives it: serve this from one
-/// of its own, with a [limit](crate::Threading::max_threads) of a few, and a short
-/// [queue](crate::OverloadPolicy::Queue) beyond it.
+/// The handler supports `GET` and `HEAD` (otherwise 405); other paths are not found (404). A header
+/// may have 8 KiB and 64 fields (otherwise 431). The handler closes the connection after 5 seconds,
+/// even if bytes still arrive. Run the handler on a separate server, so that slow clients cannot
+/// exhaust the main server. Give this server a [limit](crate::Threading::max_threads) of a few
+/// threads and a short [queue](crate::OverloadPolicy::Queue).
 ///
-/// Whoever can connect can read all this; nothing is encrypted.
+/// Every client that can connect can read the metrics; the connection is not encrypted.
 #[derive(Debug)]
 pub struct MetricsHandler {
     metrics: Metrics,
@@ -36,40 +36,40 @@ impl MetricsHandler {
         Self { metrics }
     }
 
-    fn respond(&self, request: &Request) -> Answer {
-        let answer: fn(&Self) -> Answer = match &*request.path {
-            "/metrics" => Self::figures,
+    fn respond(&self, request: &Request) -> Response {
+        let response: fn(&Self) -> Response = match &*request.path {
+            "/metrics" => Self::metrics_page,
             "/livez" => Self::livez,
             "/readyz" => Self::readyz,
             _ => {
                 let advice = "not found: there are /metrics, /livez and /readyz\n";
-                return Answer::plain(Status::NotFound, advice.into());
+                return Response::plain(Status::NotFound, advice.into());
             }
         };
         match &*request.method {
-            "GET" | "HEAD" => answer(self),
-            _ => Answer::plain(Status::MethodNotAllowed, "use GET or HEAD\n".into()),
+            "GET" | "HEAD" => response(self),
+            _ => Response::plain(Status::MethodNotAllowed, "use GET or HEAD\n".into()),
         }
     }
 
-    fn figures(&self) -> Answer {
-        Answer {
+    fn metrics_page(&self) -> Response {
+        Response {
             status: Status::Ok,
             media_type: encode::MEDIA_TYPE,
             body: self.metrics.render(),
         }
     }
 
-    fn livez(&self) -> Answer {
+    fn livez(&self) -> Response {
         let states = self.metrics.states();
         if states.iter().any(|(_, state)| state.is_live()) {
-            Answer::plain(Status::Ok, "alive\n".into())
+            Response::plain(Status::Ok, "alive\n".into())
         } else {
-            Answer::plain(Status::Unavailable, "no server serves any more\n".into())
+            Response::plain(Status::Unavailable, "no server serves any more\n".into())
         }
     }
 
-    fn readyz(&self) -> Answer {
+    fn readyz(&self) -> Response {
         let states = self.metrics.states();
         let mut body = String::new();
         for (name, state) in &states {
@@ -95,18 +95,18 @@ impl MetricsHandler {
         } else {
             Status::Unavailable
         };
-        Answer::plain(status, body)
+        Response::plain(status, body)
     }
 }
 
 impl RequestHandler<Connection> for MetricsHandler {
     fn handle(&mut self, conn: &mut Connection) -> Result<()> {
-        conn.set_deadline(Instant::now().checked_add(TIME));
+        conn.set_deadline(Instant::now().checked_add(REQUEST_TIMEOUT));
         // Until it is whole, the request is all that the client has shown.
         conn.begin_message();
         let request = http::read(conn)?;
         conn.end_message();
-        let (answer, with_body) = match request {
+        let (response, with_body) = match request {
             None => return Ok(()),
             Some(Ok(request)) => (self.respond(&request), request.method != "HEAD"),
             Some(Err(status)) => {
@@ -114,26 +114,26 @@ impl RequestHandler<Connection> for MetricsHandler {
                     Status::HeaderTooLarge => "the header is too long\n",
                     _ => "this is no request of HTTP/1.1\n",
                 };
-                (Answer::plain(status, reason.into()), true)
+                (Response::plain(status, reason.into()), true)
             }
         };
-        let Answer {
+        let Response {
             status,
             media_type,
             body,
-        } = answer;
-        let answer = http::answer(status, media_type, &body, with_body);
-        Ok(conn.write_all(answer.as_bytes())?)
+        } = response;
+        let response = http::response(status, media_type, &body, with_body);
+        Ok(conn.write_all(response.as_bytes())?)
     }
 }
 
-struct Answer {
+struct Response {
     status: Status,
     media_type: &'static str,
     body: String,
 }
 
-impl Answer {
+impl Response {
     fn plain(status: Status, body: String) -> Self {
         Self {
             status,

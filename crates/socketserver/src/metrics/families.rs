@@ -1,4 +1,4 @@
-//! What is told, family by family. The table of all names is `names.md`; a test compares the two.
+//! The metric families. The table in `names.md` lists all names; a test compares the two.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,9 +8,9 @@ use super::process::Process;
 use crate::event::Counters;
 use crate::{DrainReport, ServerState};
 
-/// Figures of one server, read once for all families.
+/// The values of one server, read once for all families.
 struct Snapshot<'a> {
-    served: &'a MonitoredServer,
+    monitored: &'a MonitoredServer,
     counters: Counters,
     drain: DrainReport,
     state: ServerState,
@@ -19,54 +19,59 @@ struct Snapshot<'a> {
 }
 
 impl<'a> Snapshot<'a> {
-    fn read(served: &'a MonitoredServer) -> Self {
-        let handle = &served.handle;
-        // Live ones first: a request that ends in between is then told twice rather than not at all.
+    fn read(monitored: &'a MonitoredServer) -> Self {
+        let handle = &monitored.handle;
+        // Active requests are read first, so that a request that ends in between is counted twice
+        // instead of never.
         Self {
             live: handle.active_count(),
-            bytes: served.bytes(),
+            bytes: monitored.bytes(),
             counters: handle.counters(),
             drain: handle.drain_progress().unwrap_or_default(),
             state: handle.state(),
-            served,
+            monitored,
         }
     }
 }
 
 pub(super) fn render(servers: &[MonitoredServer], certificates: &[(String, SystemTime)]) -> String {
-    let figures: Vec<_> = servers.iter().map(Snapshot::read).collect();
+    let snapshots: Vec<_> = servers.iter().map(Snapshot::read).collect();
     let mut text = Encoder::default();
-    requests(&mut text, &figures);
-    bytes(&mut text, &figures);
-    failures(&mut text, &figures);
-    life(&mut text, &figures);
-    ends_of(&mut text, certificates);
-    // Not this process: under a forking server, this may be a child.
-    let owner = servers.first().map(|served| {
-        let lifecycle = &served.handle.0.lifecycle;
+    requests(&mut text, &snapshots);
+    bytes(&mut text, &snapshots);
+    failures(&mut text, &snapshots);
+    state_and_drain(&mut text, &snapshots);
+    certificate_expiry(&mut text, certificates);
+    // The owner of the server and not the current process, which may be a child of a forking
+    // server.
+    let owner = servers.first().map(|monitored| {
+        let lifecycle = &monitored.handle.0.lifecycle;
         lifecycle.owner()
     });
-    process(&mut text, &Process::look(owner));
+    process(&mut text, &Process::read(owner));
     text.finish()
 }
 
-/// A family with one sample for each server.
+/// Writes a family with one sample per server.
 macro_rules! each {
-    ($text:ident, $figures:ident, $kind:ident $name:literal, $help:literal, $value:expr) => {
+    ($text:ident, $snapshots:ident, $kind:ident $name:literal, $help:literal, $value:expr) => {
         let mut family = $text.family($name, Kind::$kind, $help);
-        for figures in $figures {
-            family.sample(&[("server", &figures.served.name)], $value(figures));
+        for snapshot in $snapshots {
+            family.sample(&[("server", &snapshot.monitored.name)], $value(snapshot));
         }
     };
 }
 
-/// A family with one sample for each server and value of a second label.
+/// Writes a family with one sample per server and value of a second label.
 macro_rules! each_of {
-    ($text:ident, $figures:ident, $kind:ident $name:literal, $label:literal, $help:literal, $values:expr) => {
+    ($text:ident, $snapshots:ident, $kind:ident $name:literal, $label:literal, $help:literal, $values:expr) => {
         let mut family = $text.family($name, Kind::$kind, $help);
-        for figures in $figures {
-            for (value, count) in $values(figures) {
-                let labels = [("server", figures.served.name.as_str()), ($label, value)];
+        for snapshot in $snapshots {
+            for (value, count) in $values(snapshot) {
+                let labels = [
+                    ("server", snapshot.monitored.name.as_str()),
+                    ($label, value),
+                ];
                 family.sample(&labels, count);
             }
         }
@@ -88,27 +93,27 @@ fn requests(text: &mut Encoder, all: &[Snapshot<'_>]) {
         |f: &Snapshot<'_>| f.live);
     each!(text, all, Gauge "socketserver_requests_suspended",
         "Live requests that are kept alive, between two calls of their handlers.",
-        |f: &Snapshot<'_>| f.served.handle.waiting_count());
+        |f: &Snapshot<'_>| f.monitored.handle.waiting_count());
     each!(text, all, Gauge "socketserver_requests_queued",
         "Live requests that wait until there is room for them.",
-        |f: &Snapshot<'_>| f.served.handle.queued_count());
+        |f: &Snapshot<'_>| f.monitored.handle.queued_count());
     each!(text, all, Gauge "socketserver_requests_limit",
         "How many requests the server serves at once.",
-        |f: &Snapshot<'_>| limit(f.served.handle.limit()));
+        |f: &Snapshot<'_>| limit(f.monitored.handle.limit()));
     let mut family = text.family(
         "socketserver_request_duration_seconds",
         Kind::Histogram,
         "From accept to close, of requests that ended since the server was added.",
     );
-    for figures in all {
-        let name = figures.served.name.as_str();
-        let reading = figures.served.handle.0.sink.durations().read();
-        for (bound, count) in reading.cumulative {
+    for snapshot in all {
+        let name = snapshot.monitored.name.as_str();
+        let histogram = snapshot.monitored.handle.0.sink.durations().read();
+        for (bound, count) in histogram.cumulative {
             let bound = Float(bound).to_string();
             family.suffixed("_bucket", &[("server", name), ("le", &bound)], count);
         }
-        family.suffixed("_sum", &[("server", name)], Float(reading.sum));
-        family.suffixed("_count", &[("server", name)], reading.count);
+        family.suffixed("_sum", &[("server", name)], Float(histogram.sum));
+        family.suffixed("_count", &[("server", name)], histogram.count);
     }
 }
 
@@ -139,7 +144,7 @@ fn failures(text: &mut Encoder, all: &[Snapshot<'_>]) {
         |f: &Snapshot<'_>| f.counters.amplification_refused);
 }
 
-fn life(text: &mut Encoder, all: &[Snapshot<'_>]) {
+fn state_and_drain(text: &mut Encoder, all: &[Snapshot<'_>]) {
     each_of!(text, all, Gauge "socketserver_state", "state",
     "1 for the state that the server is in, 0 for the others.",
     |f: &Snapshot<'_>| {
@@ -163,8 +168,8 @@ fn life(text: &mut Encoder, all: &[Snapshot<'_>]) {
         |f: &Snapshot<'_>| seconds(f.drain.elapsed));
 }
 
-/// What cannot be read is left out, as the format has no way to say so.
-fn ends_of(text: &mut Encoder, certificates: &[(String, SystemTime)]) {
+/// Writes the expiry of each certificate. There is no such family without certificates.
+fn certificate_expiry(text: &mut Encoder, certificates: &[(String, SystemTime)]) {
     if certificates.is_empty() {
         return;
     }
@@ -179,45 +184,47 @@ fn ends_of(text: &mut Encoder, certificates: &[(String, SystemTime)]) {
     }
 }
 
+/// Writes the metrics of the process. A value that could not be read has no sample, because the
+/// format cannot express an unknown value.
 fn process(text: &mut Encoder, process: &Process) {
-    let mut tell = |name, kind, help, value: Option<f64>| {
+    let mut add = |name, kind, help, value: Option<f64>| {
         let mut family = text.family(name, kind, help);
         if let Some(value) = value {
             family.sample(&[], Float(value));
         }
     };
-    tell(
+    add(
         "process_cpu_seconds_total",
         Kind::Counter,
         "User and system time in seconds.",
         process.cpu_seconds,
     );
-    tell(
+    add(
         "process_open_fds",
         Kind::Gauge,
         "Open file descriptors.",
         process.open_fds,
     );
-    tell(
+    add(
         "process_max_fds",
         Kind::Gauge,
         "How many open file descriptors there may be.",
         process.max_fds,
     );
-    tell("process_threads", Kind::Gauge, "Threads.", process.threads);
-    tell(
+    add("process_threads", Kind::Gauge, "Threads.", process.threads);
+    add(
         "process_resident_memory_bytes",
         Kind::Gauge,
         "Resident memory in bytes.",
         process.resident_bytes,
     );
-    tell(
+    add(
         "process_virtual_memory_bytes",
         Kind::Gauge,
         "Virtual memory in bytes.",
         process.virtual_bytes,
     );
-    tell(
+    add(
         "process_start_time_seconds",
         Kind::Gauge,
         "When the process started, in seconds since 1970.",
@@ -225,7 +232,7 @@ fn process(text: &mut Encoder, process: &Process) {
     );
 }
 
-/// A model without a limit of its own says the greatest number.
+/// Converts a limit. `usize::MAX` means that the model has no limit.
 fn limit(limit: usize) -> Float {
     match u32::try_from(limit) {
         Ok(limit) => Float(limit.into()),

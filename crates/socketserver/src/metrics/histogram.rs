@@ -1,34 +1,37 @@
-//! Durations in fixed buckets: two atomic additions for each.
+//! A histogram of durations with fixed buckets. Recording a duration costs two atomic additions.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Upper bounds in milliseconds. Requests are single datagrams, and connections of hours.
+/// The upper bounds in milliseconds. They cover requests from single datagrams to connections of
+/// several hours.
 const BOUNDS: [u64; 13] = [
     1, 5, 10, 50, 100, 500, 1_000, 5_000, 10_000, 30_000, 60_000, 300_000, 3_600_000,
 ];
 
-/// How many requests took how long.
+/// A histogram of request durations.
 #[derive(Debug, Default)]
 pub(crate) struct Histogram {
-    /// Each for itself; the last one is for what took longer than all bounds.
+    /// Counts per bucket, not cumulative. The last bucket holds the durations above all bounds.
     buckets: [AtomicU64; BOUNDS.len() + 1],
-    /// Nanoseconds: enough for 584 years of requests, one after the other.
+    /// The sum in nanoseconds, enough for 584 years of requests one after the other.
     sum: AtomicU64,
 }
 
-/// A histogram as it was at some moment.
+/// A snapshot of a histogram.
 pub(super) struct HistogramSnapshot {
-    /// Upper bounds in seconds, and how many took no longer; the last bound is infinite.
+    /// Upper bounds in seconds, each with the number of durations up to the bound. The last bound
+    /// is infinite.
     pub(super) cumulative: Vec<(f64, u64)>,
     pub(super) count: u64,
-    /// In seconds.
+    /// The sum in seconds.
     pub(super) sum: f64,
 }
 
 impl Histogram {
     pub(crate) fn observe(&self, duration: Duration) {
-        // A bound belongs to its bucket: `le` is less or equal.
+        // A duration equal to a bound belongs to the bucket of that bound, because `le` is less or
+        // equal.
         let within = |bound: &u64| duration > Duration::from_millis(*bound);
         let index = BOUNDS.partition_point(within);
         self.buckets[index].fetch_add(1, Ordering::Relaxed);
@@ -51,7 +54,8 @@ impl Histogram {
             .collect();
         HistogramSnapshot {
             cumulative,
-            // Not kept beside the buckets: it has to be what they add up to, whatever goes on.
+            // Derived from the buckets, so that the count equals their sum even during concurrent
+            // updates.
             count,
             sum: Duration::from_nanos(self.sum.load(Ordering::Relaxed)).as_secs_f64(),
         }
@@ -63,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bound_belongs_to_its_bucket() {
+    fn duration_equal_to_a_bound_is_in_its_bucket() {
         let histogram = Histogram::default();
         for micros in [0, 1_000, 1_001, 3_600_000_000, 3_600_000_001] {
             histogram.observe(Duration::from_micros(micros));
@@ -82,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn no_duration_is_too_long() {
+    fn longest_duration_is_counted() {
         let histogram = Histogram::default();
         histogram.observe(Duration::MAX);
         assert_eq!(histogram.read().count, 1);

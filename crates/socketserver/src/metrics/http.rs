@@ -1,24 +1,24 @@
-//! As much of HTTP/1.1 as it takes to be asked and to answer: [RFC 9112](https://www.rfc-editor.org/rfc/rfc9112)
-//! for the wire, [RFC 9110](https://www.rfc-editor.org/rfc/rfc9110) for what is said. One request per
-//! connection, without a body.
+//! The subset of HTTP/1.1 that the metrics endpoint needs: one request per connection, without a
+//! body. [RFC 9112](https://www.rfc-editor.org/rfc/rfc9112) defines the syntax, [RFC
+//! 9110](https://www.rfc-editor.org/rfc/rfc9110) the semantics.
 
 use std::fmt::Write as _;
 use std::io::{self, Read};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The most that a request line and its header may be.
+/// The maximum size of a request line and its header.
 pub(super) const MAX_HEAD: usize = 8 << 10;
 const MAX_HEADERS: usize = 64;
 
-/// What is asked.
+/// A parsed request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Request {
     pub(super) method: String,
-    /// Without a query.
+    /// The path without the query.
     pub(super) path: String,
 }
 
-/// An answer that has no body of its own.
+/// The status of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Status {
     Ok,
@@ -42,7 +42,8 @@ impl Status {
     }
 }
 
-/// Reads a request; `None` if the peer leaves without a word, as probes of ports do.
+/// Reads a request. Returns `None` if the peer closes the connection without sending a byte, as
+/// port scans do.
 pub(super) fn read(from: &mut impl Read) -> io::Result<Option<Result<Request, Status>>> {
     let mut head = [0; MAX_HEAD];
     let mut filled = 0;
@@ -63,7 +64,7 @@ pub(super) fn read(from: &mut impl Read) -> io::Result<Option<Result<Request, St
     }
 }
 
-/// `None` if there is more to come.
+/// Parses a request. Returns `None` if the header is incomplete.
 fn parse(head: &[u8]) -> Option<Result<Request, Status>> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
@@ -92,8 +93,8 @@ fn parse(head: &[u8]) -> Option<Result<Request, Status>> {
     }))
 }
 
-/// The path of a target in origin form, or in absolute form, which "a server MUST accept" (RFC 9112,
-/// 3.2.2).
+/// Returns the path of a target in origin form, or in absolute form, which "a server MUST accept"
+/// (RFC 9112, 3.2.2).
 fn path(target: &str) -> &str {
     let absolute = target
         .split_once("://")
@@ -105,8 +106,8 @@ fn path(target: &str) -> &str {
     path.split('?').next().unwrap_or_default()
 }
 
-/// A whole answer. To HEAD it is the same without its body, whose length is told all the same.
-pub(super) fn answer(status: Status, media_type: &str, body: &str, with_body: bool) -> String {
+/// Formats a response. A response to HEAD has no body, but the same `Content-Length`.
+pub(super) fn response(status: Status, media_type: &str, body: &str, with_body: bool) -> String {
     let mut out = String::with_capacity(256 + body.len());
     let _ = write!(
         out,
@@ -126,7 +127,7 @@ pub(super) fn answer(status: Status, media_type: &str, body: &str, with_body: bo
     out
 }
 
-/// A point in time as HTTP writes it (RFC 9110, 5.6.7): `Sun, 06 Nov 1994 08:49:37 GMT`.
+/// Formats a time for HTTP (RFC 9110, 5.6.7): `Sun, 06 Nov 1994 08:49:37 GMT`.
 fn date(time: SystemTime) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     const MONTHS: [&str; 12] = [
@@ -161,12 +162,12 @@ mod tests {
 
     use super::*;
 
-    fn ask(head: &str) -> Option<Result<Request, Status>> {
+    fn parse_whole(head: &str) -> Option<Result<Request, Status>> {
         read(&mut head.as_bytes()).expect("a slice never fails")
     }
 
     #[test]
-    fn targets_of_both_forms_are_understood() {
+    fn origin_and_absolute_targets_are_parsed() {
         for (target, expected) in [
             ("/metrics", "/metrics"),
             ("/metrics?name[]=a", "/metrics"),
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_read_however_it_arrives() {
+    fn request_in_single_bytes_is_read() {
         struct Trickle<'a>(&'a [u8]);
         impl Read for Trickle<'_> {
             fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_a_bad_request() {
+    fn malformed_request_is_a_bad_request() {
         for head in [
             "GET /metrics HTTP/1.1\r\n\r\n",
             "GET /metrics HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
@@ -209,25 +210,25 @@ mod tests {
             "\x16\x03\x01\x02\x00\x01",
             "GET /\u{0} HTTP/1.1\r\nHost: a\r\n\r\n",
         ] {
-            assert_eq!(ask(head), Some(Err(Status::BadRequest)), "{head:?}");
+            assert_eq!(parse_whole(head), Some(Err(Status::BadRequest)), "{head:?}");
         }
-        assert_eq!(ask(""), None);
-        assert!(matches!(ask("GET / HTTP/1.0\r\n\r\n"), Some(Ok(_))));
+        assert_eq!(parse_whole(""), None);
+        assert!(matches!(parse_whole("GET / HTTP/1.0\r\n\r\n"), Some(Ok(_))));
     }
 
     #[test]
-    fn a_header_has_its_limits() {
+    fn header_above_the_limits_is_rejected() {
         let long = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", "a".repeat(MAX_HEAD));
-        assert_eq!(ask(&long), Some(Err(Status::HeaderTooLarge)));
+        assert_eq!(parse_whole(&long), Some(Err(Status::HeaderTooLarge)));
         let many = format!(
             "GET / HTTP/1.1\r\n{}\r\n",
             "A: b\r\n".repeat(MAX_HEADERS + 1)
         );
-        assert_eq!(ask(&many), Some(Err(Status::HeaderTooLarge)));
+        assert_eq!(parse_whole(&many), Some(Err(Status::HeaderTooLarge)));
     }
 
     #[test]
-    fn dates_are_those_of_the_calendar() {
+    fn dates_match_the_calendar() {
         for (seconds, expected) in [
             (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
             (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),

@@ -1,27 +1,26 @@
-//! Figures of servers for whoever collects them, in the
-//! [text format of Prometheus](https://prometheus.io/docs/instrumenting/exposition_formats/), and
-//! whether they are ready for more.
+//! Metrics of servers in the [text format of
+//! Prometheus](https://prometheus.io/docs/instrumenting/exposition_formats/), and their readiness.
 //!
-//! Figures are read from the servers' own counters when somebody asks. All that a request pays for is
-//! its place in the histogram of durations, two atomic additions, and only where a server was
-//! [added](Metrics::add).
+//! The metrics are read from the servers' counters on each request to `/metrics`. For each request,
+//! a [registered](Metrics::register) server records one duration in a histogram, which costs two
+//! atomic additions.
 //!
 //! ```
 //! use socketserver::metrics::Metrics;
-//! use socketserver::{AtLimit, Connection, Threading, ThreadingTcpServer, handler_fn};
+//! use socketserver::{Connection, OverloadPolicy, Threading, ThreadingTcpServer, handler_fn};
 //! use std::time::Duration;
 //!
 //! let server = ThreadingTcpServer::bind("127.0.0.1:0", handler_fn(|_: &mut Connection| Ok(())))?;
 //! let metrics = Metrics::new();
 //! metrics.register("greeter", &server.handle());
 //!
-//! // GET /metrics, /livez and /readyz, from a server of its own: it answers while the other drains.
-//! let few = OverloadPolicy::Queue { patience: Duration::from_secs(1), places: 8 };
-//! let watched = ThreadingTcpServer::builder()
-//!     .concurrency(Threading::new().max_threads(4).overload_policy(few))
+//! // Serves /metrics, /livez and /readyz from a separate server, which answers during a drain.
+//! let queue = OverloadPolicy::Queue { patience: Duration::from_secs(1), places: 8 };
+//! let endpoint = ThreadingTcpServer::builder()
+//!     .concurrency(Threading::new().max_threads(4).overload_policy(queue))
 //!     .bind("127.0.0.1:0", metrics.endpoint())?;
 //! assert!(metrics.render().contains("socketserver_requests_active{server=\"greeter\"} 0\n"));
-//! # drop(watched);
+//! # drop(endpoint);
 //! # Ok::<(), socketserver::BoxError>(())
 //! ```
 //!
@@ -29,14 +28,15 @@
 //!
 #![doc = include_str!("names.md")]
 //!
-//! `server` is the name under which a server was added. Labels are bounded: no figure is kept for a
-//! peer. Every series is there from the beginning, at zero.
+//! The label `server` is the name under which a server was registered. The number of series is
+//! bounded, because no label names a peer. Every series exists from the beginning, with the value
+//! 0.
 //!
-//! The buckets of the histogram end at 1, 5, 10, 50, 100 and 500 milliseconds, 1, 5, 10, 30 and 60
-//! seconds, 5 minutes and an hour.
+//! The upper bounds of the histogram's buckets are 1, 5, 10, 50, 100 and 500 milliseconds, 1, 5,
+//! 10, 30 and 60 seconds, 5 minutes and 1 hour.
 //!
-//! Under [`Forking`](crate::Forking), bytes and the failures of hooks in children are counted in the
-//! children, and are lost with them.
+//! Under [`Forking`](crate::Forking), children count their own bytes and hook failures, and these
+//! counts are lost when the children exit.
 
 mod encode;
 mod endpoint;
@@ -56,7 +56,7 @@ pub(crate) use histogram::Histogram;
 use crate::user_code::catch_panic;
 use crate::{ServerHandle, ServerState};
 
-/// The servers whose figures are collected. Cheap to clone; clones are the same.
+/// A set of servers whose metrics are collected. Clones share the same set.
 #[derive(Clone, Default)]
 pub struct Metrics(Arc<Inner>);
 
@@ -67,7 +67,7 @@ struct Inner {
     certificates: OnceLock<Box<Certificates>>,
 }
 
-/// What has to hold for the process to be ready.
+/// A condition for the process to be ready.
 #[derive(Clone)]
 struct Condition {
     name: String,
@@ -77,47 +77,49 @@ struct Condition {
 type Check = dyn Fn() -> Result<(), String> + Send + Sync;
 type Certificates = dyn Fn() -> Vec<(String, SystemTime)> + Send + Sync;
 
-/// A server under its name.
+/// A registered server and its name.
 struct MonitoredServer {
     name: String,
     handle: ServerHandle,
-    /// The most bytes received and sent that were told so far. Those of live requests and those of
-    /// ended ones are read one after the other, and what ends in between is in neither: a counter
-    /// must not go back for that, as this would be taken for a new start.
-    told_bytes: [AtomicU64; 2],
+    /// The highest numbers of bytes received and sent that were reported. The bytes of active and
+    /// of ended requests are read one after the other, and a request that ends in between is in
+    /// neither. A counter must not decrease for this reason, because Prometheus takes a decrease
+    /// for a restart.
+    reported_bytes: [AtomicU64; 2],
 }
 
 impl Metrics {
-    /// No servers yet.
+    /// Creates an empty set of servers.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a server under a name, the value of the label `server`. One that was added before under
-    /// the same name is replaced.
+    /// Registers a server under a name, the value of the label `server`. Replaces a server that was
+    /// registered under the same name.
     ///
-    /// From now on the server keeps the durations of its requests.
+    /// The server records the durations of its requests from now on.
     pub fn register(&self, name: impl Into<String>, server: &ServerHandle) {
         server.0.sink.durations();
-        let served = MonitoredServer {
+        let monitored = MonitoredServer {
             name: name.into(),
             handle: server.clone(),
-            told_bytes: Default::default(),
+            reported_bytes: Default::default(),
         };
         let servers = &self.0.servers;
         let mut all = servers.write().unwrap_or_else(PoisonError::into_inner);
-        match all.iter_mut().find(|other| other.name == served.name) {
-            Some(other) => *other = served,
-            None => all.push(served),
+        match all.iter_mut().find(|other| other.name == monitored.name) {
+            Some(other) => *other = monitored,
+            None => all.push(monitored),
         }
     }
 
-    /// Adds a condition for `/readyz`: it answers 503 while `check` returns an error, and its text has a
-    /// line with the name and the error. One that was added before under the same name is replaced.
+    /// Adds a condition for `/readyz`, which answers 503 while `check` returns an error. The
+    /// response contains a line with the name and the error. Replaces a condition that was added
+    /// under the same name.
     ///
-    /// `check` is called for each request to `/readyz`, on the worker that serves it, and should not
-    /// wait. One that panics has failed.
+    /// The server calls `check` for each request to `/readyz`, on the worker that serves the
+    /// request, so `check` should not wait. A check that panics counts as failed.
     ///
     /// ```
     /// # use socketserver::metrics::Metrics;
@@ -144,9 +146,10 @@ impl Metrics {
         }
     }
 
-    /// Sets where `socketserver_tls_certificate_end_timestamp_seconds` comes from: a name for each
-    /// certificate, such as that of its file, and the end of its validity. Only the first call counts.
-    /// `list` is called for each request to `/metrics`.
+    /// Sets the source of `socketserver_tls_certificate_end_timestamp_seconds`. `list` returns a
+    /// name for each certificate, such as its file name, and the end of its validity. The server
+    /// calls `list` for each request to `/metrics`. Only the first call of this method has an
+    /// effect.
     pub fn certificates(
         &self,
         list: impl Fn() -> Vec<(String, SystemTime)> + Send + Sync + 'static,
@@ -154,11 +157,11 @@ impl Metrics {
         let _ = self.0.certificates.set(Box::new(list));
     }
 
-    /// The conditions that do not hold, each with its name and the reason.
+    /// Returns the conditions that do not hold, each with its name and the reason.
     fn unmet(&self) -> Vec<(String, String)> {
         let conditions = &self.0.conditions;
         let all = conditions.read().unwrap_or_else(PoisonError::into_inner);
-        // None is locked while it is asked.
+        // The lock is released before the checks run.
         let all = all.clone();
         let unmet = all.into_iter().filter_map(|condition| {
             let reason = match catch_panic(|| (condition.check)()) {
@@ -171,7 +174,7 @@ impl Metrics {
         unmet.collect()
     }
 
-    /// All figures as text, in the format's version 0.0.4.
+    /// Returns all metrics as text, in version 0.0.4 of the format.
     #[must_use]
     pub fn render(&self) -> String {
         let certificates = self.0.certificates.get();
@@ -179,14 +182,15 @@ impl Metrics {
         families::render(&self.servers(), &certificates.unwrap_or_default())
     }
 
-    /// The state of each server, by name, in the order in which they were added.
+    /// Returns the state of each server by name, in the order of registration.
     #[must_use]
     pub fn states(&self) -> Vec<(String, ServerState)> {
-        let state = |served: &MonitoredServer| (served.name.clone(), served.handle.state());
+        let state =
+            |monitored: &MonitoredServer| (monitored.name.clone(), monitored.handle.state());
         self.servers().iter().map(state).collect()
     }
 
-    /// A factory of handlers that answer over HTTP/1.1; see [`MetricsHandler`].
+    /// Returns a factory of handlers that serve the metrics over HTTP/1.1; see [`MetricsHandler`].
     pub fn endpoint(&self) -> impl Fn() -> MetricsHandler + Clone + Send + Sync + 'static + use<> {
         let metrics = self.clone();
         move || MetricsHandler::new(metrics.clone())
@@ -206,13 +210,15 @@ impl fmt::Debug for Metrics {
 }
 
 impl MonitoredServer {
-    /// Bytes received and sent so far.
+    /// Returns the bytes received and sent so far.
     fn bytes(&self) -> [u64; 2] {
-        // In this order: what has ended is not looked at among the live ones any more.
+        // The order matters: a request that has ended is no longer among the active requests, so
+        // its bytes are not counted twice.
         let ended = self.handle.counters();
         let live = self.handle.0.active_bytes();
         let now = [ended.bytes_received + live.0, ended.bytes_sent + live.1];
-        let at_least = |told: &AtomicU64, now: u64| told.fetch_max(now, Ordering::Relaxed).max(now);
-        std::array::from_fn(|index| at_least(&self.told_bytes[index], now[index]))
+        let at_least =
+            |reported: &AtomicU64, now: u64| reported.fetch_max(now, Ordering::Relaxed).max(now);
+        std::array::from_fn(|index| at_least(&self.reported_bytes[index], now[index]))
     }
 }

@@ -1,12 +1,12 @@
-//! Figures of a whole process, from proc(5). They have the names that the
-//! [client libraries](https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics)
-//! agree on.
+//! Metrics of a process, from proc(5). Their names are those of the Prometheus [client
+//! libraries](https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics).
 
 use std::fs;
 
 use rustix::param::clock_ticks_per_second;
 
-/// Each is missing if it cannot be read: when descriptors have run out, say, or the process is gone.
+/// The metrics of a process. A value is `None` if it cannot be read, for example because the
+/// process has no free descriptor or no longer exists.
 #[derive(Debug, Default)]
 pub(super) struct Process {
     pub(super) cpu_seconds: Option<f64>,
@@ -19,15 +19,16 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Looks at a process, or at this one.
-    pub(super) fn look(pid: Option<u32>) -> Self {
+    /// Reads the metrics of a process, or of the current process.
+    pub(super) fn read(pid: Option<u32>) -> Self {
         let directory = match pid {
             Some(pid) => format!("/proc/{pid}"),
             None => "/proc/self".into(),
         };
         let read = |file: &str| fs::read_to_string(format!("{directory}/{file}"));
         let stat = read("stat").unwrap_or_default();
-        // The name is in parentheses and may have anything in it; the state after it is field 3.
+        // The process name is in parentheses and may contain any character. The state after the
+        // name is field 3.
         let fields: Vec<&str> = stat
             .rsplit_once(')')
             .map(|(_, after)| after.split_whitespace().collect())
@@ -41,8 +42,8 @@ impl Process {
                 .zip(field(15))
                 .map(|(user, system)| ticks(user + system)),
             started: field(22)
-                .zip(booted())
-                .map(|(start, booted)| booted + ticks(start)),
+                .zip(boot_time())
+                .map(|(start, boot_time)| boot_time + ticks(start)),
             threads: field(20),
             virtual_bytes: field(23),
             resident_bytes: labelled(&status, "VmRSS:").map(|kib| kib * 1024.0),
@@ -54,7 +55,7 @@ impl Process {
     }
 }
 
-/// The first word after a label at the beginning of a line, as a number.
+/// Returns the first word after a label at the beginning of a line, as a number.
 fn labelled(text: &str, label: &str) -> Option<f64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(label))?;
     match rest.split_whitespace().next()? {
@@ -63,8 +64,8 @@ fn labelled(text: &str, label: &str) -> Option<f64> {
     }
 }
 
-/// When the system was started.
-fn booted() -> Option<f64> {
+/// Returns the boot time of the system.
+fn boot_time() -> Option<f64> {
     labelled(&fs::read_to_string("/proc/stat").ok()?, "btime")
 }
 
@@ -80,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_has_all_figures() {
+    fn current_process_has_all_metrics() {
         let Process {
             cpu_seconds,
             open_fds,
@@ -89,7 +90,7 @@ mod tests {
             resident_bytes,
             virtual_bytes,
             started,
-        } = Process::look(None);
+        } = Process::read(None);
         assert!(cpu_seconds.is_some());
         assert!(open_fds >= Some(3.0) && open_fds <= max_fds);
         assert!(threads >= Some(1.0));
@@ -102,8 +103,8 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_gone_has_none() {
-        let gone = Process::look(Some(u32::MAX));
+    fn process_that_does_not_exist_has_no_metrics() {
+        let gone = Process::read(Some(u32::MAX));
         assert!(gone.open_fds.is_none() && gone.started.is_none() && gone.max_fds.is_none());
     }
 }

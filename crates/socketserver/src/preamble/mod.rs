@@ -1,10 +1,10 @@
-//! What happens on a connection before there is a handler for it, in the worker that serves it:
-//! whoever speaks first, and not the handler's language, is heard here.
+//! The preamble of a connection: the PROXY header and the TLS handshake, before the handler exists.
+//! The worker that serves the connection runs the preamble.
 //!
-//! Each step has a deadline of its own, reads nothing that belongs to the next one, and ends well
-//! or with the [`End`] of the request. It takes what has arrived and never waits: where more is
-//! needed the request pauses, so that a silent peer holds neither a thread of a pool nor a stack. The
-//! accept loop takes no part in it.
+//! Each step has its own deadline, reads no byte of the next step, and ends with success or with
+//! the end reason of the request. A step processes the bytes that have arrived and never waits. If
+//! a step needs more bytes, the request is suspended, so that a silent peer occupies neither a pool
+//! thread nor a stack. The accept loop takes no part.
 
 #[cfg(feature = "proxy")]
 mod proxy;
@@ -26,7 +26,7 @@ use crate::server::{Outcome, RequestGuard};
 use crate::user_code::catch_panic;
 use crate::{Address, Connection, Rejection};
 
-/// The steps that a server wants, and what it says to those who do not get through them.
+/// The preamble steps of a server, and the message for rejected clients.
 #[derive(Debug)]
 pub(crate) struct PreambleConfig {
     #[cfg(feature = "proxy")]
@@ -37,7 +37,7 @@ pub(crate) struct PreambleConfig {
 }
 
 impl PreambleConfig {
-    /// Whether a worker will learn more about who this peer is.
+    /// Returns true if a worker will learn the client's address from a PROXY header.
     pub(crate) fn names_client_of(&self, peer: &Address) -> bool {
         #[cfg(feature = "proxy")]
         if let Some(proxy) = &self.proxy {
@@ -47,7 +47,7 @@ impl PreambleConfig {
         false
     }
 
-    /// Whether a worker may refuse this peer before there is a handler.
+    /// Returns true if a worker may reject this peer before the handler exists.
     pub(crate) fn may_refuse(&self, peer: &Address) -> bool {
         #[cfg(feature = "tls")]
         if self.tls.is_some() {
@@ -56,7 +56,7 @@ impl PreambleConfig {
         self.names_client_of(peer)
     }
 
-    /// Decides about a peer with what is known when it is accepted.
+    /// Applies admission control to the peer's address at the time of the accept.
     pub(crate) fn admit(
         &self,
         peer: &Address,
@@ -69,18 +69,18 @@ impl PreambleConfig {
         admission.admit(peer)
     }
 
-    /// Makes ready what a child takes over from this process, and cannot make for the children after it.
+    /// Prepares state that a forked child inherits and cannot renew for later children.
     pub(crate) fn prepare_fork(&self) {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            // A ticketer may be the application's.
+            // The ticketer may be application code.
             let _ = catch_panic(|| tls.prepare_fork());
         }
     }
 
-    /// What somebody is told who is turned away for this.
+    /// Returns the message for a client that is rejected for this reason.
     pub(crate) fn notice(&self, rejection: &Rejection) -> &[u8] {
-        // A client that expects TLS could not read it.
+        // A client that expects TLS cannot read a plain message.
         #[cfg(feature = "tls")]
         if self.tls.is_some() {
             return &[];
@@ -93,7 +93,7 @@ impl PreambleConfig {
     }
 }
 
-/// How far one connection has got.
+/// The progress of one connection within the preamble.
 #[derive(Default)]
 pub struct PreambleState {
     #[cfg(feature = "proxy")]
@@ -102,48 +102,50 @@ pub struct PreambleState {
     handshake: tls::TlsHandshakeStep,
 }
 
-/// What has been heard of a peer so far.
+/// The result of running the preamble on the bytes received so far.
 #[derive(Debug)]
 pub enum PreambleProgress {
-    /// All that comes before the handler.
+    /// The preamble is complete.
     Complete,
     Incomplete {
-        /// When it is to be heard again, whatever has arrived by then.
+        /// Time at which the preamble runs again, even if no byte has arrived.
         until: Option<Instant>,
-        /// There is nothing yet.
+        /// True if the client has not sent a byte yet.
         has_sent_nothing: bool,
     },
 }
 
 impl fmt::Debug for PreambleState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Steps").finish_non_exhaustive()
+        f.debug_struct("PreambleState").finish_non_exhaustive()
     }
 }
 
 impl PreambleState {
-    /// Takes all the steps that can be taken with what has arrived.
+    /// Runs all steps as far as the received bytes allow.
     pub(crate) fn take(
         &mut self,
         conn: &mut Connection,
         record: &mut RequestGuard,
     ) -> Result<PreambleProgress, Outcome> {
         #[cfg(feature = "proxy")]
-        if let part @ PreambleProgress::Incomplete { .. } =
+        if let incomplete @ PreambleProgress::Incomplete { .. } =
             self.proxy_header.advance(conn, record)?
         {
-            return Ok(part);
+            return Ok(incomplete);
         }
         #[cfg(feature = "tls")]
-        if let part @ PreambleProgress::Incomplete { .. } = self.handshake.advance(conn, record)? {
-            return Ok(part);
+        if let incomplete @ PreambleProgress::Incomplete { .. } =
+            self.handshake.advance(conn, record)?
+        {
+            return Ok(incomplete);
         }
         let _ = (self, conn, record);
         Ok(PreambleProgress::Complete)
     }
 }
 
-/// Whether what is missing comes too late.
+/// Returns true if the deadline has passed.
 #[cfg(any(feature = "proxy", feature = "tls"))]
 fn is_over(until: Option<Instant>) -> bool {
     until.is_some_and(|until| until <= Instant::now())

@@ -16,19 +16,20 @@ use crate::timeouts::{Limits, earliest};
 use crate::tls::Holder;
 use crate::{Connection, EndReason, Rejection, Tls, tls};
 
-/// Why a TLS handshake came to nothing.
+/// The reason of a failed TLS handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TlsHandshakeError {
-    /// As many were under way [as may be](crate::Tls::max_handshakes).
+    /// The [maximum number](crate::Tls::max_handshakes) of concurrent handshakes was reached.
     TooMany,
-    /// It was not over [in time](crate::Tls::handshake_timeout).
+    /// The handshake exceeded its [time limit](crate::Tls::handshake_timeout).
     TimedOut,
-    /// The client has sent something that is no TLS, or of no version or kind that is spoken here.
+    /// The client sent bytes that are not TLS, or offered no supported version or cipher suite.
     Protocol,
-    /// The client has shown no certificate, or one that nobody vouches for.
+    /// The client presented no certificate, or a certificate that no trusted authority has issued.
     Certificate,
-    /// The client does not want to go on: it may not know who issued the server's certificate.
+    /// The client ended the handshake with an alert. For example, it does not trust the issuer of
+    /// the server's certificate.
     RefusedByPeer,
 }
 
@@ -41,7 +42,7 @@ impl TlsHandshakeError {
         Self::RefusedByPeer,
     ];
 
-    /// How a child tells its parent.
+    /// Returns the error with this number. A forked child reports the number to its parent.
     pub(crate) fn numbered(number: i32) -> Option<Self> {
         Self::ALL.get(usize::try_from(number).ok()?).copied()
     }
@@ -49,7 +50,7 @@ impl TlsHandshakeError {
     fn of(error: &io::Error) -> Option<Self> {
         use rustls::Error::{AlertReceived, InvalidCertificate, NoCertificatesPresented};
         match error.kind() {
-            // It was to be over by now.
+            // `WouldBlock` is an error only after the deadline.
             io::ErrorKind::TimedOut | WouldBlock => Some(Self::TimedOut),
             io::ErrorKind::ConnectionRefused => Some(Self::TooMany),
             io::ErrorKind::InvalidData => {
@@ -79,11 +80,11 @@ impl fmt::Display for TlsHandshakeError {
     }
 }
 
-/// Agreeing with the peer upon how to encrypt.
+/// The step that performs the TLS handshake.
 #[derive(Default)]
 pub(super) struct TlsHandshakeStep {
     since: Option<Instant>,
-    under_way: Option<tls::Handshake>,
+    handshake: Option<tls::Handshake>,
 }
 
 impl TlsHandshakeStep {
@@ -96,8 +97,8 @@ impl TlsHandshakeStep {
             return Ok(PreambleProgress::Complete);
         };
         let since = *self.since.get_or_insert_with(Instant::now);
-        let own = since.checked_add(tls.time_for_handshake());
-        let until = earliest(own, conn.deadline());
+        let limit = since.checked_add(tls.time_for_handshake());
+        let until = earliest(limit, conn.deadline());
         match self.attempt(tls, conn, record, until) {
             Ok(session) => {
                 conn.socket().encrypt(session);
@@ -106,7 +107,7 @@ impl TlsHandshakeStep {
             Err(error) if error.kind() == WouldBlock && !is_over(until) => {
                 Ok(PreambleProgress::Incomplete {
                     until,
-                    has_sent_nothing: self.under_way.is_none(),
+                    has_sent_nothing: self.handshake.is_none(),
                 })
             }
             Err(error) => Err(failed(conn, &error)),
@@ -125,9 +126,9 @@ impl TlsHandshakeStep {
             deadline: until,
             ..Limits::default()
         };
-        let mut handshake = match self.under_way.take() {
+        let mut handshake = match self.handshake.take() {
             Some(handshake) => handshake,
-            // Who is silent is no work, and takes no place among those who shake hands.
+            // A client that has not sent a byte yet does not count towards `max_handshakes`.
             None if socket.try_peek(&mut [0])? == 0 => return Err(UnexpectedEof.into()),
             None => {
                 let handshake = tls.begin(holder(conn, record))?;
@@ -140,14 +141,14 @@ impl TlsHandshakeStep {
         match handshake.advance(socket, limits) {
             Ok(()) => Ok(handshake.into_session()),
             Err(error) => {
-                self.under_way = Some(handshake);
+                self.handshake = Some(handshake);
                 Err(error)
             }
         }
     }
 }
 
-/// Who has the place of a handshake, and how it is cut for another one.
+/// Returns the holder of a handshake slot: its peer, and the function that displaces it.
 fn holder(conn: &Connection, record: &RequestGuard) -> Holder {
     let socket = Arc::downgrade(conn.socket());
     let cut = move || {
@@ -163,11 +164,11 @@ fn holder(conn: &Connection, record: &RequestGuard) -> Holder {
 
 fn failed(conn: &Connection, error: &io::Error) -> Outcome {
     tracing::debug!(id = %conn.id(), peer = %conn.peer_addr(), %error, "no TLS");
-    if let Some(cut) = conn.socket().cut() {
-        return Outcome::Ended(cut.into());
+    if let Some(reason) = conn.socket().cut() {
+        return Outcome::Ended(reason.into());
     }
     match TlsHandshakeError::of(error) {
-        Some(fault) => Outcome::Rejected(Rejection::Tls(fault)),
+        Some(error) => Outcome::Rejected(Rejection::Tls(error)),
         None => Outcome::Ended(EndReason::Disconnected),
     }
 }

@@ -1,4 +1,4 @@
-//! A room: what is sent to it reaches all who are in it.
+//! Rooms: a message to a room reaches all of its members.
 
 mod outbox;
 mod pace;
@@ -17,12 +17,12 @@ use pace::Pace;
 use crate::notify::{Notify, spawn_beside};
 use crate::{Connection, Rate, RequestId};
 
-/// Connections that all receive what is sent to the room, in one order for everybody.
+/// A group of connections that all receive each message sent to the group, in the same order.
 ///
-/// Nobody waits for anybody else. Each member has an outbox that is written to its connection beside
-/// its handler, by a thread or, under `Green`, a coroutine. A member that does not read lets its
-/// outbox grow to the room's limit, and is then cut: its handler's reads fail, the request ends as
-/// [`SlowConsumer`](crate::EndReason::FellBehind), and nobody else notices.
+/// A slow member never delays the others. Each member has an outbox for its messages. A thread, or
+/// a coroutine under `Green`, writes them to the connection, independently of the handler. Messages
+/// are queued up to [`RoomLimits`]. When the outbox is full, the member is disconnected: its
+/// handler's reads fail, and the request ends as [`SlowConsumer`](crate::EndReason::SlowConsumer).
 ///
 /// ```
 /// use socketserver::{Connection, Room, ThreadingTcpServer, handler_fn};
@@ -42,13 +42,16 @@ use crate::{Connection, Rate, RequestId};
 /// # Ok::<(), socketserver::BoxError>(())
 /// ```
 ///
-/// A message is bytes as they are written: where clients speak in lines, with the end of the line. A
-/// handler leaves when it is done, in `handle` or in `finish`, and with an error it may just be
-/// dropped. A drain does not end a room, whose members may be silent: [`close`](Self::close) it when
-/// [`Event::DrainStarted`](crate::Event::DrainStarted) comes. Limits other than the default ones:
+/// A message is a sequence of bytes that is written unchanged. If clients use lines, include the
+/// line terminator. A handler leaves the room at its end, in `handle` or in `finish`. A handler
+/// that returns an error can drop the [`Member`].
+///
+/// A drain does not end a room, because members may be silent. Call [`close`](Self::close) on
+/// [`Event::DrainStarted`](crate::Event::DrainStarted). Set other limits with
 /// `Room::with_limits(RoomLimits::default().messages(100))`.
 ///
-/// Under [`Forking`](crate::Forking) each child has a copy of the room with nobody else in it.
+/// Under [`Forking`](crate::Forking), each child has its own copy of the room with itself as the
+/// only member.
 #[derive(Clone)]
 pub struct Room(Arc<Shared>);
 
@@ -66,18 +69,18 @@ struct Members {
     closed: bool,
 }
 
-/// How far behind a member may fall before it is cut, and how fast it may send.
+/// The limits of a room: outbox sizes, and the rate at which a member may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RoomLimits {
-    /// Messages that wait to be written to one member: 1024 by default.
+    /// The maximum number of messages that wait to be written to one member. Defaults to 1024.
     pub messages: usize,
-    /// Bytes that wait to be written to one member: 1 MiB by default. A single message may be
-    /// longer, if nothing else waits.
+    /// The maximum number of bytes that wait to be written to one member. Defaults to 1 MiB. A
+    /// longer message is accepted if the outbox is empty.
     pub bytes: usize,
-    /// Bytes per second that one member may send with [`Member::send`]: any number by default.
+    /// The byte rate at which one member may send with [`Member::send`]. Defaults to no limit.
     pub byte_rate: Option<Rate>,
-    /// Messages per second that one member may send with [`Member::send`]: any number by default.
+    /// The message rate at which one member may send with [`Member::send`]. Defaults to no limit.
     pub message_rate: Option<Rate>,
 }
 
@@ -93,26 +96,26 @@ impl Default for RoomLimits {
 }
 
 impl RoomLimits {
-    /// Sets how many messages may wait for one member.
+    /// Sets the maximum number of messages that wait for one member. Defaults to 1024.
     #[must_use]
     pub const fn messages(mut self, messages: usize) -> Self {
         self.messages = messages;
         self
     }
 
-    /// Sets how many bytes may wait for one member.
+    /// Sets the maximum number of bytes that wait for one member. Defaults to 1 MiB.
     #[must_use]
     pub const fn bytes(mut self, bytes: usize) -> Self {
         self.bytes = bytes;
         self
     }
 
-    /// Sets how many bytes one member may send per second.
+    /// Sets the byte rate at which one member may send. Defaults to no limit.
     ///
-    /// [`Member::send`] delays a member that sends faster, so that its connection is not read
-    /// meanwhile. Members that read at this rate are then not cut because of one member that sends
-    /// as fast as it can. The burst should be well below [`bytes`](Self::bytes). A message that is
-    /// longer than the burst waits for a full bucket, and delays the next one accordingly.
+    /// [`Member::send`] delays a member that sends faster, and its connection is not read during
+    /// the delay. One fast sender therefore does not disconnect members that read at this rate. Set
+    /// the burst well below [`bytes`](Self::bytes). A message longer than the burst waits for a
+    /// full bucket, and the next message waits accordingly longer.
     ///
     /// ```
     /// use socketserver::{Rate, RoomLimits};
@@ -127,8 +130,8 @@ impl RoomLimits {
         self
     }
 
-    /// Sets how many messages one member may send per second, as [`byte_rate`](Self::byte_rate) does
-    /// for bytes. The burst should be well below [`messages`](Self::messages).
+    /// Sets the message rate at which one member may send, like [`byte_rate`](Self::byte_rate).
+    /// Defaults to no limit. Set the burst well below [`messages`](Self::messages).
     #[must_use]
     pub fn message_rate(mut self, rate: impl Into<Option<Rate>>) -> Self {
         self.message_rate = rate.into();
@@ -136,15 +139,15 @@ impl RoomLimits {
     }
 }
 
-/// Figures about a room; see [`Room::counters`].
+/// Statistics of a room; see [`Room::counters`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RoomCounters {
-    /// Who is in it now.
+    /// Number of current members.
     pub members: usize,
-    /// Messages sent to it so far.
+    /// Number of messages sent to the room.
     pub messages: u64,
-    /// Members that did not read and were cut so far.
+    /// Number of members that were disconnected because they did not read fast enough.
     pub slow_consumer: u64,
 }
 
@@ -155,13 +158,13 @@ impl Default for Room {
 }
 
 impl Room {
-    /// An empty room with the default limits.
+    /// Creates an empty room with the default limits.
     #[must_use]
     pub fn new() -> Self {
         Self::with_limits(RoomLimits::default())
     }
 
-    /// An empty room.
+    /// Creates an empty room with the given limits.
     #[must_use]
     pub fn with_limits(limits: RoomLimits) -> Self {
         Self(Arc::new(Shared {
@@ -172,19 +175,21 @@ impl Room {
         }))
     }
 
-    /// Takes a connection into the room. From now on it receives what is sent to it, until the
-    /// [`Member`] leaves or is dropped. The write timeout and the deadline that the connection has
-    /// now hold for that.
+    /// Adds a connection to the room. The connection receives every message sent to the room until
+    /// the [`Member`] leaves or is dropped. These writes use the write timeout and the deadline
+    /// that the connection has now.
     ///
     /// # Errors
-    /// * the system has no thread for the member's outbox, or the engine no stack;
-    /// * [`io::ErrorKind::NotConnected`], if the room [was closed](Self::close).
+    /// Returns an error if the system cannot create a thread for the member's outbox, or the green
+    /// runtime has no free stack. Returns [`io::ErrorKind::NotConnected`] if the room [was
+    /// closed](Self::close).
     pub fn join(&self, conn: &Connection) -> io::Result<Member> {
         self.join_by(conn, conn.writer())
     }
 
-    /// The same for the client of a WebSocket. Each message is one there as well: text if it is
-    /// UTF-8, bytes if it is not. It goes in order with what else the WebSocket sends.
+    /// Adds the client of a WebSocket to the room. Each message becomes one WebSocket message: text
+    /// if it is valid UTF-8, binary otherwise. Room messages and other messages of the WebSocket
+    /// are sent in order.
     ///
     /// ```
     /// use socketserver::websocket::{CloseReason, Handler, Message, WebSocket};
@@ -215,14 +220,14 @@ impl Room {
     /// ```
     ///
     /// # Errors
-    /// As for [`join`](Self::join).
+    /// Returns the same errors as [`join`](Self::join).
     #[cfg(feature = "websocket")]
     pub fn join_websocket(&self, socket: &crate::websocket::WebSocket<'_>) -> io::Result<Member> {
         self.join_by(socket.connection(), socket.sender())
     }
 
-    fn join_by(&self, conn: &Connection, way: impl MessageSink) -> io::Result<Member> {
-        let outbox = Arc::new(Outbox::new(conn.id(), way, self.0.limits));
+    fn join_by(&self, conn: &Connection, sink: impl MessageSink) -> io::Result<Member> {
+        let outbox = Arc::new(Outbox::new(conn.id(), sink, self.0.limits));
         let number = {
             let mut members = self.0.members();
             if members.closed {
@@ -239,13 +244,13 @@ impl Room {
         let member = Member {
             room: self.clone(),
             number,
-            patience: conn.timeouts().write,
+            write_timeout: conn.timeouts().write,
             outbox: outbox.clone(),
             room_available: Arc::default(),
             pace: Pace::new(self.0.limits),
         };
         let room = self.clone();
-        // If this fails, dropping the member takes it out again.
+        // If this fails, dropping `member` removes it from the room.
         spawn_beside("outbox", move || {
             let written = outbox.write_all();
             if written.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
@@ -255,38 +260,39 @@ impl Room {
         Ok(member)
     }
 
-    /// Sends a message to everybody who is in the room now; never waits. Returns how many that are.
+    /// Sends a message to all current members and returns their number. Never waits.
     ///
-    /// Whoever sends faster than the members can read makes them fall behind: a handler that passes
-    /// on what its client sends had better use [`Member::send`].
+    /// A sender that is faster than the members can read causes them to be disconnected. In a
+    /// handler that forwards its client's messages, use [`Member::send`] instead.
     pub fn send(&self, message: impl Into<Arc<[u8]>>) -> usize {
-        self.put(&message.into()).reached
+        self.enqueue(&message.into()).reached
     }
 
-    fn put(&self, message: &Arc<[u8]>) -> Sent {
+    fn enqueue(&self, message: &Arc<[u8]>) -> Sent {
         self.0.messages.fetch_add(1, Ordering::Relaxed);
-        let mut behind = Vec::new();
+        let mut slow = Vec::new();
         let mut sent = Sent::default();
         {
-            // Held over all outboxes: that is what makes the order the same in each.
+            // The lock is held over all outboxes, so that every member receives messages in the
+            // same order.
             let members = self.0.members();
             for (&number, outbox) in &members.outboxes {
-                match outbox.put(message) {
+                match outbox.enqueue(message) {
                     Enqueued::Ok => {}
-                    Enqueued::HalfFull => sent.filling.push(outbox.clone()),
-                    Enqueued::Overflow => behind.push((number, outbox.clone())),
+                    Enqueued::HalfFull => sent.half_full.push(outbox.clone()),
+                    Enqueued::Overflow => slow.push((number, outbox.clone())),
                 }
             }
-            sent.reached = members.outboxes.len() - behind.len();
+            sent.reached = members.outboxes.len() - slow.len();
         }
-        for (number, outbox) in behind {
+        for (number, outbox) in slow {
             self.slow_consumer(number, &outbox);
         }
         sent
     }
 
-    /// Closes the room: nobody joins any more, and members find the end of their input, as if their
-    /// clients had left. What was sent before is still written to them.
+    /// Closes the room: no connection can join any more, and the members read the end of their
+    /// input, as if their clients had half-closed. Messages sent before are still written.
     pub fn close(&self) {
         let all: Vec<_> = {
             let mut members = self.0.members();
@@ -298,7 +304,7 @@ impl Room {
         }
     }
 
-    /// Figures about it.
+    /// Returns the statistics of the room.
     #[must_use]
     pub fn counters(&self) -> RoomCounters {
         RoomCounters {
@@ -308,30 +314,30 @@ impl Room {
         }
     }
 
-    /// Takes a member out that cannot keep up, and cuts its connection.
+    /// Removes a slow consumer from the room and cancels its connection.
     fn slow_consumer(&self, number: u64, outbox: &Outbox) {
         self.0.members().outboxes.remove(&number);
-        if outbox.is_first_time() {
+        if outbox.mark_slow_consumer() {
             self.0.slow_consumer.fetch_add(1, Ordering::Relaxed);
             let (id, waiting) = (outbox.id(), outbox.waiting());
-            tracing::debug!(%id, waiting, "a member fell behind and is cut");
+            tracing::debug!(%id, waiting, "a slow consumer was disconnected from its room");
         }
-        outbox.cut();
+        outbox.cancel();
     }
 }
 
-/// What came of a message.
+/// The result of sending a message.
 #[derive(Default)]
 struct Sent {
     reached: usize,
-    /// More than half full by now.
-    filling: Vec<Arc<Outbox>>,
+    /// Outboxes that are more than half full.
+    half_full: Vec<Arc<Outbox>>,
 }
 
 impl Shared {
     fn members(&self) -> MutexGuard<'_, Members> {
-        // A std lock on purpose: it is held for moments, nothing waits under it, and unlike one
-        // that parks it can be taken by a destructor that runs because of a panic.
+        // A std lock on purpose: it is held briefly, and no code waits while holding it. Unlike a
+        // lock that parks, a destructor can take it during a panic.
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -345,39 +351,44 @@ impl fmt::Debug for Room {
     }
 }
 
-/// A connection's place in a [`Room`]. Dropping it gives the place up at once.
+/// The membership of a connection in a [`Room`]. Dropping it leaves the room at once.
 pub struct Member {
     room: Room,
     number: u64,
-    /// How long one write may wait.
-    patience: Option<Duration>,
+    /// Maximum wait of one write.
+    write_timeout: Option<Duration>,
     outbox: Arc<Outbox>,
     room_available: Arc<Notify>,
     pace: Pace,
 }
 
-/// How long a message may hold up its sender when outboxes fill up faster than they are written.
+/// Maximum delay of a sender when outboxes fill up faster than they are written.
 const SENDER_BACKPRESSURE: Duration = Duration::from_millis(10);
 
 impl Member {
-    /// The connection's request.
+    /// Returns the number of the connection's request.
     #[must_use]
     pub fn id(&self) -> RequestId {
         self.outbox.id()
     }
 
-    /// Sends a message to everybody in the room, this member included.
+    /// Sends a message to all members of the room, including this member.
     ///
-    /// It waits while the member's own outbox is more than half full, so that a client which sends
-    /// without end is read no faster than it reads. One that reads nothing for as long as the write
-    /// timeout is cut. It waits while the member sends faster than
-    /// [`RoomLimits::byte_rate`] or [`RoomLimits::message_rate`] allows. Under [`Pooled`](crate::Pooled)
-    /// both waits hold a thread of the pool. And it waits for a few milliseconds when messages come in faster than this
-    /// machine writes them, but never for another client.
+    /// Waits in three cases:
+    ///
+    /// * while the member's own outbox is more than half full. A client that sends continuously is
+    ///   therefore read no faster than it reads. A client that reads nothing for the duration of
+    ///   the write timeout is disconnected.
+    /// * while the member sends faster than [`RoomLimits::byte_rate`] or
+    ///   [`RoomLimits::message_rate`] allows.
+    /// * for at most 10 ms if messages arrive faster than this machine writes them. This wait never
+    ///   depends on another client.
+    ///
+    /// Under [`Pooled`](crate::Pooled), these waits occupy a pool thread.
     ///
     /// # Errors
-    /// [`io::ErrorKind::ConnectionAborted`] once the member has been cut, and
-    /// [`io::ErrorKind::BrokenPipe`] once its client is gone.
+    /// Returns [`io::ErrorKind::ConnectionAborted`] after the member was disconnected as a slow
+    /// consumer. Returns [`io::ErrorKind::BrokenPipe`] after the client has disconnected.
     pub fn send(&self, message: impl Into<Arc<[u8]>>) -> io::Result<()> {
         while self.outbox.is_half_full()? {
             if !self.outbox.wait_for_progress(self.until()) {
@@ -386,25 +397,25 @@ impl Member {
         }
         let message = message.into();
         while let Err(at) = self.pace.charge(message.len(), Instant::now()) {
-            self.outbox.rest_until(at)?;
+            self.outbox.wait_until(at)?;
         }
-        let sent = self.room.put(&message);
-        if !sent.filling.is_empty() {
+        let sent = self.room.enqueue(&message);
+        if !sent.half_full.is_empty() {
             let until = Instant::now() + SENDER_BACKPRESSURE;
-            for outbox in &sent.filling {
+            for outbox in &sent.half_full {
                 outbox.wait_for_room(&self.room_available, until);
             }
         }
         Ok(())
     }
 
-    /// Leaves the room, and waits until everything that was sent to the member before has been
-    /// written to its connection; for no longer than one write may take.
+    /// Leaves the room, and waits until all messages sent to the member before are written to its
+    /// connection. Waits for at most the write timeout.
     ///
     /// # Errors
-    /// As for [`send`](Self::send).
+    /// Returns the same errors as [`send`](Self::send).
     pub fn leave(self) -> io::Result<()> {
-        self.go();
+        self.remove();
         let until = self.until();
         while !self.outbox.is_written()? {
             if !self.outbox.wait_for_progress(until) {
@@ -415,11 +426,11 @@ impl Member {
     }
 
     fn until(&self) -> Option<Instant> {
-        self.patience
-            .and_then(|patience| Instant::now().checked_add(patience))
+        self.write_timeout
+            .and_then(|timeout| Instant::now().checked_add(timeout))
     }
 
-    fn go(&self) {
+    fn remove(&self) {
         self.room.0.members().outboxes.remove(&self.number);
         self.outbox.close();
     }
@@ -427,7 +438,7 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.go();
+        self.remove();
     }
 }
 

@@ -1,4 +1,4 @@
-//! What waits to be written to one member of a room, and what writes it.
+//! The outbox of a room member: the queue of messages, and the loop that writes them.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -13,18 +13,18 @@ use crate::connection::WriteHalf;
 use crate::notify::Notify;
 use crate::socket::{CancelReason, Socket};
 
-/// Messages handed to the kernel in one system call.
+/// Maximum number of messages in one system call.
 const BATCH: usize = 64;
 
-/// How messages get to a member.
+/// A destination of a member's messages.
 pub trait MessageSink: Send + Sync + 'static {
     fn socket(&self) -> &Socket;
 
-    /// Writes messages, all of them, and tells of each piece that was written.
+    /// Writes all messages of a batch, and calls `progress` after each partial write.
     fn write(&self, batch: &[Arc<[u8]>], progress: &mut dyn FnMut()) -> io::Result<()>;
 }
 
-/// As they are.
+/// Writes messages unchanged.
 impl MessageSink for WriteHalf {
     fn socket(&self) -> &Socket {
         self.socket()
@@ -48,29 +48,29 @@ impl MessageSink for WriteHalf {
 pub(super) struct Outbox {
     id: RequestId,
     limits: RoomLimits,
-    way: Box<dyn MessageSink>,
+    sink: Box<dyn MessageSink>,
     state: Mutex<State>,
     slow_consumer: AtomicBool,
-    /// There is something to write, or nothing will come any more.
+    /// Notified when the queue becomes non-empty or closed.
     filled: Notify,
-    /// Something was written, or nothing will be.
+    /// Notified after a write, or when no further write will happen.
     written: Notify,
-    /// The connection was cut, or writing to it has failed.
+    /// Notified when the connection is cancelled or a write fails.
     ended: Arc<Notify>,
 }
 
 #[derive(Default)]
 struct State {
     queue: VecDeque<Arc<[u8]>>,
-    /// Of these, so many are being written.
+    /// Number of queued messages that are being written.
     writing: usize,
     writing_since: Option<Instant>,
     bytes: usize,
-    /// Who wait until it is no longer half full.
+    /// Senders that wait until the outbox is no longer half full.
     waiters: Vec<Arc<Notify>>,
-    /// Nothing is put in any more.
+    /// True if the outbox accepts no further messages.
     closed: bool,
-    /// Why nothing is written any more.
+    /// The error after which nothing is written any more.
     failed: Option<io::ErrorKind>,
 }
 
@@ -84,27 +84,27 @@ impl State {
     }
 }
 
-/// What came of a message.
+/// The result of enqueueing a message.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Enqueued {
     Ok,
-    /// The outbox is more than half full.
+    /// The outbox is more than half full after this message.
     HalfFull,
-    /// The member does not read.
+    /// The outbox is full because the member does not read.
     Overflow,
 }
 
-/// A write that takes longer waits for the peer, and not for its turn on this machine.
+/// Minimum duration of a write that waits for the peer, and not for CPU time on this machine.
 const WRITE_STALL: Duration = Duration::from_millis(10);
 
 impl Outbox {
-    pub(super) fn new(id: RequestId, way: impl MessageSink, limits: RoomLimits) -> Self {
+    pub(super) fn new(id: RequestId, sink: impl MessageSink, limits: RoomLimits) -> Self {
         let ended = Arc::<Notify>::default();
-        way.socket().raise_if_cut(&ended);
+        sink.socket().notify_on_cancel(&ended);
         Self {
             id,
             limits,
-            way: Box::new(way),
+            sink: Box::new(sink),
             state: Mutex::default(),
             slow_consumer: AtomicBool::new(false),
             filled: Notify::default(),
@@ -117,51 +117,51 @@ impl Outbox {
         self.id
     }
 
-    /// Messages that wait.
+    /// Returns the number of queued messages.
     pub(super) fn waiting(&self) -> usize {
         self.state().queue.len()
     }
 
-    pub(super) fn put(&self, message: &Arc<[u8]>) -> Enqueued {
+    pub(super) fn enqueue(&self, message: &Arc<[u8]>) -> Enqueued {
         let mut state = self.state();
         if state.closed {
             return Enqueued::Ok;
         }
-        let is_over = |state: &State| {
+        let is_full = |state: &State| {
             state.queue.len() >= self.limits.messages
                 || state.bytes + message.len() > self.limits.bytes
         };
-        if !state.queue.is_empty() && is_over(&state) {
+        if !state.queue.is_empty() && is_full(&state) {
             return Enqueued::Overflow;
         }
         let was_empty = state.queue.is_empty();
         state.queue.push_back(message.clone());
         state.bytes += message.len();
-        let filling = self.is_filling(&state);
+        let is_half_full = self.exceeds_half(&state);
         drop(state);
         if was_empty {
             self.filled.notify();
         }
-        if filling {
+        if is_half_full {
             Enqueued::HalfFull
         } else {
             Enqueued::Ok
         }
     }
 
-    fn is_filling(&self, state: &State) -> bool {
+    fn exceeds_half(&self, state: &State) -> bool {
         state.queue.len() > self.limits.messages / 2 || state.bytes > self.limits.bytes / 2
     }
 
-    /// Waits until it is no longer half full; but never for a peer that does not read, and not
-    /// beyond `until`.
+    /// Waits until the outbox is no longer half full, at most until `until`. Returns at once if the
+    /// peer does not read.
     pub(super) fn wait_for_room(&self, signal: &Arc<Notify>, until: Instant) {
         {
             let mut state = self.state();
-            let stuck = state
+            let is_stalled = state
                 .writing_since
                 .is_some_and(|since| since.elapsed() > WRITE_STALL);
-            if stuck || !self.is_filling(&state) {
+            if is_stalled || !self.exceeds_half(&state) {
                 return;
             }
             state.waiters.push(signal.clone());
@@ -174,16 +174,16 @@ impl Outbox {
         }
     }
 
-    /// Whether its client had better read before it sends more.
+    /// Returns true if the client must read before it sends more.
     pub(super) fn is_half_full(&self) -> io::Result<bool> {
         let state = self.state();
         match state.failed {
             Some(kind) => Err(self.failure(kind)),
-            None => Ok(self.is_filling(&state)),
+            None => Ok(self.exceeds_half(&state)),
         }
     }
 
-    /// Whether there is nothing left to write.
+    /// Returns true if the queue is empty.
     pub(super) fn is_written(&self) -> io::Result<bool> {
         let state = self.state();
         match state.failed {
@@ -192,16 +192,16 @@ impl Outbox {
         }
     }
 
-    /// Waits until something was written; `false` if `until` has passed first.
+    /// Waits until some bytes were written. Returns `false` if `until` passes first.
     pub(super) fn wait_for_progress(&self, until: Option<Instant>) -> bool {
         self.written.wait(until)
     }
 
-    /// Waits until then; fails if the connection is cut meanwhile, or is gone.
-    pub(super) fn rest_until(&self, until: Instant) -> io::Result<()> {
+    /// Waits until `until`. Fails if the connection is cancelled or the client disconnects.
+    pub(super) fn wait_until(&self, until: Instant) -> io::Result<()> {
         self.ended.wait(Some(until));
-        if self.way.socket().is_cancelled() {
-            return Err(self.way.socket().cancelled());
+        if self.sink.socket().is_cancelled() {
+            return Err(self.sink.socket().cancelled());
         }
         match self.state().failed {
             Some(kind) => Err(self.failure(kind)),
@@ -209,24 +209,24 @@ impl Outbox {
         }
     }
 
-    /// Nothing is put in any more; what is there is written.
+    /// Closes the outbox to further messages. Queued messages are still written.
     pub(super) fn close(&self) {
         self.state().closed = true;
         self.filled.notify();
     }
 
-    /// The member's client seems to have left.
+    /// Lets the handler read the end of its client's input.
     pub(super) fn end_input(&self) {
-        let _ = self.way.socket().shutdown(Shutdown::Read);
+        let _ = self.sink.socket().shutdown(Shutdown::Read);
     }
 
-    /// Whether this is the first time that it is found not to be read.
-    pub(super) fn is_first_time(&self) -> bool {
+    /// Marks the member as a slow consumer. Returns true the first time.
+    pub(super) fn mark_slow_consumer(&self) -> bool {
         !self.slow_consumer.swap(true, Ordering::Relaxed)
     }
 
-    pub(super) fn cut(&self) {
-        self.way.socket().cancel(CancelReason::SlowConsumer);
+    pub(super) fn cancel(&self) {
+        self.sink.socket().cancel(CancelReason::SlowConsumer);
         self.stop(io::ErrorKind::ConnectionAborted);
     }
 
@@ -242,23 +242,24 @@ impl Outbox {
         waiters.iter().for_each(|waiter| waiter.notify());
     }
 
-    /// Writes what is put in, until the outbox is closed and empty, or a write fails.
+    /// Writes queued messages until the outbox is closed and empty, or a write fails.
     pub(super) fn write_all(&self) -> io::Result<()> {
         while let Some(batch) = self.next_batch() {
-            let written = self.way.write(&batch, &mut || self.written.notify());
+            let written = self.sink.write(&batch, &mut || self.written.notify());
             written.inspect_err(|error| {
-                // One that does not read is cut by the room, which counts it first.
+                // The room handles a time-out: it counts the slow consumer before it cancels the
+                // connection.
                 if error.kind() != io::ErrorKind::TimedOut {
                     self.stop(error.kind());
                 }
             })?;
             let mut state = self.state();
-            // They stood in the queue, and counted, until now.
+            // Messages stay in the queue, and count against the limits, until they are written.
             let done = std::mem::take(&mut state.writing);
             let bytes: usize = state.queue.drain(..done).map(|message| message.len()).sum();
             state.bytes -= bytes;
             state.writing_since = None;
-            let waiters = if self.is_filling(&state) {
+            let waiters = if self.exceeds_half(&state) {
                 Vec::new()
             } else {
                 std::mem::take(&mut state.waiters)
@@ -290,13 +291,13 @@ impl Outbox {
 
     fn failure(&self, kind: io::ErrorKind) -> io::Error {
         match kind {
-            io::ErrorKind::ConnectionAborted => self.way.socket().cancelled(),
+            io::ErrorKind::ConnectionAborted => self.sink.socket().cancelled(),
             kind => kind.into(),
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // As for the room's own lock: held for moments only.
+        // Held briefly, like the room's own lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

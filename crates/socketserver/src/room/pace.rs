@@ -1,4 +1,4 @@
-//! How fast one member may send. Nothing here waits.
+//! The rate limit of one member's messages. Nothing here waits.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -30,7 +30,7 @@ impl Pace {
         }
     }
 
-    /// Allows a message of `len` bytes now, or returns when to ask again.
+    /// Charges a message of `len` bytes, or returns the time of the next attempt.
     pub(super) fn charge(&self, len: usize, now: Instant) -> Result<(), Instant> {
         if self.bytes.is_none() && self.messages.is_none() {
             return Ok(());
@@ -44,7 +44,7 @@ impl Pace {
             #[expect(clippy::cast_precision_loss, reason = "a length is far below 2^53")]
             let len = len as f64;
             if let Err(at) = buckets.bytes.charge(rate, len, now) {
-                // Both or none.
+                // Charge both buckets or none.
                 buckets.messages = before;
                 return Err(at);
             }

@@ -1,4 +1,4 @@
-//! A server's turn in the loop: accept what waits, admit it, and hand it on.
+//! A server's turn in the accept loop: accept requests, admit them, and dispatch them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,27 +25,28 @@ use crate::transport::{Accepted, Transport};
 use crate::user_code::call_user_code;
 use crate::{Address, ServeError};
 
-/// How many requests one listener may bring in before the others, and commands, get their turn.
+/// The maximum number of requests that one listener accepts before other listeners and commands get
+/// a turn.
 const BUDGET: usize = 64;
 
-/// So many attempts in a row that bring nothing are followed by a pause.
+/// The number of consecutive empty accepts after which the listener pauses.
 const MAX_EMPTY_ACCEPTS: u32 = 256;
 
 fn spurious_readiness() -> std::io::Error {
     std::io::Error::other("the socket is reported as ready again and again, and has nothing")
 }
 
-/// A listening socket in the loop.
+/// A listening socket in the accept loop.
 pub(super) struct ListenerSlot<T: Transport> {
     pub(super) listener: T::Listener,
     pub(super) address: Arc<Address>,
     armed: Armed,
     ready: bool,
-    /// A client was reported while there was no room for it.
+    /// epoll has reported a client while no slot was free.
     pub(super) is_waited_at: bool,
-    /// Nothing waited at the last attempt.
+    /// The last accept returned nothing.
     pub(super) empty: bool,
-    /// Attempts since the last request came in.
+    /// The number of accepts since the last request.
     empty_accepts: u32,
     pub(super) drops: DropReporter,
 }
@@ -64,20 +65,21 @@ impl<T: Transport> ListenerSlot<T> {
         }
     }
 
-    /// One more attempt has brought nothing; whether it is time to stop trying so hard. Others may
-    /// share the socket and be faster, now and then; but a socket that is always reported as ready
-    /// and never has anything (because it has an error queue, say) would keep the loop spinning.
+    /// Counts an accept that returned nothing. Returns true if it is time to back off. An
+    /// occasional empty accept is normal when processes share a listener. A listener that epoll
+    /// always reports as ready but that never yields a connection (because it has an error queue,
+    /// say) would spin the loop.
     fn count_empty_accept(&mut self) -> bool {
         self.empty_accepts = self.empty_accepts.saturating_add(1);
         self.empty_accepts >= MAX_EMPTY_ACCEPTS
     }
 
-    /// Something came in.
+    /// Resets the count after an accept that returned a request.
     pub(super) fn reset_empty_accepts(&mut self) {
         self.empty_accepts = 0;
     }
 
-    /// Has it looked at in the next attempt, whatever epoll says.
+    /// Makes the next attempt accept from this listener, whether epoll reports it or not.
     pub(super) fn mark_ready(&mut self) {
         self.ready = true;
     }
@@ -88,7 +90,7 @@ impl<T: Transport> ListenerSlot<T> {
         }
     }
 
-    /// Has the next client reported, once.
+    /// Requests one report of the next client.
     pub(super) fn watch_once_more(
         &mut self,
         poller: &Poller,
@@ -101,7 +103,8 @@ impl<T: Transport> ListenerSlot<T> {
         self.arm(poller, Token::Listener { member, index }, Armed::Once)
     }
 
-    /// Opens it, or only has the next client reported, once: there is no room for it.
+    /// Adds the listener to the epoll set, or requests one report of the next client because no
+    /// slot is free.
     fn arm(&mut self, poller: &Poller, source: Token, how: Armed) -> Result<(), ServeError> {
         if self.armed == how {
             return Ok(());
@@ -117,8 +120,8 @@ impl<T: Transport> ListenerSlot<T> {
     }
 }
 
-/// Whether a gate is in the epoll set. One that is shut is taken out, as errors would be reported even
-/// so.
+/// The registration of a listener in the epoll set. A closed one is removed, because epoll reports
+/// errors for every registered descriptor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Armed {
     #[default]
@@ -127,18 +130,19 @@ enum Armed {
     Always,
 }
 
-/// What a serving loop knows about one server between two turns.
+/// The state that the accept loop keeps about one server between two turns.
 pub(super) struct LoopState<R> {
     /// A request that no thread or process could be started for yet.
     pub(super) pending: Option<AcceptedRequest<R>>,
-    /// Requests that there is no room for yet.
+    /// Requests that wait for a slot.
     pub(super) queue: Queue<R>,
     pub(super) back_off: BackOff,
-    /// How many were cut last so that others have their places, of those that have not come yet; when.
+    /// The number of recently cancelled requests whose slots are not taken yet, and the time of the
+    /// last.
     pub(super) room_made: (usize, Option<Instant>),
     pub(super) drain: Option<Drain>,
     pub(super) closed: bool,
-    /// Left for a moment only, between two calls of `handle_request`.
+    /// The server stops only until the next call of `handle_request`.
     pauses: bool,
     until: RunUntil,
     pub(super) member: u32,
@@ -162,9 +166,9 @@ impl<R> Default for LoopState<R> {
     }
 }
 
-/// What came of accepting.
+/// The result of an accept turn.
 pub(super) enum AcceptResult {
-    /// So many requests were taken on.
+    /// The number of accepted requests.
     Some(usize),
     InChild(Box<dyn FnOnce() -> i32>),
 }
@@ -206,7 +210,7 @@ impl<T: Transport, C: Concurrency> LoopMember for Server<T, C> {
         }
         self.progress.until = until;
         self.progress.member = member;
-        // What waits already is taken without asking epoll, even if there is no time to wait.
+        // Waiting requests are accepted without asking epoll, even if the timeout is zero.
         self.listeners.iter_mut().for_each(ListenerSlot::mark_ready);
         self.progress.next_action = match (&self.hooks.service_actions, until) {
             (Some((interval, _)), RunUntil::Stopped) => Instant::now().checked_add(*interval),
@@ -219,7 +223,7 @@ impl<T: Transport, C: Concurrency> LoopMember for Server<T, C> {
         match source {
             Token::Waker { .. } => {
                 self.shared.lifecycle.on_wakeup();
-                // A request may have ended and freed what was missing.
+                // A request may have ended and freed the missing resource.
                 self.progress.back_off.retry_now();
             }
             Token::Listener { index, .. } => {
@@ -248,7 +252,7 @@ impl<T: Transport, C: Concurrency> LoopMember for Server<T, C> {
         }
         self.service_actions(now);
         if self.rejections.expire(now) {
-            // The descriptor of the next request to end is for the reserve.
+            // The descriptor of the next request that ends refills the reserve.
             self.shared.request_wakeup();
         }
         match self.accept(poller, now)? {
@@ -261,12 +265,12 @@ impl<T: Transport, C: Concurrency> LoopMember for Server<T, C> {
             }
             AcceptResult::Some(_) => {}
         }
-        // Handlers of a sequential server have just run: what they asked for comes first.
+        // Handlers of a sequential server have just run, so their commands come first.
         let (commands, now) = (self.shared.lifecycle.commands(), Instant::now());
         if commands.stop || commands.drain.is_some() {
             return Ok(TickResult::Sleep(Some(now)));
         }
-        // One of them may have been woken up in the place of the loop.
+        // A handler may have consumed the wake-up instead of the loop, so the state is reported here.
         self.shared.report_state();
         let mut wake_at = earliest(self.arm(poller, now)?, self.progress.next_action);
         if let RunUntil::OneRequest(Some(end)) = self.progress.until {
@@ -307,7 +311,7 @@ impl<T: Transport, C: Concurrency> LoopMember for Server<T, C> {
 }
 
 impl<T: Transport, C: Concurrency> Server<T, C> {
-    /// A daemon binds before it forks: whoever serves is the one that cleans up.
+    /// Takes over a server that was bound before a fork, so that the serving process cleans up.
     fn take_over(&self) -> Result<(), ServeError> {
         if self.shared.lifecycle.is_owner() {
             return Ok(());
@@ -323,7 +327,7 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         Ok(())
     }
 
-    /// Takes on what waits at the gates that are ready, as far as there is room.
+    /// Accepts requests from the listeners that are ready, while slots are free.
     pub(super) fn accept(
         &mut self,
         poller: &Poller,
@@ -332,7 +336,7 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         let mut taken = 0;
         self.accept_context.timeouts = self.shared.timeouts();
         if self.progress.back_off.until(now).is_some() {
-            // Their time is over even so, and the loop wakes up for it.
+            // Expired requests end in any case, and the loop wakes up for them.
             self.refuse_overdue();
             return Ok(AcceptResult::Some(0));
         }
@@ -358,13 +362,14 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
                 continue;
             }
             self.accept_context.emptied = false;
-            // A handler that the loop runs itself may have asked for a stop: look around after each.
+            // A handler that the loop runs itself may have requested a stop, so commands are
+            // checked after each.
             for _ in 0..if C::IS_INLINE { 1 } else { BUDGET } {
                 let one = matches!(self.progress.until, RunUntil::OneRequest(_)) && taken > 0;
                 if one || self.progress.pending.is_some() || self.must_wait() {
                     return Ok(AcceptResult::Some(taken));
                 }
-                // What comes too fast is not looked at before its time.
+                // Requests beyond the rate stay in the kernel until the rate allows them.
                 let Ok(pace) = self.shared.admission.pace() else {
                     return Ok(AcceptResult::Some(taken));
                 };
@@ -405,7 +410,7 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         Ok(AcceptResult::Some(taken))
     }
 
-    /// Opens or shuts the gates; says when to look again without being woken up.
+    /// Registers or removes the listeners. Returns the time of the next turn without a wake-up.
     pub(super) fn arm(
         &mut self,
         poller: &Poller,
@@ -438,8 +443,8 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         }
         let paused = earliest(paused, self.make_room_for_those_who_wait(poller)?);
         if !self.progress.queue.is_empty() {
-            // Whoever was queued last has asked for no wake-up yet. Looked at again after it: the
-            // end may have come in between.
+            // The last queued request has not requested a wake-up yet. The state is checked again
+            // afterwards, because a request may have ended in between.
             self.shared.request_wakeup();
             if !is_backing_off && self.progress.pending.is_none() && self.has_room() {
                 return Ok(Some(now));
@@ -448,7 +453,7 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         let others = earliest(self.progress.queue.wake_at(), self.rejections.wake_at());
         let others = earliest(others, self.shared.settle_displacement(now));
         let paused = earliest(paused, others);
-        // What has left the kernel already is reported by nobody.
+        // epoll does not report requests that have left the kernel already.
         let waiting = self
             .listeners
             .iter()
@@ -456,13 +461,14 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         Ok(if open && waiting { Some(now) } else { paused })
     }
 
-    /// How many more requests may be served at once.
+    /// Returns the number of further requests that may be served at once.
     fn room(&self) -> usize {
         let live = self
             .shared
             .active()
             .saturating_sub(self.progress.queue.len());
-        // Read after the other: one that resumes in between is counted rather than left out.
+        // Read after the other counter, so that a request that resumes in between is counted twice
+        // rather than never.
         let elsewhere = if self.concurrency.counts_suspended() {
             0
         } else {
@@ -478,8 +484,8 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         self.room() > 0
     }
 
-    /// How many requests may be taken from the kernel at once: as many as can be handed on now, as
-    /// others may share the socket, and could have served the rest.
+    /// Returns the number of requests to take from the kernel at once. This is the number that can
+    /// be dispatched now, because other processes that share the socket can serve the rest.
     fn want(&self, room: usize) -> usize {
         if C::IS_INLINE || matches!(self.progress.until, RunUntil::OneRequest(_)) {
             1
@@ -490,13 +496,14 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         }
     }
 
-    /// Whether the next request has to wait for another one to end. If so, that end wakes the loop.
+    /// Returns true if the next request has to wait for another to end. That end then wakes the
+    /// loop.
     fn must_wait(&self) -> bool {
         if self.concurrency.limit().1 != OverloadPolicy::Wait || self.has_room() {
             return false;
         }
         self.shared.request_wakeup();
-        // Looked at again: the end may have come between the first look and the wish to be told.
+        // Checked again, because a request may have ended before the wake-up was requested.
         !self.has_room()
     }
 
@@ -541,7 +548,7 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         None
     }
 
-    /// Until when one more request may wait for room, if it may.
+    /// Returns the time until which one more request may wait for a slot, if the queue has a place.
     pub(super) fn queue_place(&self) -> Option<Instant> {
         match self.concurrency.limit().1 {
             OverloadPolicy::Queue { patience, places } if self.progress.queue.len() < places => {
@@ -551,13 +558,14 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         }
     }
 
-    /// The next of those who wait in the queue, if there is room for it. Who has waited for too
-    /// long is refused.
+    /// Returns the next queued request, if a slot is free. Requests that have waited too long are
+    /// rejected.
     fn next_queued(&mut self) -> Option<AcceptedRequest<T::Request>> {
         if self.progress.queue.is_empty() {
             return None;
         }
-        // Before the look at the room: one that ends from here on wakes the loop.
+        // Requested before the check for a slot, so that a request that ends from here on wakes the
+        // loop.
         self.shared.request_wakeup();
         if self.has_room() && self.progress.pending.is_none() {
             let job = self.progress.queue.next()?;
@@ -574,7 +582,7 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         }
     }
 
-    /// Hands a request to the concurrency model.
+    /// Dispatches a request to the concurrency model.
     fn dispatch(
         &mut self,
         job: AcceptedRequest<T::Request>,
@@ -611,7 +619,7 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         if (is_empty || class == AcceptErrorClass::Retry)
             && self.listeners[listener].count_empty_accept()
         {
-            // One client after the other fails, or there is none at all.
+            // Every accept fails, or none yields a client.
             let error = if is_empty {
                 spurious_readiness()
             } else {

@@ -1,5 +1,5 @@
-//! The loop that drives one server or several: it sleeps until something is ready, and gives each
-//! member a turn. It decides nothing itself.
+//! The accept loop of one server or several: it sleeps until a descriptor is ready, and gives each
+//! member a turn. The loop makes no decision about requests.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::timeouts::earliest;
 use crate::user_code::call_user_code;
 use crate::{Result, ServeError, concurrency};
 
-/// What became ready: a descriptor of a member, or one that the application wants to have watched.
+/// A ready descriptor: one of a member, or one that the application watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Token {
     Waker { member: u32 },
@@ -24,7 +24,8 @@ pub(crate) enum Token {
 impl Token {
     const KIND: u32 = 30;
 
-    /// Two bits of kind and thirty of member; then the index. A process id has at most 22 bits.
+    /// Two bits for the kind, thirty for the member, then the index. A process id has at most 22
+    /// bits.
     pub(crate) fn pack(self) -> u64 {
         let (kind, member, index) = match self {
             Self::Waker { member } => (0, member, 0),
@@ -51,7 +52,7 @@ pub(crate) fn narrow(value: impl TryInto<u32>) -> u32 {
     value.try_into().unwrap_or(u32::MAX)
 }
 
-/// Lets a concurrency model watch its children in the loop that it is served by.
+/// Registers the children of a concurrency model in the accept loop that serves it.
 #[derive(Clone, Copy)]
 pub struct ChildWatcher<'a> {
     pub(crate) poller: &'a Poller,
@@ -82,28 +83,28 @@ impl std::fmt::Debug for ChildWatcher<'_> {
     }
 }
 
-/// How long to serve.
+/// The condition that ends a run of the loop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum RunUntil {
     /// Until a stop or the end of a drain.
     Stopped,
-    /// Until one request was taken on, or this point in time.
+    /// Until one request was accepted, or until this time.
     OneRequest(Option<Instant>),
 }
 
-/// What a turn came to.
+/// The result of a turn.
 pub(crate) enum TickResult {
-    /// Sleep, but not for longer than this.
+    /// Sleep, at most until this time.
     Sleep(Option<Instant>),
-    /// This member is done.
+    /// The member has stopped.
     Done(RequestOutcome),
-    /// This is a child now: leave the loop, let go of everything, run this, and exit.
+    /// This process is a child: leave the loop, release everything, run the closure, and exit.
     InChild(Box<dyn FnOnce() -> i32>),
 }
 
-/// A server, as the loop sees it.
+/// A server in the accept loop.
 pub(crate) trait LoopMember {
-    /// The concurrency model.
+    /// Returns the properties of the concurrency model.
     fn model(&self) -> ModelTraits;
     fn handle(&self) -> ServerHandle;
     fn loop_parker(&self) -> Option<Arc<dyn Parker>>;
@@ -114,30 +115,31 @@ pub(crate) trait LoopMember {
     fn abandon_in_child(&mut self);
 }
 
-/// What the members of a loop need to know about each other.
+/// The properties of a concurrency model that matter to other members of the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ModelTraits {
     pub(crate) name: &'static str,
     pub(crate) forks: bool,
     pub(crate) has_threads: bool,
-    /// It hands requests to few threads, which are not to be interrupted for each of them.
+    /// The model dispatches requests to a few threads, which should not be preempted for each
+    /// request.
     pub(crate) hands_off_to_workers: bool,
 }
 
-/// A descriptor that the application wants to have watched, and what to do when it is readable.
+/// A descriptor that the application watches, and the callback for when it is readable.
 pub(crate) struct Watch {
     pub(crate) fd: OwnedFd,
     pub(crate) call: Box<dyn FnMut() -> Result<Watched> + Send>,
-    /// It has failed or said that it is done, and is not called again.
+    /// The callback has failed or returned `Done`, and is not called again.
     over: bool,
 }
 
-/// Whether to go on with watching a descriptor; see [`Server::watch`](crate::Server::watch).
+/// The result of a [`Server::watch`](crate::Server::watch) callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Watched {
-    /// Call again when it is readable. `()` means the same.
+    /// Call again when the descriptor is readable. `()` means the same.
     Again,
-    /// Watch it no longer: its input has ended, say.
+    /// Stop watching the descriptor, for example because its input has ended.
     Done,
 }
 
@@ -159,15 +161,15 @@ impl Watch {
         }
     }
 
-    /// In a forked child: what the closure owns is the parent's, and is not dropped here.
+    /// Forgets the closure in a forked child, because its contents belong to the parent.
     pub(crate) fn abandon_in_child(self) {
         std::mem::forget(self.call);
     }
 }
 
-/// Serves until every member is done; returns what the last one came to. The last so many members are
-/// companions, which are served for as long as there are others. The poller is made when it
-/// is first needed, and kept: a server that serves request by request should not fail for want of a
+/// Serves until every member has stopped. Returns the result of the last member. The last
+/// `sidecars` members are served as long as any other member is. The poller is made on first use
+/// and kept, so that a server that serves request by request does not fail for lack of a
 /// descriptor.
 pub(crate) fn run(
     poller: &mut Option<Poller>,
@@ -189,8 +191,8 @@ pub(crate) fn run(
     let mut active = vec![false; members.len()];
     let result = run_loop(kept, members, sidecars, &mut active, watches, until);
     if let Ok(LoopExit::InChild(_)) = result {
-        // The child leaves no member: the epoll set is the parent's too, and taking a descriptor
-        // out of it here would make the parent deaf to it.
+        // The child leaves the epoll set alone. The parent uses the same set, and would lose its
+        // registrations.
         active.fill(false);
     }
     for (member, active) in members.iter_mut().zip(active) {
@@ -211,7 +213,7 @@ pub(crate) fn run(
     }
 }
 
-/// A fork beside threads would be refused when the first request of both kinds meets.
+/// Rejects a forking server beside threads before the first request, because its fork would fail.
 fn check(members: &[&mut dyn LoopMember]) -> Result<(), ServeError> {
     let models = || members.iter().map(|member| member.model());
     let forking = models().find(|model| model.forks);
@@ -247,7 +249,7 @@ fn run_loop(
         member.enter(poller, narrow(index), until)?;
         active[index] = true;
     }
-    // From here on, as what a model has started meanwhile is not meant.
+    // Created here, so that threads which a model started before are not affected.
     let _feeding = (members.iter())
         .all(|member| member.model().hands_off_to_workers)
         .then(concurrency::hand_off_to_workers);
@@ -298,7 +300,7 @@ fn run_loop(
             if let Ok(Watched::Again) = watched {
                 continue;
             }
-            // One that fails may not have read its descriptor, and would spin.
+            // A failed callback may not have read its descriptor, which would spin the loop.
             poller.remove(&watch.fd);
             watch.over = true;
             if let Err(cause) = watched {
@@ -308,10 +310,10 @@ fn run_loop(
     }
 }
 
-/// How long companions have for the requests that they are serving when all others are done.
+/// The time that sidecars have for their requests when all other members have stopped.
 const SIDECAR_DRAIN: Duration = Duration::from_millis(500);
 
-/// Asks companions to come to their end as the others did: for good, or for now.
+/// Stops the sidecars as the other members stopped: for good, or until the next run.
 fn stop_sidecars(members: &[&mut dyn LoopMember], others: usize) {
     let is_closed = |member: &&mut dyn LoopMember| member.handle().state() == ServerState::Closed;
     let for_good = members[..others].iter().all(is_closed);

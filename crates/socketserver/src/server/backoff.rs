@@ -1,19 +1,19 @@
-//! What a failed accept means, and how long to leave it alone.
+//! The classes of accept errors, and the delay after each.
 
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-/// What to do about an error of `accept(2)` or `recvfrom(2)`.
+/// The reaction to an error of `accept(2)` or `recvfrom(2)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AcceptErrorClass {
-    /// Nothing is waiting.
+    /// No request is waiting.
     Empty,
-    /// It concerns one client that is gone already: take the next.
+    /// The error concerns one client that has disconnected: accept the next.
     Retry,
-    /// The process or the system is out of something: trying again at once would spin.
+    /// The process or the system lacks a resource: an immediate retry would spin.
     Exhausted,
-    /// The descriptor is no listener: no retry helps.
+    /// The descriptor is no listener: a retry cannot succeed.
     Fatal,
 }
 
@@ -21,8 +21,8 @@ impl AcceptErrorClass {
     pub(crate) fn of(errno: Errno) -> Self {
         match errno {
             Errno::AGAIN => Self::Empty,
-            // accept(2): errors of the new socket that are already pending; "treat them like
-            // EAGAIN by retrying". The last two are what earlier replies by UDP met.
+            // accept(2): pending errors of the new socket; "treat them like EAGAIN by retrying".
+            // The last two are caused by earlier UDP replies.
             Errno::INTR
             | Errno::CONNABORTED
             | Errno::NETDOWN
@@ -46,7 +46,7 @@ impl AcceptErrorClass {
     }
 }
 
-/// Grows from 5 ms to 1 s while attempts fail.
+/// A delay that grows from 5 ms to 1 s while attempts fail.
 #[derive(Debug, Default)]
 pub(crate) struct BackOff {
     delay: Duration,
@@ -57,11 +57,11 @@ pub(crate) struct BackOff {
 
 const FIRST: Duration = Duration::from_millis(5);
 const LONGEST: Duration = Duration::from_secs(1);
-/// Failures that are closer together than this belong to one episode, which is told once.
+/// Failures that are closer together than this belong to one episode, which is reported once.
 const EPISODE: Duration = Duration::from_secs(10);
 
 impl BackOff {
-    /// One more failure; `true` if it begins an episode.
+    /// Counts a failure. Returns true if it begins an episode.
     pub(crate) fn failed(&mut self, now: Instant) -> bool {
         let begins = self
             .last_failure
@@ -77,23 +77,23 @@ impl BackOff {
         begins
     }
 
-    /// It is worth an attempt then, if it would be made later.
+    /// Moves the next attempt forward to `at`, if it is later.
     pub(crate) fn no_later_than(&mut self, at: Instant) {
         self.until = self.until.map(|until| until.min(at));
     }
 
-    /// Something was freed: it is worth an attempt now.
+    /// Allows an attempt now, because a resource was freed.
     pub(crate) fn retry_now(&mut self) {
         self.until = None;
     }
 
-    /// Until when to leave it alone, if that is still to come.
+    /// Returns the time of the next attempt, if it is in the future.
     pub(crate) fn until(&mut self, now: Instant) -> Option<Instant> {
         self.until = self.until.filter(|until| *until > now);
         self.until
     }
 
-    /// Nobody is waiting any more: how often it had failed.
+    /// Ends the episode, because no client waits any more. Returns the number of failures.
     pub(crate) fn recovered(&mut self) -> Option<u32> {
         self.delay = Duration::ZERO;
         match std::mem::take(&mut self.failures) {
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errno_classes() {
+    fn each_errno_has_its_class() {
         assert_eq!(AcceptErrorClass::of(Errno::AGAIN), AcceptErrorClass::Empty);
         assert_eq!(
             AcceptErrorClass::of(Errno::CONNABORTED),
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn back_off_grows_and_an_episode_is_told_once() {
+    fn backoff_grows_and_an_episode_is_reported_once() {
         let mut back_off = BackOff::default();
         let start = Instant::now();
         assert!(back_off.failed(start));

@@ -23,14 +23,14 @@ use crate::transport::{
 use crate::user_code::HandlerError;
 use crate::{Admission, BindError, RequestHandler, Result, Timeouts};
 
-/// Options of a server that is about to be made; see [`Server::builder`].
-///
-/// The least time by which what is sent has to be confirmed, unless it is said.
+/// The minimum of the default `TCP_USER_TIMEOUT`.
 const UNCONFIRMED: Duration = Duration::from_secs(10);
 
-/// Hooks run on the serving thread, except `handle_error` and `on_event`, which run wherever the
-/// thing happened. Each may fail or panic; that is told as
-/// [`Event::HookFailed`], and the server goes on.
+/// Options of a server that is not bound yet; see [`Server::builder`].
+///
+/// Hooks run on the serving thread, except `handle_error` and `on_event`, which run on the thread
+/// where the error or the event occurs. A hook may fail or panic. The server then emits
+/// [`Event::HookFailed`] and continues.
 pub struct Builder<T: Transport, C> {
     concurrency: C,
     timeouts: Timeouts,
@@ -76,56 +76,60 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         }
     }
 
-    /// The concurrency model with options of its own.
+    /// Sets the concurrency model, with options of its own.
     #[must_use]
     pub fn concurrency(mut self, model: C) -> Self {
         self.concurrency = model;
         self
     }
 
-    /// The limits on waiting that every request starts with.
+    /// Sets the time limits that every request starts with.
     #[must_use]
     pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
         self.timeouts = timeouts;
         self
     }
 
-    /// Who may come in, how many from one address, and how fast; no limits by default.
+    /// Sets the admission rules: which networks are admitted, how many connections an address may
+    /// have, and at what rate. Defaults to no limits.
     #[must_use]
     pub fn admission(mut self, admission: Admission) -> Self {
         self.admission = admission;
         self
     }
 
-    /// How long [`server_close`](Server::server_close) waits for requests to end before it cuts
-    /// them: 30 s by default. With `None` it closes the listeners and waits for nothing.
+    /// Sets how long [`server_close`](Server::server_close) waits for requests to end before it
+    /// cancels them. Defaults to 30 s. With `None`, `server_close` closes the listeners and does
+    /// not wait.
     #[must_use]
     pub fn block_on_close(mut self, timeout: Option<Duration>) -> Self {
         self.block_on_close = timeout;
         self
     }
 
-    /// Which connections are cut while places are short and other clients wait; by default those that
-    /// use nothing.
+    /// Sets which connections are cancelled while the server is full and another client waits. By
+    /// default these are connections that use nothing.
     #[must_use]
     pub fn displacement(mut self, displacement: Displacement) -> Self {
         self.displacement = displacement;
         self
     }
 
-    /// Keeps so many descriptors open that are given up for clients when the process has no others: 0 by
-    /// default. It is for a server that has to answer when another one of the process has taken all that
-    /// there are, as a probe of its health does. A request of a forking server takes three. It has no
-    /// effect where clients [wait](crate::OverloadPolicy::Wait).
+    /// Sets how many descriptors are held in reserve. The server releases them to accept clients
+    /// when the process has no other descriptor left. Defaults to 0. A health endpoint needs this,
+    /// because it has to answer when another server of the process has used up all descriptors. A
+    /// request of a forking server takes three descriptors. The reserve has no effect where clients
+    /// [wait](crate::OverloadPolicy::Wait).
     #[must_use]
     pub fn reserved_descriptors(mut self, count: usize) -> Self {
         self.reserved_descriptors = count;
         self
     }
 
-    /// Decides about each request before a handler is made for it. `Ok(false)` and a failure close
-    /// it. It must not wait: nothing else is accepted meanwhile. Nothing has been read by then: behind
-    /// a trusted proxy (`proxy_protocol`) the peer is the proxy still.
+    /// Sets a hook that decides about each request before its handler is made. `Ok(false)` and an
+    /// error close the request. The hook must not block, because the server accepts no other
+    /// request while it runs. No byte has been read yet: behind a trusted proxy (`proxy_protocol`)
+    /// the peer is still the proxy.
     #[must_use]
     pub fn verify_request(
         mut self,
@@ -135,9 +139,9 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         self
     }
 
-    /// Replaces what is done with a handler's error or panic, once for each: by default it is
-    /// logged through `tracing`. A peer that went away and a connection that the server cut are
-    /// not errors. Under a forking server it runs in the child.
+    /// Sets a hook for the error or panic of a handler, called once for each. By default the error
+    /// is logged through `tracing`. A peer that disconnects and a connection that the server
+    /// cancels are not errors. Under a forking server the hook runs in the child.
     #[must_use]
     pub fn handle_error(
         mut self,
@@ -147,14 +151,16 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         self
     }
 
-    /// Called when [`handle_request`](Server::handle_request) has waited in vain.
+    /// Sets a hook that is called when [`handle_request`](Server::handle_request) times out without
+    /// a request.
     #[must_use]
     pub fn handle_timeout(mut self, hook: impl FnMut() -> Result<()> + Send + 'static) -> Self {
         self.hooks.handle_timeout = Some(Box::new(hook));
         self
     }
 
-    /// Called by `serve_forever`, between requests, once per `interval` (at least a millisecond).
+    /// Sets a hook that `serve_forever` calls between requests, once per `interval`. The interval
+    /// is at least 1 ms.
     #[must_use]
     pub fn service_actions(
         mut self,
@@ -166,8 +172,9 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         self
     }
 
-    /// Called for everything that happens, where it happens. It must not wait. Several observers are
-    /// called in the order in which they were added; one that fails keeps nothing from the others.
+    /// Adds an observer that is called for every event, on the thread where the event occurs. The
+    /// observer must not block. Several observers are called in the order in which they were added.
+    /// An observer that fails does not affect the others.
     #[must_use]
     pub fn on_event(mut self, observer: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         self.sink.subscribe(Box::new(observer));
@@ -176,10 +183,12 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
 
     /// Binds and listens.
     ///
-    /// If the address is a name with several addresses, the first that can be bound is taken.
+    /// If the address is a name with several addresses, the server binds the first that can be
+    /// bound.
     ///
     /// # Errors
-    /// See [`BindError`]; nothing stays open after one.
+    /// Returns a [`BindError`] if the address is invalid or cannot be bound. No socket stays open
+    /// then.
     pub fn bind<F, H>(
         self,
         address: impl ToBindAddrs<T>,
@@ -195,7 +204,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
     /// Binds and listens on several addresses: one server, one limit, one stop.
     ///
     /// # Errors
-    /// See [`BindError`]; if one address fails, nothing stays open.
+    /// Returns a [`BindError`] if one address fails. No socket stays open then.
     pub fn bind_all<F, H>(
         self,
         addresses: impl IntoIterator<Item = impl ToBindAddrs<T>>,
@@ -214,16 +223,17 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         self.serve(listeners, factory)
     }
 
-    /// Serves on a socket that exists already: a standard library listener, or a descriptor that
-    /// was inherited. A stream socket that does not listen yet is made to.
+    /// Serves on a socket that exists already: a standard library listener, or an inherited
+    /// descriptor. A stream socket that does not listen yet is made to listen.
     ///
-    /// The socket's options are left as they are, but for its blocking mode and, for datagrams, its
-    /// send timeout, what the kernel tells with each datagram, and buffers that were
-    /// [asked for](Self::receive_buffer), which belong to all who share it. The file of an adopted Unix socket is not
-    /// removed at the end: it is somebody else's.
+    /// The server keeps the options of the socket, with four exceptions: its blocking mode; for
+    /// datagrams, its send timeout and the data that the kernel adds to each datagram; and buffer
+    /// sizes that were [set](Self::receive_buffer). These options affect all processes that share
+    /// the socket. The file of an adopted Unix socket is not removed at the end, because the server
+    /// did not create it.
     ///
     /// # Errors
-    /// [`BindError::WrongSocket`] if it is of another kind.
+    /// Returns [`BindError::WrongSocket`] if the socket is of another kind.
     pub fn adopt<F, H>(
         self,
         socket: impl Into<OwnedFd>,
@@ -256,11 +266,12 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
         }
         let write_timeout = self.timeouts.write;
         let user_timeout = self.options.user_timeout.or_else(|| {
-            // Before the last probe of a keepalive is due, it would end the connection for one that
-            // was lost: tcp(7), `TCP_USER_TIMEOUT`.
+            // A limit shorter than a full series of keepalive probes would end a connection for one
+            // lost probe: see `TCP_USER_TIMEOUT` in tcp(7).
             let probing = self.options.keepalive.map(TcpKeepalive::lasts);
-            // A write that waits is to reach its own limit first, and it may wait twice: once it has sent
-            // a part. Whoever has little patience may be late himself.
+            // A blocked write must reach its own limit first. It may wait for that limit twice,
+            // because a partial send starts the limit again. A short write timeout needs the
+            // minimum, because timers can be late.
             let unconfirmed = write_timeout?.saturating_mul(3).max(UNCONFIRMED);
             Some(probing.map_or(unconfirmed, |probing| unconfirmed.max(probing)))
         });
@@ -324,7 +335,7 @@ impl<T: Transport, C: Concurrency> Builder<T, C> {
             })
             .collect::<std::io::Result<_>>()
             .map_err(failed("look up the address of"))?;
-        // Made now, so that a server which is bound can serve, however few descriptors are left.
+        // Made at bind time, so that a bound server can serve even if no descriptor is left later.
         let parker = self.concurrency.loop_parker();
         let poller = Poller::new(parker.as_deref())
             .map_err(std::io::Error::other)
@@ -372,14 +383,14 @@ fn bind_first<T: Transport>(
 }
 
 impl<T: InetTransport, C: Concurrency> Builder<T, C> {
-    /// Lets several sockets share the port, if all of them ask for it (`SO_REUSEPORT`).
+    /// Lets several sockets share the port, if all of them set this option (`SO_REUSEPORT`).
     #[must_use]
     pub fn reuse_port(mut self) -> Self {
         self.options.reuse_port = true;
         self
     }
 
-    /// Whether a server on `[::]` takes IPv4 clients as well. It does by default.
+    /// Sets whether a server on `[::]` also accepts IPv4 clients. By default it does.
     #[must_use]
     pub fn dual_stack(mut self, dual_stack: DualStack) -> Self {
         self.options.dual_stack = dual_stack;
@@ -388,36 +399,39 @@ impl<T: InetTransport, C: Concurrency> Builder<T, C> {
 }
 
 impl<C: Concurrency> Builder<Tcp, C> {
-    /// Meets "address in use" for a minute after a restart, as `SO_REUSEADDR` is left off.
+    /// Leaves `SO_REUSEADDR` unset. After a restart, binding can then fail with "address in use"
+    /// for a minute.
     #[must_use]
     pub fn without_reuse_address(mut self) -> Self {
         self.options.reuse_address = false;
         self
     }
 
-    /// Probes connections that are silent, so that a peer which has vanished without a word (its
-    /// power, or its network) is noticed and the connection fails. Off by default: the idle timeout
+    /// Enables keepalive probes on silent connections. A peer that has lost its power or its
+    /// network is then detected, and the connection fails. Off by default, because the idle timeout
     /// ends such connections, too.
     ///
-    /// Binding fails for values that the system does not take, see [`TcpKeepalive`].
+    /// Binding fails for values that the kernel does not accept; see [`TcpKeepalive`].
     #[must_use]
     pub fn keepalive(mut self, keepalive: TcpKeepalive) -> Self {
         self.options.keepalive = Some(keepalive);
         self
     }
 
-    /// How long what was sent may stay unconfirmed by the peer before the connection fails
-    /// (`TCP_USER_TIMEOUT`, [RFC 5482](https://www.rfc-editor.org/rfc/rfc5482)). The default is
-    /// three times the [write timeout](Timeouts::write) and at least 10 s, or what a [`keepalive`](Self::keepalive) takes if
-    /// that is more; without a write timeout, the system's some 15 minutes hold. It also takes the
-    /// place of keepalive's own limit, so set it beyond that.
+    /// Sets how long sent data may stay unacknowledged before the connection fails
+    /// (`TCP_USER_TIMEOUT`, [RFC 5482](https://www.rfc-editor.org/rfc/rfc5482)).
+    ///
+    /// Defaults to three times the [write timeout](Timeouts::write) and at least 10 s, or to the
+    /// duration of a [`keepalive`](Self::keepalive) series if that is longer. Without a write
+    /// timeout, the kernel's limit of about 15 minutes applies. This limit also replaces the limit
+    /// of keepalive, so set it to a longer time.
     #[must_use]
     pub fn user_timeout(mut self, limit: Duration) -> Self {
         self.options.user_timeout = Some(limit);
         self
     }
 
-    /// Leaves Nagle's algorithm on: small segments are gathered, and may wait.
+    /// Leaves Nagle's algorithm on: the kernel collects small segments and may delay them.
     #[must_use]
     pub fn without_nodelay(mut self) -> Self {
         self.options.nodelay = false;
@@ -426,35 +440,37 @@ impl<C: Concurrency> Builder<Tcp, C> {
 }
 
 impl<T: crate::transport::StreamTransport, C: Concurrency> Builder<T, C> {
-    /// How many connections may wait to be accepted. The default, and the most, is the system's
-    /// `net.core.somaxconn`.
+    /// Sets how many connections may wait to be accepted. The default and the maximum is the
+    /// system's `net.core.somaxconn`.
     #[must_use]
     pub fn backlog(mut self, connections: u16) -> Self {
         self.options.backlog = connections.into();
         self
     }
 
-    /// What a client is told that is turned away, at most 1024 bytes; nothing by default. It is
-    /// sent if there is room for it at once, and the connection is then closed in such a way that
-    /// the client can read it.
+    /// Sets the message that a rejected client receives, at most 1024 bytes. Defaults to no
+    /// message. The message is sent if the socket's send buffer has room for it at once. The
+    /// connection is then closed so that the client can read the message.
     ///
-    /// Clients that a [rule denies](Admission::deny) are told nothing, nor is anybody where TLS is spoken,
-    /// who could not read it.
+    /// The server sends no message to clients that a [rule denies](Admission::deny). It also sends
+    /// none where TLS is used, because the client could not read it.
     #[must_use]
     pub fn rejection_message(mut self, notice: impl Into<Vec<u8>>) -> Self {
         self.rejection_message = notice.into().into();
         self
     }
 
-    /// Serves encrypted connections only. The handshake is done by whoever serves the connection,
-    /// after the header of a [proxy](Self::proxy_protocol), and before a handler is made. Handlers see
-    /// the same [`Connection`](crate::Connection), and what was agreed upon by
-    /// [`Connection::tls`](crate::Connection::tls).
+    /// Serves encrypted connections only. The handshake runs after the header of a
+    /// [proxy](Self::proxy_protocol) and before a handler is made. It runs on the thread, process
+    /// or coroutine that serves the connection. Handlers use the same
+    /// [`Connection`](crate::Connection); [`Connection::tls`](crate::Connection::tls) returns the
+    /// negotiated parameters.
     ///
-    /// A peer that closes without saying so in TLS fails a read with
-    /// [`io::ErrorKind::UnexpectedEof`](std::io::ErrorKind::UnexpectedEof): somebody else may have cut
-    /// the connection. After a write that failed, no other one succeeds. Bytes are counted as they are
-    /// on the wire. There is no [`rejection_message`](Self::rejection_message), as nobody could read it.
+    /// If a peer closes without a TLS close alert, the read fails with
+    /// [`io::ErrorKind::UnexpectedEof`](std::io::ErrorKind::UnexpectedEof), because an attacker may
+    /// have closed the connection. After a failed write, all further writes fail. Byte counters
+    /// count encrypted bytes. No [`rejection_message`](Self::rejection_message) is sent, because
+    /// the client could not read it.
     ///
     /// ```no_run
     /// use socketserver::{Connection, GreenTcpServer, Tls, TlsIdentity, handler_fn};
@@ -477,7 +493,7 @@ impl<T: crate::transport::StreamTransport, C: Concurrency> Builder<T, C> {
         self
     }
 
-    /// Takes the addresses of clients from the proxies that they come by, if these are trusted; see
+    /// Takes client addresses from the PROXY header of trusted proxies; see
     /// [`ProxyProtocol`](crate::ProxyProtocol). By default every peer is a client.
     #[cfg(feature = "proxy")]
     #[must_use]
@@ -488,16 +504,17 @@ impl<T: crate::transport::StreamTransport, C: Concurrency> Builder<T, C> {
 }
 
 impl<T: UnixTransport, C: Concurrency> Builder<T, C> {
-    /// The permissions of the socket's file: `0o600` by default, so that only this user connects.
+    /// Sets the permissions of the socket's file. Defaults to `0o600`, so that only the same user
+    /// can connect.
     #[must_use]
     pub fn mode(mut self, mode: u32) -> Self {
         self.options.mode = mode & 0o777;
         self
     }
 
-    /// Gives the socket's file to another user and group, by their numbers; `None` leaves one as it
-    /// is, which is the default for both. It is done before the socket listens, and never to another
-    /// file that was put into its place. Giving a file away takes root (or `CAP_CHOWN`).
+    /// Sets the owner of the socket's file, by user and group number. `None` keeps the current
+    /// number and is the default for both. The owner is changed before the socket listens, and
+    /// never on a file that replaced the socket's file. The change needs root (or `CAP_CHOWN`).
     #[must_use]
     pub fn owner(mut self, user: Option<u32>, group: Option<u32>) -> Self {
         self.options.owner.user = user;
@@ -507,20 +524,20 @@ impl<T: UnixTransport, C: Concurrency> Builder<T, C> {
 }
 
 impl<T: DatagramTransport, C: Concurrency> Builder<T, C> {
-    /// The longest datagram that is received whole, in bytes: 65,535 by default. Of a longer one
-    /// the beginning is kept, and [marked](crate::Datagram::is_truncated).
+    /// Sets the longest datagram that is received whole, in bytes. Defaults to 65,535. A longer
+    /// datagram is truncated and [marked](crate::Datagram::is_truncated).
     #[must_use]
     pub fn max_packet_size(mut self, bytes: usize) -> Self {
         self.options.max_packet_size = bytes;
         self
     }
 
-    /// How many bytes of replies the kernel keeps until they are sent, or, over Unix sockets, read
-    /// (`SO_SNDBUF`); the system's default otherwise. It doubles the number, to have room for its
-    /// own needs as well ([socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html)).
+    /// Sets how many bytes of replies the kernel keeps until they are sent or, on Unix sockets,
+    /// read (`SO_SNDBUF`). Defaults to the system's value. The kernel doubles the number, to cover
+    /// its own overhead ([socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html)).
     ///
-    /// Binding fails if the system gives less, which is more than `net.core.wmem_max` for a process
-    /// without `CAP_NET_ADMIN`.
+    /// Binding fails if the kernel grants less. For a process without `CAP_NET_ADMIN` the maximum
+    /// is `net.core.wmem_max`.
     #[must_use]
     pub fn send_buffer(mut self, bytes: usize) -> Self {
         self.options.send_buffer = Some(bytes);
@@ -529,35 +546,35 @@ impl<T: DatagramTransport, C: Concurrency> Builder<T, C> {
 }
 
 impl<C: Concurrency> Builder<Udp, C> {
-    /// How many bytes the kernel keeps until they are received (`SO_RCVBUF`); the system's default
-    /// otherwise, which is some 200 KiB. It is the room for bursts: what finds none is dropped, and
-    /// told as [`Event::DatagramsDropped`]. The kernel doubles the number and counts at least some
-    /// 700 bytes for each datagram, however small
+    /// Sets how many bytes the kernel keeps until they are received (`SO_RCVBUF`). Defaults to the
+    /// system's value, about 200 KiB. The buffer absorbs bursts: the kernel drops datagrams that do
+    /// not fit, and the server reports [`Event::DatagramsDropped`]. The kernel doubles the number
+    /// and counts at least about 700 bytes for each datagram, however small
     /// ([socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html)).
     ///
-    /// Binding fails if the system gives less, which is more than `net.core.rmem_max` for a process
-    /// without `CAP_NET_ADMIN`.
+    /// Binding fails if the kernel grants less. For a process without `CAP_NET_ADMIN` the maximum
+    /// is `net.core.rmem_max`.
     #[must_use]
     pub fn receive_buffer(mut self, bytes: usize) -> Self {
         self.options.receive_buffer = Some(bytes);
         self
     }
 
-    /// How much may be sent in answer to a datagram whose sender may not be who he says: `factor`
-    /// times its payload, in no more than `factor` replies, counted over all replies to it. What
-    /// would be more is not sent: [`reply`](crate::Datagram::reply) fails with
+    /// Limits the replies to a datagram whose source address may be forged. The limit is `factor`
+    /// times its payload, in at most `factor` replies, counted over all replies to it. A reply
+    /// beyond the limit is not sent: [`reply`](crate::Datagram::reply) fails with
     /// [`AmplificationExceeded`](crate::AmplificationExceeded), and
     /// [`Counters::amplification_refused`](crate::Counters::amplification_refused) counts it. A
-    /// handler that knows its peer lifts the limit for one datagram by
+    /// handler that has validated its peer lifts the limit for one datagram with
     /// [`mark_validated`](crate::Datagram::mark_validated).
     ///
-    /// There is no limit by default, as only the protocol knows a good one. A server that strangers
-    /// reach should have one: without it, whoever writes a victim's address on his datagrams can
-    /// have the server send to the victim whatever it answers. The example to follow is
-    /// [RFC 9000, section 8.1](https://www.rfc-editor.org/rfc/rfc9000#section-8.1): three times, and
-    /// clients whose first datagram is padded to 1200 bytes. Where questions may be short, the limit
-    /// would forbid every ordinary answer: there pad them, answer first with a cookie, or choose a
-    /// greater factor. With 0, nothing is answered before a validation.
+    /// Defaults to no limit, because only the protocol knows a good one. Set a limit on a server
+    /// that strangers can reach. Without a limit, an attacker that forges a victim's address makes
+    /// the server send its replies to the victim. [RFC 9000, section
+    /// 8.1](https://www.rfc-editor.org/rfc/rfc9000#section-8.1) limits replies to three times the
+    /// request and pads the first datagram of a client to 1200 bytes. If requests are short, the
+    /// limit prevents ordinary replies: pad the requests, send a cookie first, or choose a larger
+    /// factor. With 0, the server sends no reply before a validation.
     ///
     /// ```
     /// use socketserver::{Datagram, UdpServer, handler_fn};
@@ -576,18 +593,19 @@ impl<C: Concurrency> Builder<Udp, C> {
         self
     }
 
-    /// Refuses datagrams whose source port is below 1024, before a handler is made for them
+    /// Rejects datagrams whose source port is below 1024, before a handler is made for them
     /// ([`Rejection::LowPort`](crate::Rejection::LowPort)).
     ///
-    /// There are the services that answer anything: echo (7), chargen (19), DNS (53), NTP (123). A
-    /// datagram with such a source is a forged one, made to let two services answer each other for
-    /// ever (CERT advisory CA-1996-01), or to hit that port of a victim. Two kinds of sources are
-    /// refused always: port 0, which cannot be answered, and the addresses of this process's own
-    /// servers. Against an answer that goes back and forth between servers of two processes, whose
-    /// ports may be any, there is [`Admission::rate_per_peer`](crate::Admission::rate_per_peer).
+    /// These ports belong to services that reply to any datagram: echo (7), chargen (19), DNS (53),
+    /// NTP (123). A datagram with such a source is forged. The attacker wants two services to reply
+    /// to each other without end (CERT advisory CA-1996-01), or to flood that port of a victim. Two
+    /// kinds of sources are always rejected: port 0, which cannot receive a reply, and the
+    /// addresses of this process's own servers.
+    /// [`Admission::rate_per_peer`](crate::Admission::rate_per_peer) limits reply loops between
+    /// servers of two processes, which can use any port.
     ///
-    /// Off by default, as some protocols do send from their own low port: syslog (514, recommended
-    /// by [RFC 3164, section 2](https://www.rfc-editor.org/rfc/rfc3164#section-2)), NTP between
+    /// Off by default, because some protocols send from a low port: syslog (514, recommended by
+    /// [RFC 3164, section 2](https://www.rfc-editor.org/rfc/rfc3164#section-2)), NTP between
     /// servers, DHCP, IKE.
     #[must_use]
     pub fn reject_low_ports(mut self) -> Self {

@@ -1,4 +1,4 @@
-//! How the two kinds of request are closed.
+//! Closing connections and datagrams.
 
 use std::io;
 use std::net::Shutdown;
@@ -20,10 +20,10 @@ use crate::timeouts::{Limits, earliest};
 use crate::waiting::{Awaited, Waiting};
 use crate::{Connection, Datagram};
 
-/// How long, and for how many bytes, a close waits for a peer that is still sending.
+/// The limits on a close that waits for a peer which is still sending.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
-/// What is sent at once to a peer that has just connected is less than this (ten segments).
+/// The kernel sends less than this at once to a peer that has just connected (ten segments).
 const LINGER_SENT: u64 = 14_600;
 
 impl sealed::Request for Connection {
@@ -113,7 +113,7 @@ impl sealed::Request for Connection {
         record: &mut RequestGuard,
         steps: &mut Option<Box<PreambleState>>,
     ) -> Result<PreambleProgress, Outcome> {
-        // Most servers want none, and a step may be as large as a handshake.
+        // Most servers have no preamble, and the state of a step may be as large as a handshake.
         if steps.is_none() && !record.shared().preamble.may_refuse(self.peer_addr()) {
             return Ok(PreambleProgress::Complete);
         }
@@ -152,11 +152,11 @@ impl sealed::Request for Connection {
     }
 }
 
-/// Closing a TCP socket that has unread input, or gets some later, resets the connection, and a
-/// reset overtakes what the kernel has not sent yet
-/// ([RFC 2525, 2.17](https://www.rfc-editor.org/rfc/rfc2525#section-2.17)). So input that the
-/// handler left is thrown away, and a peer gets some time to close first, if it is still sending,
-/// or if there may be much that it has not received.
+/// Discards unread input and waits for the peer's close. Closing a TCP socket that has unread
+/// input, or receives some later, resets the connection. A reset overtakes data that the kernel has
+/// not sent yet ([RFC 2525, 2.17](https://www.rfc-editor.org/rfc/rfc2525#section-2.17)). The peer
+/// therefore gets some time to close first, if it is still sending, or if much data may be
+/// unreceived.
 fn linger(socket: &Socket) {
     let mut scratch = [0; 4096];
     let mut discarded = match socket.discard(&mut scratch) {

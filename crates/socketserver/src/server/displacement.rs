@@ -1,6 +1,7 @@
-//! Places are short, and a client waits for one: which connections use nothing and make room.
+//! Displacement: cancels connections that use nothing, while the server is full and a client waits.
 //!
-//! It costs nothing while places are not short: then the table of live requests is not looked at.
+//! Displacement costs nothing while slots are free: then the table of active requests is not
+//! searched.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -20,63 +21,66 @@ use crate::transport::Transport;
 use crate::waiting::Awaited;
 use crate::{Address, Rejection, ServeError};
 
-/// How long a client may take to its first complete message, header or handshake, while others wait for
-/// a place: two round trips to any place on Earth, so that a burst of good clients does not displace
-/// itself.
+/// The time that a client has for its first complete message, header or handshake while others wait
+/// for a slot. It covers two round trips to any place on Earth, so that a burst of good clients
+/// does not displace itself.
 const SILENCE: Duration = Duration::from_millis(500);
-/// The same for the clients of an address that has more than half of all places, and so many at least.
+/// The same limit for clients of an address that holds more than half of all slots, and at least
+/// `MANY`.
 const SILENCE_OF_MOST: Duration = Duration::from_millis(100);
 const MANY: usize = 8;
-/// How long a connection of HTTP may be kept alive without a request meanwhile.
+/// The time that an HTTP connection may be kept alive without a request while others wait.
 const BETWEEN_REQUESTS: Duration = Duration::from_secs(1);
-/// The same for connections of other protocols, unless the server says otherwise.
+/// The same limit for connections of other protocols. This is the default of `Displacement::idle`.
 const IDLE: Duration = Duration::from_secs(10);
-/// How long a transfer is watched before it is called slow. A peer confirms what it reads in pieces.
+/// The time over which a transfer is measured. A peer acknowledges data in bursts.
 const WINDOW: Duration = Duration::from_secs(1);
-/// What is known of a transfer is forgotten when it was not looked at for so long.
+/// Measurements of a transfer that are older than this are discarded.
 const STALE: Duration = Duration::from_secs(5);
-/// A transfer slower than this, in bytes per second, may be cut when places begin to be short. Every two
-/// seconds it is twice as much.
+/// A transfer slower than this, in bytes per second, may be cancelled when a shortage begins. The
+/// threshold doubles every two seconds.
 const SLOW: u64 = 1 << 10;
-/// Faster ones are not cut, however long places are short.
+/// The maximum of the threshold: faster transfers are never cancelled.
 const SLOW_AT_MOST: u64 = 16 << 10;
 const DOUBLES_EVERY: Duration = Duration::from_secs(2);
-/// Of so many requests one is cut at a time.
+/// Each round cancels one of this number of requests.
 const SHARE: usize = 8;
-/// But no more than so many.
+/// The maximum number of requests that a round cancels.
 const AT_ONCE: usize = 64;
-/// The table is searched no more often than this, and for no more than a twentieth of the time.
+/// The table is searched at most once in this time. Searches take at most a twentieth of the total
+/// time.
 const PAUSE: Duration = Duration::from_millis(10);
 const PAUSE_TIMES: u32 = 20;
-/// How long a client that would be rejected may wait for a request that was cut to end.
+/// The time that a client which would be rejected may wait for a cancelled request to end.
 const MADE: Duration = Duration::from_secs(1);
-/// How long a request waits for a thread of a pool before threads are short.
+/// The time that a request waits for a pool thread before the pool counts as full.
 const BUSY: Duration = Duration::from_millis(20);
-/// Places that were not short for so long are taken for enough; see `Event::DisplacementEnded`.
+/// A shortage ends after this time without one; see `Event::DisplacementEnded`.
 const EPISODE: Duration = Duration::from_secs(10);
 
-/// Which connections make room for others while places are short; see
+/// The policy that cancels connections to make room for others while the server is full; see
 /// [`Builder::displacement`](crate::Builder::displacement).
 ///
-/// Places are short when a client waits that there is no thread, no coroutine, no descriptor or no
-/// [allowed request](crate::Admission::max_active) for. Then connections are cut that hold a place and use
-/// nothing, in this order:
+/// The server is full when a client waits for a thread, a coroutine, a descriptor or an [allowed
+/// request](crate::Admission::max_active). Then the server cancels connections that hold a slot and
+/// use nothing, in this order:
 ///
-/// 1. those that have not sent a complete message yet (a header of a proxy, a TLS handshake, a head of
-///    HTTP, a frame) for half a second, or a tenth of one if their address has most of the places;
-/// 2. those that are [idle](Self::idle): their handler waits for the next message, and nothing of it has
-///    arrived (nor of the first, where there is no limit on that: [`Timeouts::first_byte`]).
-///    Connections of HTTP between two requests are idle after a second;
-/// 3. those that are slow: while they are waited for, they move fewer bytes than 1 KiB per second. This
-///    rate doubles every two seconds, up to 16 KiB per second.
+/// 1. connections that have not sent a complete message (a PROXY header, a TLS handshake, an HTTP
+///    head, a frame) for 0.5 s, or for 0.1 s if their address holds most of the slots;
+/// 2. [idle](Self::idle) connections: the handler waits for the next message, and no byte of it has
+///    arrived. This includes the first message if it has no time limit ([`Timeouts::first_byte`]).
+///    HTTP connections are idle after 1 s between two requests;
+/// 3. slow connections: while the server waits for them, they transfer less than 1 KiB per second.
+///    This threshold doubles every two seconds, up to 16 KiB per second.
 ///
-/// Of these the oldest goes first, of the address that has most places. A request whose handler is at
-/// work is never cut, and nothing happens while no client waits. What is cut ends with
-/// [`EndReason::Displaced`](crate::EndReason::Displaced).
+/// Within a group, the oldest connection of the address that holds most slots is cancelled first. A
+/// request whose handler is working is never cancelled. Nothing is cancelled while no client waits.
+/// A cancelled connection ends with [`EndReason::Displaced`](crate::EndReason::Displaced).
 ///
 /// [`Timeouts::first_byte`]: crate::Timeouts::first_byte
 ///
-/// Under [`Sequential`](crate::Sequential) the server notices no other client while it serves one.
+/// Under [`Sequential`](crate::Sequential) the server does not see other clients while it serves
+/// one.
 ///
 /// ```
 /// use socketserver::{Connection, Displacement, ThreadingTcpServer, handler_fn};
@@ -103,13 +107,13 @@ impl Default for Displacement {
 }
 
 impl Displacement {
-    /// The defaults.
+    /// Returns the default policy.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// No connection makes room for another one.
+    /// Returns a policy under which no connection is cancelled for another.
     #[must_use]
     pub fn off() -> Self {
         Self {
@@ -118,7 +122,7 @@ impl Displacement {
         }
     }
 
-    /// How long a connection has to wait for a message before it is idle: 10 s by default.
+    /// Sets how long a connection must wait for a message before it is idle. Defaults to 10 s.
     #[must_use]
     pub fn idle(mut self, time: Duration) -> Self {
         self.idle = time;
@@ -126,27 +130,27 @@ impl Displacement {
     }
 }
 
-/// Which requests have what is short.
+/// The requests that hold the exhausted resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Holding {
-    /// All live ones: a descriptor, say.
+    /// All active requests, for example because each holds a descriptor.
     ChildSlot,
-    /// Those that do not wait in a pause: a thread of a pool.
+    /// Requests that are not suspended, because each holds a pool thread.
     Thread,
 }
 
-/// What is known of one request that holds what is short.
+/// The facts about one request that holds the exhausted resource.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Held {
     pub(super) id: RequestId,
-    /// `None` for peers without an IP address, which are taken for one.
+    /// `None` for peers without an IP address. They count as one peer.
     pub(super) peer: Option<PeerKey>,
     pub(super) age: Duration,
-    /// What its peer is waited for, and for how long it was.
+    /// The input that the server awaits from the peer, and the time since the wait began.
     pub(super) input: Option<(Awaited, Duration)>,
-    /// Whether it waits for room to send something.
+    /// The request waits for send buffer space.
     pub(super) is_sending: bool,
-    /// Bytes moved and confirmed; looked up only for those that may be slow.
+    /// Bytes moved and acknowledged. Determined only for requests that may be slow.
     pub(super) moved: u64,
 }
 
@@ -157,22 +161,22 @@ impl Held {
     }
 }
 
-/// What one server has done about it so far.
+/// The displacement state of one server.
 #[derive(Debug)]
 pub(super) struct Displacer {
     policy: Displacement,
     state: Mutex<State>,
-    /// An episode is under way.
+    /// A shortage is in progress.
     is_on: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The table need not be searched before.
+    /// The table need not be searched before this time.
     next: Option<Instant>,
-    /// Since when places are short, and when they were last.
+    /// The beginning and the last search of the current shortage.
     short: Option<(Instant, Instant)>,
-    /// Bytes that those have moved which may be slow.
+    /// Bytes moved by requests that may be slow, with the time of the measurement.
     marks: HashMap<RequestId, (u64, Instant)>,
     episode: Option<Episode>,
 }
@@ -184,11 +188,11 @@ struct Episode {
     displaced: u64,
 }
 
-/// What a search came to.
+/// The result of a search.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) victims: Vec<RequestId>,
-    /// These are the first of an episode.
+    /// The victims are the first of a shortage.
     pub(super) is_first: bool,
 }
 
@@ -209,7 +213,8 @@ impl Displacer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Searches what `look` finds in the table, if it is time to. Returns when to search again.
+    /// Searches the requests that `look` returns, if a search is due. Returns the time of the next
+    /// search.
     pub(super) fn search(&self, look: impl FnOnce() -> Vec<Held>) -> (Found, Option<Instant>) {
         if self.is_off() {
             return (Found::default(), None);
@@ -242,7 +247,8 @@ impl Displacer {
         (Found { victims, is_first }, Some(next))
     }
 
-    /// Counts one that was cut by a rule of its own; whether it is the first of an episode.
+    /// Counts a request that was displaced by another rule. Returns true if it is the first of a
+    /// shortage.
     pub(super) fn count_one(&self) -> bool {
         let is_first = self.lock().count(1, Instant::now());
         if is_first {
@@ -251,8 +257,8 @@ impl Displacer {
         is_first
     }
 
-    /// Ends an episode whose time is over: how many were cut in it, and how long it took. Otherwise
-    /// returns when to ask again.
+    /// Ends a shortage that is over. Returns the number of displaced requests and the duration of
+    /// the shortage. Otherwise returns the time of the next check.
     pub(super) fn settle(&self, now: Instant) -> Result<(u64, Duration), Option<Instant>> {
         if !self.is_on.load(Ordering::Relaxed) {
             return Err(None);
@@ -271,7 +277,7 @@ impl Displacer {
     }
 }
 
-/// What is slow after places were short for so long, in bytes per second.
+/// Returns the threshold of slow transfers after a shortage of this duration, in bytes per second.
 fn slow_below(short: Duration) -> u64 {
     let times = short.as_secs() / DOUBLES_EVERY.as_secs();
     let doubled = u32::try_from(times).ok().and_then(|n| SLOW.checked_shl(n));
@@ -291,7 +297,8 @@ impl State {
         is_first
     }
 
-    /// Those that have to go, or none, and then how long it takes until there may be one.
+    /// Returns the requests to cancel. If there is none, the duration is the time until there may
+    /// be one.
     fn choose(
         &mut self,
         held: &[Held],
@@ -305,7 +312,7 @@ impl State {
             places >= MANY && places > held.len() / 2
         };
         let (mut silent, mut resting, mut slowly) = (Vec::new(), Vec::new(), Vec::new());
-        // One that is at work now may be idle, or silent, after as long as it takes to be called so.
+        // A request that works now can become idle or silent after this time at the earliest.
         let mut next = SILENCE.min(idle).max(PAUSE);
         let mut young = 0;
         let mut wait = |lasted: Duration, long: Duration| {
@@ -337,7 +344,8 @@ impl State {
             }
         }
         self.mark(held, slow, now, &mut wait, &mut slowly);
-        // Most of the places are held by those that have had no time yet: others are not cut for them.
+        // If most slots are held by new clients whose time is not over, no other connection is
+        // cancelled for them.
         let others = if young > held.len() / 2 {
             vec![silent]
         } else {
@@ -349,7 +357,7 @@ impl State {
         (victims, next)
     }
 
-    /// Looks at how far those have got that may be slow.
+    /// Measures the progress of the requests that may be slow.
     fn mark(
         &mut self,
         held: &[Held],
@@ -381,7 +389,7 @@ impl State {
     }
 }
 
-/// How many places each peer has.
+/// Returns the number of slots that each peer holds.
 fn places(held: &[Held]) -> HashMap<Option<PeerKey>, usize> {
     let mut places = HashMap::new();
     for it in held {
@@ -390,10 +398,10 @@ fn places(held: &[Held]) -> HashMap<Option<PeerKey>, usize> {
     places
 }
 
-/// Picks the oldest of the peer that has most places, as often as is wanted.
+/// Picks up to `most` requests, each the oldest of the peer that holds most slots.
 fn pick(held: &[Held], mut candidates: Vec<(Held, Duration)>, most: usize) -> Vec<RequestId> {
     let places = places(held);
-    // The oldest last, where it is taken from.
+    // The oldest is last, because `pop` takes the last.
     candidates.sort_unstable_by_key(|(it, lasted)| (*lasted, Reverse(it.id)));
     let mut of_peers: HashMap<Option<PeerKey>, Vec<RequestId>> = HashMap::new();
     for (it, _) in candidates {
@@ -416,13 +424,13 @@ fn pick(held: &[Held], mut candidates: Vec<(Held, Duration)>, most: usize) -> Ve
 }
 
 impl<T: Transport, C: Concurrency> Server<T, C> {
-    /// Whether requests of this server can make room: the loop has to get to it while they are served,
-    /// and they have connections that can be cut.
+    /// Returns true if requests of this server can make room: the accept loop runs while they are
+    /// served, and they have connections that can be cancelled.
     pub(super) fn may_displace(&self) -> bool {
         !C::IS_INLINE && !T::IS_DATAGRAM && self.shared.displaces()
     }
 
-    /// Cuts what makes room for more. Returns how many, and when to try again.
+    /// Cancels requests to make room for more. Returns their number and the time of the next try.
     pub(super) fn make_room(&self) -> (usize, Option<Instant>) {
         if !self.may_displace() {
             return (0, None);
@@ -435,7 +443,8 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         }
     }
 
-    /// The same for clients in the queue, and in those of the kernel. Returns when to try again.
+    /// Makes room for clients in the queue and in the kernel's backlogs. Returns the time of the
+    /// next try.
     pub(super) fn make_room_for_those_who_wait(
         &mut self,
         poller: &Poller,
@@ -444,7 +453,7 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
             return Ok(None);
         }
         if let Some(since) = self.concurrency.waits_since() {
-            // For less than that, others are only busy.
+            // For a shorter wait, the threads are only busy.
             let short = since + BUSY;
             if Instant::now() < short {
                 return Ok(Some(short));
@@ -458,7 +467,8 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         let mut is_waited_for = is_queued;
         for (index, listener) in self.listeners.iter_mut().enumerate() {
             if listener.is_waited_at {
-                // It may have gone, or others that share the socket may have taken it.
+                // The client may have disconnected, or another process that shares the socket may
+                // have accepted it.
                 if has_client(&listener.listener) {
                     is_waited_for = true;
                 } else {
@@ -473,8 +483,8 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         })
     }
 
-    /// Descriptors have run out: whether requests were cut that have some, or clients are to wait until
-    /// some may be.
+    /// Handles a lack of descriptors. Returns true if requests that hold descriptors were
+    /// cancelled, or if clients wait until some can be cancelled.
     pub(super) fn makes_room_by_cutting(
         &mut self,
         listener: usize,
@@ -495,14 +505,14 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         true
     }
 
-    /// Until when a request that there is no room for may wait all the same: in the queue, or for one
-    /// that is being cut.
+    /// Returns the time until which a request without a slot may wait, in the queue or for a
+    /// cancelled request to end.
     pub(super) fn place_without_room(&mut self, newcomer: &Address) -> Option<Instant> {
         let (cut, _) = self.make_room();
         let now = Instant::now();
         let made = match self.progress.room_made {
             _ if cut > 0 => (cut, Some(now)),
-            // By now they have gone.
+            // The cancelled requests have ended by now.
             (_, at) if at.is_none_or(|at| now - at > MADE) => (0, None),
             made => made,
         };
@@ -526,10 +536,10 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
     }
 }
 
-/// Whether a client waits to be accepted.
+/// Returns true if a client waits to be accepted.
 fn has_client(listener: &impl AsFd) -> bool {
     let mut fds = [PollFd::new(listener, PollFlags::IN)];
-    // If it cannot be asked it is taken for one: accepting knows better.
+    // If `poll` fails, the answer is yes, because the next accept reports the error.
     poll(&mut fds, Some(&Timespec::default())).map_or(true, |ready| ready > 0)
 }
 
@@ -556,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_silent_one_of_the_peer_with_most_places_goes_first() {
+    fn oldest_silent_connection_of_the_largest_peer_is_displaced_first() {
         let silent = |id, peer, age| held(id, peer, age, Some((Awaited::Opening, age)));
         let at_work = |id, peer| held(id, peer, IDLE * 9, None);
         let idle = held(1, 9, IDLE * 9, Some((Awaited::Message, IDLE * 8)));
@@ -578,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_of_new_clients_displaces_neither_itself_nor_idle_ones() {
+    fn burst_of_new_clients_displaces_neither_itself_nor_idle_connections() {
         let mut all: Vec<_> = (1..=10)
             .map(|id| {
                 held(
@@ -592,13 +602,13 @@ mod tests {
         all.push(held(11, 1, IDLE * 9, Some((Awaited::Message, IDLE))));
         let (victims, next) = State::default().choose(&all, IDLE, SLOW, Instant::now());
         assert_eq!((victims, next), (vec![], 100 * MS));
-        // That they are of one address says that they are no such burst.
+        // A burst does not come from one address.
         all.iter_mut().for_each(|it| it.peer = Some(PeerKey::V4(1)));
         assert_eq!(chosen(&all), [1]);
     }
 
     #[test]
-    fn an_idle_connection_goes_after_its_time_and_sooner_with_http() {
+    fn idle_connection_is_displaced_after_its_time_and_sooner_with_http() {
         let idle = |id, what, lasted| held(id, 1, IDLE * 9, Some((what, lasted)));
         let early = idle(1, Awaited::Message, IDLE - MS);
         let of_http = idle(2, Awaited::Request, BETWEEN_REQUESTS);
@@ -608,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_transfers_are_found_by_what_they_move_and_the_rate_rises() {
+    fn slow_transfers_are_displaced_and_the_threshold_rises() {
         let mut state = State::default();
         let start = Instant::now();
         let at = |id, moved| Held {
@@ -634,7 +644,7 @@ mod tests {
     }
 
     #[test]
-    fn many_are_cut_at_once_but_a_share_only() {
+    fn one_round_displaces_only_a_share_of_the_requests() {
         let all: Vec<_> = (1..=160)
             .map(|id| {
                 let peer = u32::try_from(id % 2).unwrap();
@@ -643,18 +653,18 @@ mod tests {
             .collect();
         let mut victims = chosen(&all);
         victims.sort_unstable();
-        // The oldest of each in turn: they have equally many.
+        // The peers hold equally many slots, so the oldest of each is cancelled in turn.
         assert_eq!(victims, (1..=20).collect::<Vec<_>>());
     }
 
     #[test]
-    fn an_episode_begins_once_and_ends_once() {
+    fn shortage_begins_once_and_ends_once() {
         let displacer = Displacer::new(Displacement::default());
         assert_eq!(displacer.settle(Instant::now()), Err(None));
         let look = || vec![held(1, 1, IDLE, Some((Awaited::Opening, IDLE)))];
         let (found, _) = displacer.search(look);
         assert_eq!((found.victims.len(), found.is_first), (1, true));
-        // At once again it does not look at all.
+        // A search at once afterwards does not look at the table.
         let (found, next) = displacer.search(|| unreachable!("it was searched just now"));
         assert!(found.victims.is_empty() && next.is_some());
         assert!(matches!(displacer.settle(Instant::now()), Err(Some(_))));

@@ -1,4 +1,4 @@
-//! The graceful end: serve what waits, let what runs finish, cut what does not.
+//! The drain: serve the backlog, let requests finish, and cancel the rest.
 
 use std::time::{Duration, Instant};
 
@@ -13,31 +13,32 @@ use crate::event::{Event, Rejection};
 use crate::timeouts::earliest;
 use crate::transport::Transport;
 
-/// How long a handler that was cut has to come to its end before it is left behind or killed.
+/// The time that a cancelled handler has to end before it is left behind or killed.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// No more than this is taken from the backlog: clients that keep coming must not keep a drain from
-/// closing the listener. It is what `net.core.somaxconn` has by default since Linux 5.4.
+/// The maximum number of connections that a drain accepts from the backlog, so that new clients
+/// cannot delay the close of the listener. It is the default of `net.core.somaxconn` since Linux
+/// 5.4.
 const BACKLOG: u64 = 4096;
 
 pub(super) struct Drain {
     started: Instant,
     step: Step,
     report: DrainReport,
-    /// The kernel adds no connection to the backlog any more.
+    /// The kernel adds no further connection to the backlog.
     is_closing: bool,
-    /// When connections that came just before the drain are ended; `None` once they were.
+    /// The time at which connections that came just before the drain are ended; `None` afterwards.
     newcomers_at: Option<Instant>,
 }
 
 enum Step {
-    /// Serving what waits in the backlog.
+    /// The backlog is being served.
     Backlog,
-    /// The listeners are closed; requests come to their end.
+    /// The listeners are closed, and requests are ending.
     Finishing,
-    /// The time is over and the rest was cut; until then it may notice.
+    /// The deadline has passed and the rest was cancelled. Handlers have until this time to end.
     Cutting(Instant),
-    /// Children that did not notice were killed; until then they can be collected.
+    /// Children that did not end were killed. They are reaped until this time.
     Killing(Instant),
 }
 
@@ -53,7 +54,7 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
             let timeout = until.saturating_duration_since(now);
             self.shared.emit(&Event::DrainStarted { live, timeout });
             self.shared.end_idle_input();
-            // A sequential server may have been busy since.
+            // A sequential server may have been busy since the request for the drain.
             let started = self.shared.lifecycle.draining_since().unwrap_or(now);
             Drain {
                 started,
@@ -72,7 +73,7 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
             if now < until {
                 for listener in &mut self.listeners {
                     listener.mark_ready();
-                    // It may have been so a while ago: only an attempt tells.
+                    // The flag may be out of date, so only an accept can tell.
                     listener.empty = false;
                 }
                 let taken = match self.accept(poller, now)? {
@@ -88,14 +89,14 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
                     for listener in &self.listeners {
                         T::ignore_newcomers(&listener.listener);
                     }
-                    // Once more, for connections that have come since.
+                    // Runs once more, for connections that have arrived since.
                     self.progress.drain = Some(drain);
                     return Ok(TickResult::Sleep(Some(now)));
                 }
                 if !all_taken && drain.report.queued < BACKLOG {
                     let again = self.arm(poller, now)?;
                     let wake_at = match again {
-                        // Only an attempt that brings nothing tells that nothing is left.
+                        // Only an accept that returns nothing proves that the backlog is empty.
                         None if taken > 0 && self.progress.pending.is_none() => now,
                         again => again.map_or(until, |again| again.min(until)),
                     };
@@ -143,7 +144,8 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         Ok(TickResult::Done(RequestOutcome::Stopped))
     }
 
-    /// Waits for live requests and cuts them at the end; `None` once there is nothing left to do.
+    /// Waits for active requests and cancels them at the deadline. Returns `None` once the drain is
+    /// done.
     fn settle(&mut self, drain: &mut Drain, now: Instant, until: Instant) -> Option<Instant> {
         self.shared.request_wakeup();
         let live = self.shared.active();
@@ -177,8 +179,8 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         }
     }
 
-    /// What ended so far, counted at the moment when waiting for it is over. A sequential server's
-    /// handlers notice the deadline by themselves, before this loop does.
+    /// Counts the requests that have ended when the wait is over. Handlers of a sequential server
+    /// notice the deadline by themselves, before this loop does.
     fn count(&self, drain: &mut Drain) {
         if matches!(drain.step, Step::Backlog | Step::Finishing) {
             (drain.report.finished, drain.report.cancelled) = self.shared.ended_in_drain();

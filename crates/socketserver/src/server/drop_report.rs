@@ -1,5 +1,5 @@
-//! Telling of datagrams that the kernel has dropped: at once, and then once per second at most, as
-//! whoever is flooded with datagrams must not be flooded with words as well.
+//! Reports datagrams that the kernel has dropped: at once, and then once per second at most, so
+//! that a flood of datagrams does not cause a flood of reports.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::transport::Transport;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a gate knows of them.
+/// The drop counts of one listener.
 #[derive(Default)]
 pub(super) struct DropReporter {
     untold: u64,
@@ -18,7 +18,7 @@ pub(super) struct DropReporter {
 }
 
 impl DropReporter {
-    /// Counts some more; how many to tell of now.
+    /// Adds to the count. Returns the number to report now.
     fn count(&mut self, more: u64, now: impl FnOnce() -> Instant) -> Option<u64> {
         self.untold += more;
         if self.untold == 0 {
@@ -35,7 +35,7 @@ impl DropReporter {
 }
 
 impl<T: Transport, C: Concurrency> Server<T, C> {
-    /// To be called when something was received at a gate.
+    /// Updates the count of a listener after a receive.
     pub(super) fn set_recv_drop_count(&mut self, listener: usize) {
         let more = std::mem::take(&mut self.accept_context.dropped);
         let listener = &mut self.listeners[listener];
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn told_at_once_and_then_once_per_second_and_completely() {
+    fn drops_are_reported_at_once_then_once_per_second_and_completely() {
         let (mut drops, begin) = (DropReporter::default(), Instant::now());
         let mut at = |millis, more| drops.count(more, || begin + Duration::from_millis(millis));
         assert_eq!(at(0, 0), None);

@@ -1,4 +1,4 @@
-//! Several servers, of whatever kinds, in one loop.
+//! A group of servers of any kinds in one accept loop.
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -13,11 +13,10 @@ use crate::{Result, ServeError};
 
 /// Servers of different transports and concurrency models under one call and one stop.
 ///
-/// They share the thread that calls [`serve_forever`](Self::serve_forever). A sequential server's
-/// handler runs on it, and holds up the others meanwhile: give it a
-/// [pool](crate::Pooled) of one worker instead to serve one request at a time beside them. A
-/// forking server forks only while the process has one thread, and does not go with models that
-/// have threads: the group refuses to serve.
+/// The servers share the thread that calls [`serve_forever`](Self::serve_forever). A sequential
+/// server's handler runs on this thread and blocks the other servers. Use a [pool](crate::Pooled) of
+/// one worker instead, which serves one request at a time beside them. A forking server needs a
+/// process with one thread, so the group returns an error if another member's model has threads.
 ///
 /// ```
 /// use socketserver::{Connection, Datagram, ServerGroup, ThreadingTcpServer, ThreadingUdpServer};
@@ -39,48 +38,48 @@ pub struct ServerGroup {
 }
 
 impl ServerGroup {
-    /// A group without servers.
+    /// Returns a group without servers.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes a server into the group.
+    /// Adds a server to the group.
     #[must_use]
     pub fn with<T: Transport, C: Concurrency>(mut self, server: Server<T, C>) -> Self {
         self.add(server);
         self
     }
 
-    /// Takes a server into the group.
+    /// Adds a server to the group.
     pub fn add<T: Transport, C: Concurrency>(&mut self, server: Server<T, C>) {
-        let member = self.take_in(server);
+        let member = self.prepare(server);
         self.members.push(member);
     }
 
-    /// Takes in a server that tells how the others fare, and so outlives their drain. It is served for
-    /// as long as any of them is, and is then closed as they were, within half a second and what it
-    /// takes to cut who is left. The group's [`handle`](Self::controller) has nothing to do with
-    /// it.
+    /// Adds a server that reports health and statistics of the others, and keeps serving during their
+    /// drain. The sidecar is served as long as any other server is. Then it is closed as they were,
+    /// within 0.5 s and the time to cancel its remaining requests. The group's
+    /// [`handle`](Self::handle) does not control it.
     ///
-    /// It shares the loop: where the process may have threads, a server that is served by a thread of
-    /// its own is better, as it also answers while a sequential server is busy.
+    /// The sidecar shares the accept loop. If the process may have threads, serve it on a thread of its
+    /// own instead, so that it replies while a sequential server is busy.
     pub fn add_sidecar<T: Transport, C: Concurrency>(&mut self, server: Server<T, C>) {
-        let sidecar = self.take_in(server);
+        let sidecar = self.prepare(server);
         self.sidecars.push(sidecar);
     }
 
-    fn take_in<T: Transport, C: Concurrency>(
+    fn prepare<T: Transport, C: Concurrency>(
         &mut self,
         mut server: Server<T, C>,
     ) -> Box<dyn LoopMember + Send> {
         self.watches.append(&mut server.watches);
-        // The group has one for all.
+        // The group has one poller for all its members.
         server.poller = None;
         Box::new(server)
     }
 
-    /// Has the serving thread call `call` whenever `fd` is readable; see [`Server::watch`].
+    /// Calls `call` on the serving thread whenever `fd` is readable; see [`Server::watch`].
     pub fn watch<W: Into<Watched>>(
         &mut self,
         fd: impl Into<OwnedFd>,
@@ -89,16 +88,16 @@ impl ServerGroup {
         self.watches.push(Watch::new(fd.into(), call));
     }
 
-    /// The handle that stops the servers which are in the group now.
+    /// Returns a handle that controls the servers which are in the group now.
     #[must_use]
     pub fn handle(&self) -> GroupHandle {
         GroupHandle(self.members.iter().map(|member| member.handle()).collect())
     }
 
-    /// Serves until all of them have stopped. If one fails, the others are stopped.
+    /// Serves until all servers have stopped. If one server fails, the others are stopped.
     ///
     /// # Errors
-    /// As for [`Server::serve_forever`].
+    /// Returns the errors of [`Server::serve_forever`].
     pub fn serve_forever(&mut self) -> Result<(), ServeError> {
         if self.members.is_empty() {
             return Ok(());
@@ -122,43 +121,43 @@ impl fmt::Debug for ServerGroup {
     }
 }
 
-/// The controllers of a group's servers, as one.
+/// A handle on all servers of a group.
 #[derive(Clone, Debug)]
 pub struct GroupHandle(Vec<ServerHandle>);
 
 impl GroupHandle {
-    /// Each server's own controller, in the order in which they were added.
+    /// Returns the handle of each server, in the order in which the servers were added.
     #[must_use]
     pub fn handles(&self) -> &[ServerHandle] {
         &self.0
     }
 
-    /// Asks all of them to stop; see [`ServerHandle::shutdown`].
+    /// Requests that all servers stop; see [`ServerHandle::shutdown`].
     pub fn shutdown(&self) {
         self.0.iter().for_each(ServerHandle::shutdown);
     }
 
-    /// Asks all of them to drain; see [`ServerHandle::drain`].
+    /// Requests that all servers drain; see [`ServerHandle::drain`].
     pub fn drain(&self, timeout: Duration) {
         for handle in &self.0 {
             handle.drain(timeout);
         }
     }
 
-    /// Makes all of them lame, or ready again; see [`ServerHandle::set_lame`].
+    /// Makes all servers lame ducks, or ready again; see [`ServerHandle::set_lame`].
     pub fn set_lame(&self, lame: bool) {
         for handle in &self.0 {
             handle.set_lame(lame);
         }
     }
 
-    /// Whether all of them are ready; see [`ServerHandle::is_ready`].
+    /// Returns true if all servers are ready; see [`ServerHandle::is_ready`].
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.0.iter().all(ServerHandle::is_ready)
     }
 
-    /// Waits until none of them serves; see [`ServerHandle::wait`].
+    /// Waits until all servers have stopped serving; see [`ServerHandle::wait`].
     #[must_use]
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));

@@ -1,4 +1,4 @@
-//! The handle on a running server: stop it, wait for it, look at it.
+//! The handle on a running server: stops it, waits for it, and inspects it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,7 +19,7 @@ use super::task::RequestLabel;
 use crate::Result;
 use crate::address::Address;
 use crate::admission::{Admission, AdmissionControl, PeerKey, PeerPermit};
-use crate::concurrency::CUT;
+use crate::concurrency::CANCEL_SIGNAL;
 use crate::datagram::AmplificationExceeded;
 use crate::error::io_kind;
 use crate::event::{Counters, EndReason, Event, EventSink, Rejection, RequestSummary};
@@ -35,7 +35,7 @@ use crate::user_code::{
 pub struct RequestId(pub(crate) u64);
 
 impl RequestId {
-    /// The number as such.
+    /// Returns the number as an integer.
     #[must_use]
     pub fn get(self) -> u64 {
         self.0
@@ -54,7 +54,7 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// What is known of a request besides its bytes.
+/// The facts about a request besides its bytes: number, addresses and age.
 #[derive(Clone, Debug)]
 pub struct RequestInfo {
     id: RequestId,
@@ -77,124 +77,126 @@ impl RequestInfo {
         }
     }
 
-    /// Its number.
+    /// Returns the number of the request.
     #[must_use]
     pub fn id(&self) -> RequestId {
         self.id
     }
 
-    /// Who sent it: the client, once a trusted proxy (`Builder::proxy_protocol`) has named it.
+    /// Returns the address of the sender. Behind a trusted proxy (`Builder::proxy_protocol`), this
+    /// is the client that the proxy's header names, once that header has arrived.
     #[must_use]
     pub fn peer(&self) -> &Address {
         &self.peer
     }
 
-    /// The proxy that it came by, once that has sent its header.
+    /// Returns the proxy that forwarded the request, once its header has arrived.
     #[cfg(feature = "proxy")]
     #[must_use]
     pub fn proxy(&self) -> Option<&Address> {
         self.proxy.as_deref()
     }
 
-    /// The address of the listener that it came in by.
+    /// Returns the address of the listener that accepted the request.
     #[must_use]
     pub fn listener(&self) -> &Address {
         &self.listener
     }
 
-    /// How long ago it was accepted.
+    /// Returns the time since the request was accepted.
     #[must_use]
     pub fn age(&self) -> Duration {
         self.accepted.elapsed()
     }
 }
 
-/// A request that is being served right now; see [`ServerHandle::live`].
+/// A request that has been accepted and has not ended; see [`ServerHandle::active`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ActiveRequest {
-    /// Who it is.
+    /// The number, the addresses and the age of the request.
     pub info: RequestInfo,
-    /// Bytes received so far. Zero where a child process counts them.
+    /// Bytes received so far. Zero if a child process counts them.
     pub received: u64,
-    /// Bytes sent so far. Zero where a child process counts them.
+    /// Bytes sent so far. Zero if a child process counts them.
     pub sent: u64,
-    /// What it is doing.
+    /// The current state of the request.
     pub state: RequestState,
 }
 
-/// What a live request is doing.
+/// The state of an active request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RequestState {
-    /// It waits until there is room for it: [`OverloadPolicy::Queue`](crate::OverloadPolicy::Queue).
+    /// The request waits for a slot: [`OverloadPolicy::Queue`](crate::OverloadPolicy::Queue).
     Queued,
-    /// It is being served, or is about to be.
+    /// The request is being served, or is about to be.
     Serving,
-    /// Its handler [keeps it alive](crate::Connection::suspend_until_readable), and is called again when there
-    /// is more to read.
+    /// The request is [suspended](crate::Connection::suspend_until_readable): its handler is called
+    /// again when more bytes arrive.
     Waiting,
-    /// It was cut, and its handler has not ended yet.
+    /// The server has cancelled the request, and its handler has not ended yet.
     Cancelled,
 }
 
 impl fmt::Display for RequestState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // With the padding that is asked for.
+        // `pad` applies the width of the format string.
         f.pad(match self {
             Self::Queued => "queued",
             Self::Serving => "serving",
             Self::Waiting => "waiting",
-            Self::Cancelled => "cut",
+            Self::Cancelled => "cancelled",
         })
     }
 }
 
-/// What a drain did; see [`ServerHandle::drain`].
+/// The result of a drain; see [`ServerHandle::drain`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DrainReport {
     /// Requests that waited in the backlog when the drain began and were accepted.
     pub queued: u64,
-    /// Requests that came to their own end during the drain.
+    /// Requests that ended by themselves during the drain.
     pub finished: u64,
-    /// Requests that were accepted only to be closed, as the time was over.
+    /// Requests that were accepted after the deadline, only to be closed.
     pub refused: u64,
-    /// Requests that were cut at the deadline.
+    /// Requests that were cancelled at the deadline.
     pub cancelled: u64,
-    /// Of those: handlers that had not ended a second later, and were left behind.
+    /// Cancelled requests whose handlers had not ended a second later, and were left behind.
     pub abandoned: u64,
-    /// How long it took.
+    /// The duration of the drain.
     pub elapsed: Duration,
 }
 
 pub(crate) type HandleError = Box<dyn Fn(&RequestInfo, &HandlerError) -> Result<()> + Send + Sync>;
 
-/// What a server shares with its controllers and its requests.
+/// The state that a server shares with its handles and its requests.
 pub(crate) struct Shared {
     pub(crate) lifecycle: Lifecycle,
     pub(crate) sink: EventSink,
     handle_error: Option<HandleError>,
     table: Mutex<BTreeMap<RequestId, Arc<Entry>>>,
     active: AtomicUsize,
-    /// Of those: between two calls of their handlers.
+    /// Of the active requests, those suspended between two calls of their handlers.
     paused: AtomicUsize,
-    /// How many wait for their peers, those included that have no handler yet.
+    /// The number of requests that wait for their peers, including those that have no handler yet.
     waiting: AtomicUsize,
-    /// Of those: waiting for room.
+    /// Of the active requests, those that wait for a slot.
     queued: AtomicUsize,
     next_id: AtomicU64,
-    /// The loop waits for a request to end, and wants to be woken up by the next one that does.
+    /// The accept loop waits for a request to end, and the next request that ends wakes it.
     wakeup_requested: AtomicBool,
-    /// This is a child's copy: what the child lets go of was not what the parent did.
+    /// This is the copy in a forked child. Requests that the child drops are still active in the
+    /// parent.
     is_copy: AtomicBool,
-    /// Requests that ended since a drain was asked for: by themselves, and cut.
+    /// Requests that ended since a drain was requested: by themselves, and cancelled.
     ended_in_drain: [AtomicU64; 2],
-    /// What a drain has done so far, and whether that is all.
+    /// The progress of a drain, and whether it is complete.
     drained: Mutex<(DrainReport, bool)>,
-    /// The state that was told last.
+    /// The state of the last `StateChanged` event.
     last_reported: Mutex<ServerState>,
-    /// How many requests the model serves at once.
+    /// The number of requests that the concurrency model serves at once.
     limit: usize,
     displacer: Displacer,
     pub(crate) admission: Arc<AdmissionControl>,
@@ -202,7 +204,7 @@ pub(crate) struct Shared {
     timeouts: Mutex<Arc<Timeouts>>,
 }
 
-/// How long a client that has connected just before a drain has for its first request.
+/// The time that a client which connected just before a drain has for its first request.
 pub(crate) const NEWCOMER: Duration = Duration::from_millis(250);
 
 impl Shared {
@@ -238,7 +240,7 @@ impl Shared {
         }))
     }
 
-    /// The limits on waiting that new requests start with.
+    /// Returns the time limits that new requests start with.
     pub(crate) fn timeouts(&self) -> Arc<Timeouts> {
         lock(&self.timeouts).clone()
     }
@@ -247,38 +249,40 @@ impl Shared {
         RequestId(self.next_id.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// How many requests have been accepted and have not ended.
+    /// Returns the number of requests that have been accepted and have not ended.
     pub(crate) fn active(&self) -> usize {
         self.active.load(Ordering::SeqCst)
     }
 
-    /// How many of them wait between two calls of their handlers.
+    /// Returns the number of requests that are suspended between two calls of their handlers.
     pub(crate) fn paused(&self) -> usize {
         self.paused.load(Ordering::SeqCst)
     }
 
-    /// How many wait for their peers in a pause of any kind.
+    /// Returns the number of requests that wait for their peers in a suspension of any kind.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// Until when a drain leaves a client that has just come alone: its first request may be on the
-    /// way. `None` if its input may be ended at once.
+    /// Returns the time until which a drain leaves a new client alone, because its first request
+    /// may be on the way. Returns `None` if its input may be ended at once.
     pub(crate) fn newcomer_until(&self, info: &RequestInfo) -> Option<Instant> {
         let now = Instant::now();
-        // In a child it is not known since when: only the client's own time counts, and it looks again.
+        // A child does not know when the drain began. There only the client's own age counts, and
+        // the child checks again.
         let since = self.lifecycle.draining_since();
         let is_late = since.is_some_and(|since| now >= since + NEWCOMER);
         let left = NEWCOMER.checked_sub(info.age()).filter(|_| !is_late)?;
         now.checked_add(left)
     }
 
-    /// A drain has begun: those between two calls find the end of their input.
+    /// Ends the input of suspended connections at the start of a drain.
     pub(crate) fn end_idle_input(&self) {
         let all: Vec<_> = self.entries().values().cloned().collect();
         for entry in all {
-            // Held until it is done, so that no handler is called again in between. What has come
-            // in is served: it ends the pause by itself, and there is no further one.
+            // The lock is held until the shutdown is done, so that no handler is called again in
+            // between. Received bytes are served: they end the suspension, and no further
+            // suspension follows.
             let paused = lock(&entry.paused);
             if let Some(socket) = entry.socket.as_ref().and_then(Weak::upgrade)
                 && *paused == Suspension::Idle
@@ -290,8 +294,8 @@ impl Shared {
         }
     }
 
-    /// Asks for a wake-up when the next request ends. Look at [`live`](Self::live) once more after
-    /// this and before waiting.
+    /// Requests a wake-up when the next request ends. Check [`active`](Self::active) once more
+    /// after this call and before waiting.
     pub(crate) fn request_wakeup(&self) {
         self.wakeup_requested.store(true, Ordering::SeqCst);
     }
@@ -314,7 +318,7 @@ impl Shared {
         drop_catching_panic(cause);
     }
 
-    /// Hands a handler's failure to the application, or logs it.
+    /// Passes a handler's error to the application's hook, or logs it.
     pub(crate) fn handle_error(&self, info: &RequestInfo, failure: &HandlerError) {
         self.emit(&Event::Failed(info, failure));
         match &self.handle_error {
@@ -323,12 +327,12 @@ impl Shared {
                     self.hook_failed("handle_error", cause);
                 }
             }
-            // An error is the application's: to format it is to run its code.
+            // The error is the application's type, so formatting it runs application code.
             None => drop(catch_panic(|| log_failure(info, failure))),
         }
     }
 
-    /// A request is over.
+    /// Counts and reports the end of a request.
     pub(crate) fn ended(&self, info: &RequestInfo, ended: &RequestSummary) {
         if self.lifecycle.is_draining() {
             let was_cut = ended.reason == EndReason::Cancelled;
@@ -337,8 +341,8 @@ impl Shared {
         self.emit(&Event::Ended(info, ended));
     }
 
-    /// How many requests have ended by themselves, and how many were cut, since a drain was asked
-    /// for.
+    /// Returns how many requests have ended by themselves, and how many were cancelled, since a
+    /// drain was requested.
     pub(crate) fn ended_in_drain(&self) -> (u64, u64) {
         let [finished, cut] = &self.ended_in_drain;
         (
@@ -347,7 +351,7 @@ impl Shared {
         )
     }
 
-    /// A request that was taken on is over without a handler.
+    /// Counts and reports an accepted request that ends without a handler.
     pub(crate) fn rejected(&self, info: &RequestInfo, rejection: &Rejection) {
         if self.lifecycle.is_draining() {
             self.ended_in_drain[0].fetch_add(1, Ordering::Relaxed);
@@ -355,7 +359,7 @@ impl Shared {
         self.emit(&Event::Rejected(info, rejection));
     }
 
-    /// A drain has come so far.
+    /// Stores the progress of a drain.
     pub(crate) fn drain_goes_on(&self, report: DrainReport) {
         *lock(&self.drained) = (report, false);
     }
@@ -365,8 +369,8 @@ impl Shared {
         *lock(&self.drained) = (report, true);
     }
 
-    /// Tells of the state, if it is another one than was told last. Only who serves tells it, or who
-    /// drops the server.
+    /// Emits `StateChanged` if the state differs from the last one reported. Only the serving
+    /// thread calls this, or the thread that drops the server.
     pub(crate) fn report_state(&self) {
         let to = self.lifecycle.state();
         let from = std::mem::replace(&mut *lock(&self.last_reported), to);
@@ -375,7 +379,7 @@ impl Shared {
         }
     }
 
-    /// Bytes received and sent by requests that have not ended.
+    /// Returns the bytes received and sent by requests that have not ended.
     #[cfg(feature = "metrics")]
     pub(crate) fn active_bytes(&self) -> (u64, u64) {
         self.entries()
@@ -385,29 +389,31 @@ impl Shared {
             .fold((0, 0), |(received, sent), (r, s)| (received + r, sent + s))
     }
 
-    /// In a forked child: from now on nothing here wakes up the parent but a command to it, and its
-    /// figures stay as they were when it forked.
+    /// Detaches a forked child's copy. From then on only a command to the parent wakes the parent,
+    /// and the counters stay as they were at the fork.
     pub(crate) fn abandon_in_child(&self) {
         self.wakeup_requested.store(false, Ordering::SeqCst);
         self.is_copy.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn cancel_all(&self) {
-        // Collected first: waking a handler up must not happen under the table's lock.
+        // The entries are collected first, because a handler must not be woken under the table's
+        // lock.
         let all: Vec<_> = self.entries().values().cloned().collect();
         for entry in all {
             entry.cancel();
         }
     }
 
-    /// A client waits for what is short: cuts requests that have it and use nothing. Returns how
-    /// many, and when to ask again if that does not help; never, if nothing is ever cut.
+    /// Cancels requests that hold the exhausted resource and use nothing, because a client waits
+    /// for it. Returns the number of cancelled requests and the time to try again if that does not
+    /// help. The time is `None` if displacement is off.
     pub(crate) fn make_room(
         &self,
         holding: Holding,
         limit: &'static str,
     ) -> (usize, Option<Instant>) {
-        // Collected first, as in `cancel_all`.
+        // The entries are collected first, as in `cancel_all`.
         let mut all = Vec::new();
         let (found, next) = self.displacer.search(|| {
             all.extend(self.entries().values().cloned());
@@ -422,7 +428,7 @@ impl Shared {
         (victims.filter(|victim| victim.displace()).count(), next)
     }
 
-    /// A request was cut, or is refused, as another one needs what it has.
+    /// Counts a request that was cancelled or rejected because another request needs its resource.
     pub(crate) fn count_displaced(&self, limit: &'static str) {
         if self.displacer.count_one() {
             self.displacement_begins(limit);
@@ -434,12 +440,12 @@ impl Shared {
         self.emit(&Event::DisplacementStarted { limit, live });
     }
 
-    /// Whether requests may be cut for others.
+    /// Returns true if requests may be cancelled to make room for others.
     pub(crate) fn displaces(&self) -> bool {
         !self.displacer.is_off()
     }
 
-    /// Tells that places are not short any more, if that is so. Returns when to look again.
+    /// Reports the end of a shortage if it is over. Returns the time of the next check.
     pub(crate) fn settle_displacement(&self, now: Instant) -> Option<Instant> {
         match self.displacer.settle(now) {
             Ok((displaced, lasted)) => {
@@ -450,13 +456,14 @@ impl Shared {
         }
     }
 
-    /// Until now nobody may have counted.
+    /// Counts active requests for their peers. Before a limit was set, they may not have been
+    /// counted.
     fn count_peers(&self) {
         let all: Vec<_> = self.entries().values().cloned().collect();
         for entry in all {
             let peer = &entry.info().peer;
             if self.preamble.names_client_of(peer) {
-                // Somebody's proxy, or one that has yet to say whose.
+                // The peer is a proxy that forwards for a client, or has not named the client yet.
                 continue;
             }
             let mut permit = lock(&entry.permit);
@@ -472,7 +479,7 @@ impl Shared {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No application code runs while one of these is held.
+    // No application code runs while one of these mutexes is held.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -482,47 +489,48 @@ fn log_failure(info: &RequestInfo, failure: &HandlerError) {
     if kind == Some(io::ErrorKind::TimedOut) {
         tracing::info!(%id, %peer, %phase, error = format_args!("{:#}", failure.cause()), "request timed out");
     } else if failure.error().is_some_and(AmplificationExceeded::is_in) {
-        // The limit does what it is for, and whoever forges sources decides how often. It is counted.
+        // The limit works as intended, and an attacker decides how often. A counter counts it.
         tracing::debug!(%id, %peer, %phase, error = format_args!("{:#}", failure.cause()), "reply withheld");
     } else if kind == Some(io::ErrorKind::InvalidData) {
-        // What the peer has sent is at fault, and no operator can do anything about it.
+        // The peer's input is invalid, and an operator cannot do anything about it.
         tracing::warn!(%id, %peer, %phase, error = format_args!("{:#}", failure.cause()), "request failed");
     } else {
         tracing::error!(%id, %peer, %phase, error = format_args!("{:#}", failure.cause()), "request failed");
     }
 }
 
-/// Whether a request waits for its peer, on no thread of a pool.
+/// The kind of suspension in which a request waits for its peer without occupying a pool thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Suspension {
     None,
-    /// In the middle of what comes before the handler: a drain lets it go on.
+    /// The request is suspended in its preamble, before the handler. A drain lets it continue.
     InPreamble,
-    /// Nothing is lost if a drain ends it.
+    /// The request is suspended between two calls of its handler. A drain may end it without loss.
     Idle,
 }
 
-/// One live request, as the table knows it.
+/// One active request in the table.
 struct Entry {
     accepted: RequestInfo,
-    /// What a proxy has told since. Boxed: most connections have no proxy, and many are idle.
+    /// The client that a proxy has named. Boxed, because most connections have no proxy, and many
+    /// are idle.
     #[cfg(feature = "proxy")]
     proxied: OnceLock<Box<RequestInfo>>,
-    /// Weak: looking at a connection must not keep it open.
+    /// Weak, because inspecting a connection must not keep it open.
     socket: Option<Weak<Socket>>,
-    /// The child that serves it, under the forking model.
+    /// The child that serves the request, under the forking model.
     child: OnceLock<OwnedFd>,
-    /// Its handler has returned and is to be called again.
+    /// Whether the request is suspended.
     paused: Mutex<Suspension>,
-    /// Its share of what its peer may have, once that is limited.
+    /// The request's share of the limits of its peer, once a limit is set.
     permit: Mutex<Option<PeerPermit>>,
-    /// It is over, and its bytes are about to be counted among those of requests that ended.
+    /// The request has ended, and its bytes are about to be added to the totals.
     ended: AtomicBool,
-    /// There is no room for it yet.
+    /// The request waits for a slot.
     queued: AtomicBool,
 }
 
-/// As reports name it.
+/// The name of the request in reports.
 #[cfg(feature = "green")]
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -540,8 +548,8 @@ impl Entry {
         &self.accepted
     }
 
-    /// What is known of it where it holds what others need. One that was cut already, or waits for
-    /// room itself, gives nothing.
+    /// Returns the facts about a request that holds the resource that others need. Returns `None`
+    /// for a request that waits for a slot itself, because it holds nothing.
     fn held(&self, holding: Holding) -> Option<Held> {
         if self.queued.load(Ordering::Relaxed) {
             return None;
@@ -566,7 +574,7 @@ impl Entry {
         Some(held)
     }
 
-    /// Cuts it, unless something has come in meanwhile: that is served.
+    /// Cancels the request, unless bytes have arrived since the search: those are served.
     fn displace(&self) -> bool {
         let socket = self.socket.as_ref().and_then(Weak::upgrade);
         let socket = socket.filter(|socket| !socket.is_being_read());
@@ -577,7 +585,7 @@ impl Entry {
 
     fn cancel(&self) -> bool {
         if let Some(child) = self.child.get() {
-            return pidfd_send_signal(child, CUT).is_ok();
+            return pidfd_send_signal(child, CANCEL_SIGNAL).is_ok();
         }
         let socket = self.socket.as_ref().and_then(Weak::upgrade);
         socket
@@ -586,7 +594,7 @@ impl Entry {
     }
 }
 
-/// A request's place in the table, given up when it is dropped.
+/// The entry of a request in the table, removed when the guard is dropped.
 pub struct RequestGuard {
     entry: Arc<Entry>,
     shared: Arc<Shared>,
@@ -624,13 +632,13 @@ impl RequestGuard {
         self.entry.info()
     }
 
-    /// What whoever serves it is called after.
+    /// Returns the label of the coroutine that serves the request.
     #[cfg(feature = "green")]
     pub(crate) fn label(&self) -> Arc<RequestLabel> {
         self.entry.clone()
     }
 
-    /// A proxy has said who the client is.
+    /// Stores the client that a proxy's header names.
     #[cfg(feature = "proxy")]
     pub(crate) fn set_proxied(&self, client: &Address, proxy: &Address) {
         let mut info = self.entry.accepted.clone();
@@ -639,7 +647,7 @@ impl RequestGuard {
         let _ = self.entry.proxied.set(Box::new(info));
     }
 
-    /// From now on the request is counted for its client.
+    /// Counts the request for its client from now on.
     #[cfg(feature = "proxy")]
     pub(crate) fn set_ticket(&self, permit: Option<PeerPermit>) {
         *lock(&self.entry.permit) = permit;
@@ -649,12 +657,12 @@ impl RequestGuard {
         &self.shared
     }
 
-    /// The request is over.
+    /// Marks the request as ended.
     pub(crate) fn set_ended(&self) {
         self.entry.ended.store(true, Ordering::SeqCst);
     }
 
-    /// Its wait for room begins or ends.
+    /// Records that the wait for a slot begins or ends.
     pub(crate) fn set_queued(&self, queued: bool) {
         if self.entry.queued.swap(queued, Ordering::Relaxed) == queued {
             return;
@@ -667,7 +675,7 @@ impl RequestGuard {
         }
     }
 
-    /// A pause begins or ends.
+    /// Records that a suspension begins or ends.
     pub(crate) fn set_suspension(&self, paused: Suspension) {
         let before = std::mem::replace(&mut *lock(&self.entry.paused), paused);
         let count = |count: &AtomicUsize, was: bool, is: bool| match (was, is) {
@@ -680,17 +688,17 @@ impl RequestGuard {
         let (was, is) = (before != Suspension::None, paused != Suspension::None);
         count(&self.shared.waiting, was, is);
         if is && !was {
-            // There may be room for another one.
+            // A pool thread may be free for another request.
             self.shared.notify_ended();
         }
     }
 
-    /// From now on the request is served by a child, and cancelled by a signal to it.
+    /// Records that a child serves the request, so that it is cancelled by a signal to the child.
     pub(crate) fn served_by(&self, child: OwnedFd) {
         let _ = self.entry.child.set(child);
     }
 
-    /// The descriptor of the child that serves the request.
+    /// Returns the descriptor of the child that serves the request.
     pub(crate) fn child(&self) -> Option<&OwnedFd> {
         self.entry.child.get()
     }
@@ -698,14 +706,14 @@ impl RequestGuard {
 
 impl fmt::Debug for RequestGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Record").field(self.info()).finish()
+        f.debug_tuple("RequestGuard").field(self.info()).finish()
     }
 }
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.shared.entries().remove(&self.entry.accepted.id);
-        // Now, even if somebody looks at the entry at the moment.
+        // The permit is released now, even if another thread still holds the entry.
         drop(lock(&self.entry.permit).take());
         if self.shared.is_copy.load(Ordering::SeqCst) {
             return;
@@ -717,7 +725,7 @@ impl Drop for RequestGuard {
     }
 }
 
-/// A handle on a server, for any thread, handler, hook or signal handler. Cheap to clone.
+/// A handle on a server, for use in any thread, handler, hook or signal handler. Cheap to clone.
 ///
 /// ```
 /// use socketserver::{Connection, ThreadingTcpServer, handler_fn};
@@ -735,116 +743,120 @@ impl Drop for RequestGuard {
 pub struct ServerHandle(pub(crate) Arc<Shared>);
 
 impl ServerHandle {
-    /// Asks the server to stop serving: `serve_forever` returns. The listener stays open, requests
-    /// on other threads go on, and `serve_forever` may be called again.
+    /// Requests that the server stop serving: `serve_forever` returns. The listener stays open,
+    /// requests on other threads continue, and `serve_forever` may be called again.
     ///
-    /// Never blocks; use [`wait`](Self::wait) to wait. Before serving has begun, it makes
-    /// `serve_forever` return at once; after serving has ended, it does nothing. It makes no
-    /// allocation and takes no lock, so it may be called from a signal handler; called in a forked
-    /// child, it stops the parent.
+    /// Never blocks; use [`wait`](Self::wait) to wait. Before serving has begun, this call makes
+    /// `serve_forever` return at once; after serving has ended, it does nothing. It does not
+    /// allocate and takes no lock, so a signal handler may call it. Called in a forked child, it
+    /// stops the parent.
     pub fn shutdown(&self) {
         self.0.lifecycle.stop();
     }
 
-    /// Asks the server to close gracefully, and to be done within `timeout`.
+    /// Requests that the server close gracefully within `timeout`.
     ///
-    /// What waits in the backlog is served, the listener is closed, live requests come to their
-    /// end; those that have not when the time is over are cut, and clients still in the backlog
-    /// are refused. Then `serve_forever` returns, for good; [`drain_report`](Self::drain_report)
-    /// tells what happened. The earliest of several deadlines holds: `drain(Duration::ZERO)`
-    /// forces a drain that is under way.
+    /// The server serves the connections in the backlog, closes the listener, and lets active
+    /// requests end. At the deadline it cancels the remaining requests, and rejects clients that
+    /// are still in the backlog. Then `serve_forever` returns, and cannot serve again.
+    /// [`drain_report`](Self::drain_report) returns the counts. The earliest of several deadlines
+    /// applies: `drain(Duration::ZERO)` ends a running drain at once.
     ///
     /// Never blocks, and is as safe in a signal handler as [`shutdown`](Self::shutdown). Called in
-    /// a forked child, it drains the parent within 30 seconds, whatever `timeout` says.
+    /// a forked child, it drains the parent within 30 s, and ignores `timeout`.
     pub fn drain(&self, timeout: Duration) {
         self.0.lifecycle.drain(timeout);
     }
 
-    /// Waits until the server does not serve, and returns whether that is the case; `false` means
-    /// that `timeout` passed first. Called from a handler that the serving thread itself runs, it
-    /// can only time out.
+    /// Waits until the server has stopped serving. Returns true if it has, and false if `timeout`
+    /// passed first. If a handler that runs on the serving thread calls this method, the call times
+    /// out.
     #[must_use]
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         self.0.lifecycle.wait(timeout)
     }
 
-    /// Whether `serve_forever` or `handle_request` is running.
+    /// Returns true if `serve_forever` or `handle_request` is running.
     #[must_use]
     pub fn is_serving(&self) -> bool {
         self.0.lifecycle.is_serving()
     }
 
-    /// Whether a drain was asked for. A handler may look, and come to an end earlier; in a forked
-    /// child it sees what was asked of the parent.
+    /// Returns true if a drain was requested. A handler may check this to end earlier. In a forked
+    /// child it reports a drain of the parent.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.0.lifecycle.is_draining()
     }
 
-    /// Whether the server is [lame](Self::set_lame): its clients should go elsewhere. A handler may
-    /// look, and ask its client to; in a forked child it sees what the parent is.
+    /// Returns true if the server is a [lame duck](Self::set_lame): it serves, but its clients
+    /// should connect elsewhere. A handler may check this, and ask its client to reconnect. In a
+    /// forked child it reports the parent's setting.
     #[must_use]
     pub fn is_lame(&self) -> bool {
         self.0.lifecycle.is_lame()
     }
 
-    /// What the server is doing. In a forked child it is a copy: what the parent did when it forked.
+    /// Returns the state of the server. In a forked child this is a copy: the state of the parent
+    /// at the fork.
     #[must_use]
     pub fn state(&self) -> ServerState {
         self.0.lifecycle.state()
     }
 
-    /// Whether new clients should come; see [`ServerState::is_ready`]. Being at a limit does not
-    /// count: who comes then is dealt with as [`OverloadPolicy`](crate::OverloadPolicy) says.
+    /// Returns true if new clients should connect; see [`ServerState::is_ready`]. A server at its
+    /// limit is still ready: [`OverloadPolicy`](crate::OverloadPolicy) decides about further
+    /// clients.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.state().is_ready()
     }
 
-    /// Makes the server lame, or ready again: lame, it goes on accepting and serving, and is
-    /// [not ready](Self::is_ready), so that who distributes clients gives it no more.
+    /// Makes the server a lame duck, or ready again. A lame duck still accepts and serves, but is
+    /// [not ready](Self::is_ready), so that a load balancer sends it no new clients.
     ///
-    /// Never blocks, and is as safe in a signal handler as [`shutdown`](Self::shutdown). Called in a
-    /// forked child, `true` makes the parent lame, and `false` does nothing: one child does not know
-    /// what the others have found.
+    /// Never blocks, and is as safe in a signal handler as [`shutdown`](Self::shutdown). Called in
+    /// a forked child, `true` makes the parent a lame duck, and `false` does nothing, because one
+    /// child does not know what the other children have found.
     pub fn set_lame(&self, lame: bool) {
         self.0.lifecycle.set_lame(lame);
     }
 
-    /// Totals since the server was made.
+    /// Returns totals since the server was created.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.0.sink.counters()
     }
 
-    /// How many requests have been accepted and have not ended.
+    /// Returns the number of requests that have been accepted and have not ended.
     #[must_use]
     pub fn active_count(&self) -> usize {
         self.0.active()
     }
 
-    /// How many of them wait between two calls of their handlers; see
+    /// Returns the number of active requests that are suspended between two calls of their
+    /// handlers; see
     /// [`Connection::suspend_until_readable`](crate::Connection::suspend_until_readable).
     #[must_use]
     pub fn waiting_count(&self) -> usize {
         self.0.paused()
     }
 
-    /// How many of them wait until there is room for them; see
+    /// Returns the number of active requests that wait for a slot; see
     /// [`OverloadPolicy::Queue`](crate::OverloadPolicy::Queue).
     #[must_use]
     pub fn queued_count(&self) -> usize {
         self.0.queued.load(Ordering::Relaxed)
     }
 
-    /// How many requests the server serves at once: what its concurrency model allows, or
-    /// [`Admission::max_active`] if that is less.
+    /// Returns the number of requests that the server serves at once: the limit of its concurrency
+    /// model, or [`Admission::max_active`] if that is less.
     #[must_use]
     pub fn limit(&self) -> usize {
         self.0.limit.min(self.0.admission.max_active())
     }
 
-    /// Those requests, oldest first.
+    /// Returns the active requests, oldest first.
     #[must_use]
     pub fn active(&self) -> Vec<ActiveRequest> {
         let entries = self.0.entries();
@@ -872,37 +884,37 @@ impl ServerHandle {
         entries.values().map(look).collect()
     }
 
-    /// Cuts one connection: its handler's reads and writes fail with
-    /// [`io::ErrorKind::ConnectionAborted`]; a child that serves it is sent
-    /// [`Forking::CUT`](crate::Forking::CUT). Returns whether there was such a connection.
+    /// Cancels one connection: its handler's reads and writes fail with
+    /// [`io::ErrorKind::ConnectionAborted`]. A child that serves it receives the signal
+    /// [`Forking::CANCEL_SIGNAL`](crate::Forking::CANCEL_SIGNAL). Returns true if there was such a connection.
     #[must_use = "the request may have ended meanwhile"]
     pub fn cancel(&self, id: RequestId) -> bool {
         let entry = self.0.entries().get(&id).cloned();
         entry.is_some_and(|entry| entry.cancel())
     }
 
-    /// Changes who may come in, how many and how fast, from the next request on. Those that are
-    /// live stay, and count as their peers'.
+    /// Replaces the admission rules, from the next request on. Active requests continue, and count
+    /// towards the limits of their peers.
     pub fn set_admission(&self, admission: Admission) {
         self.0.admission.set(admission);
         self.0.count_peers();
-        // It may wait for a time that is another one now.
+        // The accept loop may wait for a time that has changed with the rules.
         self.0.lifecycle.wake();
     }
 
-    /// Who may come in now.
+    /// Returns the current admission rules.
     #[must_use]
     pub fn admission(&self) -> Admission {
         Admission::clone(&self.0.admission.limits())
     }
 
-    /// Changes the limits on waiting that requests start with, from the next one on.
+    /// Replaces the time limits that requests start with, from the next request on.
     ///
-    /// What the system was told about a listener stays: the user timeout of TCP, and for datagrams
+    /// Options that are already set on a listener stay: the user timeout of TCP and, for datagrams,
     /// the send timeout.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for a limit of zero.
+    /// Returns [`io::ErrorKind::InvalidInput`] if a limit is zero.
     pub fn set_timeouts(&self, timeouts: Timeouts) -> io::Result<()> {
         if timeouts.zero().is_some() {
             nonzero(Some(Duration::ZERO))?;
@@ -911,20 +923,20 @@ impl ServerHandle {
         Ok(())
     }
 
-    /// The limits on waiting that requests start with now.
+    /// Returns the time limits that requests start with now.
     #[must_use]
     pub fn timeouts(&self) -> Timeouts {
         *self.0.timeouts()
     }
 
-    /// What the drain did, once it is over.
+    /// Returns the result of the drain, once it is over.
     #[must_use]
     pub fn drain_report(&self) -> Option<DrainReport> {
         let (report, is_over) = *lock(&self.0.drained);
         is_over.then_some(report)
     }
 
-    /// What the drain has done so far, or did in the end; `None` as long as none was asked for.
+    /// Returns the progress or the result of the drain, or `None` if no drain was requested.
     #[must_use]
     pub fn drain_progress(&self) -> Option<DrainReport> {
         let since = self.0.lifecycle.draining_since()?;

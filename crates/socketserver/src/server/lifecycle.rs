@@ -1,5 +1,5 @@
-//! Commands to a serving loop, and the phase it is in. Giving a command is two atomic steps and a
-//! `write(2)`: it never blocks, works from a signal handler, and works from a forked child.
+//! Commands to the accept loop, and its phase. A command is two atomic operations and a `write(2)`:
+//! it never blocks, works in a signal handler, and works in a forked child.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,58 +20,59 @@ const STOPPED: u32 = 2;
 const CLOSED: u32 = 3;
 const STOP: u32 = 1 << 2;
 const DRAIN: u32 = 1 << 3;
-/// New clients should go elsewhere.
+/// The server is a lame duck.
 const LAME: u32 = 1 << 4;
-/// The drain's time is over.
+/// The drain's deadline has passed.
 const FORCED: u32 = 1 << 5;
 
-/// What a child asks of its parent: flags do not cross a fork, but the eventfd does. Units of a kind
-/// that are too many for their bits are taken for one of the next kind, which asks for more.
+/// Commands of a child to its parent. Flags do not cross a fork, but the eventfd does. If the units
+/// of a kind overflow their bits, they count as one of the next kind, which is a stronger command.
 const WAKE_UNIT: u64 = 1;
 const CHILD_STOP_UNIT: u64 = 1 << 32;
 const CHILD_DRAIN_UNIT: u64 = 1 << 48;
-/// Last, as nothing but a drain can be taken for it, and a server that drains is not ready anyway.
+/// The highest kind, because only a drain can be taken for it, and a draining server is not ready
+/// anyway.
 const CHILD_LAME_UNIT: u64 = 1 << 56;
 
-/// How long a drain may take that was asked for without a time.
+/// The time limit of a drain that was requested without one.
 pub(crate) const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 
 pub(crate) struct Lifecycle {
-    /// Phase and pending commands in one word, so that a stop and the end of the loop it stops
-    /// cannot pass each other.
+    /// The phase and the pending commands in one word, so that a stop and the end of the loop that
+    /// it stops cannot miss each other.
     word: AtomicU32,
     waker: OwnedFd,
-    /// The waker of a process that took the server over from the one that made it: the two must not
-    /// hear each other's commands.
+    /// The waker of a process that took the server over from its maker. The two processes must not
+    /// receive each other's commands.
     own_waker: OnceLock<OwnedFd>,
-    /// Readable for good once a drain was asked for: how forked children hear of it. Of models
-    /// without children, nobody does.
+    /// Readable for good once a drain was requested, so that forked children notice the drain.
+    /// `None` for models without children.
     drain_event: Option<OwnedFd>,
-    /// Readable while the server is lame, for the same children.
+    /// Readable while the server is a lame duck, for the same children.
     lame_bell: Option<OwnedFd>,
     /// The process that serves, or is going to.
     owner: AtomicU32,
     /// The thread that serves.
     thread: AtomicU32,
     base: Instant,
-    /// When a drain was asked for first, in milliseconds since `base`.
+    /// The time of the first drain request, in milliseconds since `base`.
     drain_from: AtomicU64,
-    /// When a drain must be over, in milliseconds since `base`.
+    /// The deadline of the drain, in milliseconds since `base`.
     drain_until: AtomicU64,
     state_lock: Mutex<()>,
     changed: Condvar,
 }
 
-/// What the loop is asked to do.
+/// The pending commands of the accept loop.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Commands {
     pub(crate) stop: bool,
-    /// Close for good, and be done by then.
+    /// Close for good, until this time.
     pub(crate) drain: Option<Instant>,
 }
 
 impl Lifecycle {
-    /// `forks` is whether children are to hear of a drain.
+    /// Creates the state. With `forks`, children are notified of a drain.
     pub(crate) fn new(forks: bool) -> io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let drain_event = forks.then(|| eventfd(0, flags)).transpose()?;
@@ -92,24 +93,24 @@ impl Lifecycle {
         })
     }
 
-    /// Whether this is the process that serves, and not a child of it.
+    /// Returns true if this process serves, and is not a child of the serving process.
     pub(crate) fn is_owner(&self) -> bool {
         this_process() == self.owner.load(Ordering::Relaxed)
     }
 
-    /// The process that serves, or is going to.
+    /// Returns the process that serves, or is going to.
     #[cfg(feature = "metrics")]
     pub(crate) fn owner(&self) -> u32 {
         self.owner.load(Ordering::Relaxed)
     }
 
-    /// Whether this is the thread that serves.
+    /// Returns true if this thread serves.
     pub(crate) fn is_serving_thread(&self) -> bool {
         this_thread() == self.thread.load(Ordering::Relaxed)
     }
 
-    /// Makes this process the one that serves, if it is a fork of the one that made the server: a
-    /// daemon binds first. Only the first such fork can.
+    /// Makes this process the serving process, if it is a fork of the process that made the server.
+    /// A daemon binds first and then forks. Only the first such fork succeeds.
     pub(crate) fn take_over(&self) -> io::Result<()> {
         if self.is_owner() {
             return Ok(());
@@ -125,7 +126,7 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// Wakes the loop up, to look around.
+    /// Wakes the accept loop.
     pub(crate) fn wake(&self) {
         self.write(WAKE_UNIT);
     }
@@ -138,7 +139,7 @@ impl Lifecycle {
     }
 
     fn stop_here(&self) {
-        // Asked of a server that was stopped, a stop is the case already: it must not stick and
+        // A stopped server is stopped already. The command must not stay pending, because it would
         // end the next `serve_forever`.
         let set = self
             .word
@@ -161,7 +162,7 @@ impl Lifecycle {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX - 1);
         let now = self.base.elapsed();
         self.drain_from.fetch_min(millis(now), Ordering::SeqCst);
-        // The earliest deadline holds: a second call can only hurry the first.
+        // The earliest deadline applies: a second call can only shorten the drain.
         let until = millis(now.saturating_add(timeout));
         self.drain_until.fetch_min(until, Ordering::SeqCst);
         self.word.fetch_or(DRAIN, Ordering::SeqCst);
@@ -189,16 +190,16 @@ impl Lifecycle {
             if let Some(event) = &self.lame_bell {
                 let _ = match lame {
                     true => rustix::io::write(event, &1_u64.to_ne_bytes()),
-                    // A read takes all of the count.
+                    // A read resets the whole counter.
                     false => rustix::io::read(event, &mut [0_u8; 8]),
                 };
             }
-            // There is something to tell of.
+            // The loop reports the changed state.
             self.wake();
         }
     }
 
-    /// The drain's time is over, and what was left is being cut.
+    /// Records that the drain's deadline has passed and the remaining requests are being cancelled.
     pub(crate) fn force(&self) {
         self.word.fetch_or(FORCED, Ordering::SeqCst);
     }
@@ -216,11 +217,11 @@ impl Lifecycle {
         }
     }
 
-    /// Begins to serve; `false` if the server is closed.
+    /// Begins to serve. Returns false if the server is closed.
     pub(crate) fn enter(&self) -> bool {
         self.thread.store(this_thread(), Ordering::Relaxed);
         let before = self.word.load(Ordering::SeqCst) & PHASE;
-        // A stop that a child asked for after the server was stopped is the case already.
+        // A child's stop that arrived after the server had stopped is already fulfilled.
         self.apply_child_commands(before == NEW);
         let entered = self
             .word
@@ -230,12 +231,12 @@ impl Lifecycle {
         entered.is_ok()
     }
 
-    /// Ends serving, as that was asked for; the server can serve again unless it is `closed`.
+    /// Ends serving after a command. The server can serve again unless it is `closed`.
     pub(crate) fn leave(&self, closed: bool) {
         self.settle(if closed { CLOSED } else { STOPPED }, STOP);
     }
 
-    /// Ends serving for now. A stop that was asked for meanwhile is still to come.
+    /// Ends serving for now. A stop that arrived during this time stays pending.
     pub(crate) fn pause(&self) {
         self.settle(NEW, 0);
     }
@@ -259,7 +260,7 @@ impl Lifecycle {
         self.changed.notify_all();
     }
 
-    /// The waker is ready: takes in what arrived.
+    /// Reads the waker, and applies the commands of children.
     pub(crate) fn on_wakeup(&self) {
         self.apply_child_commands(true);
     }
@@ -277,7 +278,7 @@ impl Lifecycle {
         }
     }
 
-    /// What is asked for.
+    /// Returns the pending commands.
     pub(crate) fn commands(&self) -> Commands {
         let word = self.word.load(Ordering::SeqCst);
         let until = Duration::from_millis(self.drain_until.load(Ordering::SeqCst));
@@ -291,7 +292,7 @@ impl Lifecycle {
         }
     }
 
-    /// When a drain was asked for.
+    /// Returns the time at which a drain was requested.
     pub(crate) fn draining_since(&self) -> Option<Instant> {
         let from = Duration::from_millis(self.drain_from.load(Ordering::SeqCst));
         self.is_draining()
@@ -307,7 +308,8 @@ impl Lifecycle {
         self.word.load(Ordering::SeqCst) & DRAIN != 0 || self.drain_event_is_set(None)
     }
 
-    /// Whether clients should go elsewhere. Of a forked child's parent, what is the case now.
+    /// Returns true if the server is a lame duck. In a forked child this is the parent's current
+    /// state.
     pub(crate) fn is_lame(&self) -> bool {
         match self.lame_bell.as_ref().filter(|_| !self.is_owner()) {
             None => self.word.load(Ordering::SeqCst) & LAME != 0,
@@ -318,8 +320,8 @@ impl Lifecycle {
         }
     }
 
-    /// In a forked child: whether the parent drains. Waits for that or for `other` to be ready, if
-    /// there is one, but for no longer than `until`.
+    /// Returns true, in a forked child, if the parent drains. Waits until then or until `other` is
+    /// ready, if given, but not beyond `until`.
     fn drain_event_is_set(&self, other: Option<(BorrowedFd<'_>, Option<Instant>)>) -> bool {
         let Some(event) = self.drain_event.as_ref().filter(|_| !self.is_owner()) else {
             return false;
@@ -338,21 +340,21 @@ impl Lifecycle {
             let mut fds = [event, other];
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(_) => return !fds[0].revents().is_empty(),
-                // By a signal that is for the parent: poll(2) is never restarted. Whoever went on
-                // from here to wait for the peer alone would not hear the bell.
+                // A signal interrupted poll(2), which is never restarted. The loop must poll again,
+                // because a wait for the peer alone would miss the drain.
                 Err(Errno::INTR) => {}
                 Err(_) => return false,
             }
         }
     }
 
-    /// In a forked child that waits for `input`: sleeps until there is some, or the time is over, or
-    /// the parent begins to drain. Elsewhere a drain is told in other ways, and this does nothing.
+    /// Sleeps, in a forked child, until `input` is readable, the time is over, or the parent begins to
+    /// drain. In other processes this does nothing, because handlers learn of a drain in other ways.
     pub(crate) fn wait_readable_or_drain(&self, input: BorrowedFd<'_>, until: Option<Instant>) {
         self.drain_event_is_set(Some((input, until)));
     }
 
-    /// Waits until nobody serves and no stop is pending.
+    /// Waits until the server does not serve and no stop is pending.
     pub(crate) fn wait(&self, timeout: Option<Duration>) -> bool {
         let settled = || {
             let word = self.word.load(Ordering::SeqCst);
@@ -384,7 +386,7 @@ impl Lifecycle {
     }
 
     fn write(&self, units: u64) {
-        // The only failure is a full counter, and then the loop is being woken up already.
+        // The only error is a full counter, and then the loop is being woken already.
         let _ = rustix::io::write(self, &units.to_ne_bytes());
     }
 
@@ -412,7 +414,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stop_before_serving_sticks_and_one_after_it_does_not() {
+    fn stop_before_serving_stays_pending_and_stop_after_it_does_not() {
         let life = Lifecycle::new(false).unwrap();
         life.stop();
         assert!(life.enter());
@@ -425,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_between_two_requests_is_kept() {
+    fn stop_between_two_requests_stays_pending() {
         let life = Lifecycle::new(false).unwrap();
         assert!(life.enter());
         life.stop();
@@ -441,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_before_serving_is_waited_for() {
+    fn wait_covers_a_drain_requested_before_serving() {
         let life = Lifecycle::new(false).unwrap();
         life.drain(Duration::from_secs(1));
         assert!(!life.wait(Some(Duration::from_millis(1))));
@@ -449,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn the_earliest_drain_deadline_holds_and_closing_is_final() {
+    fn earliest_drain_deadline_applies_and_closing_is_final() {
         let life = Lifecycle::new(false).unwrap();
         life.drain(Duration::from_secs(1));
         life.drain(Duration::MAX);
@@ -462,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_follows_the_word() {
+    fn state_follows_the_phase_word() {
         use ServerState::{Bound, Closed, Draining, LameDuck, Serving, Stopped, Terminating};
         let life = Lifecycle::new(false).unwrap();
         assert_eq!(life.state(), Bound);
@@ -488,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn what_children_ask_for_is_told_apart() {
+    fn commands_of_children_are_distinguished() {
         let units = |units: u64| {
             let life = Lifecycle::new(false).unwrap();
             assert!(life.enter());

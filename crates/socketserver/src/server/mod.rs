@@ -1,4 +1,5 @@
-//! The server: listening sockets, a concurrency model and a factory of handlers, joined by a loop.
+//! The server: listening sockets, a concurrency model and a handler factory, joined by an accept
+//! loop.
 
 mod accept;
 mod accept_loop;
@@ -49,22 +50,22 @@ use crate::concurrency::Concurrency;
 use crate::transport::{AcceptContext, ToBindAddrs, Transport};
 use crate::{Address, BindError, RequestHandler, Result, ServeError};
 
-/// What [`Server::handle_request`] came to.
+/// The result of [`Server::handle_request`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RequestOutcome {
-    /// A request was taken on: served, handed to its thread or process, or refused.
+    /// A request was accepted. It was served, handed to its thread or process, or rejected.
     Request,
-    /// None came in time, and the hook `handle_timeout` was called.
+    /// No request arrived within the timeout, and the hook `handle_timeout` was called.
     TimedOut,
-    /// A stop or a drain was asked for.
+    /// A stop or a drain was requested.
     Stopped,
 }
 
 type Verify<R> = Box<dyn Fn(&R) -> Result<bool> + Send + Sync>;
 type Action = Box<dyn FnMut() -> Result<()> + Send>;
 
-/// What the application adds to a server, besides handlers.
+/// The callbacks that the application adds to a server, besides handlers.
 struct Hooks<R> {
     verify_request: Option<Verify<R>>,
     handle_timeout: Option<Action>,
@@ -73,14 +74,14 @@ struct Hooks<R> {
 
 /// A server for requests of one transport under one concurrency model.
 ///
-/// The names to use are the aliases ([`ThreadingTcpServer`](crate::ThreadingTcpServer) and its
-/// kin). The type parameters are the transport and the concurrency model. The factory, a `Fn() -> H`
-/// that makes a new handler for each request, is not part of the type: a server can be a field, an
+/// Use it by its aliases, such as [`ThreadingTcpServer`](crate::ThreadingTcpServer). The type
+/// parameters are the transport and the concurrency model. The factory, a `Fn() -> H` that makes a
+/// new handler for each request, is not part of the type. A server can therefore be a field, an
 /// element of a `Vec`, or a return type.
 ///
-/// Dropping a server closes its listeners, frees the port or the path, and waits for nothing;
-/// requests on other threads go on. (A datagram socket stays open until the last datagram that may
-/// be replied to is gone.) [`server_close`](Self::server_close) is the graceful way.
+/// Dropping a server closes its listeners and frees the port or the path. The drop does not wait:
+/// requests on other threads continue. A datagram socket stays open until the last datagram that
+/// may be replied to is dropped. [`server_close`](Self::server_close) closes the server gracefully.
 pub struct Server<T: Transport, C: Concurrency> {
     shared: Arc<Shared>,
     listeners: Vec<ListenerSlot<T>>,
@@ -96,7 +97,7 @@ pub struct Server<T: Transport, C: Concurrency> {
 }
 
 impl<T: Transport, C: Concurrency> Server<T, C> {
-    /// Begins a server with options.
+    /// Returns a builder for a server with options.
     ///
     /// ```
     /// use socketserver::{Connection, ThreadingTcpServer, Timeouts, handler_fn};
@@ -121,7 +122,8 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
     /// Binds and listens, with default options.
     ///
     /// # Errors
-    /// See [`BindError`]; nothing stays open after one.
+    /// Returns a [`BindError`] if the address is invalid or cannot be bound. No socket stays open
+    /// then.
     pub fn bind<F, H>(address: impl ToBindAddrs<T>, factory: F) -> Result<Self, BindError>
     where
         F: Fn() -> H + Send + Sync + 'static,
@@ -130,26 +132,27 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         Builder::new().bind(address, factory)
     }
 
-    /// Serves until a [stop](ServerHandle::shutdown) or the end of a [drain](ServerHandle::drain) is
-    /// reached. After a stop it may be called again.
+    /// Serves until a [stop](ServerHandle::shutdown) is requested or a [drain](ServerHandle::drain)
+    /// has ended. After a stop this method may be called again.
     ///
-    /// Nothing a client or a handler does ends it.
+    /// No client and no handler can end this call.
     ///
     /// # Errors
-    /// Returns a [`ServeError`] if the server is closed, cannot fork here, or has lost its listener.
+    /// Returns a [`ServeError`] if the server is closed, cannot fork here, or has lost its
+    /// listener.
     pub fn serve_forever(&mut self) -> Result<(), ServeError> {
         self.run(RunUntil::Stopped)?;
         Ok(())
     }
 
-    /// Takes on one request and returns, or calls `handle_timeout` once `timeout` has passed.
+    /// Accepts one request and returns, or calls `handle_timeout` once `timeout` has passed.
     ///
-    /// Under a concurrent model the request may still be served when this returns. The hook
-    /// `service_actions` is not called. A drain that is asked for meanwhile is seen through, and
-    /// may take longer than `timeout`.
+    /// Under a concurrent model the request may still be served when this method returns. The hook
+    /// `service_actions` is not called. If a drain is requested during the call, the method
+    /// completes the drain, which may take longer than `timeout`.
     ///
     /// # Errors
-    /// As for [`serve_forever`](Self::serve_forever).
+    /// Returns the errors of [`serve_forever`](Self::serve_forever).
     pub fn handle_request(
         &mut self,
         timeout: Option<Duration>,
@@ -158,12 +161,13 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         self.run(RunUntil::OneRequest(end))
     }
 
-    /// Closes gracefully: serves what waits in the backlog, closes the listeners, and gives live
-    /// requests the time set by [`block_on_close`](Builder::block_on_close) to end, as a
-    /// [drain](ServerHandle::drain) does.
+    /// Closes the server gracefully, as a [drain](ServerHandle::drain) does. Serves the connections
+    /// in the backlog, closes the listeners, and lets active requests end within the time set by
+    /// [`block_on_close`](Builder::block_on_close).
     ///
     /// # Errors
-    /// As for [`serve_forever`](Self::serve_forever). The listeners are closed even so.
+    /// Returns the errors of [`serve_forever`](Self::serve_forever). The listeners are closed in
+    /// that case, too.
     pub fn server_close(mut self) -> Result<DrainReport, ServeError> {
         let handle = self.handle();
         let Some(timeout) = self.block_on_close else {
@@ -180,7 +184,7 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         let mut watches = std::mem::take(&mut self.watches);
         let mut poller = self.poller.take();
         if !self.shared.lifecycle.is_owner() {
-            // It was made before a fork, and the other process has it as well.
+            // The poller was made before a fork, so the other process uses it as well.
             poller = None;
         }
         let result = run(&mut poller, &mut [self], 0, &mut watches, until);
@@ -191,16 +195,17 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
 }
 
 impl<T: Transport, C: Concurrency> Server<T, C> {
-    /// The handle that stops this server from elsewhere.
+    /// Returns a handle that stops and inspects this server from other threads.
     #[must_use]
     pub fn handle(&self) -> ServerHandle {
         ServerHandle(self.shared.clone())
     }
 
-    /// The address it is bound to, with the real port; the first one, if there are several.
+    /// Returns the address that the server is bound to, with the actual port. If the server has
+    /// several addresses, this is the first.
     ///
     /// # Panics
-    /// After a drain, as there is none any more.
+    /// Panics after a drain, because the server has no address then.
     #[must_use]
     pub fn local_addr(&self) -> &Address {
         &self
@@ -210,15 +215,15 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
             .address
     }
 
-    /// All addresses it is bound to; none after a drain.
+    /// Returns all addresses that the server is bound to, or none after a drain.
     pub fn local_addrs(&self) -> impl Iterator<Item = &Address> {
         self.listeners.iter().map(|listener| &*listener.address)
     }
 
-    /// Has the serving thread call `call` whenever `fd` is readable; `call` reads it.
+    /// Calls `call` on the serving thread whenever `fd` is readable; `call` reads it.
     ///
-    /// This is how signals reach a forking server, which can have no thread for them. A `call`
-    /// that returns [`Watched::Done`], or fails, is not called again.
+    /// A forking server receives its signals this way, because it cannot have a thread for them. If
+    /// `call` returns [`Watched::Done`] or fails, the server does not call it again.
     pub fn watch<W: Into<Watched>>(
         &mut self,
         fd: impl Into<OwnedFd>,
@@ -228,10 +233,10 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
     }
 }
 
-/// The (first) listening socket, for options that the builder does not have.
+/// Returns the first listening socket, for options that the builder does not have.
 ///
 /// # Panics
-/// After a drain, as there is none any more.
+/// Panics after a drain, because the server has no socket then.
 impl<T: Transport, C: Concurrency> AsFd for Server<T, C> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listeners

@@ -1,4 +1,4 @@
-//! A request before it has a handler: what comes first is heard, and then it gets one.
+//! A request whose preamble (PROXY header, TLS handshake) is not complete.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -16,8 +16,8 @@ use crate::preamble::{PreambleProgress, PreambleState};
 use crate::waiting::Awaited;
 use crate::{RequestHandler, RequestInfo};
 
-/// Makes a request's handler and sets it up. Every factory of an application does; a server knows
-/// its factory as this, so that the type of a server does not depend on it.
+/// Makes a request's handler and sets it up. Every factory implements this trait. A server holds
+/// its factory as this trait object, so that the server's type does not depend on the factory.
 pub(crate) trait MakeSession<R>: Send + Sync {
     fn begin(
         &self,
@@ -98,10 +98,11 @@ fn begin<R: Request>(job: Box<AcceptedRequest<R>>, in_child: bool) -> Progress {
     }
 }
 
-/// Hears what there is, and if that is all, makes the session.
+/// Runs the preamble on the bytes received so far. Creates the session once the preamble is
+/// complete.
 ///
-/// On a stack frame of its own: what is moved around here would otherwise stay on the stack for as
-/// long as the handler runs, and a coroutine's stack should fit into a page.
+/// Not inlined: the values that are moved here would otherwise stay on the stack while the handler
+/// runs, and a coroutine's stack should fit into a page.
 #[inline(never)]
 fn run_preamble<R: Request>(
     mut job: Box<AcceptedRequest<R>>,
@@ -138,14 +139,14 @@ fn run_preamble<R: Request>(
     Err(Progress::Done(end))
 }
 
-/// A request whose peer has to say more before there is a handler for it.
+/// A request whose peer must send more before it gets a handler.
 struct PendingRequest<R> {
     job: Box<AcceptedRequest<R>>,
     steps: Option<Box<PreambleState>>,
-    /// The books are the parent's.
+    /// The parent keeps the counters.
     in_child: bool,
     until: Option<Instant>,
-    /// It has said nothing yet: nothing is lost if a drain ends it.
+    /// The peer has sent no byte, so a drain may end the request without loss.
     has_sent_nothing: bool,
 }
 
@@ -157,7 +158,7 @@ impl<R: Request> PendingRequest<R> {
         if let Some((waiting, _)) = request.waiting() {
             waiting.begin(Awaited::Opening);
         }
-        // Who has begun is served to the end by a drain, and takes no place in a pool meanwhile.
+        // A drain serves a request that has begun. Until the handler runs, it takes no pool thread.
         record.set_suspension(match self.has_sent_nothing {
             true => Suspension::Idle,
             false => Suspension::InPreamble,
@@ -217,7 +218,7 @@ impl<R: Request> Suspended for PendingRequest<R> {
         } = *self;
         match waited {
             Ok(()) => {}
-            // What was missing knows what that means.
+            // The preamble step that waited turns the timeout into its own error.
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
             Err(_) => {
                 let cut = job.request.cut();
@@ -235,12 +236,12 @@ impl<R: Request> Suspended for PendingRequest<R> {
     }
 }
 
-/// Closes a request that no handler will see, tells of it, and frees its place.
+/// Closes a request without a handler, reports it, and frees its slot.
 fn reject<R: Request>(request: R, record: RequestGuard, in_child: bool, end: Outcome) -> Outcome {
     let shared = record.shared();
     match &end {
         Outcome::Rejected(rejection) => {
-            // In a child, too: it alone knows who this is about.
+            // A child reports this, too, because only the child knows the client.
             shared.rejected(record.info(), rejection);
             request.reject(shared.preamble.notice(rejection));
         }

@@ -1,4 +1,4 @@
-//! The one place where a serving loop sleeps.
+//! The poller: the only place where an accept loop sleeps.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,11 +11,11 @@ use super::accept_loop::Token;
 use crate::ServeError;
 use crate::park::{Interest, Park, Parker};
 
-/// An epoll set of listeners, wakers and children: level-triggered, so that a turn may leave work
-/// for the next one.
+/// An epoll set of listeners, wakers and children. It is level-triggered, so that a turn may leave
+/// work for the next one.
 pub(crate) struct Poller {
-    /// Present where the loop itself is not parked by the kernel: an epoll set is one descriptor,
-    /// and readable when any of its own is.
+    /// Present if the loop is not parked by the kernel. An epoll set is itself a descriptor, which
+    /// is readable when any of its own is.
     park: Option<Box<dyn Park>>,
     epoll: OwnedFd,
 }
@@ -42,7 +42,7 @@ impl Poller {
         })
     }
 
-    /// The same, until it was reported once.
+    /// Adds a descriptor that is reported once.
     pub(crate) fn add_once(&self, fd: impl AsFd, source: Token) -> Result<(), ServeError> {
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
         let watched = watch(&self.epoll, fd, source.pack(), flags);
@@ -56,7 +56,7 @@ impl Poller {
         let _ = epoll::delete(&self.epoll, fd);
     }
 
-    /// Sleeps until something is ready or `until` has passed; then says what is ready.
+    /// Sleeps until a descriptor is ready or `until` has passed. Returns the ready ones.
     pub(crate) fn wait(
         &self,
         until: Option<Instant>,
@@ -96,7 +96,7 @@ impl Poller {
     }
 }
 
-/// Has `fd` reported as `data`, whether it is new to the epoll set or has stayed there since an
+/// Registers `fd` with `data`, whether it is new to the epoll set or still registered from an
 /// earlier round.
 pub(crate) fn watch(
     epoll: &OwnedFd,

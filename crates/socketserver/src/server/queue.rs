@@ -8,7 +8,7 @@ use crate::Address;
 use crate::admission::PeerKey;
 
 pub(super) struct Queue<R> {
-    /// In the order in which they came, each with the end of its wait.
+    /// In order of arrival, each with the end of its wait.
     waiting: VecDeque<(Instant, AcceptedRequest<R>)>,
 }
 
@@ -34,15 +34,15 @@ impl<R> Queue<R> {
         self.waiting.push_back((until, job));
     }
 
-    /// Whoever has waited longest.
+    /// Removes the request that has waited longest.
     pub(super) fn next(&mut self) -> Option<AcceptedRequest<R>> {
         let (_, job) = self.waiting.pop_front()?;
         job.record.set_queued(false);
         Some(job)
     }
 
-    /// The oldest of the peer that has most places here, if those are at least two more than a
-    /// newcomer would have with one.
+    /// Removes the oldest request of the peer that has most places in the queue, if it has at least
+    /// two more than the newcomer would have.
     pub(super) fn displaced_by(&mut self, newcomer: &Address) -> Option<AcceptedRequest<R>> {
         let mut places: HashMap<Option<PeerKey>, usize> = HashMap::new();
         for (_, job) in &self.waiting {
@@ -62,18 +62,18 @@ impl<R> Queue<R> {
         Some(job)
     }
 
-    /// Somebody who has waited in vain.
+    /// Removes a request whose wait has ended without a slot.
     pub(super) fn overdue(&mut self, now: Instant) -> Option<AcceptedRequest<R>> {
         let (until, _) = self.waiting.front()?;
         (*until <= now).then(|| self.next()).flatten()
     }
 
-    /// When to look again.
+    /// Returns the time of the next check.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         self.waiting.front().map(|(until, _)| *until)
     }
 
-    /// In a forked child: these are the parent's.
+    /// Forgets the requests in a forked child, because they belong to the parent.
     pub(super) fn clear(&mut self) {
         self.waiting.clear();
     }

@@ -1,4 +1,4 @@
-//! Turning clients away: what they are told, how they are closed, and who is told of it.
+//! Rejections: the message to the client, the close, and the report.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -19,27 +19,27 @@ use crate::concurrency::{Concurrency, OverloadPolicy};
 use crate::event::{Event, Rejection};
 use crate::transport::{Accepted, Transport};
 
-/// How long a client that was told something has to take it.
+/// The time that a rejected client has to read its message.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// So many may linger. The oldest is closed when there is one more.
+/// The maximum number of lingering connections. One more closes the oldest.
 const MAX_LINGERING: usize = 64;
 
-/// The longest notice, in bytes: the first segment of a connection takes it.
+/// The longest message, in bytes. It fits into the first segment of a connection.
 pub(super) const NOTICE: usize = 1024;
 
-/// What a server needs to turn clients away.
+/// The state that a server needs to reject clients.
 pub(super) struct Rejector {
-    /// What they are told; it may be nothing.
+    /// The message; it may be empty.
     notice: Arc<[u8]>,
-    /// They were told, and have not closed their end. A close now could reset the connection, and
-    /// a reset may overtake what was said
-    /// ([RFC 9112, 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)).
+    /// Connections that were sent the message, and whose peers have not closed yet. A close now
+    /// could reset the connection, and a reset may overtake the message ([RFC 9112,
+    /// 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)).
     lingering: VecDeque<(Instant, OwnedFd)>,
-    /// Given up when there is no other descriptor: the last one so as to accept a client and turn it
-    /// away rather than have it wait for nobody, the others to serve clients.
+    /// Released when no other descriptor is left. The last one accepts a client in order to reject
+    /// it, so that it does not wait without end. The others serve clients.
     reserve: Vec<OwnedFd>,
-    /// How many there are to be.
+    /// The intended size of the reserve.
     wanted: usize,
 }
 
@@ -63,14 +63,14 @@ impl Rejector {
         }
     }
 
-    /// Closes a request. It never waits.
+    /// Closes a request without blocking.
     pub(super) fn close<R: super::Request>(&mut self, request: R, rejection: &Rejection) {
         if let Some(fd) = request.refuse() {
             self.send_rejection(fd, rejection);
         }
     }
 
-    /// Tells a client, if there is something to tell, and closes the connection, now or soon.
+    /// Sends the message, if there is one, and closes the connection, now or soon.
     fn send_rejection(&mut self, fd: OwnedFd, rejection: &Rejection) {
         let notice = if rejection.is_told() {
             &*self.notice
@@ -88,8 +88,8 @@ impl Rejector {
         }
     }
 
-    /// Closes those who have had their time, and takes back what was given up. Whether there was
-    /// nothing to be had.
+    /// Closes lingering connections whose time is over, and refills the reserve. Returns true if no
+    /// descriptor was available.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
         while let Some((until, fd)) = self.lingering.front()
             && *until <= now
@@ -101,12 +101,12 @@ impl Rejector {
         self.reserve.len() < self.wanted
     }
 
-    /// When that is to be done next.
+    /// Returns the time of the next such call.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         self.lingering.front().map(|(until, _)| *until)
     }
 
-    /// In a forked child: these are the parent's.
+    /// Forgets the descriptors in a forked child, because they belong to the parent.
     pub(super) fn abandon_in_child(&mut self) {
         self.lingering.clear();
         self.reserve.clear();
@@ -122,11 +122,11 @@ impl Drop for Rejector {
     }
 }
 
-/// Throws away what has arrived: closing with unread input resets the connection. Whether that was
-/// all there will ever be.
+/// Discards received bytes, because closing with unread input resets the connection. Returns true
+/// if the input has ended.
 fn discard(fd: &OwnedFd) -> bool {
     let mut scratch = [0; 4096];
-    // No more than what the first window lets in: others wait.
+    // At most the bytes of the first window, because other clients wait.
     for _ in 0..16 {
         match recv(fd, &mut scratch, RecvFlags::DONTWAIT) {
             Ok((1.., _)) => {}
@@ -138,7 +138,7 @@ fn discard(fd: &OwnedFd) -> bool {
 }
 
 impl<T: Transport, C: Concurrency> Server<T, C> {
-    /// Tells of somebody who was not let in, and closes the connection.
+    /// Reports a rejected client, and closes the connection.
     pub(super) fn reject(
         &mut self,
         peer: Address,
@@ -156,13 +156,13 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         }
     }
 
-    /// Closes a request that no handler will see.
+    /// Closes a request that gets no handler.
     pub(super) fn refuse(&mut self, job: AcceptedRequest<T::Request>, rejection: &Rejection) {
         self.shared.emit(&Event::Rejected(job.info(), rejection));
         self.rejections.close(job.request, rejection);
     }
 
-    /// Refuses one request that waits at a gate; `false` if none does.
+    /// Rejects one request that waits at a listener. Returns false if none waits.
     pub(super) fn refuse_next(&mut self, listener: usize, rejection: &Rejection) -> bool {
         self.accept_context.emptied = false;
         let got = T::get_request(
@@ -187,8 +187,8 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         true
     }
 
-    /// The process is out of descriptors: whether a client could be turned away all the same, so
-    /// that it knows. Where clients are to wait, they do so in the kernel's queue.
+    /// Handles a lack of descriptors. Returns true if a client could be rejected, so that it need
+    /// not wait. Where the policy is to wait, clients wait in the kernel's backlog.
     pub(super) fn makes_room_by_refusing(
         &mut self,
         listener: usize,
@@ -201,13 +201,14 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         {
             return false;
         }
-        // Those who linger have what could be of use to others.
+        // Descriptors of lingering connections are needed more elsewhere.
         self.rejections.lingering.clear();
-        // What a process needs besides: an eventfd, and a pidfd in its place.
+        // A forked child also needs an eventfd, and a pidfd in its place.
         let needed = if C::FORKS { 3 } else { 1 };
         if let Some(left @ 1..) = self.rejections.reserve.len().checked_sub(needed) {
             self.rejections.reserve.truncate(left);
-            // What ends next gives them back, before another server of the process takes them.
+            // The next request that ends refills the reserve, before another server of the process
+            // takes it.
             self.shared.request_wakeup();
             return true;
         }

@@ -1,4 +1,5 @@
-//! One request from its handler's making to its end, on whatever thread or process was chosen for it.
+//! One request from the creation of its handler to its end, on the thread or process that serves
+//! it.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -20,7 +21,7 @@ use crate::timeouts::earliest;
 use crate::user_code::{HandlerError, Phase, call_user_code, catch_panic, drop_catching_panic};
 use crate::{Connection, Datagram, RequestHandler, RequestInfo, Result};
 
-/// What a transport hands to a handler; implemented by [`Connection`] and [`Datagram`] only.
+/// The input of a handler; implemented by [`Connection`] and [`Datagram`] only.
 pub trait Request: sealed::Request {}
 
 impl Request for Connection {}
@@ -38,50 +39,52 @@ pub(crate) mod sealed {
         fn id(&self) -> RequestId;
         fn peer(&self) -> &Address;
         fn socket(&self) -> Option<Weak<Socket>>;
-        /// What tells others that its peer is waited for, and what a wait that begins now is for.
+        /// Returns the wait record of the peer, and the kind of a wait that begins now.
         fn waiting(&self) -> Option<(&Waiting, Awaited)>;
-        /// Bytes received and sent.
+        /// Returns the bytes received and sent.
         fn byte_counts(&self) -> (u64, u64);
-        /// The peer went away.
+        /// Returns true if the peer has disconnected.
         fn is_disconnected(&self) -> bool;
-        /// Why this server cut it, if it did.
+        /// Returns the reason for which the server cancelled the request, if it did.
         fn cut(&self) -> Option<CancelReason>;
-        /// How it ends, if the handler does not fail and the server does not cut it.
+        /// Returns the end reason, if the handler does not fail and the server does not cancel.
         fn verdict(&self) -> Option<EndReason>;
-        /// The handler has asked to be called again.
+        /// Returns true if the handler has requested a suspension, and clears the request.
         fn take_suspend_request(&mut self) -> bool;
-        /// There is something to read that has left the kernel already.
+        /// Returns true if bytes to read have left the kernel already.
         fn has_buffered(&mut self) -> bool;
-        /// It has read the beginning of a message, and not the end.
+        /// Returns true if the beginning of a message was read, and its end was not.
         fn is_within_message(&self) -> bool;
-        /// When a pause that begins now is over in any case.
+        /// Returns the time at which a suspension that begins now ends in any case.
         fn suspend_until(&self) -> Option<Instant>;
-        /// That time has come: whether only the handler is to be called, and the pause may go on.
+        /// Handles that time. Returns true if only the handler is called, and the suspension may
+        /// continue.
         fn wake(&mut self) -> bool;
-        /// A pause whose time is over may go on, as somebody has written to the peer meanwhile.
+        /// Returns true if an expired suspension may continue, because data was written to the peer
+        /// since.
         fn is_written_to(&self, moved_before: u64) -> bool;
-        /// Waits for something to read, or the end of it; may fail early as `Interrupted`.
+        /// Waits for bytes or the end of input. May return `Interrupted` early.
         fn wait_readable(&self, until: Option<Instant>) -> io::Result<()>;
-        /// Something has arrived that was not read yet.
+        /// Returns true if bytes have arrived that were not read yet.
         fn has_input(&self) -> bool;
-        /// From now on the input has an end.
+        /// Ends the input.
         fn end_input(&self);
         fn as_fd(&self) -> BorrowedFd<'_>;
         fn park(&self) -> Option<&dyn Park>;
-        /// What comes before there is a handler; see [`crate::preamble`]. How far it has got is
-        /// kept in `steps`, if there are any.
+        /// Runs the preamble; see [`crate::preamble`]. The progress is kept in `steps`, if there
+        /// are any.
         fn preamble(
             &mut self,
             record: &mut RequestGuard,
             steps: &mut Option<Box<PreambleState>>,
         ) -> Result<PreambleProgress, Outcome>;
-        /// Closes what no handler will see, from a worker. Waits for a bounded time, and only for
-        /// one that is told something.
+        /// Closes a request without a handler, from a worker. Blocks for a bounded time, and only
+        /// if a message is sent.
         fn reject(self, notice: &[u8]);
         fn shutdown_request(&mut self);
-        /// What is to be closed without waiting for anything, if it is its own.
+        /// Returns the descriptor to close without blocking, if the request owns it.
         fn refuse(self) -> Option<OwnedFd>;
-        /// Closes so that nothing written is lost; may wait for the peer, for a bounded time.
+        /// Closes so that no written byte is lost. May wait for the peer, for a bounded time.
         fn close_request(self);
     }
 }
@@ -91,11 +94,11 @@ pub(super) struct Session<R, H> {
     request: R,
     handler: H,
     record: RequestGuard,
-    /// The books are the parent's.
+    /// The parent keeps the counters.
     in_child: bool,
-    /// When the present pause is over in any case.
+    /// The time at which the current suspension ends in any case.
     until: Option<Instant>,
-    /// Bytes received and sent when it began.
+    /// The bytes received and sent when the suspension began.
     moved: u64,
 }
 
@@ -156,7 +159,7 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
         if let Some((waiting, what)) = self.request.waiting() {
             waiting.begin(what);
         }
-        // A message that has begun is served to its end by a drain.
+        // A drain serves a message that has begun to its end.
         let is_begun = self.request.is_within_message();
         self.record.set_suspension(if is_begun {
             Suspension::InPreamble
@@ -166,7 +169,7 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
         let shared = self.record.shared();
         let is_newcomer = || shared.newcomer_until(self.record.info()).is_some();
         if !is_begun && shared.lifecycle.is_draining() && !is_newcomer() {
-            // What is there is read, and then the handler finds the end.
+            // The handler reads the remaining bytes, and then the end of input.
             self.request.end_input();
         }
         Progress::Suspended(self)
@@ -177,7 +180,7 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
         let own = &mut self;
         let finished = attempt(Phase::Finish, || own.handler.finish(&mut own.request));
         let finished = match finished {
-            // It meets again what has ended the handler already.
+            // The handler receives the error that has ended it already.
             Err(again)
                 if handled.is_err()
                     && again.error().is_some()
@@ -192,8 +195,8 @@ impl<R: Request, H: RequestHandler<R>> Session<R, H> {
         self.end(served, reason)
     }
 
-    /// Drops the handler and closes the request. The reason is known already if it was not the
-    /// handler that ended it.
+    /// Drops the handler and closes the request. `known` is the reason if the handler did not end
+    /// it.
     fn end(self, served: Result<(), HandlerError>, known: Option<EndReason>) -> EndReason {
         let Self {
             request,
@@ -275,7 +278,7 @@ impl<R: Request, H: RequestHandler<R>> Suspended for Session<R, H> {
     }
 }
 
-/// Waits in place for the peer to send something. If nothing is lost by it, a drain ends that.
+/// Waits on this thread for bytes from the peer. A drain ends the wait if no data is lost by that.
 pub(super) fn wait_for_input(
     request: &impl Request,
     record: &RequestGuard,
@@ -289,7 +292,7 @@ pub(super) fn wait_for_input(
             if !lifecycle.is_draining() {
                 lifecycle.wait_readable_or_drain(request.as_fd(), until);
             }
-            // What has come in ends the wait by itself.
+            // Received bytes end the wait by themselves.
             if lifecycle.is_draining() && !request.has_input() {
                 match record.shared().newcomer_until(record.info()) {
                     None => request.end_input(),
@@ -309,7 +312,7 @@ fn attempt<T>(phase: Phase, run: impl FnOnce() -> Result<T>) -> Result<T, Handle
     call_user_code(run).map_err(|cause| HandlerError::new(phase, cause))
 }
 
-/// The first failure is the one that counts; those in its wake are told, so as not to hide it.
+/// Keeps the first error. Later errors are reported, so that they do not hide it.
 fn then(
     shared: &Shared,
     first: Result<(), HandlerError>,
@@ -335,12 +338,12 @@ fn reason<R: Request>(failure: Option<&HandlerError>, request: &R) -> EndReason 
             Some(cut) => cut.into(),
             None => request.verdict().unwrap_or(EndReason::Completed),
         },
-        // It looks into the error, whose methods are the application's.
+        // The classification calls methods of the error, which are application code.
         Some(failure) => catch_panic(|| classify(failure, request)).unwrap_or(EndReason::Failed),
     }
 }
 
-/// Tells of a failure, closes the request, and frees its place.
+/// Reports an error, closes the request, and frees its slot.
 fn close<R: Request>(
     mut request: R,
     record: RequestGuard,
@@ -383,7 +386,7 @@ fn classify<R: Request>(failure: &HandlerError, request: &R) -> EndReason {
         return cut.into();
     }
     match crate::error::io_kind(error) {
-        // Only if it was this peer: a handler may have other connections, and lose those.
+        // Counts only for this peer: a handler may have other connections, and lose those.
         Some(
             BrokenPipe | ConnectionAborted | ConnectionRefused | ConnectionReset | NotFound
             | TimedOut | UnexpectedEof,

@@ -1,20 +1,20 @@
-//! What a server is doing, as one word for whoever looks from outside.
+//! The state of a server, as one word for observers.
 
 use std::fmt;
 
-/// What a server is doing; see [`ServerHandle::state`](crate::ServerHandle::state).
+/// The state of a server; see [`ServerHandle::state`](crate::ServerHandle::state).
 ///
 /// | From | To | When |
 /// |---|---|---|
-/// | `New`, `Stopped` | `Serving` | [`serve_forever`](crate::Server::serve_forever) or `handle_request` begins |
-/// | `Serving` | `New` | `handle_request` returns |
+/// | `Bound`, `Stopped` | `Serving` | [`serve_forever`](crate::Server::serve_forever) or `handle_request` begins |
+/// | `Serving` | `Bound` | `handle_request` returns |
 /// | `Serving` | `Stopped` | `serve_forever` returns after a [`shutdown`](crate::ServerHandle::shutdown) |
-/// | `Serving` | `Lame` | [`set_lame(true)`](crate::ServerHandle::set_lame) |
-/// | `Lame` | `Serving` | `set_lame(false)` |
-/// | `Lame` | `New`, `Stopped` | as from `Serving`; it is lame again when it serves again |
+/// | `Serving` | `LameDuck` | [`set_lame(true)`](crate::ServerHandle::set_lame) |
+/// | `LameDuck` | `Serving` | `set_lame(false)` |
+/// | `LameDuck` | `Bound`, `Stopped` | as from `Serving`; the server is a lame duck again when it serves again |
 /// | any but `Closed` | `Draining` | [`drain`](crate::ServerHandle::drain), or `server_close` |
-/// | `Draining` | `Forced` | the drain's deadline has passed and something had to be cut |
-/// | `Draining`, `Forced` | `Closed` | the drain is over |
+/// | `Draining` | `Terminating` | the drain's deadline has passed and requests were cancelled |
+/// | `Draining`, `Terminating` | `Closed` | the drain is over |
 /// | any | `Closed` | the server was dropped |
 ///
 /// Only `Serving` is [ready](Self::is_ready).
@@ -22,26 +22,28 @@ use std::fmt;
 #[non_exhaustive]
 #[repr(u8)]
 pub enum ServerState {
-    /// It is bound and does not serve: not yet, or not between two calls of `handle_request`. Clients
-    /// wait in the backlog.
+    /// The server is bound and does not serve: not yet, or not between two calls of
+    /// `handle_request`. Clients wait in the backlog.
     Bound,
-    /// It accepts.
+    /// The server accepts.
     Serving,
-    /// It accepts, and asks not to be given more: whoever distributes clients should take others.
-    /// So that none is turned away, be lame for as long as it takes to hear of it, and drain then.
+    /// The server accepts, but asks for no further clients: a load balancer should choose another
+    /// server. To avoid rejecting clients, stay a lame duck until the load balancer has noticed,
+    /// and then drain.
     LameDuck,
-    /// It comes to its end: it takes what waits in the backlog, and then waits for live requests.
+    /// The server drains: it accepts the backlog, and then waits for active requests.
     Draining,
-    /// The time for that was over, what was left was cut, and has a last second to notice.
+    /// The drain's deadline has passed. The remaining requests are cancelled and have one second to
+    /// end.
     Terminating,
-    /// It was stopped, and can serve again. Clients wait in the backlog.
+    /// The server was stopped, and can serve again. Clients wait in the backlog.
     Stopped,
-    /// Its listeners are closed, for good.
+    /// The listeners are closed. The server cannot serve again.
     Closed,
 }
 
 impl ServerState {
-    /// All of them.
+    /// All states.
     pub const ALL: [Self; 7] = [
         Self::Bound,
         Self::Serving,
@@ -52,7 +54,7 @@ impl ServerState {
         Self::Closed,
     ];
 
-    /// Its name, in lower case.
+    /// Returns the name of the state, in lower case.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -66,19 +68,19 @@ impl ServerState {
         }
     }
 
-    /// Whether new clients should come: it serves, and nothing is about to change that.
+    /// Returns true if new clients should connect: the server serves, and will continue to.
     #[must_use]
     pub const fn is_ready(self) -> bool {
         matches!(self, Self::Serving)
     }
 
-    /// Whether requests may still be served.
+    /// Returns true if requests may still be served.
     #[must_use]
     pub const fn is_live(self) -> bool {
         !matches!(self, Self::Stopped | Self::Closed)
     }
 
-    /// Whether it comes to its end, or has.
+    /// Returns true if the server drains or is closed.
     pub(crate) const fn is_ending(self) -> bool {
         matches!(self, Self::Draining | Self::Terminating | Self::Closed)
     }
@@ -86,7 +88,7 @@ impl ServerState {
 
 impl fmt::Display for ServerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // With the padding that is asked for.
+        // `pad` applies the width of the format string.
         f.pad(self.name())
     }
 }

@@ -1,4 +1,4 @@
-//! What a concurrency model is given to serve, and what comes of that.
+//! The work that a concurrency model receives, and its result.
 
 use std::fmt;
 use std::io;
@@ -15,59 +15,59 @@ use crate::event::{EndReason, Rejection, RequestSummary};
 use crate::park::Park;
 use crate::user_code::catch_panic;
 
-/// A request that a concurrency model is to serve.
+/// A request that a concurrency model serves.
 pub trait Task: Send + 'static {
-    /// Serves it to its end, and frees its place; or up to a pause, in which the handler has
-    /// nothing to do until its peer sends more.
+    /// Serves the request to its end, and frees its slot; or up to a suspension, in which the
+    /// handler waits for its peer.
     #[must_use]
     fn run(self: Box<Self>) -> Option<Box<dyn Suspended>>;
-    /// The parent's side, before the fork: makes ready what the child takes over.
+    /// Prepares, in the parent before the fork, the resources that the child takes over.
     fn prepare_fork(&self);
-    /// The child's side of a fork: serves it to its end, and leaves the books to the parent.
+    /// Serves the request to its end in a forked child, and leaves the counters to the parent.
     /// Returns the exit code.
     fn run_in_child(self) -> i32;
-    /// The parent's side: closes its copy of the request and keeps the place.
+    /// Closes the parent's copy of the request after the fork, and keeps the slot.
     fn leave_to_child(self) -> ChildSlot;
-    /// What is known of it.
+    /// Returns the facts about the request.
     fn info(&self) -> &RequestInfo;
-    /// What whoever serves it is called after.
+    /// Returns the label of the coroutine that serves the request.
     #[cfg(feature = "green")]
     fn label(&self) -> Arc<RequestLabel>;
 }
 
-/// A request, as a report about whoever serves it names it; put into words by that report only.
+/// The label of a request in reports. It is formatted only when a report is written.
 #[cfg(feature = "green")]
 pub type RequestLabel = dyn fmt::Display + Send + Sync;
 
-/// A request that has nothing to do until its peer sends more: its handler has returned and is to be
-/// called again then, or there is none yet, as the peer has not said who it is.
+/// A suspended request, which waits for bytes from its peer. Its handler has returned and is called
+/// again then, or the preamble is not complete.
 pub trait Suspended: Send {
-    /// What is waited for.
+    /// Returns the socket that the request waits for.
     fn socket(&self) -> BorrowedFd<'_>;
-    /// What parks whoever waits, if it is not the kernel.
+    /// Returns the parker for the wait, if it is not the kernel.
     fn park(&self) -> Option<&dyn Park>;
-    /// When the pause is over in any case.
+    /// Returns the time at which the suspension ends in any case.
     fn until(&self) -> Option<Instant>;
-    /// What is known of it.
+    /// Returns the facts about the request.
     fn info(&self) -> &RequestInfo;
-    /// What whoever serves it is called after.
+    /// Returns the label of the coroutine that serves the request.
     #[cfg(feature = "green")]
     fn label(&self) -> Arc<RequestLabel>;
-    /// Waits here.
+    /// Waits on this thread.
     fn wait(&self) -> io::Result<()>;
-    /// Goes on, or ends the request, if the wait has failed.
+    /// Continues, or ends the request if the wait has failed.
     fn step(self: Box<Self>, waited: io::Result<()>) -> Progress;
 }
 
 impl dyn Suspended {
-    /// Goes on, up to the next pause or to the end.
+    /// Continues up to the next suspension or to the end.
     #[must_use]
     pub(crate) fn resume(self: Box<Self>, waited: io::Result<()>) -> Option<Box<dyn Suspended>> {
         catch_stray_panic(|| self.step(waited).paused())
     }
 }
 
-/// Waits on this thread, as often as it takes to end the request.
+/// Waits on this thread, for each suspension, until the request ends.
 pub(crate) fn wait_to_end(mut pause: Option<Box<dyn Suspended>>) {
     while let Some(waiting) = pause {
         let waited = waiting.wait();
@@ -75,7 +75,7 @@ pub(crate) fn wait_to_end(mut pause: Option<Box<dyn Suspended>>) {
     }
 }
 
-/// What serving came to, for now.
+/// The result of running a request up to its next suspension or its end.
 pub enum Progress {
     Suspended(Box<dyn Suspended>),
     Done(Outcome),
@@ -98,7 +98,7 @@ impl Progress {
         }
     }
 
-    /// Goes on to the end, as often as it is paused.
+    /// Runs the request to its end, through all its suspensions.
     pub(super) fn finish(self) -> Outcome {
         let mut step = self;
         loop {
@@ -113,18 +113,18 @@ impl Progress {
     }
 }
 
-/// What a request that was handed to a worker came to.
+/// The result of a request that was dispatched to a worker.
 #[derive(Debug)]
 pub enum Outcome {
     Ended(EndReason),
-    /// No handler was made for it.
+    /// The request got no handler.
     Rejected(Rejection),
 }
 
 impl Outcome {
-    /// A child tells its parent by this code that its client broke the protocol.
+    /// The exit code of a child whose client violated the protocol.
     const PROTOCOL_ERROR: i32 = 63;
-    /// What a child refuses is told to its parent by a code from here on.
+    /// Exit codes of children from this one on encode a rejection.
     const REFUSED: i32 = 64;
 
     pub(super) fn exit_code(&self) -> i32 {
@@ -140,7 +140,7 @@ impl Outcome {
         }
     }
 
-    /// What a child has refused that exits with this code.
+    /// Returns the rejection that an exit code encodes.
     fn rejection(code: i32) -> Option<Rejection> {
         Some(match code.checked_sub(Self::REFUSED)? {
             0 => Rejection::Denied,
@@ -156,34 +156,35 @@ impl Outcome {
     }
 }
 
-/// The parent's hold on a request that a child serves.
+/// The parent's guard of a request that a child serves.
 pub struct ChildSlot(pub(super) RequestGuard);
 
 impl ChildSlot {
-    /// From now on the request is cancelled by a signal to its child.
+    /// Records the child, so that a cancellation sends a signal to it.
     pub(crate) fn served_by(&self, pidfd: OwnedFd) {
         self.0.served_by(pidfd);
     }
 
-    /// Which request it is.
+    /// Returns the facts about the request.
     pub(crate) fn info(&self) -> &RequestInfo {
         self.0.info()
     }
 
-    /// The descriptor of that child.
+    /// Returns the descriptor of the child.
     pub(crate) fn child(&self) -> Option<&OwnedFd> {
         self.0.child()
     }
 
-    /// The child is gone.
+    /// Ends the request after its child is gone.
     pub(crate) fn end(self, reason: EndReason) {
         end(&self.0, reason, 0, 0);
     }
 
-    /// The child has exited with this code.
+    /// Ends the request after its child has exited with this code.
     pub(crate) fn exited(self, code: i32) {
         let (shared, info) = (self.0.shared(), self.0.info());
-        // No handler can be taken for a rejection, whatever code it exits with, where there is none.
+        // If the server rejects nothing in children, an exit code of a handler never counts as a
+        // rejection.
         let rejection = shared.preamble.may_refuse(info.peer());
         match rejection.then(|| Outcome::rejection(code)).flatten() {
             Some(rejection) => shared.rejected(info, &rejection),
@@ -200,8 +201,8 @@ impl fmt::Debug for ChildSlot {
     }
 }
 
-/// The last line of defence. Whatever belongs to the application is guarded where it is called; if
-/// a panic gets here all the same, it ends the request and not the thread, the pool, or the server.
+/// Catches a panic that escaped the guards around application code. The panic then ends the
+/// request, and not the thread, the pool, or the server.
 pub(super) fn catch_stray_panic<T>(run: impl FnOnce() -> Option<T>) -> Option<T> {
     catch_panic(run).unwrap_or_else(|cause| {
         let _ = catch_panic(|| {

@@ -1,5 +1,5 @@
-//! Sessions: what handlers remember of a peer from one datagram to the next. Which peer it is, and
-//! whether it is itself, is for the application to find out.
+//! Sessions: state that handlers keep for a peer from one datagram to the next. The application
+//! must authenticate the peer itself.
 
 mod table;
 
@@ -7,17 +7,17 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use table::{Place, Table};
+use table::{Lookup, Table};
 
 use crate::Address;
 
-/// A table from peers' addresses to states of the type `S`, for a server whose requests are
-/// datagrams: bounded, and without those who have been silent for too long.
+/// A bounded table from peers' addresses to states of the type `S`, for a server of datagrams.
+/// Sessions of peers that are silent for too long expire.
 ///
-/// Handlers share it, by a clone or an [`Arc`] alike. A state is handed out as an `Arc`: no lock is
-/// held while the application uses it, or makes it, or drops it. Two datagrams of one peer may be
-/// handled at the same time, so a state that changes has its own lock or atomics. Under `Green`, a
-/// lock that is held across a wait has to be one of `greenroom::sync`.
+/// Handlers share the table through a clone or an [`Arc`]. The table returns each state as an
+/// `Arc`. No lock is held while the application creates, uses or drops a state. Handlers may
+/// process two datagrams of one peer at the same time, so a mutable state needs its own lock or
+/// atomics. Under `Green`, a lock that is held across a wait must be a lock of `greenroom::sync`.
 ///
 /// ```
 /// use socketserver::{Datagram, Sessions, ThreadingUdpServer, handler_fn};
@@ -47,22 +47,22 @@ use crate::Address;
 ///
 /// # When the table is full
 ///
-/// A newcomer is refused, and nobody is thrown out for him. The source of a datagram is easily
-/// forged: were the least recently used session to go, a stranger with a list of made-up addresses
-/// would end those of everybody who is real. As it is, he can only keep newcomers out, and only
-/// for as long as he goes on, as what he has made expires. Where that matters, make a session only
-/// for a peer that has brought a cookie back (see
+/// The table rejects new peers and keeps the existing sessions. The source address of a datagram is
+/// easy to forge. If the table evicted the least recently used session, an attacker with forged
+/// addresses could end the sessions of all real peers. Without eviction, the attacker can only keep
+/// new peers out, and only during the attack, because the sessions of the forged addresses expire.
+/// If this matters, create a session only for a peer that has returned a cookie (see
 /// [`mark_validated`](crate::Datagram::mark_validated)).
 ///
 /// # When a session ends
 ///
-/// When its peer was silent for [`SessionLimits::idle`], or by [`remove`](Self::remove). Nothing runs
-/// in the background for it: whoever touches the table takes out what has expired, at a cost that
-/// does not depend on how many there are. A handler that still has the state keeps it to its own end;
-/// the next datagram of that peer begins a new session.
+/// A session ends when its peer was silent for [`SessionLimits::idle`], or by
+/// [`remove`](Self::remove). No background task runs: each call on the table removes expired
+/// sessions, in constant time per session. A handler that holds the state keeps it until the
+/// handler ends. The next datagram of the peer begins a new session.
 ///
-/// Under [`Forking`](crate::Forking) it cannot work: each child has a copy of the table as the parent
-/// has it, which is empty, and takes what it adds with it.
+/// Sessions do not work under [`Forking`](crate::Forking): each child gets a copy of the parent's
+/// empty table, and its changes are lost when the child exits.
 pub struct Sessions<S>(Arc<Shared<S>>);
 
 struct Shared<S> {
@@ -70,18 +70,18 @@ struct Shared<S> {
     table: Mutex<Table<S>>,
 }
 
-/// How many sessions there may be, and for how long.
+/// Limits on the number and the idle time of sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionLimits {
-    /// Sessions in all: 10,000 by default.
+    /// The maximum number of sessions. Defaults to 10,000.
     pub sessions: usize,
-    /// Sessions from one IP address, or from one IPv6 network of 64 bits: 100 by default, as many
-    /// peers may share an address behind a translator.
+    /// The maximum number of sessions per IPv4 address or per IPv6 network of 64 bits. Defaults to
+    /// 100, because many peers can share an address behind a NAT.
     pub per_address: usize,
-    /// How long a peer may be silent: two minutes by default. A translator of addresses may forget a
-    /// peer after that, and give it another port
-    /// ([RFC 4787, section 4.3](https://www.rfc-editor.org/rfc/rfc4787#section-4.3)).
+    /// The time after which the session of a silent peer ends. Defaults to 2 min. A NAT may drop a
+    /// mapping after 2 min and give the peer another port ([RFC 4787, section
+    /// 4.3](https://www.rfc-editor.org/rfc/rfc4787#section-4.3)).
     pub idle: Duration,
 }
 
@@ -96,21 +96,21 @@ impl Default for SessionLimits {
 }
 
 impl SessionLimits {
-    /// Sets how many there may be.
+    /// Sets the maximum number of sessions.
     #[must_use]
     pub const fn sessions(mut self, sessions: usize) -> Self {
         self.sessions = sessions;
         self
     }
 
-    /// Sets how many there may be from one address.
+    /// Sets the maximum number of sessions per address.
     #[must_use]
     pub const fn per_address(mut self, sessions: usize) -> Self {
         self.per_address = sessions;
         self
     }
 
-    /// Sets how long a peer may be silent.
+    /// Sets the time after which the session of a silent peer ends.
     #[must_use]
     pub const fn idle(mut self, idle: Duration) -> Self {
         self.idle = idle;
@@ -118,50 +118,51 @@ impl SessionLimits {
     }
 }
 
-/// Why there is no session for a peer.
+/// The reason why a peer gets no session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
-    /// There are as many as [`SessionLimits::sessions`] allows.
-    #[error("no session for a newcomer: the table is full; raise `sessions`, or shorten `idle`")]
+    /// The table has as many sessions as [`SessionLimits::sessions`] allows.
+    #[error("no session for a new peer: the table is full; raise `sessions`, or shorten `idle`")]
     Full,
-    /// There are as many from its address as [`SessionLimits::per_address`] allows.
-    #[error("no session for a newcomer: there are too many from its address already")]
+    /// The peer's address has as many sessions as [`SessionLimits::per_address`] allows.
+    #[error("no session for a new peer: its address has too many sessions; raise `per_address`")]
     AddressFull,
-    /// It is a Unix socket without a name: there is nothing to know it by.
-    #[error("no session for a peer without a name: a Unix client must bind its socket first")]
+    /// The peer is an unnamed Unix socket, so it has no address to identify it.
+    #[error("no session for an unnamed peer: a Unix client must bind its socket first")]
     Unnamed,
 }
 
 impl<S> Sessions<S> {
-    /// An empty table with the default limits.
+    /// Creates an empty table with the default limits.
     #[must_use]
     pub fn new() -> Self {
         Self::with_limits(SessionLimits::default())
     }
 
-    /// An empty table.
+    /// Creates an empty table with the given limits.
     #[must_use]
     pub fn with_limits(limits: SessionLimits) -> Self {
         let table = Mutex::new(Table::default());
         Self(Arc::new(Shared { limits, table }))
     }
 
-    /// The state of a peer's session, which goes on from now; `None` if it has none, or has been
-    /// silent for too long.
+    /// Returns the state of a peer's session and restarts its idle time. Returns `None` if the peer
+    /// has no session or its session has expired.
     #[must_use]
     pub fn get(&self, peer: &Address) -> Option<Arc<S>> {
         self.with_table(|table, now| table.touch(peer, now))
     }
 
-    /// The state of a peer's session; begins one, if there is none.
+    /// Returns the state of a peer's session. Creates a session with the state of `make` if there
+    /// is none.
     ///
-    /// When two datagrams of a new peer come at once, both may call `make`; one of the two states is
-    /// dropped, and both handlers get the other one.
+    /// If two datagrams of a new peer arrive at once, both handlers may call `make`. Both handlers
+    /// then get the same state, and the other state is dropped.
     ///
     /// # Errors
-    /// [`SessionError`]; `make` is not called then, or in vain if the last place was taken
-    /// meanwhile.
+    /// Returns a [`SessionError`] if the peer can have no session. Usually `make` is not called in
+    /// this case. If another peer takes the last slot while `make` runs, its result is dropped.
     pub fn get_or_insert_with(
         &self,
         peer: &Address,
@@ -171,55 +172,56 @@ impl<S> Sessions<S> {
             return Err(SessionError::Unnamed);
         }
         let limits = &self.0.limits;
-        let place = self.with_table(|table, now| table.place(peer, limits, now));
-        if let Place::Taken(state) = place? {
+        let lookup = self.with_table(|table, now| table.lookup(peer, limits, now));
+        if let Lookup::Found(state) = lookup? {
             return Ok(state);
         }
-        // Application code: not under the lock.
+        // Application code runs without the lock.
         let state = Arc::new(make());
-        self.with_table(|table, now| match table.place(peer, limits, now)? {
-            Place::Taken(state) => Ok(state),
-            Place::Free => {
+        self.with_table(|table, now| match table.lookup(peer, limits, now)? {
+            Lookup::Found(state) => Ok(state),
+            Lookup::Vacant => {
                 table.insert(peer, state.clone(), now);
                 Ok(state.clone())
             }
         })
     }
 
-    /// Ends a peer's session, and returns its state.
+    /// Ends a peer's session and returns its state.
     pub fn remove(&self, peer: &Address) -> Option<Arc<S>> {
         self.with_table(|table, _| table.remove(peer))
     }
 
-    /// How many there are.
+    /// Returns the number of sessions.
     #[must_use]
     pub fn len(&self) -> usize {
         self.with_table(|table, _| table.len())
     }
 
-    /// Whether there is none.
+    /// Returns true if there are no sessions.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Drops the states of those who have been silent for too long, as any other call does. For
-    /// [`service_actions`](crate::Builder::service_actions), if a state holds something that is
-    /// missed elsewhere while nobody sends anything.
+    /// Drops the states of expired sessions, like every other call on the table. Call this from
+    /// [`service_actions`](crate::Builder::service_actions) if a state holds a resource that must
+    /// be freed even when no datagrams arrive.
     pub fn expire(&self) {
         self.with_table(|_, _| ());
     }
 
-    /// Calls `look` with the table after what has expired was taken out of it. The states that go are
-    /// dropped when the lock is free again: that may run code of the application.
-    fn with_table<R>(&self, look: impl FnOnce(&mut Table<S>, Instant) -> R) -> R {
+    /// Removes expired sessions and calls `access` with the table. The removed states are dropped
+    /// after the lock is released, because their `Drop` may run application code.
+    fn with_table<R>(&self, access: impl FnOnce(&mut Table<S>, Instant) -> R) -> R {
         let (result, expired) = {
-            // Nothing under it panics but for want of memory, and it is whole after every step.
+            // Code under the lock panics only when memory allocation fails, and the table is
+            // consistent after every step.
             let table = &mut *self.0.table.lock().unwrap_or_else(PoisonError::into_inner);
-            // Under the lock, so that the order of touches is that of their times.
+            // Taken under the lock, so that sessions are ordered by time.
             let now = Instant::now();
             let expired = table.expire(self.0.limits.idle, now);
-            (look(table, now), expired)
+            (access(table, now), expired)
         };
         drop(expired);
         result

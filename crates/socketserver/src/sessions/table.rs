@@ -1,5 +1,5 @@
-//! The table under its lock: found by address, and in the order in which peers were last heard.
-//! Every step takes the same time, however many there are.
+//! The table behind the lock, indexed by address and ordered by the time of the last datagram.
+//! Every operation takes constant time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,27 +11,27 @@ use crate::admission::PeerKey;
 
 pub(super) struct Table<S> {
     by_peer: HashMap<Address, usize>,
-    /// How many are from one IP address; those with none are not here.
+    /// The number of sessions per IP address. Unix peers are not included.
     by_address: HashMap<PeerKey, usize>,
     slots: Vec<Option<Session<S>>>,
     free: Vec<usize>,
-    /// Heard from longest ago, and last.
+    /// The least and the most recently used session.
     ends: Option<(usize, usize)>,
 }
 
 struct Session<S> {
     peer: Address,
     state: Arc<S>,
-    heard: Instant,
-    /// Its neighbours in the order in which they were heard.
+    last_seen: Instant,
+    /// The neighbours in the order of `last_seen`.
     older: Option<usize>,
     newer: Option<usize>,
 }
 
-/// What a peer finds.
-pub(super) enum Place<S> {
-    Taken(Arc<S>),
-    Free,
+/// The result of looking up a peer that may get a session.
+pub(super) enum Lookup<S> {
+    Found(Arc<S>),
+    Vacant,
 }
 
 impl<S> Default for Table<S> {
@@ -51,42 +51,43 @@ impl<S> Table<S> {
         self.by_peer.len()
     }
 
-    /// The state of a peer that was heard now.
+    /// Returns the state of a peer and marks its session as used now.
     pub(super) fn touch(&mut self, peer: &Address, now: Instant) -> Option<Arc<S>> {
         let slot = *self.by_peer.get(peer)?;
         self.unlink(slot);
         self.link(slot);
         let session = self.slots[slot].as_mut()?;
-        session.heard = now;
+        session.last_seen = now;
         Some(session.state.clone())
     }
 
-    /// The state of a peer that was heard now, or whether there may be one.
-    pub(super) fn place(
+    /// Returns the state of a peer and marks its session as used now, or checks that the limits
+    /// permit a new session.
+    pub(super) fn lookup(
         &mut self,
         peer: &Address,
         limits: &SessionLimits,
         now: Instant,
-    ) -> Result<Place<S>, SessionError> {
+    ) -> Result<Lookup<S>, SessionError> {
         if let Some(state) = self.touch(peer, now) {
-            return Ok(Place::Taken(state));
+            return Ok(Lookup::Found(state));
         }
         if self.len() >= limits.sessions {
             return Err(SessionError::Full);
         }
-        let from_there = key(peer).and_then(|key| self.by_address.get(&key));
-        if from_there.copied().unwrap_or_default() >= limits.per_address {
+        let from_address = key(peer).and_then(|key| self.by_address.get(&key));
+        if from_address.copied().unwrap_or_default() >= limits.per_address {
             return Err(SessionError::AddressFull);
         }
-        Ok(Place::Free)
+        Ok(Lookup::Vacant)
     }
 
-    /// Enters a peer that has no session.
+    /// Adds a session for a peer that has none.
     pub(super) fn insert(&mut self, peer: &Address, state: Arc<S>, now: Instant) {
         let session = Session {
             peer: peer.clone(),
             state,
-            heard: now,
+            last_seen: now,
             older: None,
             newer: None,
         };
@@ -118,7 +119,7 @@ impl<S> Table<S> {
         Some(session.state)
     }
 
-    /// Takes out those who were not heard for so long.
+    /// Removes the sessions that were idle for `idle`, and returns their states.
     pub(super) fn expire(&mut self, idle: Duration, now: Instant) -> Vec<Arc<S>> {
         let mut expired = Vec::new();
         while let Some(peer) = self.oldest(idle, now) {
@@ -127,15 +128,15 @@ impl<S> Table<S> {
         expired
     }
 
-    /// Whoever was heard longest ago, if that is too long.
+    /// Returns the peer of the least recently used session if that session has expired.
     fn oldest(&self, idle: Duration, now: Instant) -> Option<Address> {
         let (oldest, _) = self.ends?;
         let session = self.slots[oldest].as_ref()?;
-        let silent = now.saturating_duration_since(session.heard);
+        let silent = now.saturating_duration_since(session.last_seen);
         (silent >= idle).then(|| session.peer.clone())
     }
 
-    /// Puts a session at the end of those that were heard last.
+    /// Appends a session as the most recently used.
     fn link(&mut self, slot: usize) {
         let newest = self.ends.map(|(_, newest)| newest);
         if let Some(session) = &mut self.slots[slot] {
@@ -148,7 +149,7 @@ impl<S> Table<S> {
         self.ends = Some((oldest, slot));
     }
 
-    /// Takes a session out of the order.
+    /// Removes a session from the order.
     fn unlink(&mut self, slot: usize) {
         let (Some(session), Some((oldest, newest))) = (&self.slots[slot], self.ends) else {
             return;
@@ -189,7 +190,7 @@ mod tests {
         Address::Inet(SocketAddr::from(([10, 0, 0, host], port)))
     }
 
-    /// All that is in it, from the oldest to the newest, once forwards and once backwards.
+    /// Returns all peers from the oldest to the newest session. Checks the list in both directions.
     fn order<S>(table: &Table<S>) -> Vec<Address> {
         let walk = |from: Option<usize>, next: fn(&Session<S>) -> Option<usize>| {
             let session = |slot: usize| table.slots[slot].as_ref().unwrap();
@@ -205,9 +206,9 @@ mod tests {
         forwards
     }
 
-    /// Against a plain list, with everything that can be done in an order nobody has thought of.
+    /// Compares the table with a plain list under 20,000 random operations.
     #[test]
-    fn agrees_with_a_list() {
+    fn table_agrees_with_a_list() {
         let limits = SessionLimits::default()
             .sessions(12)
             .per_address(5)
@@ -224,7 +225,7 @@ mod tests {
 
             let gone = table.expire(IDLE, now).len();
             let before = list.len();
-            list.retain(|(_, _, heard)| now.duration_since(*heard) < IDLE);
+            list.retain(|(_, _, last_seen)| now.duration_since(*last_seen) < IDLE);
             assert_eq!(gone, before - list.len());
 
             let at = list.iter().position(|(address, ..)| *address == peer);
@@ -232,52 +233,52 @@ mod tests {
                 let removed = table.remove(&peer).map(|state| *state);
                 assert_eq!(removed, at.map(|at| list.remove(at).1));
             } else {
-                let from_there = list
+                let from_address = list
                     .iter()
                     .filter(|(it, ..)| it.as_inet().unwrap().ip() == peer.as_inet().unwrap().ip());
-                let from_there = from_there.count();
-                match (table.place(&peer, &limits, now), at) {
-                    (Ok(Place::Taken(state)), Some(at)) => {
+                let from_address = from_address.count();
+                match (table.lookup(&peer, &limits, now), at) {
+                    (Ok(Lookup::Found(state)), Some(at)) => {
                         let (address, expected, _) = list.remove(at);
                         assert_eq!(*state, expected);
                         list.push((address, expected, now));
                     }
-                    (Ok(Place::Free), None) => {
-                        assert!(list.len() < 12 && from_there < 5);
+                    (Ok(Lookup::Vacant), None) => {
+                        assert!(list.len() < 12 && from_address < 5);
                         table.insert(&peer, Arc::new(step), now);
                         list.push((peer, step, now));
                     }
                     (Err(SessionError::Full), None) => assert_eq!(list.len(), 12),
-                    (Err(SessionError::AddressFull), None) => assert_eq!(from_there, 5),
-                    _ => panic!("they disagree about {peer}"),
+                    (Err(SessionError::AddressFull), None) => assert_eq!(from_address, 5),
+                    _ => panic!("table and list disagree about {peer}"),
                 }
             }
             let expected: Vec<_> = list.iter().map(|(address, ..)| address.clone()).collect();
             assert_eq!(order(&table), expected);
         }
-        assert!(table.slots.len() <= 12, "slots are used again");
+        assert!(table.slots.len() <= 12, "slots are reused");
         assert!(table.by_address.len() <= 4);
     }
 
     #[test]
-    fn neighbours_in_ipv6_share_their_places_and_unix_peers_have_their_own() {
+    fn ipv6_network_shares_a_limit_and_unix_peers_do_not() {
         let limits = SessionLimits::default().per_address(1);
         let (mut table, now) = (Table::default(), Instant::now());
-        let mut enters = |peer: &Address| {
-            let place = table.place(peer, &limits, now).map(drop);
-            if place.is_ok() {
+        let mut insert = |peer: &Address| {
+            let lookup = table.lookup(peer, &limits, now).map(drop);
+            if lookup.is_ok() {
                 table.insert(peer, Arc::new(()), now);
             }
-            place
+            lookup
         };
         let inet = |text: &str| Address::Inet(text.parse().unwrap());
-        assert!(enters(&inet("[2001:db8::1]:5")).is_ok());
-        let refused = enters(&inet("[2001:db8::2]:5")).unwrap_err();
-        assert_eq!(refused, SessionError::AddressFull);
-        assert!(enters(&inet("[2001:db8:0:1::1]:5")).is_ok());
+        assert!(insert(&inet("[2001:db8::1]:5")).is_ok());
+        let error = insert(&inet("[2001:db8::2]:5")).unwrap_err();
+        assert_eq!(error, SessionError::AddressFull);
+        assert!(insert(&inet("[2001:db8:0:1::1]:5")).is_ok());
         for path in ["/tmp/a", "/tmp/b"] {
             let unix = crate::UnixAddress::parse(path.as_ref());
-            assert!(enters(&Address::Unix(unix)).is_ok());
+            assert!(insert(&Address::Unix(unix)).is_ok());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How long a connection may make somebody wait.
+//! Time limits and minimum rates of connections.
 
 mod rate;
 mod wait;
@@ -11,52 +11,52 @@ pub(crate) use rate::SendRateMeter;
 
 pub(crate) use wait::{Limits, Wait, earliest, timed_out};
 
-/// The limits on waiting for a peer; `None` lifts one. Reaching one fails the read or write with
-/// [`io::ErrorKind::TimedOut`].
+/// The limits on waiting for a peer. `None` removes a limit. A read or write that exceeds a limit
+/// fails with [`io::ErrorKind::TimedOut`].
 ///
 /// | Limit | Default | Bounds |
 /// |---|---|---|
-/// | `first_byte` | 60 s | reading, from accept until the peer has said anything at all |
-/// | `idle` | 5 min | a read that waits while neither direction moves a byte |
-/// | `read` | none | any single read that waits, whatever the other direction does |
+/// | `first_byte` | 60 s | reads, from accept until the peer's first byte |
+/// | `idle` | 5 min | a read that waits while neither direction transfers a byte |
+/// | `read` | none | the wait of each read, regardless of the other direction |
 /// | `receive_rate` | 240 bytes/s after 30 s | the rest of a message whose beginning has arrived |
-/// | `write` | 60 s | any single write that waits for room |
-/// | `send_rate` | 240 bytes/s after 30 s | all waiting for room, taken together |
-/// | `request` | none | the whole request, from accept to its end: no trickle of bytes extends it |
+/// | `write` | 60 s | the wait of each write for room in the send buffer |
+/// | `send_rate` | 240 bytes/s after 30 s | total time spent blocked in writes |
+/// | `request` | none | the whole request, from accept to its end; traffic does not extend it |
 ///
-/// For a handler that reads and writes by itself, `idle` and `read` say the same. They differ
-/// when a [`WriteHalf`](crate::WriteHalf) sends from another thread: then a connection that is silent
-/// but written to is not idle. Such a wait ends between one and two `idle` periods after the last
-/// byte.
+/// `idle` and `read` are equivalent for a handler that reads and writes in turn. They differ if a
+/// [`WriteHalf`](crate::WriteHalf) sends from another thread: a connection that receives nothing
+/// but is written to is not idle. Such a read times out between one and two `idle` periods after
+/// the last byte.
 ///
-/// A byte that was only handed to the system does not keep a vanished peer alive: over TCP, what is
-/// sent has to be confirmed within three times `write` and no less than 10 s, or what
-/// [`user_timeout`](crate::Builder::user_timeout) says.
+/// Bytes that are only queued in the kernel do not keep the connection to a vanished peer open.
+/// Over TCP, the peer must acknowledge sent bytes within three times `write`, but no less than
+/// 10 s. [`user_timeout`](crate::Builder::user_timeout) overrides this limit.
 ///
-/// The two rates cut those who trickle, and nobody who is silent between messages. Where a message
-/// begins and ends is known to `read_line`, `read_until` and `read_exact`, to
-/// `framing::Framed` if it [is told to](crate::Connection::begin_message), and to a handler that
-/// says it itself. A handler that takes each read as it comes has no messages; there, `request`
-/// bounds what a peer can hold.
+/// The two rates disconnect peers that trickle bytes. A peer that is silent between messages is not
+/// affected. `read_line`, `read_until` and `read_exact` know where a message begins and ends.
+/// `framing::Framed` does if its `with_receive_rate` is set, and a handler can
+/// [mark messages](crate::Connection::begin_message) itself. A handler that processes each read
+/// separately has no messages; `request` then bounds the time of a connection.
 ///
-/// For datagrams there is one wait, that of a reply for room in a full socket. `write` bounds it,
-/// and is 1 s by default.
+/// A UDP or Unix datagram has one wait: a reply that waits for room in a full socket. `write`
+/// bounds that wait and defaults to 1 s for datagram servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// The longest wait for a peer that has not said anything yet.
+    /// The maximum wait for the peer's first byte.
     pub first_byte: Option<Duration>,
-    /// The longest silence in both directions.
+    /// The maximum idle time in both directions.
     pub idle: Option<Duration>,
-    /// The longest wait of one read.
+    /// The maximum wait of one read.
     pub read: Option<Duration>,
-    /// How fast a message that has begun must arrive.
+    /// The minimum rate at which a message that has begun must arrive.
     pub receive_rate: Option<MinRate>,
-    /// The longest wait of one write.
+    /// The maximum wait of one write.
     pub write: Option<Duration>,
-    /// How fast the peer must read what is sent to it.
+    /// The minimum rate at which the peer must read sent data.
     pub send_rate: Option<MinRate>,
-    /// The longest life of one request.
+    /// The maximum duration of one request.
     pub request: Option<Duration>,
 }
 
@@ -75,7 +75,7 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    /// No limits at all. A silent peer then keeps its handler for as long as it likes.
+    /// Returns timeouts without any limit. A silent peer can then occupy its handler indefinitely.
     #[must_use]
     pub const fn unlimited() -> Self {
         Self {
@@ -89,56 +89,58 @@ impl Timeouts {
         }
     }
 
-    /// Sets the longest wait for the first byte.
+    /// Sets the maximum wait for the first byte. Defaults to 60 s.
     #[must_use]
     pub const fn first_byte(mut self, limit: Option<Duration>) -> Self {
         self.first_byte = limit;
         self
     }
 
-    /// Sets the longest silence in both directions.
+    /// Sets the maximum idle time in both directions. Defaults to 5 min.
     #[must_use]
     pub const fn idle(mut self, limit: Option<Duration>) -> Self {
         self.idle = limit;
         self
     }
 
-    /// Sets the longest wait of one read.
+    /// Sets the maximum wait of one read. Defaults to `None`.
     #[must_use]
     pub const fn read(mut self, limit: Option<Duration>) -> Self {
         self.read = limit;
         self
     }
 
-    /// Sets how fast a message that has begun must arrive.
+    /// Sets the minimum rate at which a message that has begun must arrive. Defaults to 240 bytes/s
+    /// after 30 s.
     #[must_use]
     pub const fn receive_rate(mut self, rate: Option<MinRate>) -> Self {
         self.receive_rate = rate;
         self
     }
 
-    /// Sets the longest wait of one write.
+    /// Sets the maximum wait of one write. Defaults to 60 s.
     #[must_use]
     pub const fn write(mut self, limit: Option<Duration>) -> Self {
         self.write = limit;
         self
     }
 
-    /// Sets how fast the peer must read what is sent to it.
+    /// Sets the minimum rate at which the peer must read sent data. Defaults to 240 bytes/s after
+    /// 30 s.
     #[must_use]
     pub const fn send_rate(mut self, rate: Option<MinRate>) -> Self {
         self.send_rate = rate;
         self
     }
 
-    /// Sets the longest life of one request.
+    /// Sets the maximum duration of one request. Defaults to `None`.
     #[must_use]
     pub const fn request(mut self, limit: Option<Duration>) -> Self {
         self.request = limit;
         self
     }
 
-    /// The first limit that is zero, by name.
+    /// Returns the name of the first limit that is zero.
     pub(crate) fn zero(&self) -> Option<&'static str> {
         [
             (self.first_byte, "first_byte"),
@@ -152,7 +154,7 @@ impl Timeouts {
     }
 }
 
-/// Refuses a limit of zero, which would mean "fail every wait" and is nearly always a mistake.
+/// Rejects a limit of zero, which would fail every wait and is nearly always a mistake.
 pub(crate) fn nonzero(limit: Option<Duration>) -> io::Result<Option<Duration>> {
     if limit.is_some_and(|l| l.is_zero()) {
         return Err(io::Error::new(
@@ -168,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zero_is_refused_by_name() {
+    fn zero_limit_is_reported_by_name() {
         assert_eq!(
             Timeouts::default().write(Some(Duration::ZERO)).zero(),
             Some("write")

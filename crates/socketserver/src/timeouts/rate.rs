@@ -1,10 +1,10 @@
-//! The least that a peer must move while it is waited for.
+//! The minimum transfer rate of a peer.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How fast a peer has to be: so many bytes per second, once some time has been granted.
+/// The minimum transfer rate of a peer, in bytes per second, enforced after a grace period.
 ///
 /// ```
 /// use socketserver::{MinRate, Timeouts};
@@ -20,14 +20,16 @@ pub struct MinRate {
 }
 
 impl MinRate {
-    /// What Kestrel, the web server of .NET, asks for by default (240 bytes per second), with the
-    /// patience of nginx's and Apache's defaults rather than its own 5 s: a person may be typing.
+    /// The default rate of Kestrel, the web server of .NET (240 bytes per second), with the 30 s
+    /// grace period of nginx's and Apache's defaults. Kestrel's own 5 s are too short for a person
+    /// who types.
     pub(crate) const DEFAULT: Self = Self {
         bytes_per_second: 240,
         grace_millis: 30_000,
     };
 
-    /// So many bytes per second, after the usual 30 s; 0 is taken as 1.
+    /// Creates a rate of `n` bytes per second after a grace period of 30 s. A value of 0 counts as
+    /// 1.
     #[must_use]
     pub const fn bytes_per_second(n: u32) -> Self {
         Self {
@@ -36,7 +38,8 @@ impl MinRate {
         }
     }
 
-    /// How long nothing is asked for, in whole milliseconds: at least one, at most 49 days.
+    /// Sets the time during which the rate is not enforced, in whole milliseconds: at least 1 ms,
+    /// at most 49 days. Defaults to 30 s.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         let millis = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
@@ -48,30 +51,31 @@ impl MinRate {
         Duration::from_millis(self.grace_millis.into())
     }
 
-    /// How long so many bytes may take beyond the grace.
+    /// Returns the time that `bytes` may take, without the grace period.
     pub(crate) fn time_for(self, bytes: u64) -> Duration {
         Duration::from_millis(bytes.saturating_mul(1000) / u64::from(self.bytes_per_second))
     }
 
-    /// How long a message may be waited for of which so many bytes have arrived.
+    /// Returns the maximum total wait for a message of which `bytes` bytes have arrived.
     pub(crate) fn allows(self, bytes: u64) -> Duration {
         self.granted().saturating_add(self.time_for(bytes))
     }
 }
 
-/// What one direction has moved since the peer was first waited for, and the time that was spent on
-/// such waits. Nobody else's time is counted: a server that is slow itself cuts nobody.
+/// Bytes transferred in one direction since the first wait for the peer, and the total duration of
+/// such waits. Only waits for the peer count, so that a slow server never disconnects a peer.
 #[derive(Debug, Default)]
 pub(crate) struct SendRateMeter {
     waited_micros: AtomicU64,
     moved: AtomicU64,
-    /// Before, bytes only fill the kernel's buffer. From then on each of them finds the room of one
-    /// that the peer has taken: with one wait comes room for many writes.
+    /// True after the first wait. Before, writes only fill the kernel's buffer. Afterwards, each
+    /// byte takes the room of a byte that the peer has read. One wait can make room for many
+    /// writes, so those writes count too.
     has_waited: AtomicBool,
 }
 
 impl SendRateMeter {
-    /// So many bytes have taken so long. Short times are nobody's fault.
+    /// Records that `bytes` were transferred in `took`. A time under 1 ms does not count as a wait.
     pub(crate) fn moved(&self, bytes: usize, took: Duration) {
         if took >= Duration::from_millis(1) {
             let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
@@ -83,15 +87,15 @@ impl SendRateMeter {
         self.moved.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// How much longer it may be waited for until that is to be checked.
+    /// Returns the time left until the next [`check`](Self::check) is due.
     pub(crate) fn until_check(&self, rate: MinRate) -> Duration {
         let waited = Duration::from_micros(self.waited_micros.load(Ordering::Relaxed));
         let left = rate.granted().saturating_sub(waited);
         left.max(Duration::from_millis(1))
     }
 
-    /// Whether it is fast enough; to be asked when there is no more room. When it was for as long as
-    /// the grace, that begins anew.
+    /// Checks the peer's rate; called when there is no room to write. A full grace period that
+    /// passes the check starts a new one.
     pub(crate) fn check(&self, rate: MinRate) -> io::Result<()> {
         let waited = Duration::from_micros(self.waited_micros.load(Ordering::Relaxed));
         if waited < rate.granted() {
@@ -102,7 +106,7 @@ impl SendRateMeter {
         if rate.time_for(moved) < waited {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the peer reads more slowly than the lowest rate that is allowed",
+                "the peer reads more slowly than the minimum send rate",
             ));
         }
         Ok(())
@@ -114,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_gets_its_grace_and_the_time_for_its_bytes() {
+    fn message_time_is_grace_plus_time_for_its_bytes() {
         let rate = MinRate::bytes_per_second(100).grace(Duration::from_secs(2));
         assert_eq!(rate.allows(0), Duration::from_secs(2));
         assert_eq!(rate.allows(50), Duration::from_millis(2500));
@@ -122,26 +126,26 @@ mod tests {
     }
 
     #[test]
-    fn only_who_is_slow_for_longer_than_the_grace_is_too_slow() {
+    fn check_fails_only_when_the_rate_is_too_low_for_longer_than_the_grace() {
         let rate = MinRate::bytes_per_second(100).grace(Duration::from_secs(1));
-        let pace = SendRateMeter::default();
-        pace.moved(10, Duration::from_millis(900));
-        pace.check(rate).unwrap();
-        // Together 110 bytes in 1.1 s.
-        pace.moved(100, Duration::from_millis(200));
-        pace.check(rate).unwrap();
-        // Before, it was fast; that does not count any more.
-        pace.moved(90, Duration::from_secs(1));
+        let meter = SendRateMeter::default();
+        meter.moved(10, Duration::from_millis(900));
+        meter.check(rate).unwrap();
+        // A total of 110 bytes in 1.1 s.
+        meter.moved(100, Duration::from_millis(200));
+        meter.check(rate).unwrap();
+        // The check above started a new period, so the earlier bytes no longer count.
+        meter.moved(90, Duration::from_secs(1));
         assert_eq!(
-            pace.check(rate).unwrap_err().kind(),
+            meter.check(rate).unwrap_err().kind(),
             io::ErrorKind::TimedOut
         );
-        pace.moved(0, Duration::from_micros(999));
-        pace.check(rate).unwrap();
+        meter.moved(0, Duration::from_micros(999));
+        meter.check(rate).unwrap();
     }
 
     #[test]
-    fn what_finds_room_after_a_wait_counts_and_what_fills_the_buffer_before_does_not() {
+    fn bytes_count_only_after_the_first_wait() {
         let rate = MinRate::bytes_per_second(100).grace(Duration::from_secs(1));
         let (slow, fast) = (SendRateMeter::default(), SendRateMeter::default());
         slow.moved(1000, Duration::ZERO);

@@ -1,27 +1,27 @@
-//! One wait for a peer: when it has to end.
+//! The time limits of one wait for a peer.
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use super::MinRate;
 
-/// What one wait for the peer may take.
+/// The limits of one wait for the peer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Limits {
-    /// From the start of the wait, however the other direction fares.
+    /// Maximum duration from the start of the wait, regardless of the other direction.
     pub(crate) wait: Option<Duration>,
-    /// From the start of the wait or the last byte in either direction.
+    /// Maximum time since the start of the wait or the last byte in either direction.
     pub(crate) idle: Option<Duration>,
-    /// At this point in time, whatever happens.
+    /// Time at which the wait ends in any case.
     pub(crate) deadline: Option<Instant>,
-    /// How fast the peer has to take what is sent, while there is no room for more.
+    /// Minimum rate at which the peer must read while the send buffer is full.
     pub(crate) rate: Option<MinRate>,
 }
 
-/// One wait in progress: when it must end, kept across interruptions.
+/// A wait in progress. Its end stays the same across interruptions.
 #[derive(Debug)]
 pub(crate) struct Wait {
-    /// When the clock was last read; a wait without limits never reads it.
+    /// Last reading of the clock. A wait without limits never reads the clock.
     now: Option<Instant>,
     end: Option<Instant>,
     idle_end: Option<Instant>,
@@ -30,7 +30,7 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
-    /// Begins a wait; `moved` is how many bytes the connection has moved so far.
+    /// Begins a wait; `moved` is the number of bytes that the connection has transferred so far.
     pub(crate) fn start(limits: Limits, moved: u64) -> io::Result<Self> {
         let Limits {
             wait,
@@ -61,22 +61,22 @@ impl Wait {
         })
     }
 
-    /// When the clock was last read.
+    /// Returns the last reading of the clock.
     pub(crate) fn clock(&self) -> Option<Instant> {
         self.now
     }
 
-    /// When the wait ends if nothing happens.
+    /// Returns the end of the wait if no byte is transferred.
     pub(crate) fn until(&self) -> Option<Instant> {
         earliest(self.end, self.idle_end)
     }
 
-    /// How long that was when the clock was last read.
+    /// Returns the time left at the last reading of the clock.
     pub(crate) fn left(&self) -> Option<Duration> {
         Some(self.until()?.saturating_duration_since(self.now?))
     }
 
-    /// The wait was interrupted, or a timer ran out: an error if the time is over.
+    /// Checks the limits after an interruption or a timer. Returns an error if a limit is reached.
     pub(crate) fn check(&mut self, moved: u64) -> io::Result<()> {
         if self.until().is_none() {
             return Ok(());
@@ -107,7 +107,7 @@ pub(crate) fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant
 pub(crate) fn timed_out() -> io::Error {
     io::Error::new(
         io::ErrorKind::TimedOut,
-        "the peer kept us waiting past the timeout",
+        "the wait for the peer went past the timeout",
     )
 }
 
@@ -118,7 +118,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn a_byte_in_the_other_direction_extends_idle_but_no_other_limit() {
+    fn byte_in_the_other_direction_extends_only_the_idle_limit() {
         let idle = Limits {
             idle: Some(MS),
             ..Limits::default()
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_that_has_passed_fails_at_once() {
+    fn past_deadline_fails_at_once() {
         let limits = Limits {
             deadline: Some(Instant::now()),
             ..Limits::default()

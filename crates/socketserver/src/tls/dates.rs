@@ -13,7 +13,7 @@ pub(super) const NOTICE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// How often that is repeated while it is served.
 pub(super) const AGAIN: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The validity of a server's certificate; see [`TlsIdentity::dates`](super::TlsFiles::dates).
+/// The validity of a server's certificate; see [`TlsIdentity::dates`](super::TlsIdentity::dates).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CertificateDates {

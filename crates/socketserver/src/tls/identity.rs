@@ -1,4 +1,4 @@
-//! Certificates and keys from files in PEM format.
+//! Certificates and keys from PEM files.
 
 use std::fmt;
 use std::fs::File;
@@ -17,13 +17,13 @@ use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 use super::dates::CertificateDates;
 use super::provider;
 
-/// Where a server's certificates are, and what it asks of clients.
+/// The certificate files of a server, and its requirements for client certificates.
 ///
 /// ```no_run
 /// use socketserver::{Tls, TlsIdentity};
 ///
 /// let files = TlsIdentity::new("example.org.pem", "example.org.key")
-///     .and("other.example.pem", "other.example.key")
+///     .with_identity("other.example.pem", "other.example.key")
 ///     .client_ca("clients.pem");
 /// let tls = Tls::new(files.load()?);
 /// # Ok::<(), socketserver::TlsConfigError>(())
@@ -36,24 +36,24 @@ pub struct TlsIdentity {
     protocols: Vec<Vec<u8>>,
 }
 
-/// Why there is no TLS.
+/// The error of an invalid TLS configuration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsConfigError {
-    /// A file cannot be read, or is no PEM.
+    /// A file cannot be read, or is not in PEM format.
     #[error("cannot read {what} from {}", path.display())]
     Unreadable {
-        /// What was to be read.
+        /// The expected content.
         what: &'static str,
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A file has none of what is needed.
-    #[error("there is no {what} in {}: it has to be in PEM format, between BEGIN and END lines", path.display())]
+    /// A file does not contain the expected item.
+    #[error("there is no {what} in {}: the file must be in PEM format, with BEGIN and END lines", path.display())]
     Missing {
-        /// What was to be read.
+        /// The expected item.
         what: &'static str,
         /// The file.
         path: PathBuf,
@@ -78,29 +78,29 @@ pub enum TlsConfigError {
     /// A certificate or a key cannot be used.
     #[error("cannot use the certificate {} with the key {}", certificate.display(), key.display())]
     Unusable {
-        /// The certificate's file.
+        /// The certificate file.
         certificate: PathBuf,
-        /// The key's file.
+        /// The key file.
         key: PathBuf,
-        /// What is wrong with them.
+        /// The cause.
         source: rustls::Error,
     },
-    /// The authority that is to vouch for clients cannot.
-    #[error("cannot have clients checked by {}: {reason}", path.display())]
+    /// The certificate authority for client certificates cannot be used.
+    #[error("cannot verify clients with the authorities in {}: {reason}", path.display())]
     BadAuthority {
-        /// Its file.
+        /// The file of the authority.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         reason: String,
     },
-    /// The cryptography cannot do what TLS needs.
+    /// The cryptography provider does not support a required feature.
     #[error("cannot set up TLS")]
     Setup(#[source] rustls::Error),
 }
 
 impl TlsIdentity {
-    /// A server with one certificate: a file with its chain, the server's own first, and one with
-    /// its key.
+    /// Creates an identity with one certificate. `certificate` is a file with the chain, the
+    /// server's own certificate first. `key` is the file with its private key.
     #[must_use]
     pub fn new(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         Self {
@@ -111,8 +111,8 @@ impl TlsIdentity {
         }
     }
 
-    /// One more certificate. A client gets the first that has the name it asks for (SNI), or else
-    /// the very first.
+    /// Adds a certificate. A client receives the first certificate that has the requested name
+    /// (SNI), or otherwise the first of all.
     #[must_use]
     pub fn with_identity(
         mut self,
@@ -123,23 +123,25 @@ impl TlsIdentity {
         self
     }
 
-    /// Asks clients for a certificate that one of the authorities in this file has issued, and
-    /// refuses those without (mutual TLS).
+    /// Requires a client certificate that one of the authorities in this file has issued, and
+    /// rejects clients without one (mutual TLS).
     #[must_use]
     pub fn client_ca(mut self, authorities: impl Into<PathBuf>) -> Self {
         self.client_ca = Some(authorities.into());
         self
     }
 
-    /// Lets clients in that have no certificate. One that is shown has to be good all the same.
+    /// Accepts clients without a certificate. A certificate that a client presents must still be
+    /// valid.
     #[must_use]
     pub fn anonymous_clients(mut self) -> Self {
         self.client_may_be_anonymous = true;
         self
     }
 
-    /// The protocols that are offered to clients (ALPN), the best first. A client that has none of
-    /// them in its own offer is refused; one that makes no offer is not.
+    /// Sets the application protocols that the server supports (ALPN), in order of preference. A
+    /// client that offers only other protocols is rejected. A client that offers no protocol is
+    /// accepted.
     #[must_use]
     pub fn protocols(mut self, names: impl IntoIterator<Item = impl Into<Vec<u8>>>) -> Self {
         self.protocols = names.into_iter().map(Into::into).collect();
@@ -190,7 +192,7 @@ impl TlsIdentity {
     /// Reads the files.
     ///
     /// # Errors
-    /// See [`TlsConfigError`]; each names the file.
+    /// Returns a [`TlsConfigError`] that names the file.
     pub fn load(&self) -> Result<ServerConfig, TlsConfigError> {
         let identities = self
             .identities
@@ -203,7 +205,7 @@ impl TlsIdentity {
         let builder = match &self.client_ca {
             None => builder.with_no_client_auth(),
             Some(path) => {
-                let bad = |reason: String| TlsConfigError::BadAuthority {
+                let invalid = |reason: String| TlsConfigError::BadAuthority {
                     path: path.clone(),
                     reason,
                 };
@@ -211,7 +213,7 @@ impl TlsIdentity {
                 for authority in certificates("an authority's certificate", path)? {
                     roots
                         .add(authority)
-                        .map_err(|error| bad(error.to_string()))?;
+                        .map_err(|error| invalid(error.to_string()))?;
                 }
                 let verifier =
                     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
@@ -220,17 +222,19 @@ impl TlsIdentity {
                 } else {
                     verifier
                 };
-                let verifier = verifier.build().map_err(|error| bad(error.to_string()))?;
+                let verifier = verifier
+                    .build()
+                    .map_err(|error| invalid(error.to_string()))?;
                 builder.with_client_cert_verifier(verifier)
             }
         };
-        let mut config = builder.with_cert_resolver(Arc::new(ByName(identities)));
+        let mut config = builder.with_cert_resolver(Arc::new(SniResolver(identities)));
         config.alpn_protocols.clone_from(&self.protocols);
-        // All of them are good. Which is best is not left to a client that may know no better, or to
-        // whoever would have it take the least.
+        // All supported cipher suites are secure. The server chooses, because a client may have an
+        // outdated preference, and an attacker could make it prefer the weakest suite.
         config.ignore_client_order = true;
-        // Sessions are resumed by tickets: what they need is with the client, and works in whatever
-        // process it comes back to.
+        // Sessions are resumed by tickets. The client keeps the session state, so that any process
+        // can resume the session.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(TlsConfigError::Setup)?;
         Ok(config)
@@ -311,18 +315,18 @@ fn unreadable(what: &'static str, path: &Path, source: pem::Error) -> TlsConfigE
     }
 }
 
-/// Chooses a certificate by the name that the client asks for.
-struct ByName(Vec<Arc<CertifiedKey>>);
+/// Selects a certificate by the name that the client requests (SNI).
+struct SniResolver(Vec<Arc<CertifiedKey>>);
 
-impl ResolvesServerCert for ByName {
+impl ResolvesServerCert for SniResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let asked = hello.server_name();
-        let found = asked.and_then(|name| self.0.iter().find(|own| has_name(own, name)));
+        let requested = hello.server_name();
+        let found = requested.and_then(|name| self.0.iter().find(|own| has_name(own, name)));
         found.or_else(|| self.0.first()).cloned()
     }
 }
 
-fn has_name(own: &CertifiedKey, asked: &str) -> bool {
+fn has_name(own: &CertifiedKey, requested: &str) -> bool {
     let Some(certificate) = own.cert.first() else {
         return false;
     };
@@ -331,23 +335,23 @@ fn has_name(own: &CertifiedKey, asked: &str) -> bool {
     };
     certificate
         .valid_dns_names()
-        .any(|name| matches(name, asked))
+        .any(|name| matches(name, requested))
 }
 
-/// Whether a certificate's name is the one asked for; a `*` stands for one label
+/// Returns true if a certificate's name matches the requested name. A `*` stands for one label
 /// ([RFC 6125, 6.4.3](https://www.rfc-editor.org/rfc/rfc6125#section-6.4.3)).
-fn matches(name: &str, asked: &str) -> bool {
+fn matches(name: &str, requested: &str) -> bool {
     match name.strip_prefix("*.") {
-        None => name.eq_ignore_ascii_case(asked),
-        Some(parent) => asked
+        None => name.eq_ignore_ascii_case(requested),
+        Some(parent) => requested
             .split_once('.')
             .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(parent)),
     }
 }
 
-impl fmt::Debug for ByName {
+impl fmt::Debug for SniResolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ByName").field(&self.0.len()).finish()
+        f.debug_tuple("SniResolver").field(&self.0.len()).finish()
     }
 }
 
@@ -356,7 +360,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_is_one_label() {
+    fn wildcard_matches_exactly_one_label() {
         assert!(matches("example.org", "EXAMPLE.org"));
         assert!(matches("*.example.org", "a.example.org"));
         for other in [

@@ -1,7 +1,7 @@
-//! TLS: certificates, the handshake, and what a connection knows of it afterwards.
+//! TLS: certificates, the handshake, and the negotiated parameters of a connection.
 //!
-//! The handshake is done by whoever serves the connection, never by the accept loop. It has a deadline
-//! of its own, and whoever is slow in it holds no thread of a pool.
+//! The worker that serves a connection performs the handshake; the accept loop never does. The
+//! handshake has its own deadline. A slow TLS handshake does not occupy a pool thread.
 
 mod dates;
 mod identity;
@@ -26,9 +26,10 @@ pub(crate) use session::{Session, Wire};
 
 use crate::timeouts::Limits;
 
-/// A server's side of TLS: see [`Builder::tls`](crate::Builder::tls). Clones share one state.
+/// The TLS configuration of a server: see [`Builder::tls`](crate::Builder::tls). Clones share one
+/// state.
 ///
-/// Any [`ServerConfig`] will do; [`TlsIdentity`] makes one of files. Handlers see the same
+/// Accepts any [`ServerConfig`]; [`TlsIdentity`] creates one from files. Handlers use the same
 /// [`Connection`](crate::Connection) as without TLS.
 #[derive(Clone)]
 pub struct Tls(Arc<Shared>);
@@ -47,7 +48,8 @@ struct Shared {
 }
 
 impl Tls {
-    /// With 10 s for a handshake, and 1,024 handshakes at once.
+    /// Creates a configuration with a handshake timeout of 10 s and at most 1,024 concurrent
+    /// handshakes.
     #[must_use]
     pub fn new(config: impl Into<Arc<ServerConfig>>) -> Self {
         Self(Arc::new(Shared {
@@ -60,21 +62,21 @@ impl Tls {
         }))
     }
 
-    /// How long a client may take for the handshake, whatever it sends meanwhile.
+    /// Sets the time limit of a handshake, regardless of what the client sends. Defaults to 10 s.
     ///
-    /// Clones that were made before are not changed.
+    /// Does not change existing clones.
     #[must_use]
     pub fn handshake_timeout(self, limit: Duration) -> Self {
         self.with(|shared| shared.handshake_timeout = limit)
     }
 
-    /// How many handshakes may be under way at once. They cost processor time, which those who are
+    /// Sets the maximum number of concurrent handshakes. Defaults to 1,024; 0 counts as 1.
     /// being served need. When a client comes while there are as many, one that takes longer than half a second is
     /// cut, the oldest, or one of an address that has three more than the client's; if there is none, the
     /// client is closed at once. 0 is taken
-    /// as 1.
+    /// once.
     ///
-    /// Clones that were made before are not changed.
+    /// Does not change existing clones.
     #[must_use]
     pub fn max_handshakes(self, max: usize) -> Self {
         self.with(|shared| shared.max_handshakes = max.max(1))
@@ -93,15 +95,15 @@ impl Tls {
         Self(Arc::new(shared))
     }
 
-    /// Replaces certificates and all else, for new connections. Those that are there go on as they
-    /// were.
+    /// Replaces certificates and all other settings for new connections. Existing connections keep
+    /// their settings.
     pub fn reload(&self, config: impl Into<Arc<ServerConfig>>) {
-        let mut present = self
+        let mut current = self
             .0
             .config
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        *present = config.into();
+        *current = config.into();
     }
 
     /// Sets which certificates are served, and logs a warning for each that is not valid, or for less
@@ -142,19 +144,19 @@ impl Tls {
     }
 
     fn config(&self) -> Arc<ServerConfig> {
-        let present = self.0.config.read().unwrap_or_else(PoisonError::into_inner);
-        present.clone()
+        let current = self.0.config.read().unwrap_or_else(PoisonError::into_inner);
+        current.clone()
     }
 
     /// Does what is due and what a child would do for itself alone: looks at the dates of certificates,
-    /// and lets the keys of tickets be replaced. A process that shakes no hands itself
-    /// has to ask for it: otherwise each forked child gets the first key, and a key that is stolen opens
-    /// every session that was resumed.
+    /// and lets the keys of tickets be replaced. A process without handshakes of its own
+    /// must call this method. Otherwise each forked child inherits the first key, and a stolen key
+    /// decrypts every resumed session.
     pub(crate) fn prepare_fork(&self) {
         self.look_at_dates();
         let config = self.config();
         if config.ticketer.enabled() {
-            // rustls replaces the key when it is used, and no sooner.
+            // rustls replaces the key only when the key is used.
             let _ = config.ticketer.encrypt(&[]);
         }
     }
@@ -163,7 +165,7 @@ impl Tls {
         self.0.handshake_timeout
     }
 
-    /// Begins to shake hands with whoever has connected.
+    /// Begins the handshake with a client.
     pub(crate) fn begin(&self, holder: Holder) -> io::Result<Handshake> {
         self.look_at_dates();
         let max = self.0.max_handshakes;
@@ -191,7 +193,7 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// A handshake that is under way.
+/// A handshake in progress.
 pub(crate) struct Handshake {
     session: Session,
     _place: Place,
@@ -199,10 +201,10 @@ pub(crate) struct Handshake {
 }
 
 impl Handshake {
-    /// Goes on with what has arrived; fails as [`io::ErrorKind::WouldBlock`] if the peer has to say
-    /// more.
+    /// Continues the handshake with the bytes that have arrived. Returns
+    /// [`io::ErrorKind::WouldBlock`] if the peer must send more.
     pub(crate) fn advance(&mut self, wire: &impl Wire, limits: Limits) -> io::Result<()> {
-        self.session.shake_hands(wire, limits)
+        self.session.advance_handshake(wire, limits)
     }
 
     /// Whether another one was cut for its place.
@@ -215,7 +217,7 @@ impl Handshake {
     }
 }
 
-/// What TLS is computed by.
+/// Returns the cryptography provider of TLS.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }

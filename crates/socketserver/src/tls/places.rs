@@ -1,7 +1,6 @@
-//! The handshakes that are under way: so many at once, and whose.
+//! The limit of concurrent TLS handshakes.
 //!
-//! When there are as many as may be, one that takes too long, or one of an address that has many, makes
-//! room for a newcomer.
+//! At the limit, a new handshake displaces a slow one, or one of an address that has many.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -10,16 +9,17 @@ use std::time::{Duration, Instant};
 
 use crate::admission::PeerKey;
 
-/// How long a handshake may take when others need its place: two round trips to any place on Earth.
+/// Time after which a new handshake may displace another one: two round trips to any place on
+/// Earth.
 const LEFT_ALONE: Duration = Duration::from_millis(500);
-/// An address with so many more than the newcomer's has to make room at once.
+/// An address with this many more handshakes than the new peer's address is displaced at once.
 const MORE: usize = 3;
 
-/// Who shakes hands.
+/// A connection that holds a handshake slot.
 pub(crate) struct Holder {
-    /// `None` for peers without an IP address, which are taken for one.
+    /// `None` for peers without an IP address, which count as one peer.
     pub(crate) peer: Option<PeerKey>,
-    /// Ends its connection, as others need its place. `None` if it keeps it.
+    /// Displaces the connection. `None` if the connection cannot be displaced.
     pub(crate) cut: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
@@ -33,14 +33,15 @@ struct Held {
     of_peers: HashMap<Option<PeerKey>, usize>,
 }
 
-/// One of them, given back when it is dropped.
+/// A handshake slot. Dropping it frees the slot.
 pub(super) struct Place {
     places: Arc<Places>,
     number: u64,
 }
 
 impl Places {
-    /// Takes one of `max` places; whether another handshake was cut for it. `None` if there is none.
+    /// Takes one of `max` slots. The `bool` is true if another handshake was displaced for it.
+    /// Returns `None` if no slot is free.
     pub(super) fn take(self: &Arc<Self>, holder: Holder, max: usize) -> Option<(Place, bool)> {
         let mut held = self.lock();
         let now = Instant::now();
@@ -71,7 +72,7 @@ impl Places {
 }
 
 impl Held {
-    /// Which handshake makes room.
+    /// Returns the handshake that `newcomer` displaces.
     fn victim_of(&self, newcomer: &Holder, now: Instant) -> Option<u64> {
         newcomer.cut.as_ref()?;
         let own = self.of_peers.get(&newcomer.peer).copied();
@@ -101,7 +102,7 @@ impl Held {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // None if it was cut: then the place is another one's.
+        // `None` if the handshake was displaced: then another handshake holds the slot.
         let held = self.places.lock().remove(self.number);
         drop(held);
     }

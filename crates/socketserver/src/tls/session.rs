@@ -1,8 +1,8 @@
-//! TLS on one connection: between what a handler reads and writes, and the socket.
+//! The TLS session of one connection, between the handler and the socket.
 //!
-//! One reads, and several may write, as on the socket itself. The state is locked for as long as it
-//! takes to encrypt or to decrypt, and never while somebody waits for the peer; records go out in
-//! the order in which they were made, as who sends holds the turn to send.
+//! One thread reads and several threads may write, as on the socket itself. The state is locked
+//! only while records are encrypted or decrypted, never during a wait for the peer. Records are
+//! sent in the order of their encryption, because the sender holds the send lock.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,40 +15,40 @@ use rustls::pki_types::CertificateDer;
 use crate::send_lock::SendLock;
 use crate::timeouts::{Limits, earliest};
 
-/// What is taken from the socket at once: a record of the longest kind, and its header.
+/// Maximum number of bytes read from the socket at a time: the longest record with its header.
 const RECORD: usize = (16 << 10) + 256;
 
-/// How much is encrypted before it is sent.
+/// Maximum number of bytes that are encrypted before they are sent.
 const PIECE: usize = 64 << 10;
 
-/// The way to the peer, under whose limits everything happens.
+/// The socket under a session. All operations observe its limits.
 pub(crate) trait Wire {
     fn recv(&self, buf: &mut [u8], limits: Limits) -> io::Result<usize>;
-    /// Without waiting.
+    /// Receives without waiting.
     fn try_recv(&self, buf: &mut [u8]) -> io::Result<usize>;
     fn send(&self, bytes: &[u8], limits: Limits) -> io::Result<usize>;
-    /// Nothing that is sent from now on can be understood by the peer.
-    fn is_disconnected(&self);
+    /// Records that nothing sent from now on can reach the peer.
+    fn mark_disconnected(&self);
 }
 
 pub(crate) struct Session {
     state: Mutex<State>,
-    sending: SendLock,
-    /// It was ended on this side: what is missing then is not the peer's fault.
+    send_lock: SendLock,
+    /// True if this side ended the input: a missing close_notify is then not the peer's fault.
     input_ended: AtomicBool,
-    /// A record was sent in part.
-    broken: AtomicBool,
+    /// True if only part of a record was sent.
+    write_failed: AtomicBool,
 }
 
 struct State {
     tls: ServerConnection,
-    /// Received, and not yet decrypted: what was decrypted before is still to be read.
+    /// Received bytes that are not decrypted yet, because earlier plaintext is still unread.
     pending: Vec<u8>,
 }
 
 impl State {
-    /// Decrypts what has been received, up to where there is something to read.
-    fn digest(&mut self) -> Result<(), rustls::Error> {
+    /// Decrypts received bytes until some plaintext is available.
+    fn decrypt(&mut self) -> Result<(), rustls::Error> {
         let mut rest = &self.pending[..];
         let mut outcome = Ok(());
         loop {
@@ -65,9 +65,9 @@ impl State {
             }
             match self.tls.read_tls(&mut rest) {
                 Ok(1..) => {}
-                // The peer has said farewell, and what follows is to be ignored: RFC 8446, 6.1.
+                // The peer has sent close_notify; further bytes are ignored: RFC 8446, 6.1.
                 Ok(0) => rest = &[],
-                // It fails if there is no room, and there is: nothing is left to read.
+                // `read_tls` fails only if its buffer is full, and no plaintext is unread here.
                 Err(_) => break,
             }
         }
@@ -77,23 +77,23 @@ impl State {
     }
 }
 
-/// What was agreed upon with the peer; see [`Connection::tls`](crate::Connection::tls).
+/// The negotiated TLS parameters; see [`Connection::tls`](crate::Connection::tls).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TlsInfo {
-    /// The name that the peer has asked for (SNI).
+    /// The name that the peer requested (SNI).
     pub server_name: Option<String>,
-    /// The protocol that was chosen among those offered (ALPN).
+    /// The negotiated application protocol (ALPN).
     pub protocol: Option<Vec<u8>>,
-    /// The version of TLS, such as `TLSv1.3`.
+    /// The TLS version, such as `TLSv1.3`.
     pub version: Option<&'static str>,
-    /// The peer's certificate and those that lead to the authority which vouches for it, if it was
-    /// asked for one. They have been verified.
+    /// The verified certificate chain of the peer, the peer's own certificate first. Empty if the
+    /// server did not request a certificate or the peer did not send one.
     pub certificates: Vec<CertificateDer<'static>>,
 }
 
 impl TlsInfo {
-    /// The names of hosts for which the peer's certificate was issued.
+    /// Returns the DNS names in the peer's certificate.
     #[must_use]
     pub fn peer_names(&self) -> Vec<String> {
         let Some(own) = self.certificates.first() else {
@@ -112,22 +112,22 @@ impl Session {
         let pending = Vec::new();
         Self {
             state: Mutex::new(State { tls, pending }),
-            sending: SendLock::default(),
+            send_lock: SendLock::default(),
             input_ended: AtomicBool::new(false),
-            broken: AtomicBool::new(false),
+            write_failed: AtomicBool::new(false),
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // No application code runs while it is held.
+        // No application code runs under the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Goes on with the handshake for as long as something has arrived.
+    /// Continues the handshake while input is available.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] if the peer has to say more.
-    pub(super) fn shake_hands(&self, wire: &impl Wire, limits: Limits) -> io::Result<()> {
+    /// Returns [`io::ErrorKind::WouldBlock`] if the peer must send more.
+    pub(super) fn advance_handshake(&self, wire: &impl Wire, limits: Limits) -> io::Result<()> {
         loop {
             self.flush(wire, limits)?;
             if !self.state().tls.is_handshaking() {
@@ -135,10 +135,10 @@ impl Session {
             }
             let mut bytes = vec![0; RECORD];
             let n = wire.try_recv(&mut bytes)?;
-            if self.digest(&bytes[..n], wire, limits)? == 0 {
+            if self.decrypt(&bytes[..n], wire, limits)? == 0 {
                 return Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
-                    "the peer has left in the TLS handshake",
+                    "the peer disconnected during the TLS handshake",
                 ));
             }
         }
@@ -159,24 +159,24 @@ impl Session {
         }
     }
 
-    /// The server wants to hear no more of the peer.
+    /// Ends the input from this side.
     pub(crate) fn end_input(&self) {
         self.input_ended.store(true, Ordering::Relaxed);
     }
 
-    /// Whether there is something to read that has left the kernel already.
+    /// Returns true if decrypted bytes, or an error, can be read without the socket.
     pub(crate) fn has_plaintext(&self) -> bool {
         let mut state = self.state();
-        // What is wrong is told by the read that comes across it.
-        state.digest().is_err()
+        // The next read reports the error.
+        state.decrypt().is_err()
             || state
                 .tls
                 .process_new_packets()
                 .is_ok_and(|state| state.plaintext_bytes_to_read() > 0)
     }
 
-    /// Reads what the peer has sent. Its end is only an end if the peer has said so: anybody on the
-    /// way could cut a connection.
+    /// Reads decrypted bytes. Returns the end of input only after close_notify, because an attacker
+    /// on the network path can close a connection.
     pub(crate) fn recv(
         &self,
         wire: &impl Wire,
@@ -186,9 +186,9 @@ impl Session {
         let limits = limits.as_of_now();
         loop {
             let mut state = self.state();
-            if let Err(error) = state.digest() {
+            if let Err(error) = state.decrypt() {
                 drop(state);
-                return Err(self.give_up(wire, error, limits));
+                return Err(self.fail(wire, error, limits));
             }
             let read = state.tls.reader().read(buf);
             drop(state);
@@ -196,46 +196,47 @@ impl Session {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) if self.input_ended.load(Ordering::Relaxed) => return Ok(0),
                 Err(error) => {
-                    wire.is_disconnected();
+                    wire.mark_disconnected();
                     return Err(error);
                 }
                 read => return read,
             }
-            self.take_in(wire, limits)?;
-            // Answers to what is not data: a change of keys, for instance. Whoever sends at the
-            // moment takes them along: what is read must not wait for what is written.
-            self.flush_beside(wire, limits)?;
+            self.receive_records(wire, limits)?;
+            // Sends the replies to records that are not data, for example to a key update. A thread
+            // that is sending does so instead, because a read must not wait for a write.
+            self.try_flush(wire, limits)?;
         }
     }
 
-    /// Waits for some bytes, and decrypts what they make complete.
-    fn take_in(&self, wire: &impl Wire, limits: Limits) -> io::Result<usize> {
+    /// Waits for bytes, and decrypts the records that are complete.
+    fn receive_records(&self, wire: &impl Wire, limits: Limits) -> io::Result<usize> {
         let mut bytes = vec![0; RECORD];
         let n = wire.recv(&mut bytes, limits)?;
-        self.digest(&bytes[..n], wire, limits)
+        self.decrypt(&bytes[..n], wire, limits)
     }
 
-    /// Decrypts what some bytes make complete; none are the end of input. How many they were.
-    fn digest(&self, bytes: &[u8], wire: &impl Wire, limits: Limits) -> io::Result<usize> {
+    /// Decrypts the records that `bytes` complete; an empty slice is the end of input. Returns the
+    /// length of `bytes`.
+    fn decrypt(&self, bytes: &[u8], wire: &impl Wire, limits: Limits) -> io::Result<usize> {
         let mut state = self.state();
         if bytes.is_empty() {
-            // The end of input is to be told, too.
+            // Reports the end of input to rustls.
             state.tls.read_tls(&mut io::empty())?;
         }
         state.pending.extend_from_slice(bytes);
-        match state.digest() {
+        match state.decrypt() {
             Ok(()) => Ok(bytes.len()),
             Err(error) => {
                 drop(state);
-                Err(self.give_up(wire, error, limits))
+                Err(self.fail(wire, error, limits))
             }
         }
     }
 
-    /// Tells the peer what is wrong with it. It may not read that; the error is ours to tell.
-    fn give_up(&self, wire: &impl Wire, error: rustls::Error, limits: Limits) -> io::Error {
-        let _ = self.flush_beside(wire, limits);
-        wire.is_disconnected();
+    /// Sends an alert to the peer, ignoring errors, and returns `error` as an I/O error.
+    fn fail(&self, wire: &impl Wire, error: rustls::Error, limits: Limits) -> io::Error {
+        let _ = self.try_flush(wire, limits);
+        wire.mark_disconnected();
         io::Error::new(io::ErrorKind::InvalidData, error)
     }
 
@@ -246,45 +247,46 @@ impl Session {
         limits: Limits,
     ) -> io::Result<usize> {
         let limits = limits.as_of_now();
-        let turn = self.sending.take(limits.deadline)?;
-        let mut taken = 0;
+        let guard = self.send_lock.take(limits.deadline)?;
+        let mut accepted = 0;
         {
             let mut state = self.state();
             for buf in bufs {
                 let n = state.tls.writer().write(buf)?;
-                taken += n;
+                accepted += n;
                 if n < buf.len() {
                     break;
                 }
             }
         }
         self.send_records(wire, limits)?;
-        drop(turn);
-        self.flush_beside(wire, limits)?;
-        Ok(taken)
+        drop(guard);
+        self.try_flush(wire, limits)?;
+        Ok(accepted)
     }
 
-    /// Says that no more will come, as far as that can be done at once.
+    /// Sends close_notify, and ignores errors.
     pub(crate) fn close_notify(&self, wire: &impl Wire, limits: Limits) {
         self.state().tls.send_close_notify();
         let _ = self.flush(wire, limits);
     }
 
-    /// Sends what TLS has to say by itself.
+    /// Sends pending handshake messages and alerts.
     fn flush(&self, wire: &impl Wire, limits: Limits) -> io::Result<()> {
         if !self.state().tls.wants_write() {
             return Ok(());
         }
-        let turn = self.sending.take(limits.deadline)?;
+        let guard = self.send_lock.take(limits.deadline)?;
         self.send_records(wire, limits)?;
-        drop(turn);
-        self.flush_beside(wire, limits)
+        drop(guard);
+        self.try_flush(wire, limits)
     }
 
-    /// The same, if it is nobody's turn. If it is somebody's, he does this afterwards.
-    fn flush_beside(&self, wire: &impl Wire, limits: Limits) -> io::Result<()> {
+    /// Sends pending handshake messages and alerts if no other thread is sending. Otherwise the
+    /// sending thread does so after its records.
+    fn try_flush(&self, wire: &impl Wire, limits: Limits) -> io::Result<()> {
         while self.state().tls.wants_write() {
-            let Some(_turn) = self.sending.try_take() else {
+            let Some(_guard) = self.send_lock.try_take() else {
                 return Ok(());
             };
             self.send_records(wire, limits)?;
@@ -292,12 +294,12 @@ impl Session {
         Ok(())
     }
 
-    /// To be called by who has the turn to send.
+    /// Sends all pending records. The caller holds the send lock.
     fn send_records(&self, wire: &impl Wire, limits: Limits) -> io::Result<()> {
-        if self.broken.load(Ordering::Relaxed) {
+        if self.write_failed.load(Ordering::Relaxed) {
             return Err(io::Error::new(
                 io::ErrorKind::BrokenPipe,
-                "an earlier write has failed, and nothing can follow it in TLS",
+                "an earlier write failed within a TLS record: the connection cannot send any more",
             ));
         }
         let mut records = Vec::new();
@@ -312,9 +314,9 @@ impl Session {
             match wire.send(rest, limits) {
                 Ok(n) => rest = &rest[n..],
                 Err(error) => {
-                    // A record in part: whatever follows would be garbage.
-                    self.broken.store(true, Ordering::Relaxed);
-                    wire.is_disconnected();
+                    // Only part of a record was sent, so that further bytes would be invalid.
+                    self.write_failed.store(true, Ordering::Relaxed);
+                    wire.mark_disconnected();
                     return Err(error);
                 }
             }
@@ -330,8 +332,8 @@ impl std::fmt::Debug for Session {
 }
 
 impl Limits {
-    /// One read of a handler may take several of the socket: what bounds it is fixed at its
-    /// beginning, or a trickle of bytes would extend it.
+    /// Converts the wait limit to a deadline. One read of a handler may take several reads of the
+    /// socket, and received bytes must not extend the limit.
     fn as_of_now(self) -> Self {
         let end = self.wait.and_then(|wait| Instant::now().checked_add(wait));
         Self {

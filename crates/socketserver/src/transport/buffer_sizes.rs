@@ -1,4 +1,4 @@
-//! How much the kernel keeps for a datagram socket.
+//! Kernel buffer sizes of datagram sockets.
 
 use std::os::fd::AsFd;
 
@@ -8,8 +8,8 @@ use rustix::net::sockopt;
 use super::SocketOptions;
 use crate::BindError;
 
-/// Sets what was asked for, or fails: a buffer that is smaller than the operator believes shows only
-/// when it is too late.
+/// Sets the requested buffer sizes, or returns an error, because a buffer smaller than configured
+/// is noticed only when datagrams are lost.
 pub(super) fn set(socket: &impl AsFd, options: &SocketOptions) -> Result<(), BindError> {
     if let Some(bytes) = options.receive_buffer {
         Buffer {
@@ -19,7 +19,7 @@ pub(super) fn set(socket: &impl AsFd, options: &SocketOptions) -> Result<(), Bin
             force: |fd, bytes| sockopt::set_socket_recv_buffer_size_force(fd, bytes),
             get: |fd| sockopt::socket_recv_buffer_size(fd),
         }
-        .ask_for(socket, bytes)?;
+        .request(socket, bytes)?;
     }
     if let Some(bytes) = options.send_buffer {
         Buffer {
@@ -29,7 +29,7 @@ pub(super) fn set(socket: &impl AsFd, options: &SocketOptions) -> Result<(), Bin
             force: |fd, bytes| sockopt::set_socket_send_buffer_size_force(fd, bytes),
             get: |fd| sockopt::socket_send_buffer_size(fd),
         }
-        .ask_for(socket, bytes)?;
+        .request(socket, bytes)?;
     }
     Ok(())
 }
@@ -43,25 +43,24 @@ struct Buffer<S> {
 }
 
 impl<S: AsFd> Buffer<S> {
-    fn ask_for(&self, socket: &S, bytes: usize) -> Result<(), BindError> {
-        let refused = |reason: String| BindError::BadOption {
+    fn request(&self, socket: &S, bytes: usize) -> Result<(), BindError> {
+        let rejected = |reason: String| BindError::BadOption {
             option: self.option,
             reason,
         };
-        let failed = |errno: Errno| refused(format!("the system refuses {bytes} bytes: {errno}"));
+        let failed = |errno: Errno| rejected(format!("the system rejects {bytes} bytes: {errno}"));
         (self.set)(socket, bytes).map_err(failed)?;
-        // The kernel doubles it, to have room for what it keeps with each datagram: socket(7).
-        let got = || {
+        // The kernel doubles the size, for the bookkeeping data of each datagram: socket(7).
+        let effective = || {
             (self.get)(socket)
                 .map(|doubled| doubled / 2)
                 .map_err(failed)
         };
-        // What is more than its ceiling it cuts without a word. CAP_NET_ADMIN has none.
-        if got()? < bytes && (self.force)(socket, bytes).is_err() {
-            return Err(refused(format!(
-                "the system gives no more than {} of {bytes} bytes; raise the sysctl {}, or ask \
-                 for less",
-                got()?,
+        // The kernel silently limits the size to the sysctl. CAP_NET_ADMIN overrides this limit.
+        if effective()? < bytes && (self.force)(socket, bytes).is_err() {
+            return Err(rejected(format!(
+                "the system grants only {} of {bytes} bytes: raise the sysctl {}, or request less",
+                effective()?,
                 self.ceiling
             )));
         }

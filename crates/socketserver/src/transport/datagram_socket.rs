@@ -1,4 +1,4 @@
-//! What UDP and Unix datagram share: receiving, adopting.
+//! Common code of UDP and Unix datagram sockets: receiving and adopting.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -15,17 +15,18 @@ use super::{AcceptContext, Accepted, SocketOptions, stream_listener};
 use crate::datagram::ReplyPath;
 use crate::{Address, BindError, Datagram, Rejection, Timeouts};
 
-/// A receiving socket, and the file that goes with it.
+/// A receiving socket with its socket file.
 ///
-/// The socket is a blocking one: the loop receives with `MSG_DONTWAIT`, and where the kernel parks
-/// handlers, a reply that finds no room is parked by it, for no longer than the send timeout. It stays open until the last
-/// datagram that may be replied to is gone.
+/// The socket is blocking. The accept loop receives with `MSG_DONTWAIT`. If the kernel blocks
+/// handlers, a reply without room in the send buffer waits in the kernel, at most for the send
+/// timeout. The socket stays open until the last datagram that can be replied to is dropped.
 #[derive(Debug)]
 pub struct PacketSocket {
-    // Before the socket: while it is open, nobody takes the file for a stale one.
+    // Dropped before the socket: while the socket is open, no other process takes the file for
+    // stale.
     path: Option<PathGuard>,
     fd: Arc<OwnedFd>,
-    /// Received together, and handed out one by one.
+    /// Datagrams received in one call, and returned one by one.
     batch: Batch,
     address: Arc<Address>,
     max_amplification: Option<u32>,
@@ -38,7 +39,7 @@ impl PacketSocket {
         !self.batch.is_empty()
     }
 
-    /// Makes this process the one that cleans up.
+    /// Makes this process the one that removes the socket file.
     pub(super) fn take_over(&self) {
         if let Some(path) = &self.path {
             path.take_over();
@@ -52,8 +53,7 @@ impl AsFd for PacketSocket {
     }
 }
 
-/// A reply that finds no room is soon of no use, and the one that waits for it may be the only
-/// thread there is.
+/// A reply that waits for room soon becomes useless, and its handler may occupy the only thread.
 pub(super) fn default_timeouts() -> Timeouts {
     Timeouts::default().write(Some(Duration::from_secs(1)))
 }
@@ -70,12 +70,12 @@ pub(super) fn activate(
     if let Some(inet) = address.as_inet() {
         set_recv_drop_count(&fd)?;
         batch = batch.with_packet_info();
-        // One that is bound to a single address answers from it in any case.
+        // A socket bound to a single address always replies from that address.
         if inet.ip().is_unspecified() {
             set_recv_pktinfo(&fd)?;
         }
     }
-    let own = OwnAddresses::enter(&fd, address.clone());
+    let own = OwnAddresses::register(&fd, address.clone());
     Ok(PacketSocket {
         fd: Arc::new(fd),
         path,
@@ -101,7 +101,7 @@ pub(super) fn adopt(
     })
 }
 
-/// The next datagram. When none is at hand, as many as there is room for are received together.
+/// Returns the next datagram. If none is buffered, receives as many as there is room for.
 pub(super) fn get_request(
     socket: &mut PacketSocket,
     accept_context: &mut AcceptContext,
@@ -151,17 +151,18 @@ pub(super) fn get_request(
     Ok(Accepted::Request(datagram, permit))
 }
 
-/// Why a datagram with this source must not be answered, and gets no handler.
+/// Returns the reason why a datagram with this source address must not be answered.
 fn unanswerable(peer: &Address, own: &mut OwnAddresses, no_low_ports: bool) -> Option<Rejection> {
     let port = peer.as_inet().map(|inet| inet.port());
     if port == Some(0) {
-        // The kernel refuses to send there: RFC 768 has 0 where no answer is wanted.
+        // The kernel rejects this port as a destination. In RFC 768, port 0 means that no reply is
+        // expected.
         Some(Rejection::NoPort)
     } else if own.include(peer) {
         Some(Rejection::OwnAddress)
     } else if no_low_ports && port.is_some_and(|port| port < 1024) {
-        // A service's own port: clients send from others, and no answer of ours is to set one service
-        // talking to another.
+        // The port of a well-known service: clients send from other ports, and a reply must not
+        // make two services answer each other.
         Some(Rejection::LowPort)
     } else {
         None

@@ -1,4 +1,4 @@
-//! What TCP and UDP share: resolving, and a bound socket of the right family.
+//! Common code of TCP and UDP: resolving addresses and binding sockets.
 
 use std::fmt::Debug;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -44,7 +44,7 @@ pub(super) fn bound(
     let fd = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)
         .map_err(|errno| system("open a socket for", target, errno))?;
     let set = || {
-        // For UDP it would allow a second server to steal the port.
+        // For UDP, this option would let a second server take over the port.
         if options.reuse_address && kind == SocketType::STREAM {
             sockopt::set_socket_reuseaddr(&fd, true)?;
         }
@@ -61,7 +61,7 @@ pub(super) fn bound(
     Ok(fd)
 }
 
-/// What a failed bind or listen means.
+/// Converts the error of a failed bind or listen.
 pub(super) fn refused(target: SocketAddr, errno: Errno) -> BindError {
     let address = target.to_string();
     match errno {

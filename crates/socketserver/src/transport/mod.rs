@@ -1,7 +1,7 @@
-//! Where requests come from: four transports with one surface.
+//! Sources of requests: four transports with the same interface.
 //!
-//! A transport binds, accepts or receives, and says what went wrong; it does not decide what to do
-//! about it, and it never runs application code.
+//! A transport binds, accepts or receives, and returns errors. It does not decide how to handle an
+//! error, and it never runs application code.
 
 mod buffer_sizes;
 mod datagram_socket;
@@ -27,25 +27,25 @@ use crate::park::Parker;
 use crate::server::{Request, ServerHandle};
 use crate::{Address, BindError, Rejection, Timeouts};
 
-/// A way for requests to come in: [`Tcp`], [`Udp`], [`UnixStream`] or [`UnixDatagram`].
+/// A transport of requests: [`Tcp`], [`Udp`], [`UnixStream`] or [`UnixDatagram`].
 pub trait Transport: sealed::Sealed + Sized + Send + Sync + 'static {
-    /// What a handler is given: a [`Connection`](crate::Connection) or a
+    /// The request type of a handler: a [`Connection`](crate::Connection) or a
     /// [`Datagram`](crate::Datagram).
     type Request: Request;
 
-    /// An address to bind, resolved.
+    /// A resolved address to bind.
     type Target: fmt::Display + Clone + Send;
 
     #[doc(hidden)]
     type Listener: AsFd + Send + Sync + 'static;
 
-    /// The transport's name, as endpoints have it: `tcp`, `udp`, `unix`, `unixgram`.
+    /// The name of the transport in endpoints: `tcp`, `udp`, `unix`, `unixgram`.
     const NAME: &'static str;
 
     #[doc(hidden)]
     const IS_DATAGRAM: bool;
 
-    /// The limits on waiting that a server has unless it is told otherwise.
+    /// Returns the default timeouts of a server with this transport.
     fn default_timeouts() -> Timeouts;
 
     #[doc(hidden)]
@@ -75,7 +75,7 @@ pub trait Transport: sealed::Sealed + Sized + Send + Sync + 'static {
         accept_context: &mut AcceptContext,
     ) -> rustix::io::Result<Accepted<Self::Request>>;
 
-    /// Whether a request has left the kernel already, and waits to be got.
+    /// Returns true if a received request is buffered in this process.
     #[doc(hidden)]
     fn has_received(listener: &Self::Listener) -> bool {
         let _ = listener;
@@ -83,13 +83,13 @@ pub trait Transport: sealed::Sealed + Sized + Send + Sync + 'static {
     }
 }
 
-/// What came in.
+/// The result of accepting or receiving.
 #[doc(hidden)]
 #[derive(Debug)]
 pub enum Accepted<R> {
-    /// A request, and its share of its peer's limit.
+    /// A request, with the permit of its peer's limit.
     Request(R, Option<PeerPermit>),
-    /// Somebody who was turned away before anything was made for him, and his connection.
+    /// A rejected client with its connection; no handler state was created.
     Rejected(Address, Option<OwnedFd>, Rejection),
 }
 
@@ -121,30 +121,31 @@ pub trait DatagramTransport: Transport {}
 impl DatagramTransport for Udp {}
 impl DatagramTransport for UnixDatagram {}
 
-/// What can be bound by a transport: anything with IP addresses for [`Tcp`] and [`Udp`], anything
-/// like a path for [`UnixStream`] and [`UnixDatagram`] (a leading `@` is an abstract name).
+/// A value that a transport can bind. [`Tcp`] and [`Udp`] bind IP addresses. [`UnixStream`] and
+/// [`UnixDatagram`] bind paths, where a leading `@` marks an abstract name.
 pub trait ToBindAddrs<T: Transport> {
-    /// The addresses meant, in the order to try them.
+    /// Returns the addresses, in the order in which to try them.
     ///
     /// # Errors
-    /// [`BindError::BadAddress`] if there are none.
+    /// Returns [`BindError::BadAddress`] if there are none.
     fn to_bind_addrs(&self) -> Result<Vec<T::Target>, BindError>;
 }
 
-/// Whether a socket bound to `[::]` takes IPv4 clients as well.
+/// The choice of whether a socket bound to `[::]` also accepts IPv4 clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DualStack {
-    /// It does; they appear as `[::ffff:a.b.c.d]`.
+    /// IPv4 clients are accepted; their addresses have the form `[::ffff:a.b.c.d]`.
     #[default]
     Enabled,
-    /// IPv6 only: another socket may have the same port for IPv4.
+    /// IPv6 only: another socket can bind the same port for IPv4.
     Disabled,
 }
 
-/// The longest datagram there is over IP, header included.
+/// Maximum length of a datagram over IP, header included.
 const MAX_PACKET: usize = 65_535;
 
-/// The options of a listening socket, for all transports; the builder shows to each what applies.
+/// The options of a listening socket, for all transports. The builder offers only the options that
+/// apply to its transport.
 #[doc(hidden)]
 #[derive(Clone, Debug)]
 pub struct SocketOptions {
@@ -155,9 +156,9 @@ pub struct SocketOptions {
     pub(crate) mode: u32,
     pub(crate) owner: unix_path::Owner,
     pub(crate) write_timeout: Option<std::time::Duration>,
-    /// For datagrams: the longest one that is wanted.
+    /// Maximum length of a received datagram.
     pub(crate) max_packet_size: usize,
-    /// For datagrams: how many times as much may be answered.
+    /// Maximum ratio of reply bytes to received bytes.
     pub(crate) max_amplification: Option<u32>,
     pub(crate) reject_low_ports: bool,
     pub(crate) receive_buffer: Option<usize>,
@@ -167,11 +168,11 @@ pub struct SocketOptions {
     pub(crate) user_timeout: Option<std::time::Duration>,
 }
 
-/// How a silent TCP connection is probed, so that a peer which has vanished without a word is
-/// noticed; see [`Builder::keepalive`](crate::Builder::keepalive).
+/// TCP keep-alive probes of silent connections, which detect a vanished peer; see
+/// [`Builder::keepalive`](crate::Builder::keepalive).
 ///
-/// The defaults find it out within two minutes: a probe after 60 s, then one every 10 s, and the
-/// end when six in a row were not answered.
+/// The default settings detect a vanished peer within two minutes. The kernel sends the first probe
+/// after 60 s and then one every 10 s, and closes the connection after six unanswered probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpKeepalive {
     pub(crate) idle: std::time::Duration,
@@ -190,27 +191,30 @@ impl Default for TcpKeepalive {
 }
 
 impl TcpKeepalive {
-    /// The silence before the first probe, in whole seconds from 1 to 32,767 (`TCP_KEEPIDLE`).
+    /// Sets the idle time before the first probe, in whole seconds from 1 to 32,767
+    /// (`TCP_KEEPIDLE`). Defaults to 60 s.
     #[must_use]
     pub const fn idle(mut self, idle: std::time::Duration) -> Self {
         self.idle = idle;
         self
     }
 
-    /// The time between probes, in whole seconds from 1 to 32,767 (`TCP_KEEPINTVL`).
+    /// Sets the interval between probes, in whole seconds from 1 to 32,767 (`TCP_KEEPINTVL`).
+    /// Defaults to 10 s.
     #[must_use]
     pub const fn interval(mut self, interval: std::time::Duration) -> Self {
         self.interval = interval;
         self
     }
 
-    /// How long it takes to give a peer up.
+    /// Returns the time after which a vanished peer is detected.
     pub(crate) fn lasts(self) -> std::time::Duration {
         self.idle
             .saturating_add(self.interval.saturating_mul(self.probes))
     }
 
-    /// How many probes in a row may stay without an answer, from 1 to 127 (`TCP_KEEPCNT`).
+    /// Sets the maximum number of consecutive unanswered probes, from 1 to 127 (`TCP_KEEPCNT`).
+    /// Defaults to 6.
     #[must_use]
     pub const fn probes(mut self, probes: u32) -> Self {
         self.probes = probes;
@@ -224,7 +228,7 @@ impl Default for SocketOptions {
             reuse_address: true,
             reuse_port: false,
             dual_stack: DualStack::Enabled,
-            // The kernel cuts it down to net.core.somaxconn.
+            // The kernel limits the backlog to net.core.somaxconn.
             backlog: i32::MAX,
             mode: 0o600,
             owner: unix_path::Owner::default(),
@@ -241,31 +245,31 @@ impl Default for SocketOptions {
     }
 }
 
-/// What a new request is made with.
+/// The context in which a transport creates a request.
 #[doc(hidden)]
 pub struct AcceptContext {
     pub(crate) server: ServerHandle,
-    /// Those of new requests, as they were when this turn of the loop began.
+    /// Timeouts of new requests, as of the start of this iteration of the accept loop.
     pub(crate) timeouts: std::sync::Arc<Timeouts>,
-    /// How many requests may be taken from the kernel at once.
+    /// Maximum number of requests to take from the kernel at once.
     pub(crate) room: usize,
-    /// Nothing more was there when datagrams were received in this turn. What has come since is
-    /// reported anew, as listeners are watched level-triggered.
+    /// True if the socket had no further datagram at the last receive of this iteration. Datagrams
+    /// that arrive later are reported again, because listeners are watched level-triggered.
     pub(crate) emptied: bool,
-    /// Datagrams that the kernel has dropped, and of which nobody was told yet.
+    /// Number of datagrams dropped by the kernel that are not reported yet.
     pub(crate) dropped: u64,
     pub(crate) parker: Option<std::sync::Arc<dyn Parker>>,
 }
 
 impl fmt::Debug for AcceptContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Intake")
+        f.debug_struct("AcceptContext")
             .field("timeouts", &self.timeouts)
             .finish_non_exhaustive()
     }
 }
 
-/// The address a listener is bound to.
+/// Returns the address to which a listener is bound.
 pub(crate) fn local_addr(listener: &impl AsFd) -> std::io::Result<Address> {
     Ok(Address::from_any(Some(rustix::net::getsockname(listener)?)))
 }

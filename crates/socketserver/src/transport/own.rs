@@ -1,9 +1,9 @@
-//! The addresses of the datagram sockets that this process serves, so that none of them answers
-//! another one, or itself.
+//! The addresses of the datagram sockets of this process, so that no server replies to another or
+//! to itself.
 //!
-//! The source of a datagram is what its sender has written there. If it is a server of this process,
-//! the answer would come in as the next question, and be answered. No server can tell that by its own
-//! address only, so the table is the process's.
+//! The source of a datagram can be forged. If the source is a server of this process, the reply
+//! would arrive there as a request and be answered again. A server cannot detect this from its own
+//! address alone, so the table is global in the process.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -15,23 +15,23 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use crate::Address;
 
 static SERVED: RwLock<Vec<Arc<Served>>> = RwLock::new(Vec::new());
-/// How often the table has changed. Sockets keep a copy, as they look at it for each datagram.
-static CHANGES: AtomicU64 = AtomicU64::new(0);
+/// Version of the table. Each socket keeps a copy, because it checks the table for each datagram.
+static VERSION: AtomicU64 = AtomicU64::new(0);
 
 /// The address of one socket.
 #[derive(Debug)]
 struct Served {
     address: Address,
-    /// A wildcard of IPv6 that takes IPv4 as well.
+    /// True for an IPv6 wildcard address that also receives IPv4.
     takes_ipv4: bool,
 }
 
 impl Served {
-    /// Whether what is sent to `peer` would come in here.
+    /// Returns true if a datagram to `peer` would arrive at this socket.
     fn is_reached_by(&self, peer: &Address) -> bool {
         let (own, peer) = match (&self.address, peer) {
             (Address::Inet(own), Address::Inet(peer)) => (own, peer),
-            // A name that was given to `bind(2)`: the answer would go there by the same name.
+            // A name that was passed to `bind(2)`: a reply would use the same name.
             (own, peer) => return own == peer && !peer.is_unnamed(),
         };
         if own.port() != peer.port() {
@@ -46,7 +46,8 @@ impl Served {
     }
 }
 
-/// Two addresses of one link only may be the same on two links.
+/// Returns true if both addresses are on the same link. A link-local address can exist on several
+/// links.
 fn is_same_link(a: &SocketAddr, b: &SocketAddr) -> bool {
     match (a, b) {
         (SocketAddr::V6(a), SocketAddr::V6(b)) => {
@@ -56,12 +57,12 @@ fn is_same_link(a: &SocketAddr, b: &SocketAddr) -> bool {
     }
 }
 
-/// Whether the address is one of this machine's. Asked for datagrams only whose source port is that
-/// of a server on all addresses.
+/// Returns true if the address belongs to this machine. Called only for datagrams whose source port
+/// is the port of a server on all addresses.
 ///
-/// The kernel sends to an address of its own from that same address, so a socket that is connected to
-/// it, which sends nothing, has it on both ends. Where that cannot be found out (no descriptor is
-/// left) it counts as one: clients seldom have the server's port.
+/// The kernel uses a local destination address as the source address. A socket connected to a local
+/// address, which sends nothing, therefore has that address at both ends. If no descriptor is
+/// available for this check, the address counts as local: clients seldom use the server's port.
 fn is_of_this_machine(ip: IpAddr, peer: &SocketAddr) -> bool {
     if ip.is_loopback() {
         return true;
@@ -74,7 +75,7 @@ fn is_of_this_machine(ip: IpAddr, peer: &SocketAddr) -> bool {
     else {
         return true;
     };
-    // No way there: then no answer goes there either.
+    // Without a route, no reply reaches the address either.
     if rustix::net::connect(&probe, &to).is_err() {
         return false;
     }
@@ -84,49 +85,49 @@ fn is_of_this_machine(ip: IpAddr, peer: &SocketAddr) -> bool {
     }
 }
 
-/// One socket's place in the table, and its copy of it.
+/// The entry of one socket in the table, and its copy of the table.
 #[derive(Debug)]
 pub(super) struct OwnAddresses {
-    here: Arc<Served>,
-    known: Vec<Arc<Served>>,
-    known_at: u64,
+    entry: Arc<Served>,
+    copy: Vec<Arc<Served>>,
+    copy_version: u64,
 }
 
 impl OwnAddresses {
-    /// Enters a socket that is bound.
-    pub(super) fn enter(socket: &impl AsFd, address: Address) -> Self {
+    /// Adds a bound socket to the table.
+    pub(super) fn register(socket: &impl AsFd, address: Address) -> Self {
         let is_ipv6 = address.as_inet().is_some_and(|inet| inet.is_ipv6());
-        let here = Arc::new(Served {
+        let entry = Arc::new(Served {
             address,
             takes_ipv4: is_ipv6 && sockopt::ipv6_v6only(socket).is_ok_and(|only| !only),
         });
         let mut served = SERVED.write().unwrap_or_else(PoisonError::into_inner);
-        served.push(here.clone());
-        CHANGES.fetch_add(1, Ordering::Release);
+        served.push(entry.clone());
+        VERSION.fetch_add(1, Ordering::Release);
         Self {
-            here,
-            known: Vec::new(),
-            known_at: 0,
+            entry,
+            copy: Vec::new(),
+            copy_version: 0,
         }
     }
 
-    /// Whether an answer to `peer` would come in at a server of this process.
+    /// Returns true if a reply to `peer` would arrive at a server of this process.
     pub(super) fn include(&mut self, peer: &Address) -> bool {
-        let changes = CHANGES.load(Ordering::Acquire);
-        if self.known_at != changes {
+        let version = VERSION.load(Ordering::Acquire);
+        if self.copy_version != version {
             let served = SERVED.read().unwrap_or_else(PoisonError::into_inner);
-            self.known.clone_from(&served);
-            self.known_at = changes;
+            self.copy.clone_from(&served);
+            self.copy_version = version;
         }
-        self.known.iter().any(|served| served.is_reached_by(peer))
+        self.copy.iter().any(|served| served.is_reached_by(peer))
     }
 }
 
 impl Drop for OwnAddresses {
     fn drop(&mut self) {
         let mut served = SERVED.write().unwrap_or_else(PoisonError::into_inner);
-        served.retain(|other| !Arc::ptr_eq(other, &self.here));
-        CHANGES.fetch_add(1, Ordering::Release);
+        served.retain(|other| !Arc::ptr_eq(other, &self.entry));
+        VERSION.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_to_write_an_own_address_is_recognised() {
+    fn own_address_is_recognised_in_every_form() {
         for (own, takes_ipv4, peer, expected) in [
             ("127.0.0.1:7", false, "127.0.0.1:7", true),
             ("127.0.0.1:7", false, "127.0.0.1:8", false),
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_an_interface_is_this_machines() {
+    fn interface_address_belongs_to_this_machine() {
         let own = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
         if own.connect("192.0.2.1:9").is_err() {
             return; // no interface but the loopback one
@@ -179,17 +180,17 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_is_gone_is_forgotten() {
+    fn closed_socket_is_removed_from_the_table() {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = Address::Inet(socket.local_addr().unwrap());
         let other = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let elsewhere = Address::Inet(other.local_addr().unwrap());
-        let mut looks = OwnAddresses::enter(&other, elsewhere.clone());
-        assert!(looks.include(&elsewhere));
-        assert!(!looks.include(&address));
-        let entered = OwnAddresses::enter(&socket, address.clone());
-        assert!(looks.include(&address));
-        drop(entered);
-        assert!(!looks.include(&address));
+        let other_address = Address::Inet(other.local_addr().unwrap());
+        let mut table = OwnAddresses::register(&other, other_address.clone());
+        assert!(table.include(&other_address));
+        assert!(!table.include(&address));
+        let entry = OwnAddresses::register(&socket, address.clone());
+        assert!(table.include(&address));
+        drop(entry);
+        assert!(!table.include(&address));
     }
 }

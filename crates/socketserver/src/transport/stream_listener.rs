@@ -1,4 +1,4 @@
-//! What TCP and Unix stream share: listening, accepting, adopting.
+//! Common code of TCP and Unix stream sockets: listening, accepting and adopting.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -11,10 +11,11 @@ use super::{AcceptContext, Accepted, SocketOptions};
 use crate::socket::Socket;
 use crate::{Address, BindError, Connection};
 
-/// A listening socket, and the file that goes with it.
+/// A listening socket with its socket file.
 #[derive(Debug)]
 pub struct StreamListener {
-    // Before the socket: while it is open, nobody takes the file for a stale one.
+    // Dropped before the socket: while the socket is open, no other process takes the file for
+    // stale.
     path: Option<PathGuard>,
     fd: OwnedFd,
     /// It was bound here: when it is closed, what waits in its queue is reset.
@@ -42,7 +43,7 @@ impl StreamListener {
         }
     }
 
-    /// Makes this process the one that cleans up.
+    /// Makes this process the one that removes the socket file.
     pub(super) fn take_over(&self) {
         if let Some(path) = &self.path {
             path.take_over();
@@ -56,7 +57,7 @@ impl AsFd for StreamListener {
     }
 }
 
-/// Makes a bound socket a listening one that never blocks in `accept`: a client may be gone again
+/// Makes a bound socket listen. `accept` on it never blocks, because a client may have disconnected
 /// between the wake-up and the call.
 pub(super) fn activate(
     fd: OwnedFd,
@@ -99,7 +100,7 @@ pub(super) fn adopt(
     })
 }
 
-/// Refuses a descriptor that is not what the transport needs.
+/// Rejects a descriptor that does not match the transport.
 pub(super) fn check(
     fd: &OwnedFd,
     families: &[AddressFamily],
@@ -117,7 +118,7 @@ pub(super) fn check(
         AddressFamily::INET => "IPv4",
         AddressFamily::INET6 => "IPv6",
         AddressFamily::UNIX => "Unix",
-        _ => "another family's",
+        _ => "different-family",
     };
     let kind = match found.1 {
         SocketType::STREAM => "stream",

@@ -32,7 +32,7 @@ impl Transport for Tcp {
     ) -> Result<StreamListener, BindError> {
         let fd = inet::bound(*target, SocketType::STREAM, options)?;
         tune(&fd, options).map_err(|errno| inet::system("set the options of", *target, errno))?;
-        // With REUSEADDR, two may bind the same address and the second fails to listen.
+        // With REUSEADDR, two sockets can bind the same address; the second then fails to listen.
         stream_listener::activate(fd, None, options).map_err(|errno| inet::refused(*target, errno))
     }
 
@@ -59,8 +59,8 @@ impl Transport for Tcp {
     }
 }
 
-/// Sets on the listener what is to hold for connections: Linux copies these options to each socket
-/// that is accepted, which saves a system call for each.
+/// Sets the options of connections on the listener. Linux copies these options to each accepted
+/// socket, which saves a system call per connection.
 fn tune(listener: &impl AsFd, options: &SocketOptions) -> Result<(), Errno> {
     sockopt::set_tcp_nodelay(listener, options.nodelay)?;
     if let Some(TcpKeepalive {
@@ -76,7 +76,7 @@ fn tune(listener: &impl AsFd, options: &SocketOptions) -> Result<(), Errno> {
     }
     if let Some(limit) = options.user_timeout {
         let millis = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
-        // Zero would be the system's default.
+        // Zero would select the system default.
         sockopt::set_tcp_user_timeout(listener, millis.max(1))?;
     }
     Ok(())

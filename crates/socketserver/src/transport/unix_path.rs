@@ -1,7 +1,8 @@
-//! The file of a Unix socket: made private, never stolen from a live server, and removed again.
+//! The file of a Unix socket: created with restricted permissions, never taken from a running
+//! server, and removed at the end.
 //!
-//! Another user may be able to write to its directory. Only `bind(2)` goes by the path; everything
-//! after it goes by descriptors of the directory and of the file.
+//! Another user may be able to write to its directory. Only `bind(2)` uses the path; all later
+//! operations use descriptors of the directory and of the file.
 
 mod place;
 
@@ -14,16 +15,17 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use place::{FilePath, identity, is_socket, link_to};
 pub(crate) use place::{Owner, PathGuard};
-use place::{Place, identity, is_socket, link_to};
 
 use super::SocketOptions;
 use crate::{BindError, UnixAddress};
 
-/// How long two servers that find the same stale file may keep each other waiting.
+/// Maximum time for which two servers that find the same stale file can delay each other.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The longest path that a socket address holds with its terminating NUL, in bytes: unix(7).
+/// Maximum length in bytes of a path that fits into a socket address with its terminating NUL:
+/// unix(7).
 const LONGEST: usize = 107;
 
 pub(super) fn parse(path: &Path) -> Result<Vec<UnixAddress>, BindError> {
@@ -46,7 +48,8 @@ pub(super) fn parse(path: &Path) -> Result<Vec<UnixAddress>, BindError> {
         }
         _ => {}
     }
-    // A path of 108 bytes could be bound, but its NUL is one too many for all who ask for it.
+    // A path of 108 bytes could be bound, but its terminating NUL does not fit into a socket
+    // address that is read back.
     let is_too_long =
         matches!(&address, UnixAddress::Path(path) if path.as_os_str().len() > LONGEST);
     if is_too_long || address.to_raw().is_err() {
@@ -58,8 +61,8 @@ pub(super) fn parse(path: &Path) -> Result<Vec<UnixAddress>, BindError> {
     Ok(vec![address])
 }
 
-/// Binds `target` and finishes the socket with `activate`; whatever fails, no descriptor and no
-/// file of ours stays behind.
+/// Binds `target` and completes the socket with `activate`. After an error, no descriptor and no
+/// file of this server remain.
 pub(super) fn claim<L>(
     target: &UnixAddress,
     kind: SocketType,
@@ -81,37 +84,38 @@ pub(super) fn claim<L>(
         })?;
         return activate(fd, None).map_err(|errno| system("listen on", errno));
     };
-    // Linux gives the file the mode of the socket, less the umask: nobody can connect in between.
+    // Linux gives the file the mode of the socket minus the umask, so the file is never more
+    // accessible.
     let mode = Mode::from_raw_mode(options.mode);
     rustix::fs::fchmod(&fd, mode).map_err(|errno| system("set the mode of", errno))?;
-    let place = Place::of(path)?;
-    // Held until the socket listens. Between the two it looks just like a stale one to others.
-    let turn = lock_directory(&place);
+    let file_path = FilePath::of(path)?;
+    // Held until the socket listens. Until then, other servers would take the file for stale.
+    let lock = lock_directory(&file_path);
     match rustix::net::bind(&fd, &raw) {
         Ok(()) => {}
         Err(Errno::ADDRINUSE) => {
-            turn.as_ref().map_err(|_| locked(path))?;
-            replace_stale(&fd, &raw, &place, kind)?;
+            lock.as_ref().map_err(|_| locked(path))?;
+            replace_stale(&fd, &raw, &file_path, kind)?;
         }
         Err(errno) => return Err(refused(path, errno)),
     }
-    let file = place.open().map_err(|errno| match errno {
-        Errno::NOENT => place.replaced("it is gone"),
+    let file = file_path.open().map_err(|errno| match errno {
+        Errno::NOENT => file_path.replaced("the file no longer exists"),
         errno => system("look at", errno),
     })?;
     let found = rustix::fs::fstat(&file).map_err(|errno| system("look at", errno))?;
     if !is_socket(&found) {
-        return Err(place.replaced("something that is not a socket is in its place"));
+        return Err(file_path.replaced("the path is now a file that is not a socket"));
     }
-    // From here on the file is removed again if anything fails.
-    let guard = PathGuard::new(place, &found);
-    // The umask may have taken bits away that were asked for.
+    // From here on, the guard removes the file after an error.
+    let guard = PathGuard::new(file_path, &found);
+    // The umask may have removed requested bits.
     let lacks_bits = found.st_mode & 0o777 != options.mode & 0o777;
     if lacks_bits || options.owner != Owner::default() {
-        guard.place.check_own(&file, &found, options.mode, kind)?;
+        guard.path.check_own(&file, &found, options.mode, kind)?;
         options
             .owner
-            .give(&file)
+            .apply(&file)
             .map_err(|errno| system("change the owner of", errno))?;
     }
     if lacks_bits {
@@ -120,16 +124,16 @@ pub(super) fn claim<L>(
     activate(fd, Some(guard)).map_err(|errno| system("listen on", errno))
 }
 
-/// Sets the mode of exactly this file, whatever has its name by now. `fchmod(2)` takes no descriptor
-/// of `O_PATH`, and `fchmodat2(2)` is younger than most kernels: the link in /proc leads to the file
-/// itself (open(2), `O_PATH`).
+/// Sets the mode of exactly this file, even if its name now refers to another file. `fchmod(2)`
+/// rejects `O_PATH` descriptors, and `fchmodat2(2)` is newer than most kernels. The link in /proc
+/// refers to the file itself (open(2), `O_PATH`).
 fn set_mode(file: &OwnedFd, mode: Mode, target: &UnixAddress) -> Result<(), BindError> {
     rustix::fs::chmod(link_to(file), mode).map_err(|errno| match errno {
         Errno::NOENT => BindError::BadOption {
             option: "mode",
             reason: format!(
-                "the umask takes bits of the mode of {target} away, and without /proc they cannot be \
-                 set safely: mount /proc, or start with a umask that leaves them"
+                "the umask removes bits of the mode of {target}, and without /proc they cannot be \
+                 restored safely: mount /proc, or start with a umask that keeps them"
             ),
         },
         errno => BindError::System {
@@ -140,25 +144,25 @@ fn set_mode(file: &OwnedFd, mode: Mode, target: &UnixAddress) -> Result<(), Bind
     })
 }
 
-/// Takes the place of a socket file that nobody listens on any more.
+/// Replaces a socket file on which no process listens any more.
 ///
-/// The check and the removal are not one step, so servers that start at the same time take turns,
-/// by a lock on the directory that goes away with its holder. Anybody who can read the directory
-/// can hold that lock; that delays a start by two seconds, and prevents it only where there is a
-/// file to replace.
+/// The check and the removal are not atomic. A lock on the directory serializes servers that start
+/// at the same time; the kernel releases the lock when its holder exits. Any process that can read
+/// the directory can hold that lock. It can delay a start by two seconds, and can prevent the start
+/// only if there is a file to replace.
 fn replace_stale(
     fd: &OwnedFd,
     raw: &SocketAddrUnix,
-    place: &Place,
+    file_path: &FilePath,
     kind: SocketType,
 ) -> Result<(), BindError> {
-    let path = &place.path;
+    let path = &file_path.path;
     let foreign = |owner, state| BindError::ForeignSocket {
         path: path.clone(),
         owner,
         state,
     };
-    match place
+    match file_path
         .open()
         .and_then(|file| Ok((rustix::fs::fstat(&file)?, file)))
     {
@@ -171,7 +175,7 @@ fn replace_stale(
                 return Err(foreign(found.st_uid, state));
             }
             Probe::Live => return Err(in_use(path.display().to_string())),
-            Probe::Stale => match place.remove_if(identity(&found)) {
+            Probe::Stale => match file_path.remove_if(identity(&found)) {
                 Ok(()) => {}
                 Err(Errno::ACCESS | Errno::PERM)
                     if found.st_uid != rustix::process::geteuid().as_raw() =>
@@ -182,7 +186,7 @@ fn replace_stale(
                 Err(errno) => return Err(refused(path, errno)),
             },
         },
-        Err(_) => {} // gone meanwhile
+        Err(_) => {} // removed in between
     }
     rustix::net::bind(fd, raw).map_err(|errno| refused(path, errno))
 }
@@ -190,17 +194,18 @@ fn replace_stale(
 enum Probe {
     Live,
     Stale,
-    /// It may not be asked.
+    /// The connection was not permitted.
     Unknown,
 }
 
-/// Only a refused connection proves that nobody listens; every other answer may be a live server.
+/// Checks whether a server listens on a socket file. Only a refused connection proves that no
+/// process listens; any other result may be a running server.
 fn probe(file: &OwnedFd, raw: &SocketAddrUnix, kind: SocketType) -> Probe {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let Ok(probe) = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None) else {
         return Probe::Live;
     };
-    // The file itself; by its name where /proc is missing.
+    // Connects to the file itself; by name if /proc is missing.
     let connected = match SocketAddrUnix::new(link_to(file)) {
         Ok(link) => rustix::net::connect(&probe, &link),
         Err(errno) => Err(errno),
@@ -224,11 +229,11 @@ fn locked(path: &Path) -> BindError {
     }
 }
 
-/// Fails if somebody else keeps the lock for too long.
-fn lock_directory(place: &Place) -> Result<Option<OwnedFd>, Errno> {
+/// Locks the directory of a socket file. Fails if another process holds the lock for too long.
+fn lock_directory(file_path: &FilePath) -> Result<Option<OwnedFd>, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    // A directory that may be written but not read has no lock to offer.
-    let Ok(directory) = rustix::fs::openat(&place.directory, c".", flags, Mode::empty()) else {
+    // A directory with write but without read permission cannot be locked.
+    let Ok(directory) = rustix::fs::openat(&file_path.directory, c".", flags, Mode::empty()) else {
         return Ok(None);
     };
     let end = Instant::now() + CLAIM_TIMEOUT;

@@ -1,6 +1,6 @@
-//! From bytes to messages. What frames mean and in which order they may come is tungstenite's; here a
-//! frame is gathered, so that memory is taken for what has arrived only, and is refused as soon as
-//! its header shows that it has to be.
+//! Decoder of WebSocket messages. tungstenite interprets frames and their order. This module
+//! collects the bytes of a frame, so that memory is allocated for received bytes only. It rejects a
+//! bad frame as soon as its header has arrived.
 
 use std::io::{self, BufRead, Cursor, Read, Write};
 
@@ -19,19 +19,19 @@ const LONGEST_CONTROL: u64 = 125;
 
 pub(super) struct Decoder {
     limits: WebSocketLimits,
-    /// The frame that is arriving.
+    /// Bytes of the current frame.
     bytes: Vec<u8>,
-    /// What is known of the message that is arriving. Its buffers are as long as the longest frame
-    /// was, so it is not kept for longer.
+    /// State of the current message. Its buffers are as long as the longest frame, so it is dropped
+    /// after the message.
     context: Option<Box<WebSocketContext>>,
-    /// A message has begun, and is not complete.
+    /// True if a message has begun and is not complete.
     is_within: bool,
-    /// How many frames have come since it began, and how many bytes of it.
+    /// Number of frames since the message began, and number of its bytes.
     frames: usize,
     gathered: u64,
 }
 
-/// What a client has sent.
+/// A message or control frame of the client.
 #[derive(Debug)]
 pub(super) enum Incoming {
     Message(Message),
@@ -40,12 +40,12 @@ pub(super) enum Incoming {
     Close(Option<CloseFrame>),
 }
 
-/// Why no more can be read.
+/// An error that ends reading.
 #[derive(Debug)]
 pub(super) enum DecodeError {
     Io(io::Error),
-    /// The client is at fault, and is told this.
-    Bad(CloseFrame),
+    /// A protocol violation by the client; the close frame is the reply.
+    Violation(CloseFrame),
 }
 
 impl Decoder {
@@ -60,13 +60,13 @@ impl Decoder {
         }
     }
 
-    /// Whether the rest of a message is still to come.
+    /// Returns true if a message has begun and is not complete.
     pub fn is_within(&self) -> bool {
         self.is_within
     }
 
-    /// Reads until there is something whole; `None` at the end of input. From its first byte on a
-    /// message has to arrive at the connection's rate.
+    /// Reads until a message or control frame is complete. Returns `None` at the end of input. From
+    /// its first byte on, a message must arrive at the connection's receive rate.
     pub fn read(&mut self, conn: &mut Connection) -> Result<Option<Incoming>, DecodeError> {
         loop {
             let Some(header) = self.frame(conn)? else {
@@ -96,16 +96,16 @@ impl Decoder {
                 }
                 Ok(Decoded::Ping(bytes)) => return Ok(Some(Incoming::Ping(bytes))),
                 Ok(Decoded::Pong(_)) => return Ok(Some(Incoming::Pong)),
-                // It was taken above; and no frame is made by reading.
+                // Close frames are handled above, and reading creates no raw frames.
                 Ok(Decoded::Close(_) | Decoded::Frame(_)) => {}
-                // A part of a message.
+                // A fragment of a message.
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// What the frame that has arrived comes to.
+    /// Decodes the collected frame.
     fn decode(&mut self) -> Result<Decoded, Error> {
         let WebSocketLimits { message, frame, .. } = self.limits;
         let length = self.bytes.len();
@@ -119,7 +119,7 @@ impl Decoder {
         context.read(&mut FrameReader(&self.bytes))
     }
 
-    /// The payload of the frame that has arrived.
+    /// Returns the unmasked payload of the collected frame.
     fn unmasked(&self, header: &FrameHeader) -> Vec<u8> {
         let payload = &self.bytes[header_length(&self.bytes)..];
         let mask = header.mask.unwrap_or_default();
@@ -127,7 +127,7 @@ impl Decoder {
         pairs.map(|(byte, key)| byte ^ key).collect()
     }
 
-    /// Gathers the next frame; `None` at the end of input.
+    /// Collects the next frame. Returns `None` at the end of input.
     fn frame(&mut self, conn: &mut Connection) -> Result<Option<FrameHeader>, DecodeError> {
         loop {
             let mut cursor = Cursor::new(&self.bytes[..]);
@@ -149,15 +149,21 @@ impl Decoder {
         }
     }
 
-    /// What a header shows is not waited for; all else is tungstenite's to find. Returns the length.
+    /// Rejects a frame that its header already shows to be invalid; tungstenite finds all other
+    /// errors. Returns the payload length.
     fn check(&mut self, header: &FrameHeader, length: u64) -> Result<usize, DecodeError> {
         let bad = |why: &str| {
-            Err(DecodeError::Bad(CloseFrame::new(
+            Err(DecodeError::Violation(CloseFrame::new(
                 CloseCode::PROTOCOL_ERROR,
                 why,
             )))
         };
-        let too_big = |why: &str| Err(DecodeError::Bad(CloseFrame::new(CloseCode::TOO_BIG, why)));
+        let too_big = |why: &str| {
+            Err(DecodeError::Violation(CloseFrame::new(
+                CloseCode::TOO_BIG,
+                why,
+            )))
+        };
         if header.rsv1 || header.rsv2 || header.rsv3 {
             return bad("reserved bits are set");
         }
@@ -167,7 +173,10 @@ impl Decoder {
         self.frames += 1;
         if self.frames > self.limits.frames {
             let why = "the message has too many frames";
-            return Err(DecodeError::Bad(CloseFrame::new(CloseCode::POLICY, why)));
+            return Err(DecodeError::Violation(CloseFrame::new(
+                CloseCode::POLICY,
+                why,
+            )));
         }
         match header.opcode {
             OpCode::Control(_) if !header.is_final => bad("a control frame is in parts"),
@@ -186,7 +195,7 @@ impl Decoder {
         }
     }
 
-    /// Takes over some bytes, at most so many; whether there were any.
+    /// Appends up to `most` received bytes to the frame. Returns true if there were any.
     fn take(&mut self, conn: &mut Connection, most: usize) -> Result<bool, DecodeError> {
         let some = conn.fill_buf().map_err(DecodeError::Io)?;
         let n = some.len().min(most);
@@ -197,10 +206,10 @@ impl Decoder {
     }
 }
 
-/// What a close frame says (RFC 6455, 5.5.1). tungstenite does not know all codes that IANA has
-/// registered.
+/// Parses the payload of a close frame (RFC 6455, 5.5.1). tungstenite does not know all codes that
+/// IANA has registered.
 fn closing(payload: &[u8]) -> Result<Option<CloseFrame>, DecodeError> {
-    let bad = |code, why: &str| Err(DecodeError::Bad(CloseFrame::new(code, why)));
+    let bad = |code, why: &str| Err(DecodeError::Violation(CloseFrame::new(code, why)));
     let Some((number, reason)) = payload.split_first_chunk() else {
         return match payload {
             [] => Ok(None),
@@ -217,11 +226,11 @@ fn closing(payload: &[u8]) -> Result<Option<CloseFrame>, DecodeError> {
     }
 }
 
-/// How much tungstenite takes at a time.
+/// Maximum number of bytes that tungstenite reads at a time.
 const READ: usize = 16 << 10;
 
-/// The frame that has arrived, for who reads from a stream. What it would answer is thrown away: the
-/// sender answers, which others share.
+/// Presents the collected frame to tungstenite as a stream. Replies that tungstenite writes are
+/// discarded, because [`Sender`](super::Sender) replies.
 struct FrameReader<'a>(&'a [u8]);
 
 impl Read for FrameReader<'_> {
@@ -243,7 +252,7 @@ impl Write for FrameReader<'_> {
     }
 }
 
-/// As far as the beginning tells (RFC 6455, 5.2).
+/// Returns the length of a frame header, as far as its first bytes show (RFC 6455, 5.2).
 fn header_length(bytes: &[u8]) -> usize {
     let Some(second) = bytes.get(1) else {
         return 2;
@@ -265,11 +274,11 @@ impl From<Error> for DecodeError {
             _ => CloseCode::PROTOCOL_ERROR,
         };
         let why = match error {
-            // What it quotes is the client's.
+            // tungstenite's message quotes the client's bytes.
             Error::Utf8(_) => "the text is not UTF-8".into(),
             Error::Protocol(error) => error.to_string(),
             error => error.to_string(),
         };
-        Self::Bad(CloseFrame::new(code, why))
+        Self::Violation(CloseFrame::new(code, why))
     }
 }

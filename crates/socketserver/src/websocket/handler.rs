@@ -1,4 +1,4 @@
-//! What an application writes for a WebSocket, and what it is given.
+//! The trait that an application implements for a WebSocket, and its arguments.
 
 use std::fmt;
 use std::io;
@@ -8,36 +8,37 @@ use super::sender::Sender;
 use super::session::CloseInitiator;
 use crate::{Address, Connection, Result};
 
-/// Serves one WebSocket: it is called for each message of the client.
+/// The handler of one WebSocket, called for each message of the client.
 ///
-/// Between two calls the connection waits as one that is
-/// [kept alive](crate::Connection::suspend_until_readable): it holds neither a thread of a pool nor a stack, and
-/// a drain ends it at once. A handler that waits for something within a call holds both.
+/// Between two calls, the connection is [suspended](crate::Connection::suspend_until_readable): it
+/// occupies neither a pool thread nor a stack, and a drain ends it at once. A handler that waits
+/// within a call occupies both.
 ///
-/// A function `FnMut(&mut WebSocket<'_>, Message) -> Result<()>` is one, too.
+/// A function `FnMut(&mut WebSocket<'_>, Message) -> Result<()>` implements this trait.
 ///
-/// After an error, or a panic, the client is told 1011, and the server's `handle_error` why.
+/// After an error or a panic, the client receives a close frame with code 1011, and the server's
+/// `handle_error` receives the error.
 pub trait Handler: Send + 'static {
-    /// The client has been let in.
+    /// Called after the opening handshake.
     ///
     /// # Errors
-    /// One ends the connection, without `closed`.
+    /// An error ends the connection without a call of `closed`.
     fn opened(&mut self, socket: &mut WebSocket<'_>) -> Result<()> {
         let _ = socket;
         Ok(())
     }
 
-    /// A message has arrived, whole.
+    /// Called for each complete message.
     ///
     /// # Errors
-    /// One ends the connection.
+    /// An error ends the connection.
     fn message(&mut self, socket: &mut WebSocket<'_>, message: Message) -> Result<()>;
 
-    /// It is over: nothing arrives any more. What is sent now may still reach the client, unless it
-    /// is gone.
+    /// Called at the end of the WebSocket, when no further message can arrive. Messages sent now
+    /// may still reach the client, unless the client has disconnected.
     ///
     /// # Errors
-    /// They are told to `handle_error`, if nothing else was.
+    /// An error is passed to `handle_error`, unless an earlier error was.
     fn closed(&mut self, socket: &mut WebSocket<'_>, how: &CloseReason) -> Result<()> {
         let _ = (socket, how);
         Ok(())
@@ -53,7 +54,7 @@ where
     }
 }
 
-/// A WebSocket, as its [`Handler`] is given it.
+/// A WebSocket, as the argument of its [`Handler`].
 pub struct WebSocket<'a> {
     pub(super) conn: &'a mut Connection,
     pub(super) sender: &'a Sender,
@@ -62,51 +63,54 @@ pub struct WebSocket<'a> {
 }
 
 impl WebSocket<'_> {
-    /// Sends a message: text of a `String` or `&str`, bytes of a `Vec<u8>` or `Bytes`. It waits while
-    /// there is no room for it, as any write does.
+    /// Sends a message: text for a `String` or `&str`, binary for a `Vec<u8>` or `Bytes`. Waits for
+    /// room in the send buffer, like any write.
     ///
     /// # Errors
-    /// Those of a write; [`io::ErrorKind::BrokenPipe`] once the WebSocket is closed.
+    /// Returns the errors of a write. Returns [`io::ErrorKind::BrokenPipe`] after the WebSocket was
+    /// closed.
     pub fn send(&mut self, message: impl Into<Message>) -> io::Result<()> {
         self.sender().send(message)
     }
 
-    /// A handle that sends, for other threads.
+    /// Returns a handle that sends messages, for other threads.
     #[must_use]
     pub fn sender(&self) -> Sender {
         self.sender.with(self.conn.writer())
     }
 
-    /// Ends it when the present call returns: what was sent before arrives, then the client is told,
-    /// and has [`WebSocketLimits::close_timeout`](super::WebSocketLimits::close_timeout) to confirm. Of reasons that are
-    /// longer than 123 bytes the client gets the beginning.
+    /// Closes the WebSocket when the current call of the handler returns. Messages sent before
+    /// still arrive. The client then receives a close frame and has
+    /// [`WebSocketLimits::close_timeout`](super::WebSocketLimits::close_timeout) to confirm it. A
+    /// reason longer than 123 bytes is truncated.
     pub fn close(&mut self, code: CloseCode, reason: &str) {
         self.end
             .get_or_insert_with(|| CloseInitiator::ByHandler(CloseFrame::new(code, reason)));
     }
 
-    /// The protocol within that was [agreed upon](super::WebSockets::protocols).
+    /// Returns the negotiated [subprotocol](super::WebSocketUpgrade::protocols).
     #[must_use]
     pub fn protocol(&self) -> Option<&'static str> {
         self.protocol
     }
 
-    /// Who the client is.
+    /// Returns the address of the client.
     #[must_use]
     pub fn peer_addr(&self) -> &Address {
         self.conn.peer_addr()
     }
 
-    /// The connection, to look at.
+    /// Returns the connection, for inspection.
     #[must_use]
     pub fn connection(&self) -> &Connection {
         self.conn
     }
 
-    /// The limits on waiting from now on: a WebSocket may be allowed longer silences than requests.
+    /// Replaces the timeouts of the connection. A WebSocket can have a longer idle limit than
+    /// requests.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for a limit of zero.
+    /// Returns [`io::ErrorKind::InvalidInput`] if a limit is zero.
     pub fn set_timeouts(&mut self, timeouts: crate::Timeouts) -> io::Result<()> {
         self.conn.set_timeouts(timeouts)
     }

@@ -1,4 +1,4 @@
-//! Whether a request opens a WebSocket, and the answer (RFC 6455, 4.2).
+//! The opening handshake of a WebSocket (RFC 6455, 4.2).
 
 use ::http::header::{
     HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
@@ -14,7 +14,7 @@ use crate::{Connection, RequestHandler, Result};
 const NAME: &str = "websocket";
 const VERSION: &str = "13";
 
-/// What was agreed upon.
+/// The result of a valid opening handshake.
 pub(super) struct Handshake {
     accept: HeaderValue,
     pub protocol: Option<&'static str>,
@@ -59,7 +59,7 @@ pub(super) fn check(
 }
 
 impl Handshake {
-    /// 101, and who goes on.
+    /// Returns the 101 response, after which `session` serves the connection.
     pub fn answer(self, session: impl RequestHandler<Connection>) -> Result<Response> {
         let mut response =
             Response::upgrade(NAME, session)?.header(SEC_WEBSOCKET_ACCEPT, self.accept)?;
@@ -70,7 +70,7 @@ impl Handshake {
     }
 }
 
-/// Sixteen bytes are 22 characters of base64, and two that fill up (RFC 6455, 4.1).
+/// Sixteen bytes are 22 base64 characters and two padding characters (RFC 6455, 4.1).
 fn is_key(key: &str) -> bool {
     let is_digit = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/';
     key.len() == 24

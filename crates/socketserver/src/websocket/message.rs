@@ -1,20 +1,20 @@
-//! What is said over a WebSocket, and how it ends.
+//! WebSocket messages, close codes and close reasons.
 
 use std::fmt;
 
 use bytes::Bytes;
 
-/// A message: text, or bytes.
+/// A message: text or binary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// Text in UTF-8.
+    /// UTF-8 text.
     Text(String),
-    /// Any bytes.
+    /// Arbitrary bytes.
     Binary(Bytes),
 }
 
 impl Message {
-    /// Its bytes, whichever it is.
+    /// Returns the bytes of a text or binary message.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         match self {
@@ -23,7 +23,7 @@ impl Message {
         }
     }
 
-    /// Text, if it is.
+    /// Returns the text of a text message.
     #[must_use]
     pub fn as_text(&self) -> Option<&str> {
         match self {
@@ -57,31 +57,31 @@ impl From<Vec<u8>> for Message {
     }
 }
 
-/// The number that says why a WebSocket ends (RFC 6455, 7.4).
+/// A WebSocket close code (RFC 6455, 7.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CloseCode(u16);
 
 impl CloseCode {
-    /// 1000: it has done its work.
+    /// 1000: the WebSocket has fulfilled its purpose.
     pub const NORMAL: Self = Self(1000);
-    /// 1001: a server that stops, or a page that is left.
+    /// 1001: the server stops, or the user leaves the page.
     pub const GOING_AWAY: Self = Self(1001);
-    /// 1002: frames that are none.
+    /// 1002: protocol error, for example an invalid frame.
     pub const PROTOCOL_ERROR: Self = Self(1002);
-    /// 1003: binary where only text is understood, or the reverse.
+    /// 1003: unsupported type of data, for example binary where only text is expected.
     pub const UNSUPPORTED: Self = Self(1003);
-    /// 1007: text that is not UTF-8, or a message without a meaning.
+    /// 1007: invalid data, for example text that is not UTF-8.
     pub const INVALID: Self = Self(1007);
-    /// 1008: against the rules of the house.
+    /// 1008: policy violation.
     pub const POLICY: Self = Self(1008);
-    /// 1009: a message that is too long.
+    /// 1009: the message is too long.
     pub const TOO_BIG: Self = Self(1009);
-    /// 1011: the server has failed.
+    /// 1011: an internal error of the server.
     pub const FAILED: Self = Self(1011);
 
-    /// One that a frame may have: 1000 to 1003 and 1007 to 1014, which
-    /// [IANA](https://www.iana.org/assignments/websocket/websocket.xhtml) has registered for that, and
-    /// 3000 to 4999, of which those from 4000 on are for private use.
+    /// Creates a close code that a frame may contain: 1000 to 1003 and 1007 to 1014, which
+    /// [IANA](https://www.iana.org/assignments/websocket/websocket.xhtml) has registered for this
+    /// use, and 3000 to 4999. Codes from 4000 on are for private use.
     #[must_use]
     pub const fn new(code: u16) -> Option<Self> {
         match code {
@@ -90,7 +90,7 @@ impl CloseCode {
         }
     }
 
-    /// Its number.
+    /// Returns the number of the close code.
     #[must_use]
     pub const fn as_u16(self) -> u16 {
         self.0
@@ -103,17 +103,18 @@ impl fmt::Display for CloseCode {
     }
 }
 
-/// Why one side ends a WebSocket: a number, and some words that may be empty.
+/// The content of a close frame: a code, and a reason that may be empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseFrame {
-    /// The number.
+    /// The close code.
     pub code: CloseCode,
-    /// The words.
+    /// The reason as text.
     pub reason: String,
 }
 
-/// RFC 6455, 5.5: control frames have 125 bytes, and two are the number.
+/// Maximum length of a reason: 125 bytes of a control frame minus 2 bytes of the code (RFC 6455,
+/// 5.5).
 const LONGEST_REASON: usize = 123;
 
 impl CloseFrame {
@@ -137,16 +138,16 @@ impl fmt::Display for CloseFrame {
     }
 }
 
-/// How a WebSocket came to its end; see [`Handler::closed`](super::Handler::closed).
+/// The way in which a WebSocket ended; see [`Handler::closed`](super::Handler::closed).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// The client has said so; it need not say why.
+    /// The client sent a close frame, possibly without a code.
     ByPeer(Option<CloseFrame>),
-    /// This side says so, after this: the handler, or because the client broke the rules, was silent
-    /// for too long, or the handler has failed.
+    /// This side sent the close frame: the handler closed the WebSocket, the client violated the
+    /// protocol or exceeded a time limit, or the handler failed.
     ByServer(CloseFrame),
-    /// The connection has ended without a word, or the server drains.
+    /// The connection ended without a close frame, or the server drains.
     Lost,
 }
 
@@ -155,14 +156,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_fits_into_its_frame_and_is_cut_between_characters() {
+    fn close_reason_is_truncated_between_characters() {
         let close = CloseFrame::new(CloseCode::NORMAL, "ü".repeat(100));
         assert_eq!(close.reason.len(), 122);
         assert_eq!(CloseFrame::new(CloseCode::NORMAL, "bye").reason, "bye");
     }
 
     #[test]
-    fn numbers_that_are_never_sent_cannot_be_made() {
+    fn reserved_close_codes_are_rejected() {
         for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000] {
             assert_eq!(CloseCode::new(code), None);
         }

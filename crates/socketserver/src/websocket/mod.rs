@@ -1,5 +1,5 @@
-//! WebSocket ([RFC 6455](https://www.rfc-editor.org/rfc/rfc6455)): messages in both directions with a
-//! browser, or whoever else speaks it, on a connection that began with a request of HTTP.
+//! WebSocket ([RFC 6455](https://www.rfc-editor.org/rfc/rfc6455)): messages in both directions with
+//! a browser or another client, on a connection that began with an HTTP request.
 //!
 //! ```no_run
 //! use socketserver::http::{Http, Request, Response};
@@ -23,29 +23,32 @@
 //!
 //! | Concern | Where |
 //! |---|---|
-//! | who may open one, and with which limits | [`WebSocketUpgrade`], [`OriginPolicy`], [`WebSocketLimits`] |
-//! | what you write | [`Handler`], or a function |
-//! | what it is given | [`WebSocket`], and a [`Message`] each time |
+//! | permitted origins, limits | [`WebSocketUpgrade`], [`OriginPolicy`], [`WebSocketLimits`] |
+//! | your code | [`Handler`], or a function |
+//! | the arguments of your code | [`WebSocket`] and [`Message`] |
 //! | sending from elsewhere | [`Sender`], [`Room::join_websocket`](crate::Room::join_websocket) |
-//! | how it ends | [`CloseReason`], [`CloseFrame`], [`CloseCode`] |
+//! | the end of a WebSocket | [`CloseReason`], [`CloseFrame`], [`CloseCode`] |
 //!
-//! # What it does
+//! # Behaviour
 //!
-//! * It runs under every concurrency model, over TCP, Unix sockets and TLS. A client that says nothing
-//!   [costs next to nothing](crate::Connection::suspend_until_readable).
-//! * Only pages of the same origin may open one, unless [`OriginPolicy`] says otherwise: browsers send
-//!   cookies along with whatever any page opens.
-//! * Messages and frames have a greatest length, memory is taken for what has arrived only, and a
-//!   message that has begun has to arrive at the connection's
+//! * WebSockets work under every concurrency model, over TCP, Unix sockets and TLS. A silent client
+//!   is [suspended](crate::Connection::suspend_until_readable) and costs very little memory.
+//! * By default, only pages of the same origin may open a WebSocket, because browsers send cookies
+//!   with requests of any page. Set [`OriginPolicy`] to change this.
+//! * Messages and frames have a maximum length. Memory is allocated for received bytes only. A
+//!   message that has begun must arrive at the connection's
 //!   [`receive_rate`](crate::Timeouts::receive_rate).
-//! * Whoever breaks the rules is told so: 1002 for frames that are none, 1007 for text that is not
-//!   UTF-8, 1008 for silence and slowness, 1009 for messages that are too long.
-//! * Pings are answered. If many come while one write waits, the last of them is.
-//! * Both sides may end it. The client has [`WebSocketLimits::close_timeout`] to confirm; in a drain it is told
-//!   1001, and not waited for.
-//! * What the server does by itself never extends a limit on the client: see [`WebSocketUpgrade::ping`].
+//! * A client that violates the protocol receives a close code. The codes are 1002 for invalid
+//!   frames, 1007 for text that is not UTF-8, 1008 for exceeded time limits, and 1009 for long
+//!   messages.
+//! * The server answers pings. If several pings arrive during one write, only the last is answered.
+//! * Both sides can close a WebSocket. The client has [`WebSocketLimits::close_timeout`] to
+//!   confirm. In a drain, the client receives code 1001, and the server does not wait for a
+//!   confirmation.
+//! * Frames that the server sends by itself never extend a time limit of the client: see
+//!   [`WebSocketUpgrade::ping_interval`].
 //!
-//! # What it does not
+//! # Limitations
 //!
 //! No compression, no extensions, no HTTP/2, no client.
 
@@ -73,7 +76,8 @@ use crate::Result;
 use crate::http::{Request, Response};
 use session::Session;
 
-/// Lets clients open WebSockets: the limits, who may, and how they are kept. Cheap to clone.
+/// The WebSocket endpoint of a server: limits, permitted origins, subprotocols and pings. Cheap to
+/// clone.
 ///
 /// ```
 /// use socketserver::http::{Http, Request};
@@ -119,53 +123,53 @@ pub struct WebSocketUpgrade {
 }
 
 impl WebSocketUpgrade {
-    /// The defaults.
+    /// Creates an endpoint with the default settings.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How much of a message is taken.
+    /// Sets the limits on messages. Defaults to [`WebSocketLimits::default`].
     #[must_use]
     pub fn limits(mut self, limits: WebSocketLimits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Whose pages may open one; those of the same origin by default.
+    /// Sets the origins whose pages may open a WebSocket. Defaults to the same origin.
     #[must_use]
     pub fn origins(mut self, origins: OriginPolicy) -> Self {
         self.origins = Arc::new(origins);
         self
     }
 
-    /// The protocols within, the best one first (`Sec-WebSocket-Protocol`). A client that asks for
-    /// some gets the best of those, or none; none is agreed upon by default.
+    /// Sets the supported subprotocols, in order of preference (`Sec-WebSocket-Protocol`). The
+    /// server selects the first of them that the client offers, or none. Defaults to none.
     #[must_use]
     pub fn protocols(mut self, protocols: &[&'static str]) -> Self {
         self.protocols = protocols.into();
         self
     }
 
-    /// Asks a client that has been silent for so long whether it is there, once in each silence.
-    /// Nobody is asked by default.
+    /// Sends one ping to a client that has been silent for this time. Defaults to `None`: no pings.
     ///
-    /// An answer is something that the client says, and so begins a new silence: with less than
-    /// [`Timeouts::idle`](crate::Timeouts::idle) here, whoever answers stays for as long as he likes.
-    /// The question itself extends nothing, and neither does any message that is sent: who does not
-    /// answer is ended (1008) when he has been silent for as long as `idle` or `read` allow.
+    /// The client's answer counts as input and begins a new silence. With an interval shorter than
+    /// [`Timeouts::idle`](crate::Timeouts::idle), a client that answers can stay connected
+    /// indefinitely. The ping itself and other sent messages extend no limit. A client that does
+    /// not answer is closed (1008) when its silence exceeds `idle` or `read`.
     #[must_use]
     pub fn ping_interval(mut self, after: Option<Duration>) -> Self {
         self.ping = after;
         self
     }
 
-    /// The answer to a request that opens a WebSocket, which `handler` serves from then on.
+    /// Returns the response to a request that opens a WebSocket. `handler` then serves the
+    /// connection.
     ///
     /// # Errors
-    /// A [`Problem`](crate::http::Problem) that says what the client is to be answered: 405, 426 or
-    /// 400 if the request opens no WebSocket of version 13, and 403 if it comes from a page of
-    /// another origin.
+    /// Returns a [`Problem`](crate::http::Problem) for the client. Its status is 405, 426 or 400 if
+    /// the request does not open a WebSocket of version 13. It is 403 if the request comes from a
+    /// page of another origin.
     pub fn upgrade(&self, request: &Request<'_>, handler: impl Handler) -> Result<Response> {
         let handshake = handshake::check(request, self)?;
         let session = Session::new(handler, self.clone(), handshake.protocol);
@@ -175,7 +179,7 @@ impl WebSocketUpgrade {
 
 impl fmt::Debug for WebSocketUpgrade {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WebSockets")
+        f.debug_struct("WebSocketUpgrade")
             .field("limits", &self.limits)
             .field("origins", &self.origins)
             .field("protocols", &self.protocols)
@@ -184,26 +188,27 @@ impl fmt::Debug for WebSocketUpgrade {
     }
 }
 
-/// The limits on what a client sends. Whoever exceeds one is told so, and the connection ends.
+/// The limits on messages of a client. A client that exceeds a limit receives a close frame, and
+/// the connection ends.
 ///
 /// | Limit | Default | Bounds | Code |
 /// |---|---|---|---|
-/// | `message` | 1 MiB | a message | 1009 |
-/// | `frame` | 1 MiB | one frame of it | 1009 |
-/// | `frames` | 1024 | how many frames it has, and others between them | 1008 |
-/// | `close_timeout` | 5 s | from the last frame of this side to the client's | |
+/// | `message` | 1 MiB | length of a message | 1009 |
+/// | `frame` | 1 MiB | length of one frame | 1009 |
+/// | `frames` | 1024 | number of frames of a message, with control frames between them | 1008 |
+/// | `close_timeout` | 5 s | from the server's close frame to the client's | |
 ///
-/// How long a client may be silent, and how slow, is said by [`Timeouts`](crate::Timeouts).
+/// [`Timeouts`](crate::Timeouts) limit idle time and minimum rates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WebSocketLimits {
-    /// The longest message, in bytes.
+    /// The maximum length of a message, in bytes.
     pub message: usize,
-    /// The longest frame, in bytes without its header.
+    /// The maximum length of a frame, in bytes without its header.
     pub frame: usize,
-    /// The most frames, from the first to the last of one message.
+    /// The maximum number of frames from the first to the last frame of one message.
     pub frames: usize,
-    /// How long the end may take, each way.
+    /// The time limit of the closing handshake, for each direction.
     pub close_timeout: Duration,
 }
 
@@ -219,34 +224,34 @@ impl Default for WebSocketLimits {
 }
 
 impl WebSocketLimits {
-    /// The defaults.
+    /// Creates the default limits.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets the longest message.
+    /// Sets the maximum length of a message, in bytes. Defaults to 1 MiB.
     #[must_use]
     pub fn message(mut self, bytes: usize) -> Self {
         self.message = bytes;
         self
     }
 
-    /// Sets the longest frame.
+    /// Sets the maximum length of a frame, in bytes. Defaults to 1 MiB.
     #[must_use]
     pub fn frame(mut self, bytes: usize) -> Self {
         self.frame = bytes;
         self
     }
 
-    /// Sets how many frames a message may have.
+    /// Sets the maximum number of frames of a message. Defaults to 1024.
     #[must_use]
     pub fn frames(mut self, count: usize) -> Self {
         self.frames = count;
         self
     }
 
-    /// Sets how long the end may take.
+    /// Sets the time limit of the closing handshake. Defaults to 5 s.
     #[must_use]
     pub fn close_timeout(mut self, time: Duration) -> Self {
         self.close_timeout = time;

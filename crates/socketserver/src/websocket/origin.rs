@@ -1,5 +1,6 @@
-//! Whose pages may open a WebSocket: cross-site WebSocket hijacking is a page that opens one in the
-//! name of who reads it, as browsers let it, with his cookies and from within his network.
+//! The origins whose pages may open a WebSocket. In cross-site WebSocket hijacking, a page opens a
+//! WebSocket in the name of its reader, with the reader's cookies and from the reader's network.
+//! Browsers permit this.
 
 use std::fmt;
 
@@ -10,8 +11,8 @@ use crate::http::Request;
 
 /// The origins of pages that may open WebSockets (RFC 6455, 10.2).
 ///
-/// Browsers tell the origin of a page, and a page cannot change that. Other clients may tell
-/// anything, or nothing; who tells nothing is let in, as it is no browser.
+/// A browser sends the origin of a page, and the page cannot change it. Other clients can send any
+/// origin or none. A client that sends no origin is accepted, because it is not a browser.
 ///
 /// ```
 /// use socketserver::websocket::{OriginPolicy, WebSocketUpgrade};
@@ -31,22 +32,24 @@ enum OriginRule {
 }
 
 impl OriginPolicy {
-    /// The default: pages from the host, and the port, that the request names in `Host`. On an
-    /// encrypted connection they must have come encrypted, too.
+    /// Accepts pages of the host and port that the request names in `Host`. On an encrypted
+    /// connection, the page must be encrypted, too. This policy is the default.
     ///
-    /// A server that can be reached by address alone, as on 127.0.0.1, should know that whoever owns
-    /// a name can have it mean that address (DNS rebinding), and that such a page is of the same
-    /// origin. [`only`](Self::only) lets no such page in.
+    /// An attacker who owns a domain name can let it resolve to the address of this server (DNS
+    /// rebinding). A page of that domain then has the same origin. A server that is reachable by
+    /// its address alone, as on 127.0.0.1, should use [`allow`](Self::allow), which rejects the
+    /// page.
     #[must_use]
     pub fn same_origin() -> Self {
         Self(OriginRule::Same)
     }
 
-    /// These, as browsers write them: `https://example.org`, `http://127.0.0.1:8000`. Those of the
-    /// same origin have to be among them.
+    /// Accepts pages of the listed origins, in the form that browsers send: `https://example.org`,
+    /// `http://127.0.0.1:8000`. Pages of the same origin are accepted only if their origin is
+    /// listed.
     ///
     /// # Errors
-    /// For what is no origin.
+    /// Returns [`ParseOriginError`] for a text that is not an origin.
     pub fn allow<T: AsRef<str>>(
         origins: impl IntoIterator<Item = T>,
     ) -> Result<Self, ParseOriginError> {
@@ -58,7 +61,8 @@ impl OriginPolicy {
         Ok(Self(OriginRule::Only(origins.collect::<Result<_, _>>()?)))
     }
 
-    /// Any page on the web. To be used if what a client may do does not depend on who or where it is.
+    /// Accepts every page on the web. Use this policy only if a client's permissions depend on
+    /// neither its identity nor its network.
     #[must_use]
     pub fn any() -> Self {
         Self(OriginRule::Any)
@@ -68,7 +72,7 @@ impl OriginPolicy {
         if self.0 == OriginRule::Any || !request.headers().contains_key(ORIGIN) {
             return true;
         }
-        // "null" is the origin of pages that have none, and of anybody who wants to have none.
+        // "null" is the origin of a page without an origin, and any page can choose to send it.
         let Some(origin) = request.only(ORIGIN).and_then(Origin::parse) else {
             return false;
         };
@@ -85,7 +89,8 @@ impl OriginPolicy {
     }
 }
 
-/// By this server, that is; a proxy may have decrypted what came by it.
+/// Returns true if this server decrypted the connection. A proxy in front may also have decrypted
+/// it.
 fn is_encrypted(request: &Request<'_>) -> bool {
     #[cfg(feature = "tls")]
     let is_encrypted = request.connection().tls().is_some();
@@ -111,16 +116,16 @@ impl Origin {
         Self::of(scheme, authority)
     }
 
-    /// Of what `Host` says, or what follows the scheme.
+    /// Parses the authority from `Host` or from the part after the scheme.
     fn of(scheme: &str, authority: &str) -> Option<Self> {
         let scheme = scheme.to_ascii_lowercase();
         let uri: Uri = format!("{scheme}://{authority}").parse().ok()?;
         let named = uri.authority()?;
-        // A scheme, nothing before the host, and nothing behind the port.
+        // Require a scheme, and reject user information and anything after the port.
         if scheme.is_empty() || named.as_str() != authority || authority.contains('@') {
             return None;
         }
-        let usual = match &*scheme {
+        let default_port = match &*scheme {
             "http" => Some(80),
             "https" => Some(443),
             _ => None,
@@ -130,18 +135,18 @@ impl Origin {
             scheme,
             host: host.to_ascii_lowercase(),
             port: match port.strip_prefix(':') {
-                // A number, without a sign, that is a port.
+                // Digits only, without a sign, within the range of a port.
                 Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
                     Some(port.parse().ok()?)
                 }
                 Some(_) => return None,
-                None => usual,
+                None => default_port,
             },
         })
     }
 }
 
-/// A text that is no origin.
+/// The error of a text that is not an origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseOriginError(String);
 
@@ -162,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn origins_are_the_same_whichever_way_they_are_written() {
+    fn equal_origins_compare_equal_in_any_spelling() {
         let of = |text| Origin::parse(text);
         assert_eq!(of("http://Example.org:80"), of("HTTP://example.org"));
         assert_eq!(of("https://a:443"), of("https://a"));
@@ -173,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_is_none() {
+    fn invalid_origins_are_rejected() {
         for bad in [
             "",
             "null",

@@ -1,5 +1,5 @@
-//! From messages to bytes, by several at once: frames come whole and one after the other, whoever
-//! sends them.
+//! Encoder of WebSocket messages, shared by several threads. Frames are sent whole, one after the
+//! other.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -20,8 +20,9 @@ use crate::socket::Socket;
 
 /// Sends messages to the client of a WebSocket, from any thread. Cheap to clone.
 ///
-/// Each send is bounded as the connection's own were when this was made. Once the WebSocket is being
-/// closed it fails with [`io::ErrorKind::BrokenPipe`]; drop it then, as it keeps the descriptor open.
+/// Each send has the time limits that the connection had when this handle was created. After the
+/// WebSocket begins to close, a send fails with [`io::ErrorKind::BrokenPipe`]. Drop the handle
+/// then, because it keeps the descriptor open.
 #[derive(Clone)]
 pub struct Sender {
     shared: Arc<Shared>,
@@ -30,17 +31,17 @@ pub struct Sender {
 
 #[derive(Default)]
 struct Shared {
-    turn: SendLock,
+    send_lock: SendLock,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// What a ping asks for. A later one supersedes an earlier one (RFC 6455, 5.5.3).
+    /// Payload of the pong to send. A later ping supersedes an earlier ping (RFC 6455, 5.5.3).
     pong: Option<Bytes>,
     ping: bool,
-    /// Nothing is sent any more: the last frame was, or one was sent in part.
-    is_over: bool,
+    /// True if nothing can be sent any more: a close frame or only part of a frame was sent.
+    is_closed: bool,
 }
 
 impl Sender {
@@ -51,7 +52,7 @@ impl Sender {
         }
     }
 
-    /// The same with limits of now.
+    /// Returns a sender of the same WebSocket with the limits of `writer`.
     pub(super) fn with(&self, writer: WriteHalf) -> Self {
         Self {
             shared: self.shared.clone(),
@@ -59,10 +60,10 @@ impl Sender {
         }
     }
 
-    /// Sends a message. It waits while another one is being sent.
+    /// Sends a message. Waits while another thread sends a message.
     ///
     /// # Errors
-    /// Those of a write. After one that was within a frame the connection is of no use.
+    /// Returns the errors of a write. After an error within a frame, the connection is unusable.
     pub fn send(&self, message: impl Into<Message>) -> io::Result<()> {
         let message = message.into();
         let (kind, bytes) = match &message {
@@ -74,19 +75,19 @@ impl Sender {
         self.send_frames(&mut slices, &mut || {})
     }
 
-    /// Answers a ping, now or after what is being sent.
+    /// Answers a ping, now or after the current message.
     pub(super) fn pong(&self, payload: Bytes) -> io::Result<()> {
         self.state().pong = Some(payload);
-        self.flush_beside()
+        self.flush_control()
     }
 
-    /// Asks whether the client is there.
+    /// Sends a ping.
     pub(super) fn ping(&self) -> io::Result<()> {
         self.state().ping = true;
-        self.flush_beside()
+        self.flush_control()
     }
 
-    /// Sends the last frame, and has that take no longer than this.
+    /// Sends the close frame within `time`.
     pub(super) fn close(&self, close: Option<&CloseFrame>, time: Duration) -> io::Result<()> {
         let last = self.writer.until(Instant::now().checked_add(time));
         let frame = Frame::close(close.map(|close| RawCloseFrame {
@@ -94,14 +95,14 @@ impl Sender {
             reason: close.reason.as_str().into(),
         }));
         let mut bytes = Vec::new();
-        // It fails where a vector does.
+        // Writing to a vector cannot fail.
         let _ = frame.format(&mut bytes);
         let last = self.with(last);
-        let turn = last.turn()?;
+        let guard = last.lock()?;
         last.check()?;
         let sent = last.write(&mut [IoSlice::new(&bytes)], &mut || {});
-        self.state().is_over = true;
-        drop(turn);
+        self.state().is_closed = true;
+        drop(guard);
         sent
     }
 
@@ -111,18 +112,18 @@ impl Sender {
         slices: &mut [IoSlice<'_>],
         progress: &mut dyn FnMut(),
     ) -> io::Result<()> {
-        let turn = self.turn()?;
+        let guard = self.lock()?;
         self.check()?;
         self.write(slices, progress)?;
-        drop(turn);
-        self.flush_beside()
+        drop(guard);
+        self.flush_control()
     }
 
-    /// Sends what the protocol has to say by itself, if it is nobody's turn. If it is somebody's, he
-    /// does this afterwards: what is read does not wait for what is written.
-    fn flush_beside(&self) -> io::Result<()> {
+    /// Sends pending pings and pongs if no other thread is sending. Otherwise the sending thread
+    /// does so after its message, so that reads do not wait for writes.
+    fn flush_control(&self) -> io::Result<()> {
         while self.has_control() {
-            let Some(_turn) = self.shared.turn.try_take() else {
+            let Some(_guard) = self.shared.send_lock.try_take() else {
                 return Ok(());
             };
             let (pong, ping) = {
@@ -130,7 +131,7 @@ impl Sender {
                 (state.pong.take(), mem::take(&mut state.ping))
             };
             if self.check().is_err() {
-                // Nobody waits for an answer any more.
+                // The WebSocket is closed, so the client expects no answer.
                 return Ok(());
             }
             let mut bytes = Vec::new();
@@ -151,19 +152,19 @@ impl Sender {
         state.pong.is_some() || state.ping
     }
 
-    fn turn(&self) -> io::Result<SendGuard<'_>> {
-        self.shared.turn.take(self.writer.deadline())
+    fn lock(&self) -> io::Result<SendGuard<'_>> {
+        self.shared.send_lock.take(self.writer.deadline())
     }
 
     fn check(&self) -> io::Result<()> {
-        if self.state().is_over {
-            let why = "the WebSocket is closed, and nothing can follow that";
+        if self.state().is_closed {
+            let why = "the WebSocket is closed: no message can follow the close frame";
             return Err(io::Error::new(io::ErrorKind::BrokenPipe, why));
         }
         Ok(())
     }
 
-    /// To be called by who has the turn.
+    /// Writes the slices completely. The caller holds the send lock.
     fn write(&self, slices: &mut [IoSlice<'_>], progress: &mut dyn FnMut()) -> io::Result<()> {
         let mut rest = slices;
         IoSlice::advance_slices(&mut rest, 0);
@@ -175,8 +176,9 @@ impl Sender {
             match written {
                 Ok(n) => IoSlice::advance_slices(&mut rest, n),
                 Err(error) => {
-                    // A frame in part: whatever follows would be taken for the rest of it.
-                    self.state().is_over = true;
+                    // Part of a frame was sent: the client would take further bytes for the rest of
+                    // it.
+                    self.state().is_closed = true;
                     return Err(error);
                 }
             }
@@ -186,13 +188,13 @@ impl Sender {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Held for moments, and no application code runs under it.
+        // Held briefly; no application code runs under the lock.
         let state = self.shared.state.lock();
         state.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The way of a room's messages: as text where they are, as bytes otherwise.
+/// Sends room messages: as text if they are valid UTF-8, as binary otherwise.
 impl MessageSink for Sender {
     fn socket(&self) -> &Socket {
         self.writer.socket()
@@ -214,7 +216,7 @@ impl MessageSink for Sender {
     }
 }
 
-/// What comes before the bytes of a message that is one frame.
+/// Returns the header of a message that consists of one frame.
 fn header(kind: Data, length: usize) -> Vec<u8> {
     let header = FrameHeader {
         opcode: OpCode::Data(kind),

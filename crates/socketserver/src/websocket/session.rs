@@ -1,4 +1,4 @@
-//! One WebSocket on its connection, from the upgrade to the last frame.
+//! One WebSocket on its connection, from the upgrade to the close frame.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ use crate::timeouts::earliest;
 use crate::user_code::{HandlerErrorKind, catch_panic, resume};
 use crate::{Connection, EndReason, RequestHandler, Result};
 
-/// How long a client can go on when the server drains: what it has sent before is heard, but one that
-/// never stops does not hold up the end.
+/// Maximum time for which a client is still served when the server drains. Messages that the client
+/// sent before are processed, but a client that never stops does not delay the end.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 pub(super) struct Session<H> {
@@ -21,31 +21,31 @@ pub(super) struct Session<H> {
     options: WebSocketUpgrade,
     protocol: Option<&'static str>,
     decoder: Decoder,
-    /// From `setup` on.
+    /// Set from `setup` on.
     sender: Option<Sender>,
-    /// When the client was heard last.
-    heard: Instant,
-    /// It was asked since whether it is there.
-    asked: bool,
-    /// It was called before.
-    has_begun: bool,
-    /// When it was seen that the server drains.
-    draining: Option<Instant>,
-    /// The handler runs, or has panicked.
+    /// Time of the client's last input.
+    last_input: Instant,
+    /// True if a ping was sent since the last input.
+    ping_sent: bool,
+    /// True if `handle` was called before.
+    was_called: bool,
+    /// Time at which the session noticed that the server drains.
+    draining_since: Option<Instant>,
+    /// True while the handler runs, and after it has panicked.
     in_handler: bool,
     end: Option<CloseInitiator>,
 }
 
-/// Why it comes to its end.
+/// The initiator of the closing handshake.
 #[derive(Clone, Debug)]
 pub(super) enum CloseInitiator {
-    /// The client has said so, and is to be answered.
+    /// The client sent a close frame, which the server answers.
     ByPeer(Option<CloseFrame>),
-    /// The handler says so, and the client is to answer.
+    /// The handler closes the WebSocket; the client answers.
     ByHandler(CloseFrame),
-    /// This side says so, and waits for no answer (RFC 6455, 7.1.7).
+    /// The server closes the WebSocket and does not wait for an answer (RFC 6455, 7.1.7).
     Failed(CloseFrame),
-    /// There is no more input.
+    /// The input ended without a close frame.
     Lost,
 }
 
@@ -57,10 +57,10 @@ impl<H: Handler> Session<H> {
             decoder: Decoder::new(options.limits.clone()),
             options,
             sender: None,
-            heard: Instant::now(),
-            asked: false,
-            has_begun: false,
-            draining: None,
+            last_input: Instant::now(),
+            ping_sent: false,
+            was_called: false,
+            draining_since: None,
             in_handler: false,
             end: None,
         }
@@ -70,8 +70,8 @@ impl<H: Handler> Session<H> {
         &self.options.limits
     }
 
-    /// Has the handler called.
-    fn call(
+    /// Calls the handler.
+    fn call_handler(
         &mut self,
         conn: &mut Connection,
         call: impl FnOnce(&mut H, &mut WebSocket<'_>) -> Result<()>,
@@ -94,24 +94,24 @@ impl<H: Handler> Session<H> {
         outcome
     }
 
-    /// Reads up to where the handler may rest, or to the end.
+    /// Reads until the handler can be suspended, or to the end.
     fn read_message(&mut self, conn: &mut Connection) -> Result<()> {
         while self.end.is_none() {
-            let arrived = self.decoder.read(conn);
-            (self.heard, self.asked) = (Instant::now(), false);
-            match arrived {
+            let decoded = self.decoder.read(conn);
+            (self.last_input, self.ping_sent) = (Instant::now(), false);
+            match decoded {
                 Ok(Some(Incoming::Message(message))) => {
-                    self.call(conn, |handler, socket| handler.message(socket, message))?;
+                    self.call_handler(conn, |handler, socket| handler.message(socket, message))?;
                 }
                 Ok(Some(Incoming::Ping(payload))) => {
-                    self.answer(|sender| sender.pong(payload))?;
+                    self.send_control(|sender| sender.pong(payload))?;
                 }
                 Ok(Some(Incoming::Pong)) => {}
                 Ok(Some(Incoming::Close(close))) => self.end = Some(CloseInitiator::ByPeer(close)),
                 Ok(None) => self.end = Some(CloseInitiator::Lost),
-                Err(DecodeError::Bad(close)) => {
+                Err(DecodeError::Violation(close)) => {
                     conn.ends_as(EndReason::ProtocolError);
-                    tracing::debug!(id = %conn.id(), %close, "a client breaks the rules of WebSocket");
+                    tracing::debug!(id = %conn.id(), %close, "the client violated the protocol");
                     self.end = Some(CloseInitiator::Failed(close));
                 }
                 Err(DecodeError::Io(error)) => {
@@ -122,7 +122,7 @@ impl<H: Handler> Session<H> {
                     return Err(error.into());
                 }
             }
-            // What has begun is waited for here, where it has to keep up a rate.
+            // The rest of a message is awaited here, because the receive rate applies to it.
             if !self.decoder.is_within() {
                 break;
             }
@@ -130,27 +130,28 @@ impl<H: Handler> Session<H> {
         Ok(())
     }
 
-    /// Says what the protocol wants to be said.
-    fn answer(&mut self, say: impl FnOnce(&Sender) -> io::Result<()>) -> Result<()> {
-        let said = self.sender.as_ref().map_or(Ok(()), say);
-        if said.is_err() {
+    /// Sends a control frame.
+    fn send_control(&mut self, send: impl FnOnce(&Sender) -> io::Result<()>) -> Result<()> {
+        let sent = self.sender.as_ref().map_or(Ok(()), send);
+        if sent.is_err() {
             self.end = Some(CloseInitiator::Lost);
         }
-        Ok(said?)
+        Ok(sent?)
     }
 
-    /// Waits for more without a worker.
-    fn rest(&mut self, conn: &mut Connection) {
-        // The silence began when the client was last heard, and not when it was last asked or told
-        // something.
-        let ping = self.options.ping.filter(|_| !self.asked);
-        let ask_at = ping.and_then(|after| self.heard.checked_add(after));
-        conn.idle_since(self.heard, ask_at);
+    /// Suspends the connection until more input arrives.
+    fn suspend(&mut self, conn: &mut Connection) {
+        // The idle time counts from the client's last input, not from the last ping or message
+        // sent.
+        let ping = self.options.ping.filter(|_| !self.ping_sent);
+        let ping_at = ping.and_then(|after| self.last_input.checked_add(after));
+        conn.idle_since(self.last_input, ping_at);
         conn.suspend_until_readable();
     }
 
-    /// Tells the client, and hears its answer if there is to be one.
-    fn part(&mut self, conn: &mut Connection, end: &CloseInitiator) -> io::Result<()> {
+    /// Sends the close frame, and waits for the client's close frame if the handler closed the
+    /// WebSocket.
+    fn close(&mut self, conn: &mut Connection, end: &CloseInitiator) -> io::Result<()> {
         let time = self.limits().close_timeout;
         let Some(sender) = &self.sender else {
             return Ok(());
@@ -165,9 +166,9 @@ impl<H: Handler> Session<H> {
         if let CloseInitiator::ByHandler(_) = end {
             let until = Instant::now().checked_add(time);
             conn.set_deadline(earliest(conn.deadline(), until));
-            // What it has said before it heard of the end is heard by nobody.
-            while let Ok(Some(arrived)) = self.decoder.read(conn) {
-                if let Incoming::Close(_) = arrived {
+            // Messages that the client sent before it received the close frame are discarded.
+            while let Ok(Some(incoming)) = self.decoder.read(conn) {
+                if let Incoming::Close(_) = incoming {
                     break;
                 }
             }
@@ -179,33 +180,33 @@ impl<H: Handler> Session<H> {
 impl<H: Handler> RequestHandler<Connection> for Session<H> {
     fn setup(&mut self, conn: &mut Connection) -> Result<()> {
         self.sender = Some(Sender::new(conn.writer()));
-        self.heard = Instant::now();
-        let opened = catch_panic(|| self.call(conn, Handler::opened));
+        self.last_input = Instant::now();
+        let opened = catch_panic(|| self.call_handler(conn, Handler::opened));
         let cause = match opened {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => HandlerErrorKind::Error(error),
             Err(panic) => panic,
         };
-        let _ = self.part(conn, &failed());
+        let _ = self.close(conn, &failed());
         resume(cause)
     }
 
     fn handle(&mut self, conn: &mut Connection) -> Result<()> {
         if conn.take_timer_wakeup() {
-            self.asked = true;
-            self.answer(Sender::ping)?;
-        } else if std::mem::replace(&mut self.has_begun, true) {
+            self.ping_sent = true;
+            self.send_control(Sender::ping)?;
+        } else if std::mem::replace(&mut self.was_called, true) {
             self.read_message(conn)?;
         }
-        // The first time there need not be anything to hear yet.
+        // The first call only suspends, because the client may not have sent anything yet.
         if conn.server().is_draining() {
-            let since = *self.draining.get_or_insert_with(Instant::now);
+            let since = *self.draining_since.get_or_insert_with(Instant::now);
             if since.elapsed() > DRAIN_GRACE {
                 self.end.get_or_insert(CloseInitiator::Lost);
             }
         }
         if self.end.is_none() {
-            self.rest(conn);
+            self.suspend(conn);
         }
         Ok(())
     }
@@ -214,11 +215,12 @@ impl<H: Handler> RequestHandler<Connection> for Session<H> {
         let end = match self.end.take() {
             Some(end) => end,
             None if self.in_handler => failed(),
-            // It was not called any more: the client has gone, or was cut, in a pause,
+            // The client disconnected, or the server cancelled the connection, while it was
+            // suspended.
             None if conn.socket().is_disconnected() || conn.socket().is_cancelled() => {
                 CloseInitiator::Lost
             }
-            // or that came to its end.
+            // The suspension reached its time limit.
             None => {
                 CloseInitiator::Failed(CloseFrame::new(CloseCode::POLICY, "silent for too long"))
             }
@@ -230,11 +232,12 @@ impl<H: Handler> RequestHandler<Connection> for Session<H> {
             }
             CloseInitiator::Lost => CloseReason::Lost,
         };
-        let told = catch_panic(|| self.call(conn, |handler, socket| handler.closed(socket, &how)));
-        // Whoever does not take the last frame has no use for it.
-        let _ = self.part(conn, &end);
-        match told {
-            Ok(told) => told,
+        let outcome =
+            catch_panic(|| self.call_handler(conn, |handler, socket| handler.closed(socket, &how)));
+        // An error is irrelevant: a client that does not read the close frame does not need it.
+        let _ = self.close(conn, &end);
+        match outcome {
+            Ok(outcome) => outcome,
             Err(panic) => resume(panic),
         }
     }

@@ -1,46 +1,46 @@
-//! The behaviours that hold on every transport under every concurrency model, as one matrix.
+//! The behaviours that every transport shows under every concurrency model, as one matrix.
 //!
-//! A trial is `transport::model::scenario`. Its server runs in a process of its own: this program,
-//! started again. That process has one thread, so that it may fork; what happens in it is written
-//! to a journal, and what it holds (threads, children, descriptors) is counted from outside, in the
-//! same way whichever the model.
+//! The name of a trial is `transport::model::scenario`. Its server runs in a child process: this
+//! program, started again. The child has one thread, so that it may fork. It writes its events to a
+//! journal. Its threads, children and descriptors are counted from outside, in the same way for
+//! every model.
 //!
-//! | File | What it has |
+//! | File | Contents |
 //! |---|---|
-//! | `matrix.rs` | the transports, the models, the trials, and what does not apply where |
-//! | `stage.rs` | the process of a server: options, hooks, commands |
-//! | `actor.rs` | the handler, the same for all: it does what the client says |
-//! | `serving.rs` | a server's process as a trial sees it |
+//! | `matrix.rs` | the transports, the models, the trials, and the exceptions with their reasons |
+//! | `server_process.rs` | the process of a server: options, hooks, commands |
+//! | `scripted_handler.rs` | the handler of every server: it executes the commands of the client |
+//! | `server_driver.rs` | the process of a server, as a trial sees it |
 //! | `scenarios/` | the trials themselves |
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test says why it fails"
+    reason = "a test prints why it fails"
 )]
 #![allow(
     unsafe_code,
-    reason = "signal handlers, and signals with a value, by libc"
+    reason = "libc installs signal handlers and sends signals with a value"
 )]
 
-mod actor;
 #[path = "../common/mod.rs"]
 mod common;
 mod matrix;
 mod scenarios;
-mod serving;
-mod stage;
+mod scripted_handler;
+mod server_driver;
+mod server_process;
 
 use std::num::NonZero;
 
 use libtest_mimic::Arguments;
 
 fn main() {
-    if let Some(role) = stage::Role::from_environment() {
-        return role.play();
+    if let Some(role) = server_process::Role::from_environment() {
+        return role.run();
     }
     let mut arguments = Arguments::from_args();
-    // Trials wait for their servers most of the time.
+    // Trials mostly wait for their servers.
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     arguments.test_threads.get_or_insert(4 * cores);
     libtest_mimic::run(&arguments, matrix::trials()).exit();

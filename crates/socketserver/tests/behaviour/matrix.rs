@@ -1,4 +1,5 @@
-//! The matrix: transports, models, scenarios, and the places where one does not apply.
+//! The matrix: transports, models, scenarios, and the combinations to which a scenario does not
+//! apply.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,14 +11,14 @@ use socketserver::{
 };
 
 use crate::scenarios::{SCENARIOS, Scenario};
-use crate::stage::{Options, Role, play};
+use crate::server_process::{Options, Role, play};
 
-/// A transport and where its server binds.
-pub trait Wired: Transport {
-    type Place: ToBindAddrs<Self>;
-    fn place(directory: &Path, options: &Options) -> Self::Place;
+/// A transport and the address that its server binds.
+pub trait TestTransport: Transport {
+    type BindAddr: ToBindAddrs<Self>;
+    fn bind_addr(directory: &Path, options: &Options) -> Self::BindAddr;
 
-    /// The options that this transport alone has.
+    /// Applies the options that only this transport has.
     fn configured<C: Concurrency>(
         builder: Builder<Self, C>,
         options: &Options,
@@ -32,21 +33,21 @@ pub trait Model: Concurrency {
     fn configured(options: &Options) -> Self;
 }
 
-/// Both halves of the matrix: what a trial can be run on, and the way from a combination's name to
-/// the types it means. A new transport or model is one more line.
+/// Defines both axes of the matrix, and the dispatch from the name of a combination to its types. A
+/// new transport or model is one more line.
 macro_rules! matrix {
     (
-        transports { $($transport:ident: $wired:ty,)+ }
+        transports { $($transport:ident: $typed:ty,)+ }
         models { $($(#[$condition:meta])* $model:ident: $configured:ty,)+ }
     ) => {
         pub const TRANSPORTS: &[&str] = &[$(stringify!($transport)),+];
         pub const MODELS: &[&str] = &[$($(#[$condition])* stringify!($model)),+];
 
-        /// Serves on the combination that the role names.
+        /// Runs a server of the combination that the role names.
         pub fn dispatch(role: &Role) {
             fn on<C: Model>(role: &Role) {
                 match role.transport.as_str() {
-                    $(stringify!($transport) => play::<$wired, C>(role),)+
+                    $(stringify!($transport) => play::<$typed, C>(role),)+
                     other => panic!("no transport {other}"),
                 }
             }
@@ -87,7 +88,7 @@ impl Combination {
         matches!(self.transport, "udp" | "unixgram")
     }
 
-    /// Whether handlers run on the thread that accepts.
+    /// Returns true if handlers run on the thread that accepts.
     pub fn is_sequential(self) -> bool {
         self.model == "sequential"
     }
@@ -111,52 +112,52 @@ const STREAM: Cells = |cell| !cell.is_datagram();
 const SEQUENTIAL: Cells = Combination::is_sequential;
 const NOT_FORKING: Cells = |cell| !cell.is_forking();
 
-/// What does not apply, where, and why.
+/// The combinations to which a scenario does not apply, with the reason.
 const EXCEPTIONS: &[(&str, Cells, &str)] = &[
     (
-        "half_close_still_gets_the_answer",
+        "half_closed_client_receives_its_reply",
         DATAGRAM,
-        "there is no direction to close",
+        "a datagram socket has no half-close",
     ),
     (
-        "unread_input_does_not_destroy_the_answer",
+        "unread_input_does_not_destroy_the_reply",
         DATAGRAM,
-        "a datagram is read or lost whole",
+        "a datagram is read or lost as a whole",
     ),
     (
-        "a_large_write_survives_signals_and_a_slow_reader",
+        "large_write_survives_signals_and_a_slow_reader",
         DATAGRAM,
-        "65 KB is the most there is",
+        "a datagram carries at most 65 KB",
     ),
     (
-        "a_trickle_is_cut_by_the_request_deadline",
+        "slow_request_ends_at_the_request_timeout",
         DATAGRAM,
         "a datagram arrives at once",
     ),
     (
-        "silence_is_cut_by_the_read_and_idle_timeouts",
+        "silent_peer_ends_at_the_read_and_idle_timeouts",
         DATAGRAM,
-        "nothing more is read",
+        "the handler of a datagram reads no further input",
     ),
     (
-        "a_peer_that_does_not_read_is_cut_by_the_write_timeout",
+        "peer_that_does_not_read_ends_at_the_write_timeout",
         DATAGRAM,
-        "see the next one",
+        "the next scenario covers datagrams",
     ),
     (
-        "a_datagram_peer_that_does_not_read_times_the_reply_out",
+        "reply_to_a_peer_that_does_not_read_times_out",
         |cell| cell.transport != "unixgram",
-        "a stream is the one before; over UDP, what finds no room is dropped",
+        "the previous scenario covers streams; UDP drops datagrams without buffer space",
     ),
     (
-        "a_datagram_peer_that_reads_late_gets_every_reply",
+        "peer_that_reads_late_receives_every_reply",
         |cell| cell.transport != "unixgram",
-        "over UDP, what finds no room is dropped",
+        "UDP drops datagrams without buffer space; a stream blocks",
     ),
     (
-        "a_peer_that_goes_away_is_no_error",
+        "disconnected_peer_is_not_a_handler_error",
         |cell| cell.transport == "udp",
-        "nothing says that a UDP peer is gone, until the next datagram",
+        "UDP reports a closed peer only with the next datagram",
     ),
     (
         "datagrams_of_every_size_arrive_whole",
@@ -164,142 +165,142 @@ const EXCEPTIONS: &[(&str, Cells, &str)] = &[
         "a stream has no message boundaries",
     ),
     (
-        "an_oversized_datagram_is_flagged_and_counted",
+        "oversized_datagram_is_flagged_and_counted",
         STREAM,
         "a stream has no message boundaries",
     ),
     (
-        "an_empty_datagram_is_a_request",
+        "empty_datagram_is_a_request",
         STREAM,
-        "a stream without bytes is at its end",
+        "an empty stream is at its end",
     ),
     (
-        "nothing_is_replied_unless_the_handler_does",
+        "only_the_handler_replies_to_a_datagram",
         STREAM,
-        "what is written to a stream is sent",
+        "bytes that are written to a stream are sent",
     ),
     (
-        "an_unnamed_peer_cannot_be_answered",
+        "reply_to_an_unnamed_peer_fails",
         |cell| cell.transport != "unixgram",
-        "every other peer has an address, or a connection",
+        "every other peer has an address or a connection",
     ),
     (
-        "answers_come_from_the_address_that_was_asked",
+        "replies_come_from_the_requested_address",
         NOT_UDP,
-        "of the others, a socket has one address",
+        "a socket of the other transports has one address",
     ),
     (
-        "ipv6_answers_do_as_well",
+        "ipv6_replies_come_from_the_requested_address",
         NOT_UDP,
-        "of the others, a socket has one address",
+        "a socket of the other transports has one address",
     ),
     (
         "replies_are_limited_until_the_peer_is_validated",
         NOT_UDP,
-        "the others cannot forge an address",
+        "peers of the other transports cannot forge an address",
     ),
     (
-        "low_ports_are_refused_before_a_handler_is_made",
+        "low_source_ports_are_rejected_without_a_handler",
         NOT_UDP,
-        "the others have none, or cannot forge it",
+        "peers of the other transports have no port or cannot forge it",
     ),
     (
-        "what_the_kernel_drops_is_counted",
+        "kernel_drops_are_counted",
         NOT_UDP,
-        "the others lose nothing",
+        "the kernel drops no data of the other transports",
     ),
     (
-        "at_the_limit_the_next_is_rejected",
+        "next_request_is_rejected_at_the_limit",
         SEQUENTIAL,
-        "the loop that would reject is serving",
+        "the accept loop runs the handler, so it cannot reject",
     ),
     (
-        "a_stop_is_answered_at_the_limit",
+        "server_stops_at_the_limit",
         SEQUENTIAL,
-        "the loop that would stop is serving",
+        "the accept loop runs the handler, so it cannot stop",
     ),
     (
-        "a_stop_leaves_live_requests_alone",
+        "shutdown_does_not_end_active_requests",
         SEQUENTIAL,
-        "the loop that stops has just served them",
+        "no request is active when the accept loop stops",
     ),
     (
-        "a_drop_waits_for_nothing",
+        "drop_does_not_wait_for_active_requests",
         SEQUENTIAL,
-        "nothing is live outside of serve_forever",
+        "no request is active outside of serve_forever",
     ),
     (
-        "a_drain_refuses_new_clients",
+        "drain_closes_the_listener_at_once",
         |cell| cell.is_sequential() || cell.transport == "udp",
-        "a loop that serves closes nothing; a socket by which replies are sent stays open",
+        "a sequential loop that runs a handler cannot close the listener; a UDP socket stays open for replies",
     ),
     (
-        "a_close_leaves_a_stuck_handler_behind",
+        "close_abandons_a_stuck_handler_at_its_timeout",
         SEQUENTIAL,
-        "nothing is live outside of serve_forever",
+        "no request is active outside of serve_forever",
     ),
     (
-        "a_drain_cuts_at_its_deadline",
+        "drain_cancels_requests_at_its_deadline",
         |cell| cell.is_datagram() && cell.is_sequential(),
-        "a handler that does not wait for its connection cannot be cut by its own thread",
+        "the thread that runs the handler cannot cancel it unless it waits for its connection",
     ),
     (
-        "one_at_a_time",
+        "sequential_server_serves_one_request_at_a_time",
         |cell| !cell.is_sequential(),
-        "the other models have a trial of their own",
+        "the other models have their own scenario",
     ),
     (
-        "many_at_a_time",
+        "concurrent_server_serves_many_requests_at_a_time",
         SEQUENTIAL,
-        "one at a time is what it is for",
+        "the sequential model serves one request at a time",
     ),
     (
         "exit_codes_are_0_and_1",
         NOT_FORKING,
-        "a matter of children",
+        "the scenario is about children",
     ),
     (
-        "a_foreign_child_stays_waitable",
+        "foreign_child_stays_waitable",
         NOT_FORKING,
-        "a matter of children",
+        "the scenario is about children",
     ),
     (
-        "a_child_owns_nothing_of_its_parent",
+        "child_holds_no_descriptor_of_its_parent",
         NOT_FORKING,
-        "a matter of children",
+        "the scenario is about children",
     ),
     (
-        "a_killed_child_ends_only_its_request",
+        "killed_child_ends_only_its_request",
         NOT_FORKING,
-        "a matter of children",
+        "the scenario is about children",
     ),
     (
-        "a_signal_to_the_whole_group_is_for_the_parent",
+        "children_ignore_signals_to_the_process_group",
         NOT_FORKING,
-        "a matter of children",
+        "the scenario is about children",
     ),
     (
-        "children_that_ignore_the_signal_end_at_the_deadline",
+        "children_that_ignore_cancellation_are_killed",
         NOT_FORKING,
-        "a matter of children",
+        "the scenario is about children",
     ),
     (
-        "serving_with_threads_running_is_refused",
+        "serving_with_other_threads_is_rejected",
         NOT_FORKING,
-        "threads do not mind threads",
+        "the other models may run next to threads",
     ),
     (
-        "children_of_a_dead_server_end",
+        "children_end_with_their_server",
         NOT_FORKING,
-        "threads end with their process",
+        "the threads of the other models end with their process",
     ),
 ];
 
-/// Every scenario on every combination that it applies to.
+/// Returns each scenario on each combination to which it applies.
 pub fn trials() -> Vec<Trial> {
     for (name, _, _) in EXCEPTIONS {
         let known = SCENARIOS.iter().any(|scenario| scenario.name == *name);
-        assert!(known, "an exception for {name}, which is no scenario");
+        assert!(known, "EXCEPTIONS names {name}, which is not a scenario");
     }
     let cells = TRANSPORTS.iter().flat_map(|transport| {
         MODELS
@@ -328,24 +329,24 @@ fn applies(scenario: &Scenario, cell: Combination) -> bool {
         .any(|(name, except, _)| *name == scenario.name && except(cell))
 }
 
-impl Wired for Tcp {
-    type Place = &'static str;
-    fn place(_: &Path, _: &Options) -> &'static str {
+impl TestTransport for Tcp {
+    type BindAddr = &'static str;
+    fn bind_addr(_: &Path, _: &Options) -> &'static str {
         "127.0.0.1:0"
     }
 }
 
-impl Wired for Udp {
-    type Place = &'static str;
-    fn place(_: &Path, options: &Options) -> &'static str {
+impl TestTransport for Udp {
+    type BindAddr = &'static str;
+    fn bind_addr(_: &Path, options: &Options) -> &'static str {
         if options.has("everywhere") {
             return "0.0.0.0:0";
         }
         if options.has("everywhere_in_ipv6") {
             return "[::]:0";
         }
-        // Not where the clients are: an answer that comes too late for its client must not be a
-        // request to another trial's server, which would answer it in turn.
+        // Not the address of the clients. A late reply to a closed client must not reach the server
+        // of another trial, which would reply in turn.
         "127.0.0.2:0"
     }
 
@@ -370,16 +371,16 @@ impl Wired for Udp {
     }
 }
 
-impl Wired for UnixStream {
-    type Place = PathBuf;
-    fn place(directory: &Path, _: &Options) -> PathBuf {
+impl TestTransport for UnixStream {
+    type BindAddr = PathBuf;
+    fn bind_addr(directory: &Path, _: &Options) -> PathBuf {
         directory.join("socket")
     }
 }
 
-impl Wired for UnixDatagram {
-    type Place = PathBuf;
-    fn place(directory: &Path, _: &Options) -> PathBuf {
+impl TestTransport for UnixDatagram {
+    type BindAddr = PathBuf;
+    fn bind_addr(directory: &Path, _: &Options) -> PathBuf {
         directory.join("socket")
     }
 
@@ -404,7 +405,7 @@ impl Model for Threading {
     fn configured(options: &Options) -> Self {
         let model = Self::new().overload_policy(policy(options));
         match options.count("limit") {
-            Some(most) => model.max_threads(most),
+            Some(limit) => model.max_threads(limit),
             None => model,
         }
     }
@@ -414,7 +415,7 @@ impl Model for Forking {
     fn configured(options: &Options) -> Self {
         let model = Self::new().overload_policy(policy(options));
         match options.count("limit") {
-            Some(most) => model.max_children(most),
+            Some(limit) => model.max_children(limit),
             None => model,
         }
     }
@@ -424,7 +425,7 @@ impl Model for Pooled {
     fn configured(options: &Options) -> Self {
         let model = Self::new().overload_policy(policy(options));
         match options.count("limit") {
-            Some(most) => model.workers(most).queue(0),
+            Some(limit) => model.workers(limit).queue(0),
             None => model,
         }
     }
@@ -435,7 +436,7 @@ impl Model for socketserver::Green {
     fn configured(options: &Options) -> Self {
         let model = Self::new().overload_policy(policy(options));
         match options.count("limit") {
-            Some(most) => model.max_requests(most),
+            Some(limit) => model.max_requests(limit),
             None => model,
         }
     }

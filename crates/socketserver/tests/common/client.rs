@@ -1,4 +1,4 @@
-//! One client for the four transports. Every call of it has a deadline.
+//! One client for the four transports. Each of its calls has a timeout.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use rustix::net::sockopt::set_socket_linger;
 
-use super::PATIENCE;
+use super::TIMEOUT;
 
-/// Where a server is.
+/// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     Tcp(SocketAddr),
@@ -23,12 +23,12 @@ pub enum Endpoint {
 }
 
 pub struct Client {
-    wire: Wire,
-    /// Received and not yet taken.
+    socket: ClientSocket,
+    /// Bytes that were received and not returned yet.
     received: Vec<u8>,
 }
 
-enum Wire {
+enum ClientSocket {
     Tcp(TcpStream),
     Udp(UdpSocket),
     Unix(UnixStream),
@@ -36,57 +36,61 @@ enum Wire {
 }
 
 impl Client {
-    /// Connects. A datagram client is bound as well, so that it can be answered.
+    /// Connects. A datagram client is bound as well, so that it can receive replies.
     pub fn connect(to: &Endpoint) -> io::Result<Self> {
-        let wire = match to {
-            Endpoint::Tcp(address) => Wire::Tcp(TcpStream::connect_timeout(address, PATIENCE)?),
-            // Fails or succeeds at once, unless thousands wait already.
-            Endpoint::Unix(path) => Wire::Unix(UnixStream::connect(path)?),
+        let socket = match to {
+            Endpoint::Tcp(address) => {
+                ClientSocket::Tcp(TcpStream::connect_timeout(address, TIMEOUT)?)
+            }
+            // Succeeds or fails at once, unless the backlog is full.
+            Endpoint::Unix(path) => ClientSocket::Unix(UnixStream::connect(path)?),
             Endpoint::Udp(address) => {
                 let socket = UdpSocket::bind(match address.ip() {
                     IpAddr::V4(_) => (IpAddr::from(Ipv4Addr::LOCALHOST), 0),
                     IpAddr::V6(_) => (IpAddr::from(Ipv6Addr::LOCALHOST), 0),
                 })?;
                 socket.connect(address)?;
-                Wire::Udp(socket)
+                ClientSocket::Udp(socket)
             }
             Endpoint::UnixDatagram(path) => {
                 let socket = named_unix_datagram()?;
                 socket.connect(path)?;
-                Wire::UnixDatagram(socket)
+                ClientSocket::UnixDatagram(socket)
             }
         };
         let client = Self {
-            wire,
+            socket,
             received: Vec::new(),
         };
-        client.set_patience(PATIENCE)?;
+        client.set_timeout(TIMEOUT)?;
         Ok(client)
     }
 
-    /// How long a call may wait.
-    pub fn set_patience(&self, patience: Duration) -> io::Result<()> {
-        let limit = Some(patience);
-        match &self.wire {
-            Wire::Tcp(s) => s.set_read_timeout(limit).and(s.set_write_timeout(limit)),
-            Wire::Udp(s) => s.set_read_timeout(limit).and(s.set_write_timeout(limit)),
-            Wire::Unix(s) => s.set_read_timeout(limit).and(s.set_write_timeout(limit)),
-            Wire::UnixDatagram(s) => s.set_read_timeout(limit).and(s.set_write_timeout(limit)),
+    /// Sets the timeout of each call.
+    pub fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        let limit = Some(timeout);
+        match &self.socket {
+            ClientSocket::Tcp(s) => s.set_read_timeout(limit).and(s.set_write_timeout(limit)),
+            ClientSocket::Udp(s) => s.set_read_timeout(limit).and(s.set_write_timeout(limit)),
+            ClientSocket::Unix(s) => s.set_read_timeout(limit).and(s.set_write_timeout(limit)),
+            ClientSocket::UnixDatagram(s) => {
+                s.set_read_timeout(limit).and(s.set_write_timeout(limit))
+            }
         }
     }
 
-    /// Sends bytes: as they are on a stream, as one datagram otherwise.
+    /// Sends bytes: unchanged on a stream, or as one datagram.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match &mut self.wire {
-            Wire::Tcp(stream) => stream.write_all(bytes),
-            Wire::Unix(stream) => stream.write_all(bytes),
-            Wire::Udp(socket) => socket.send(bytes).map(drop),
-            Wire::UnixDatagram(socket) => socket.send(bytes).map(drop),
+        match &mut self.socket {
+            ClientSocket::Tcp(stream) => stream.write_all(bytes),
+            ClientSocket::Unix(stream) => stream.write_all(bytes),
+            ClientSocket::Udp(socket) => socket.send(bytes).map(drop),
+            ClientSocket::UnixDatagram(socket) => socket.send(bytes).map(drop),
         }
     }
 
-    /// Sends a line; a datagram is one without an end of line.
-    pub fn say(&mut self, line: &str) -> io::Result<()> {
+    /// Sends a line. A datagram has no line terminator.
+    pub fn send_line(&mut self, line: &str) -> io::Result<()> {
         if self.is_datagram() {
             self.send(line.as_bytes())
         } else {
@@ -95,7 +99,7 @@ impl Client {
     }
 
     /// Receives a line or a datagram; `None` is the end of a stream.
-    pub fn hear(&mut self) -> io::Result<Option<String>> {
+    pub fn receive_line(&mut self) -> io::Result<Option<String>> {
         if self.is_datagram() {
             let mut packet = vec![0; 1 << 17];
             let n = self.read(&mut packet)?;
@@ -115,21 +119,21 @@ impl Client {
         }
     }
 
-    /// Says a line, and hears the answer.
+    /// Sends a line and returns the reply.
     #[track_caller]
     pub fn ask(&mut self, line: &str) -> String {
-        if let Err(error) = self.say(line) {
-            panic!("cannot say {line:?}: {error}");
+        if let Err(error) = self.send_line(line) {
+            panic!("cannot send {line:?}: {error}");
         }
-        match self.hear() {
-            Ok(Some(answer)) => answer,
-            other => panic!("no answer to {line:?}: {other:?}"),
+        match self.receive_line() {
+            Ok(Some(reply)) => reply,
+            other => panic!("no reply to {line:?}: {other:?}"),
         }
     }
 
-    /// Reads what has arrived: some bytes of a stream, or one datagram.
+    /// Reads some bytes of a stream, or one datagram.
     pub fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        // What came with the last line comes first.
+        // Bytes that arrived with the last line come first.
         if !self.received.is_empty() {
             let n = into.len().min(self.received.len());
             into[..n].copy_from_slice(&self.received[..n]);
@@ -140,27 +144,29 @@ impl Client {
     }
 
     fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match &mut self.wire {
-            Wire::Tcp(stream) => stream.read(into),
-            Wire::Unix(stream) => stream.read(into),
-            Wire::Udp(socket) => socket.recv(into),
-            Wire::UnixDatagram(socket) => socket.recv(into),
+        match &mut self.socket {
+            ClientSocket::Tcp(stream) => stream.read(into),
+            ClientSocket::Unix(stream) => stream.read(into),
+            ClientSocket::Udp(socket) => socket.recv(into),
+            ClientSocket::UnixDatagram(socket) => socket.recv(into),
         }
     }
 
-    /// Everything up to the end of the stream; a reset is an error.
-    pub fn rest(mut self) -> io::Result<Vec<u8>> {
+    /// Reads to the end of the stream. Returns an error if the connection is reset.
+    pub fn read_rest(mut self) -> io::Result<Vec<u8>> {
         let mut rest = std::mem::take(&mut self.received);
-        match &mut self.wire {
-            Wire::Tcp(stream) => stream.read_to_end(&mut rest)?,
-            Wire::Unix(stream) => stream.read_to_end(&mut rest)?,
-            Wire::Udp(_) | Wire::UnixDatagram(_) => panic!("a datagram socket has no end"),
+        match &mut self.socket {
+            ClientSocket::Tcp(stream) => stream.read_to_end(&mut rest)?,
+            ClientSocket::Unix(stream) => stream.read_to_end(&mut rest)?,
+            ClientSocket::Udp(_) | ClientSocket::UnixDatagram(_) => {
+                panic!("a datagram socket has no end of stream")
+            }
         };
         Ok(rest)
     }
 
-    /// Whether the server closes the stream, orderly or by a reset, and without another byte.
-    pub fn was_cut(mut self) -> bool {
+    /// Returns true if the server closes or resets the stream without sending another byte.
+    pub fn was_closed_by_server(mut self) -> bool {
         let gone = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
         match self.read(&mut [0]) {
             Ok(n) => n == 0,
@@ -168,28 +174,32 @@ impl Client {
         }
     }
 
-    /// Ends the output: the server reads an end of input, and can still answer.
+    /// Ends the output: the server reads an end of input, and can still reply.
     pub fn half_close(&self) -> io::Result<()> {
-        match &self.wire {
-            Wire::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Wire::Unix(stream) => stream.shutdown(Shutdown::Write),
-            Wire::Udp(_) | Wire::UnixDatagram(_) => Ok(()),
+        match &self.socket {
+            ClientSocket::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            ClientSocket::Unix(stream) => stream.shutdown(Shutdown::Write),
+            ClientSocket::Udp(_) | ClientSocket::UnixDatagram(_) => Ok(()),
         }
     }
 
-    /// Goes away without a word: on TCP, the server meets a reset.
+    /// Resets a TCP connection; closes any other socket.
     pub fn reset(self) {
-        if let Wire::Tcp(stream) = &self.wire {
+        if let ClientSocket::Tcp(stream) = &self.socket {
             let _ = set_socket_linger(stream.as_fd(), Some(Duration::ZERO));
         }
     }
 
     fn is_datagram(&self) -> bool {
-        matches!(self.wire, Wire::Udp(_) | Wire::UnixDatagram(_))
+        matches!(
+            self.socket,
+            ClientSocket::Udp(_) | ClientSocket::UnixDatagram(_)
+        )
     }
 }
 
-/// A Unix datagram socket that can be answered. Its name is abstract, so that no file stays behind.
+/// Creates a Unix datagram socket that can receive replies. Its name is abstract, so that no file
+/// is left behind.
 pub fn named_unix_datagram() -> io::Result<UnixDatagram> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -1,7 +1,7 @@
-//! What the test crates share: waiting with a deadline, clients of every transport, a look at a
-//! process from outside, and tests that need a process to themselves.
+//! Helpers of all test binaries: waits with a timeout, clients of every transport, a view of a
+//! process from outside, and tests that need their own process.
 
-#![allow(dead_code, reason = "every test crate takes what it needs of it")]
+#![allow(dead_code, reason = "each test binary uses a part of this module")]
 
 pub mod client;
 pub mod process;
@@ -11,11 +11,12 @@ pub mod running;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a test waits for what ought to happen at once. Long, as it is only ever waited for in
-/// full by a test that fails; the machine may be loaded.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// The time limit of every wait. It is long because the machine may be loaded, and because only a
+/// failing test waits for all of it.
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Runs scenarios, functions of a model, under each that serves many requests at once in a process.
+/// Runs scenarios, which are functions of a model, under each model that serves many requests at
+/// once in one process.
 #[allow(unused_macros, reason = "as above")]
 macro_rules! under_each_model {
     ($($scenario:ident)*) => {
@@ -34,19 +35,19 @@ macro_rules! under_each_model {
 #[allow(unused_imports, reason = "as above")]
 pub(crate) use under_each_model;
 
-/// Waits until `condition` holds, looking every few milliseconds; panics with `what` if it does not
-/// within `patience`.
+/// Waits until `condition` holds, and polls it every few milliseconds. Panics with `what` if the
+/// condition does not hold within `timeout`.
 #[track_caller]
-pub fn eventually(patience: Duration, what: &str, condition: impl FnMut() -> bool) {
+pub fn eventually(timeout: Duration, what: &str, condition: impl FnMut() -> bool) {
     assert!(
-        comes_true(patience, condition),
-        "not within {patience:?}: {what}"
+        becomes_true(timeout, condition),
+        "not within {timeout:?}: {what}"
     );
 }
 
-/// Whether `condition` holds at some time before `patience` is over.
-pub fn comes_true(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + patience;
+/// Returns true if `condition` holds at some time within `timeout`.
+pub fn becomes_true(timeout: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + timeout;
     let mut step = Duration::from_micros(200);
     while !condition() {
         if Instant::now() > end {

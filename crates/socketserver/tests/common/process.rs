@@ -1,4 +1,4 @@
-//! A process seen from outside, through proc(5), and tests that have one to themselves.
+//! A view of a process from outside through proc(5), and tests that run in their own process.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -6,19 +6,19 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use super::{PATIENCE, comes_true};
+use super::{TIMEOUT, becomes_true};
 
-/// How many threads the process has.
+/// Returns the number of threads of a process.
 pub fn threads(pid: u32) -> usize {
     entries(&format!("/proc/{pid}/task"))
 }
 
-/// How many descriptors it has open.
+/// Returns the number of open descriptors of a process.
 pub fn descriptors(pid: u32) -> usize {
     entries(&format!("/proc/{pid}/fd"))
 }
 
-/// What its descriptors are: paths, `socket:[inode]`, `anon_inode:[eventpoll]`, ...
+/// Returns the targets of its descriptors: paths, `socket:[inode]`, `anon_inode:[eventpoll]`, ...
 pub fn open_files(pid: u32) -> Vec<String> {
     let Ok(links) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return Vec::new();
@@ -29,7 +29,7 @@ pub fn open_files(pid: u32) -> Vec<String> {
         .collect()
 }
 
-/// Its children, those that have exited and are not yet collected among them.
+/// Returns its children, including those that have exited and are not reaped.
 pub fn children(pid: u32) -> Vec<u32> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
         return Vec::new();
@@ -44,8 +44,8 @@ pub fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// One field of `/proc/PID/stat`, numbered from 1 as in proc(5). The second field may contain
-/// spaces, so only those after it can be asked for.
+/// Returns one field of `/proc/PID/stat`, numbered from 1 as in proc(5). Only fields after the
+/// second work, because the second may contain spaces.
 pub fn stat_field(pid: u32, number: usize) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, after_name) = stat.rsplit_once(')')?;
@@ -53,7 +53,7 @@ pub fn stat_field(pid: u32, number: usize) -> Option<String> {
     Some(field.to_owned())
 }
 
-/// Whether each thread of the process sleeps in some call.
+/// Returns true if each thread of the process sleeps in a system call.
 pub fn is_asleep(pid: u32) -> bool {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
         return false;
@@ -66,7 +66,7 @@ pub fn is_asleep(pid: u32) -> bool {
     tasks.filter_map(Result::ok).all(sleeps)
 }
 
-/// How often each thread of the process was switched away from, of its own will or not.
+/// Returns the number of voluntary and involuntary context switches of each thread.
 pub fn switches(pid: u32) -> Vec<(String, String)> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
         return Vec::new();
@@ -86,10 +86,10 @@ fn entries(directory: &str) -> usize {
     fs::read_dir(directory).map_or(0, Iterator::count)
 }
 
-/// Waits for a process to end; kills it, and is `None`, if it does not.
-pub fn exit_status(process: &mut Child, patience: Duration) -> Option<ExitStatus> {
+/// Waits for a process to end. Kills it and returns `None` if it does not end in time.
+pub fn exit_status(process: &mut Child, timeout: Duration) -> Option<ExitStatus> {
     let mut status = None;
-    if !comes_true(patience, || {
+    if !becomes_true(timeout, || {
         status = process.try_wait().ok().flatten();
         status.is_some()
     }) {
@@ -99,11 +99,11 @@ pub fn exit_status(process: &mut Child, patience: Duration) -> Option<ExitStatus
     status
 }
 
-const COMPANION: &str = "SOCKETSERVER_TEST_COMPANION";
+const CHILD_ROLE: &str = "SOCKETSERVER_TEST_ROLE";
 
-/// What this process was started for, if a test started it.
-pub fn errand() -> Option<String> {
-    std::env::var(COMPANION).ok()
+/// Returns the role of this process, if a test started it.
+pub fn child_role() -> Option<String> {
+    std::env::var(CHILD_ROLE).ok()
 }
 
 static STARTING: RwLock<()> = RwLock::new(());
@@ -125,26 +125,27 @@ pub fn start(command: &mut Command) -> Child {
     child
 }
 
-/// While this is held, no process is [started](start). Until it calls `execve(2)`, a new process has
-/// a copy of every descriptor: what a test closes meanwhile is not closed.
-pub fn nobody_starts() -> RwLockReadGuard<'static, ()> {
+/// Prevents that a process is [started](start) while the guard is held. Until it calls `execve(2)`,
+/// a new process has a copy of every descriptor, so a descriptor that a test closes would stay
+/// open.
+pub fn block_process_starts() -> RwLockReadGuard<'static, ()> {
     STARTING.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The test `name` once more, in a process of its own and with an errand.
-pub struct Companion {
+/// The test `name`, run again in a process of its own and with a role.
+pub struct TestProcess {
     process: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
 
-impl Companion {
+impl TestProcess {
     #[track_caller]
-    pub fn start(name: &str, errand: &str) -> Self {
+    pub fn start(name: &str, role: &str) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
             .args([name, "--exact", "--nocapture", "--test-threads=1"])
-            .env(COMPANION, errand)
+            .env(CHILD_ROLE, role)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut process = start(&mut command);
@@ -162,14 +163,14 @@ impl Companion {
     }
 
     #[track_caller]
-    pub fn tell(&mut self, line: &str) {
+    pub fn send_line(&mut self, line: &str) {
         writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
     }
 
-    /// What follows `prefix` on the next line that has it. The process ends rather than wait for
-    /// ever, as every wait in it has a deadline.
+    /// Reads lines until one contains `prefix`, and returns the rest of that line. The read ends
+    /// because every wait in the process has a timeout.
     #[track_caller]
-    pub fn hears(&mut self, prefix: &str) -> String {
+    pub fn expect_line(&mut self, prefix: &str) -> String {
         let mut all = String::new();
         loop {
             let begin = all.len();
@@ -181,20 +182,20 @@ impl Companion {
         }
     }
 
-    /// Lets it come to its end, and expects it to have passed; returns what it printed.
+    /// Waits for the process to end, and asserts that its test has passed. Returns its output.
     #[track_caller]
-    pub fn passes(mut self) -> String {
+    pub fn assert_passed(mut self) -> String {
         drop(self.input.take());
         let mut out = String::new();
         self.output.read_to_string(&mut out).unwrap();
-        let status = exit_status(&mut self.process, PATIENCE);
+        let status = exit_status(&mut self.process, TIMEOUT);
         let passed = status.is_some_and(|status| status.success()) && out.contains("1 passed");
         assert!(passed, "{status:?}\n{out}");
         out
     }
 }
 
-impl Drop for Companion {
+impl Drop for TestProcess {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
@@ -203,22 +204,22 @@ impl Drop for Companion {
 
 /// Runs the test `name` in a process of its own.
 ///
-/// For tests that count descriptors or change limits: whatever else runs at the same time would be
-/// counted and limited as well.
+/// Use it for tests that count descriptors or change limits, because other tests in the process
+/// would be counted and limited as well.
 #[track_caller]
-pub fn alone(name: &str, body: impl FnOnce()) {
-    if errand().is_some() {
+pub fn in_own_process(name: &str, body: impl FnOnce()) {
+    if child_role().is_some() {
         return body();
     }
-    let out = Companion::start(name, "alone").passes();
+    let out = TestProcess::start(name, "in_own_process").assert_passed();
     for notice in out.lines().filter(|line| line.contains("SKIPPED")) {
-        // For the person who reads the output: a test that was skipped has proven nothing.
+        // Shows the notice to the reader of the output, because a skipped test proves nothing.
         let _ = writeln!(std::io::stdout(), "{notice}");
     }
 }
 
-/// The next line of this process's standard input; empty at its end.
-pub fn told() -> String {
+/// Returns the next line of standard input; empty at its end.
+pub fn read_stdin_line() -> String {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
     line.trim().to_owned()

@@ -1,5 +1,5 @@
-//! Targets of `fuzz/` with random inputs, and with mutations of their seeds. The same inputs every
-//! time: what fails once can be looked at.
+//! Runs targets of `fuzz/` with random inputs and with mutations of their seeds. The inputs are the
+//! same in every run, so that a failure can be reproduced.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,17 +20,17 @@ fn try_one(name: &str, target: Target, count: usize) {
     for seed in &seeds {
         attempt(name, target, seed);
     }
-    let mut dice = Dice::new(0x5eed);
+    let mut rng = Rng::new(0x5eed);
     for _ in 0..count {
-        attempt(name, target, &make_up(&seeds, &mut dice));
+        attempt(name, target, &generate(&seeds, &mut rng));
     }
 }
 
 fn attempt(name: &str, target: Target, input: &[u8]) {
-    // What it says about the reason is printed already.
-    let tried = catch_unwind(AssertUnwindSafe(|| target(input)));
+    // The reason is printed already.
+    let result = catch_unwind(AssertUnwindSafe(|| target(input)));
     assert!(
-        tried.is_ok(),
+        result.is_ok(),
         "{name} fails with b\"{}\"",
         input.escape_ascii()
     );
@@ -48,48 +48,49 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
-/// One in eight is random from end to end; the others are seeds that have suffered.
-fn make_up(seeds: &[Vec<u8>], dice: &mut Dice) -> Vec<u8> {
-    if dice.below(8) == 0 {
-        return (0..dice.below(64)).map(|_| dice.byte()).collect();
+/// Returns a random input in one of eight cases, and a mutated seed otherwise.
+fn generate(seeds: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
+    if rng.below(8) == 0 {
+        return (0..rng.below(64)).map(|_| rng.byte()).collect();
     }
-    let mut input = dice.pick(seeds).clone();
-    for _ in 0..=dice.below(4) {
-        mutate(&mut input, seeds, dice);
+    let mut input = rng.pick(seeds).clone();
+    for _ in 0..=rng.below(4) {
+        mutate(&mut input, seeds, rng);
     }
     input
 }
 
-fn mutate(input: &mut Vec<u8>, seeds: &[Vec<u8>], dice: &mut Dice) {
-    let at = dice.below(input.len() + 1);
-    let end = at + dice.below(input.len() - at + 1);
-    match dice.below(8) {
+fn mutate(input: &mut Vec<u8>, seeds: &[Vec<u8>], rng: &mut Rng) {
+    let at = rng.below(input.len() + 1);
+    let end = at + rng.below(input.len() - at + 1);
+    match rng.below(8) {
         0 => input.truncate(at),
-        1 => input.extend(dice.pick(seeds)),
+        1 => input.extend(rng.pick(seeds)),
         2 => drop(input.drain(at..end)),
         3 => input.extend_from_within(at..end),
-        4 => input.insert(at, dice.byte()),
-        5 => input[at..end].fill(dice.byte()),
-        6 => drop(input.splice(at..end, dice.pick(seeds).iter().copied())),
+        4 => input.insert(at, rng.byte()),
+        5 => input[at..end].fill(rng.byte()),
+        6 => drop(input.splice(at..end, rng.pick(seeds).iter().copied())),
         _ => {
             if let Some(byte) = input.get_mut(at) {
-                *byte ^= 1 << dice.below(8);
+                *byte ^= 1 << rng.below(8);
             }
         }
     }
-    // Long enough for several frames of the limit; splicing would go on for ever.
+    // Long enough for several frames at the limit; repeated splicing would grow the input without
+    // bound.
     input.truncate(300);
 }
 
 /// `SplitMix64`, by Steele, Lea and Flood (2014).
-pub struct Dice(u64);
+pub struct Rng(u64);
 
-impl Dice {
+impl Rng {
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    fn roll(&mut self) -> u64 {
+    fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -98,14 +99,14 @@ impl Dice {
     }
 
     pub fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.roll() % bound as u64).unwrap()
+        usize::try_from(self.next() % bound as u64).unwrap()
     }
 
-    /// Often one that means something somewhere.
+    /// Returns a byte that is often significant in one of the formats.
     pub fn byte(&mut self) -> u8 {
         match self.below(4) {
             0 => *self.pick(b"\n\r:,{}\"0159-\0\x01\x7f\x80\xff"),
-            _ => self.roll().to_le_bytes()[0],
+            _ => self.next().to_le_bytes()[0],
         }
     }
 

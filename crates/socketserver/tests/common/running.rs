@@ -1,4 +1,4 @@
-//! A server on a thread of the test itself.
+//! A server that runs on a thread of the test.
 
 use std::io::{BufRead, Write};
 use std::thread::JoinHandle;
@@ -9,10 +9,10 @@ use socketserver::{
     Transport, handler_fn,
 };
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use super::client::{Client, Endpoint};
 
-/// Serves until it is dropped.
+/// A server that runs until it is dropped.
 pub struct Running {
     pub handle: ServerHandle,
     pub endpoint: Endpoint,
@@ -37,10 +37,10 @@ impl Running {
         Client::connect(&self.endpoint).unwrap()
     }
 
-    /// Waits until serving is over, as the test has asked for it.
+    /// Waits until the server has stopped, after the test has asked it to.
     #[track_caller]
-    pub fn ends(mut self) -> Result<(), ServeError> {
-        assert!(self.handle.wait(Some(PATIENCE)), "still serving");
+    pub fn wait_until_stopped(mut self) -> Result<(), ServeError> {
+        assert!(self.handle.wait(Some(TIMEOUT)), "still serving");
         self.serving.take().unwrap().join().unwrap()
     }
 }
@@ -48,8 +48,8 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.handle.drain(Duration::ZERO);
-        // What it returned is for a test to look at that did not panic before.
-        if self.handle.wait(Some(PATIENCE)) {
+        // If the test has not panicked before, it has checked the result already.
+        if self.handle.wait(Some(TIMEOUT)) {
             let _ = self.serving.take().map(JoinHandle::join);
         }
     }
@@ -67,7 +67,7 @@ pub fn endpoint_of(transport: &str, address: &Address) -> Endpoint {
     }
 }
 
-/// The factory of a handler that sends back each line.
+/// Returns the factory of a handler that sends back each line.
 pub fn echo()
 -> impl Fn() -> HandlerFn<fn(&mut Connection) -> Result<()>> + Clone + Send + Sync + 'static {
     fn handle(conn: &mut Connection) -> Result<()> {
@@ -81,7 +81,7 @@ pub fn echo()
     handler_fn(handle as fn(&mut Connection) -> Result<()>)
 }
 
-/// The factory of a handler that sends back a datagram.
+/// Returns the factory of a handler that sends back a datagram.
 pub fn echo_datagram()
 -> impl Fn() -> HandlerFn<fn(&mut socketserver::Datagram) -> Result<()>> + Clone + Send + Sync + 'static
 {

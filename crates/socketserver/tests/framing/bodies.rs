@@ -1,11 +1,11 @@
-//! Bodies that are read and written in pieces.
+//! Bodies that are read and written in parts.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 
 use socketserver::framing::{FrameError, Framed, JsonHeader};
 
-use crate::script::{Narrow, Script};
+use crate::script::{LimitedWriter, Script};
 
 fn head(length: u64) -> Vec<u8> {
     let mut frames = Framed::new(Vec::new(), JsonHeader::default().max_body(u64::MAX));
@@ -20,7 +20,7 @@ fn frame(body: &str) -> Vec<u8> {
 }
 
 #[test]
-fn headers_are_those_of_python() {
+fn headers_equal_those_of_python() {
     // struct.pack("<i", len(h)) + h, where h = json.dumps({"dataBodyLength": n}).encode()
     assert_eq!(head(0), b"\x15\0\0\0{\"dataBodyLength\": 0}");
     assert_eq!(head(1024), b"\x18\0\0\0{\"dataBodyLength\": 1024}");
@@ -32,19 +32,19 @@ fn headers_are_those_of_python() {
 }
 
 #[test]
-fn a_body_larger_than_memory_ought_to_be() {
+fn large_body_is_streamed_with_little_memory() {
     const SIZE: u64 = 64 << 20;
-    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (local, remote) = UnixStream::pair().unwrap();
     let codec = || JsonHeader::default().max_body(u64::MAX);
     let peer = std::thread::spawn(move || {
-        let mut frames = Framed::new(theirs, codec());
+        let mut frames = Framed::new(remote, codec());
         let mut body = frames.write_body(SIZE).unwrap();
         io::copy(&mut io::repeat(b'b').take(SIZE), &mut body).unwrap();
         body.finish().unwrap();
         frames.write("after").unwrap();
         assert!(frames.memory() <= 8192);
     });
-    let mut frames = Framed::new(ours, codec());
+    let mut frames = Framed::new(local, codec());
     let mut body = frames.read_body().unwrap().unwrap();
     assert_eq!(body.remaining(), SIZE);
     assert_eq!(io::copy(&mut body, &mut io::sink()).unwrap(), SIZE);
@@ -56,11 +56,11 @@ fn a_body_larger_than_memory_ought_to_be() {
 }
 
 #[test]
-fn split_at_every_byte() {
+fn bodies_survive_a_split_at_every_byte() {
     let wire = [frame("hello"), frame(""), frame("world")].concat();
     for at in 0..=wire.len() {
         let (one, other) = wire.split_at(at);
-        let mut frames = Framed::new(Script::pieces([one, other]), JsonHeader::default());
+        let mut frames = Framed::new(Script::parts([one, other]), JsonHeader::default());
         for expected in ["hello", "", "world"] {
             let mut text = String::new();
             let mut body = frames.read_body().unwrap().unwrap();
@@ -72,7 +72,7 @@ fn split_at_every_byte() {
 }
 
 #[test]
-fn cut_short_at_every_byte() {
+fn truncated_body_is_an_error_at_every_byte() {
     let wire = frame("hello");
     for cut in 1..wire.len() {
         let mut frames = Framed::new(&wire[..cut], JsonHeader::default());
@@ -86,10 +86,10 @@ fn cut_short_at_every_byte() {
 }
 
 #[test]
-fn errors_of_the_stream_lose_nothing() {
+fn errors_of_the_stream_lose_no_byte() {
     let wire = [frame("hello"), frame("world")].concat();
     let mut frames = Framed::new(
-        Script::faltering(&wire, ErrorKind::TimedOut),
+        Script::with_errors(&wire, ErrorKind::TimedOut),
         JsonHeader::default(),
     );
     let mut text = Vec::new();
@@ -112,10 +112,10 @@ fn errors_of_the_stream_lose_nothing() {
 }
 
 #[test]
-fn what_nobody_reads_is_skipped() {
+fn unread_body_is_skipped() {
     let wire = [frame("hello"), frame("world"), frame("!")].concat();
     for size in 1..wire.len() {
-        let stream = Script::pieces(wire.chunks(size));
+        let stream = Script::parts(wire.chunks(size));
         let mut frames = Framed::new(stream, JsonHeader::default());
         frames
             .read_body()
@@ -127,7 +127,7 @@ fn what_nobody_reads_is_skipped() {
         let _ = frames.read_body().unwrap().unwrap();
         assert!(frames.read().unwrap().is_none());
     }
-    // But it has to come.
+    // A truncated body is an error, also if it is skipped.
     let mut frames = Framed::new(&wire[..wire.len() - 1], JsonHeader::default());
     for _ in 0..3 {
         let _ = frames.read_body().unwrap().unwrap();
@@ -137,13 +137,13 @@ fn what_nobody_reads_is_skipped() {
 }
 
 #[test]
-fn a_frame_whose_reading_timed_out_can_be_read_in_pieces() {
+fn body_can_be_read_in_parts_after_a_timeout() {
     let wire = frame("hello");
     let (begin, end) = wire.split_at(wire.len() - 2);
-    let stream = Script::piece_and_error(begin, ErrorKind::TimedOut);
+    let stream = Script::part_and_error(begin, ErrorKind::TimedOut);
     let mut frames = Framed::new(stream, JsonHeader::default());
     assert!(matches!(frames.read(), Err(FrameError::Io(_))));
-    *frames.stream_mut() = Script::pieces([end]);
+    *frames.stream_mut() = Script::parts([end]);
     let mut text = String::new();
     frames
         .read_body()
@@ -155,7 +155,7 @@ fn a_frame_whose_reading_timed_out_can_be_read_in_pieces() {
 }
 
 #[test]
-fn a_body_is_neither_longer_nor_shorter_than_announced() {
+fn body_must_have_its_announced_length() {
     let mut frames = Framed::new(Vec::new(), JsonHeader::default().max_body(10));
     assert!(matches!(
         frames.write_body(11),
@@ -181,12 +181,12 @@ fn a_body_is_neither_longer_nor_shorter_than_announced() {
 }
 
 #[test]
-fn nothing_follows_a_header_that_was_sent_in_part() {
-    let mut frames = Framed::new(Narrow::default(), JsonHeader::default());
+fn no_frame_follows_a_partial_header() {
+    let mut frames = Framed::new(LimitedWriter::default(), JsonHeader::default());
     assert!(matches!(frames.write_body(5), Err(FrameError::Io(_))));
-    frames.stream_mut().room = usize::MAX;
+    frames.stream_mut().capacity = usize::MAX;
     assert!(matches!(frames.write("x"), Err(FrameError::Unsendable(_))));
-    // The peer has a header then, and takes whatever comes for the body.
+    // The peer has received a header, and takes the next bytes for the body.
     frames.flush().unwrap();
     assert!(matches!(frames.write("x"), Err(FrameError::Unsendable(_))));
     assert_eq!(frames.stream().taken, head(5));

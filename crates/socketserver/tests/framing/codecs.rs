@@ -1,4 +1,4 @@
-//! What holds for every codec, however its frames look.
+//! Properties of every codec.
 
 use std::io::ErrorKind;
 
@@ -6,9 +6,9 @@ use socketserver::framing::{
     BytesMut, Decoder, Encoder, FrameError, Framed, JsonHeader, LengthPrefix, Lines, Netstring,
 };
 
-use crate::script::{Narrow, Script, receive};
+use crate::script::{LimitedWriter, Script, receive};
 
-/// The longest message that the codecs here take.
+/// The maximum length of a message for the codecs of this file.
 const LIMIT: usize = 100;
 
 trait Codec:
@@ -32,7 +32,7 @@ fn messages() -> Vec<String> {
         .into()
 }
 
-/// The frames of the messages, and where each ends.
+/// Returns the frames of the messages, and the end of each.
 fn wire<C: Codec>(codec: &C) -> (BytesMut, Vec<usize>) {
     let mut codec = codec.clone();
     let mut wire = BytesMut::new();
@@ -45,7 +45,7 @@ fn wire<C: Codec>(codec: &C) -> (BytesMut, Vec<usize>) {
 }
 
 #[track_caller]
-fn all_arrive<C: Codec>(stream: Script, codec: C) {
+fn assert_all_arrive<C: Codec>(stream: Script, codec: C) {
     let (received, end) = receive(stream, codec);
     assert_eq!(received, messages().map_bytes());
     end.unwrap();
@@ -61,32 +61,32 @@ impl MapBytes for Vec<String> {
     }
 }
 
-fn glued<C: Codec>(codec: &C) {
+fn glued_frames_are_separated<C: Codec>(codec: &C) {
     let (wire, _) = wire(codec);
-    all_arrive(Script::pieces([&wire[..]]), codec.clone());
+    assert_all_arrive(Script::parts([&wire[..]]), codec.clone());
 }
 
-fn split_at_every_byte<C: Codec>(codec: &C) {
+fn frames_survive_a_split_at_every_byte<C: Codec>(codec: &C) {
     let (wire, _) = wire(codec);
     for at in 0..=wire.len() {
         let (one, other) = wire.split_at(at);
-        all_arrive(Script::pieces([one, other]), codec.clone());
+        assert_all_arrive(Script::parts([one, other]), codec.clone());
     }
     for size in 1..20 {
-        all_arrive(Script::pieces(wire.chunks(size)), codec.clone());
+        assert_all_arrive(Script::parts(wire.chunks(size)), codec.clone());
     }
 }
 
-fn cut_short_at_every_byte<C: Codec>(codec: &C, unended: Unended) {
+fn truncated_frame_is_detected_at_every_byte<C: Codec>(codec: &C, incomplete: Incomplete) {
     let (wire, ends) = wire(codec);
     for cut in 0..wire.len() {
         let (mut received, end) = receive(&wire[..cut], codec.clone());
         let whole = ends.iter().filter(|end| **end <= cut).count();
         let begin = ends[..whole].last().copied().unwrap_or(0);
         if cut > begin {
-            match unended {
-                Unended::IsAnError => assert!(matches!(end, Err(FrameError::UnexpectedEnd))),
-                Unended::IsTheLast => {
+            match incomplete {
+                Incomplete::IsAnError => assert!(matches!(end, Err(FrameError::UnexpectedEnd))),
+                Incomplete::IsTheLastFrame => {
                     end.unwrap();
                     assert_eq!(received.pop().unwrap(), wire[begin..cut]);
                 }
@@ -96,17 +96,17 @@ fn cut_short_at_every_byte<C: Codec>(codec: &C, unended: Unended) {
     }
 }
 
-/// What bytes are, after the last frame, that are none.
+/// The meaning of bytes after the last complete frame.
 #[derive(Clone, Copy)]
-enum Unended {
+enum Incomplete {
     IsAnError,
-    IsTheLast,
+    IsTheLastFrame,
 }
 
-fn errors_of_the_stream_lose_nothing<C: Codec>(codec: &C) {
+fn errors_of_the_stream_lose_no_message<C: Codec>(codec: &C) {
     let (wire, _) = wire(codec);
     for kind in [ErrorKind::TimedOut, ErrorKind::WouldBlock] {
-        let mut framed = Framed::new(Script::faltering(&wire, kind), codec.clone());
+        let mut framed = Framed::new(Script::with_errors(&wire, kind), codec.clone());
         let mut received = Vec::new();
         let mut errors = 0;
         loop {
@@ -119,19 +119,19 @@ fn errors_of_the_stream_lose_nothing<C: Codec>(codec: &C) {
         }
         assert_eq!((received, errors), (messages().map_bytes(), wire.len()));
     }
-    // Nobody hears of a signal.
-    all_arrive(
-        Script::faltering(&wire, ErrorKind::Interrupted),
+    // An interruption by a signal is not reported.
+    assert_all_arrive(
+        Script::with_errors(&wire, ErrorKind::Interrupted),
         codec.clone(),
     );
 }
 
-fn what_is_too_long_is_refused<C: Codec>(mut codec: C, mut generous: C) {
+fn too_long_message_is_rejected<C: Codec>(mut codec: C, mut unlimited: C) {
     let message = "z".repeat(LIMIT + 1);
     let mut wire = BytesMut::new();
-    generous.encode(message.as_str(), &mut wire).unwrap();
+    unlimited.encode(message.as_str(), &mut wire).unwrap();
     for size in 1..wire.len() {
-        let (received, end) = receive(Script::pieces(wire.chunks(size)), codec.clone());
+        let (received, end) = receive(Script::parts(wire.chunks(size)), codec.clone());
         assert!(received.is_empty());
         let error = end.unwrap_err();
         assert!(matches!(
@@ -146,15 +146,15 @@ fn what_is_too_long_is_refused<C: Codec>(mut codec: C, mut generous: C) {
     let mut none = BytesMut::new();
     match codec.encode(message.as_str(), &mut none) {
         Err(FrameError::Unsendable(_)) => assert!(none.is_empty()),
-        // Lines limit what is received.
+        // The codec for lines limits only received lines.
         other => other.unwrap(),
     }
 }
 
-fn a_frame_is_one_write<C: Codec>(codec: &C) {
-    let stream = Narrow {
-        room: usize::MAX,
-        ..Narrow::default()
+fn frame_is_one_write<C: Codec>(codec: &C) {
+    let stream = LimitedWriter {
+        capacity: usize::MAX,
+        ..LimitedWriter::default()
     };
     let mut framed = Framed::new(stream, codec.clone());
     for message in &messages() {
@@ -165,57 +165,58 @@ fn a_frame_is_one_write<C: Codec>(codec: &C) {
 }
 
 macro_rules! codecs {
-    ($($name:ident: $codec:expr, $generous:expr, $unended:expr;)*) => {$(
+    ($($name:ident: $codec:expr, $unlimited:expr, $incomplete:expr;)*) => {$(
         mod $name {
             use super::*;
 
             #[test]
-            fn glued() {
-                super::glued(&$codec);
+            fn glued_frames_are_separated() {
+                super::glued_frames_are_separated(&$codec);
             }
 
             #[test]
-            fn split_at_every_byte() {
-                super::split_at_every_byte(&$codec);
+            fn frames_survive_a_split_at_every_byte() {
+                super::frames_survive_a_split_at_every_byte(&$codec);
             }
 
             #[test]
-            fn cut_short_at_every_byte() {
-                super::cut_short_at_every_byte(&$codec, $unended);
+            fn truncated_frame_is_detected_at_every_byte() {
+                super::truncated_frame_is_detected_at_every_byte(&$codec, $incomplete);
             }
 
             #[test]
-            fn errors_of_the_stream_lose_nothing() {
-                super::errors_of_the_stream_lose_nothing(&$codec);
+            fn errors_of_the_stream_lose_no_message() {
+                super::errors_of_the_stream_lose_no_message(&$codec);
             }
 
             #[test]
-            fn what_is_too_long_is_refused() {
-                super::what_is_too_long_is_refused($codec, $generous);
+            fn too_long_message_is_rejected() {
+                super::too_long_message_is_rejected($codec, $unlimited);
             }
 
             #[test]
-            fn a_frame_is_one_write() {
-                super::a_frame_is_one_write(&$codec);
+            fn frame_is_one_write() {
+                super::frame_is_one_write(&$codec);
             }
         }
     )*};
 }
 
 codecs! {
-    lines: Lines::default().max_len(LIMIT), Lines::default(), Unended::IsTheLast;
-    prefix_u8: LengthPrefix::u8().max_len(LIMIT), LengthPrefix::u8(), Unended::IsAnError;
-    prefix_u16_be: LengthPrefix::u16_be().max_len(LIMIT), LengthPrefix::u16_be(), Unended::IsAnError;
-    prefix_u16_le: LengthPrefix::u16_le().max_len(LIMIT), LengthPrefix::u16_le(), Unended::IsAnError;
-    prefix_u32_be: LengthPrefix::u32_be().max_len(LIMIT), LengthPrefix::u32_be(), Unended::IsAnError;
-    prefix_u32_le: LengthPrefix::u32_le().max_len(LIMIT), LengthPrefix::u32_le(), Unended::IsAnError;
-    prefix_u64_be: LengthPrefix::u64_be().max_len(LIMIT), LengthPrefix::u64_be(), Unended::IsAnError;
-    prefix_u64_le: LengthPrefix::u64_le().max_len(LIMIT), LengthPrefix::u64_le(), Unended::IsAnError;
-    netstring: Netstring::default().max_len(LIMIT), Netstring::default(), Unended::IsAnError;
-    json_header: JsonHeader::default().max_body(LIMIT as u64), JsonHeader::default(), Unended::IsAnError;
+    lines: Lines::default().max_len(LIMIT), Lines::default(), Incomplete::IsTheLastFrame;
+    prefix_u8: LengthPrefix::u8().max_len(LIMIT), LengthPrefix::u8(), Incomplete::IsAnError;
+    prefix_u16_be: LengthPrefix::u16_be().max_len(LIMIT), LengthPrefix::u16_be(), Incomplete::IsAnError;
+    prefix_u16_le: LengthPrefix::u16_le().max_len(LIMIT), LengthPrefix::u16_le(), Incomplete::IsAnError;
+    prefix_u32_be: LengthPrefix::u32_be().max_len(LIMIT), LengthPrefix::u32_be(), Incomplete::IsAnError;
+    prefix_u32_le: LengthPrefix::u32_le().max_len(LIMIT), LengthPrefix::u32_le(), Incomplete::IsAnError;
+    prefix_u64_be: LengthPrefix::u64_be().max_len(LIMIT), LengthPrefix::u64_be(), Incomplete::IsAnError;
+    prefix_u64_le: LengthPrefix::u64_le().max_len(LIMIT), LengthPrefix::u64_le(), Incomplete::IsAnError;
+    netstring: Netstring::default().max_len(LIMIT), Netstring::default(), Incomplete::IsAnError;
+    json_header: JsonHeader::default().max_body(LIMIT as u64), JsonHeader::default(), Incomplete::IsAnError;
 }
 
-// Without what cuts a character short: that is an error of the text, and tested as such.
+// Without the test of truncation, because that splits characters, which is an error of the text and
+// has its own test.
 mod utf8_lines {
     use super::*;
 
@@ -224,27 +225,27 @@ mod utf8_lines {
     }
 
     #[test]
-    fn glued() {
-        super::glued(&codec());
+    fn glued_frames_are_separated() {
+        super::glued_frames_are_separated(&codec());
     }
 
     #[test]
-    fn split_at_every_byte() {
-        super::split_at_every_byte(&codec());
+    fn frames_survive_a_split_at_every_byte() {
+        super::frames_survive_a_split_at_every_byte(&codec());
     }
 
     #[test]
-    fn errors_of_the_stream_lose_nothing() {
-        super::errors_of_the_stream_lose_nothing(&codec());
+    fn errors_of_the_stream_lose_no_message() {
+        super::errors_of_the_stream_lose_no_message(&codec());
     }
 
     #[test]
-    fn what_is_too_long_is_refused() {
-        super::what_is_too_long_is_refused(codec(), Lines::default().utf8());
+    fn too_long_message_is_rejected() {
+        super::too_long_message_is_rejected(codec(), Lines::default().utf8());
     }
 
     #[test]
-    fn a_frame_is_one_write() {
-        super::a_frame_is_one_write(&codec());
+    fn frame_is_one_write() {
+        super::frame_is_one_write(&codec());
     }
 }

@@ -1,15 +1,16 @@
-//! Messages out of streams that deliver them in pieces, glued together, cut short, or not at all.
+//! Framing: messages from streams that deliver them in parts, glued together, truncated, or not at
+//! all.
 //!
-//! | File | What it has |
+//! | File | Contents |
 //! |---|---|
-//! | `codecs.rs` | what holds for every codec, as one macro |
-//! | `hostile.rs` | what only one format can be given |
-//! | `streams.rs` | errors of the stream, memory, and moving from one owner to another |
-//! | `bodies.rs` | bodies in pieces |
+//! | `codecs.rs` | properties of every codec, as one macro |
+//! | `hostile.rs` | invalid inputs of single formats |
+//! | `streams.rs` | errors of the stream, memory, and a change of the owner |
+//! | `bodies.rs` | bodies in parts |
 //! | `servers.rs` | handlers |
-//! | `properties.rs`, `random.rs` | what nobody thought of |
+//! | `properties.rs`, `random.rs` | random inputs |
 
-#![allow(clippy::unwrap_used, reason = "a test says why it fails")]
+#![allow(clippy::unwrap_used, reason = "a test prints why it fails")]
 
 mod bodies;
 mod codecs;

@@ -1,4 +1,4 @@
-//! Each decoder with random inputs.
+//! Runs each decoder with random inputs.
 
 use crate::common::random::{Target, try_all};
 use crate::targets;
@@ -12,12 +12,12 @@ const TARGETS: [(&str, Target); 5] = [
 ];
 
 #[test]
-fn twenty_thousand_inputs() {
+fn twenty_thousand_random_inputs_cause_no_panic() {
     try_all(&TARGETS, 20_000);
 }
 
 #[test]
 #[ignore = "takes ten seconds, in release: see CONTRIBUTING.md"]
-fn a_million_inputs() {
+fn million_random_inputs_cause_no_panic() {
     try_all(&TARGETS, 1_000_000);
 }

@@ -1,24 +1,24 @@
-//! A stream that does what a test says.
+//! Streams whose reads and writes a test determines.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 
 use socketserver::framing::{Decoder, Framed};
 
-/// Reads give its pieces, one by one and none across two; then the end.
+/// A reader that returns the given parts, one per read, and then the end.
 pub struct Script(VecDeque<Result<Vec<u8>, ErrorKind>>);
 
 impl Script {
-    pub fn pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        Self(pieces.into_iter().map(|piece| Ok(piece.to_vec())).collect())
+    pub fn parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        Self(parts.into_iter().map(|part| Ok(part.to_vec())).collect())
     }
 
-    pub fn piece_and_error(piece: &[u8], error: ErrorKind) -> Self {
-        Self([Ok(piece.to_vec()), Err(error)].into())
+    pub fn part_and_error(part: &[u8], error: ErrorKind) -> Self {
+        Self([Ok(part.to_vec()), Err(error)].into())
     }
 
-    /// Every byte alone, and before each an error.
-    pub fn faltering(bytes: &[u8], error: ErrorKind) -> Self {
+    /// Returns each byte separately, after an error.
+    pub fn with_errors(bytes: &[u8], error: ErrorKind) -> Self {
         Self(
             bytes
                 .iter()
@@ -30,40 +30,40 @@ impl Script {
 
 impl Read for Script {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        // An empty piece would be taken for the end.
-        let Some(piece) = self.0.pop_front().filter(|piece| *piece != Ok(Vec::new())) else {
+        // An empty part would count as the end.
+        let Some(part) = self.0.pop_front().filter(|part| *part != Ok(Vec::new())) else {
             return if self.0.is_empty() {
                 Ok(0)
             } else {
                 self.read(buf)
             };
         };
-        let mut piece = piece?;
-        let n = piece.len().min(buf.len());
-        buf[..n].copy_from_slice(&piece[..n]);
-        if n < piece.len() {
-            self.0.push_front(Ok(piece.split_off(n)));
+        let mut part = part?;
+        let n = part.len().min(buf.len());
+        buf[..n].copy_from_slice(&part[..n]);
+        if n < part.len() {
+            self.0.push_front(Ok(part.split_off(n)));
         }
         Ok(n)
     }
 }
 
-/// Takes `room` bytes, and then times out until it has more.
+/// A writer that accepts `capacity` bytes, and then times out until its capacity grows.
 #[derive(Default)]
-pub struct Narrow {
+pub struct LimitedWriter {
     pub taken: Vec<u8>,
-    pub room: usize,
+    pub capacity: usize,
     pub writes: usize,
 }
 
-impl Write for Narrow {
+impl Write for LimitedWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.writes += 1;
-        let n = buf.len().min(self.room);
+        let n = buf.len().min(self.capacity);
         if n == 0 {
             return Err(ErrorKind::TimedOut.into());
         }
-        self.room -= n;
+        self.capacity -= n;
         self.taken.extend_from_slice(&buf[..n]);
         Ok(n)
     }
@@ -73,7 +73,7 @@ impl Write for Narrow {
     }
 }
 
-/// The messages until the end, or until the first error.
+/// Reads messages until the end or the first error.
 pub fn receive<D: Decoder>(stream: impl Read, codec: D) -> (Vec<Vec<u8>>, Result<(), D::Error>)
 where
     D::Item: AsRef<[u8]>,

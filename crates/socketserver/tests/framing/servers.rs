@@ -1,4 +1,4 @@
-//! Handlers that have messages, on real connections.
+//! Handlers with framed messages, on real connections.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -12,7 +12,7 @@ use socketserver::{
     Threading, ThreadingTcpServer, Timeouts, handler_fn,
 };
 
-use crate::common::PATIENCE;
+use crate::common::TIMEOUT;
 use crate::common::client::Endpoint;
 use crate::common::running::Running;
 
@@ -21,7 +21,7 @@ fn connect(running: &Running) -> TcpStream {
         panic!("{:?}", running.endpoint);
     };
     let client = TcpStream::connect(address).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_read_timeout(Some(TIMEOUT)).unwrap();
     client
 }
 
@@ -34,7 +34,7 @@ fn upper(conn: &mut Connection) -> Result<()> {
 }
 
 #[test]
-fn messages_over_a_connection() {
+fn messages_are_exchanged_over_a_connection() {
     let running =
         Running::start(ThreadingTcpServer::bind("127.0.0.1:0", handler_fn(upper)).unwrap());
     let mut client = connect(&running);
@@ -55,7 +55,7 @@ fn messages_over_a_connection() {
 }
 
 #[test]
-fn how_a_request_ends() {
+fn request_ends_with_the_error_of_the_codec() {
     let (sender, ends) = channel();
     let (errors, failures) = channel();
     let server = ThreadingTcpServer::builder()
@@ -85,7 +85,7 @@ fn how_a_request_ends() {
         )
         .unwrap();
     let running = Running::start(server);
-    for (sent, reason, is_ours) in [
+    for (sent, reason, is_frame_error) in [
         (&b"\0\x05hello"[..], EndReason::Completed, None),
         (b"\0\x06hello!", EndReason::Failed, Some(true)),
         (b"\0\x05hell", EndReason::Failed, Some(true)),
@@ -93,16 +93,16 @@ fn how_a_request_ends() {
         let mut client = connect(&running);
         client.write_all(sent).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), reason, "{sent:?}");
-        assert_eq!(failures.try_recv().ok(), is_ours);
+        assert_eq!(ends.recv_timeout(TIMEOUT).unwrap(), reason, "{sent:?}");
+        assert_eq!(failures.try_recv().ok(), is_frame_error);
     }
     // Silence in the middle of a frame.
     let mut client = connect(&running);
     client.write_all(b"\0\x05he").unwrap();
-    assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), EndReason::TimedOut);
+    assert_eq!(ends.recv_timeout(TIMEOUT).unwrap(), EndReason::TimedOut);
 }
 
-/// Answers each line with its number, and holds nothing but what it needs between them.
+/// Replies to each line with its number. Between two calls it keeps only the state of the codec.
 #[derive(Default)]
 struct Numbers {
     parts: FramedParts<Lines>,
@@ -129,7 +129,7 @@ impl RequestHandler<Connection> for Numbers {
     }
 }
 
-fn kept_alive<C: Concurrency>(model: C) {
+fn assert_unread_bytes_survive_suspension<C: Concurrency>(model: C) {
     let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .bind("127.0.0.1:0", Numbers::default)
@@ -142,35 +142,35 @@ fn kept_alive<C: Concurrency>(model: C) {
         lines.read().unwrap()
     };
     assert_eq!(answer("a\n").unwrap(), "1 1 a");
-    // Glued: the last is not complete, and is not lost.
+    // Glued lines: the last one is incomplete, and is not lost.
     assert_eq!(answer("b\nc\nd").unwrap(), "2 2 b");
     assert_eq!(answer("").unwrap(), "2 3 c");
     assert_eq!(answer("d\n").unwrap(), "3 4 dd");
 }
 
 #[test]
-fn kept_alive_on_a_pool() {
-    kept_alive(Pooled::default());
+fn unread_bytes_survive_suspension_on_a_pool() {
+    assert_unread_bytes_survive_suspension(Pooled::default());
 }
 
 #[test]
-fn kept_alive_one_at_a_time() {
-    kept_alive(Sequential);
+fn unread_bytes_survive_suspension_on_a_sequential_server() {
+    assert_unread_bytes_survive_suspension(Sequential);
 }
 
 #[test]
-fn kept_alive_on_threads() {
-    kept_alive(Threading::default());
+fn unread_bytes_survive_suspension_on_threads() {
+    assert_unread_bytes_survive_suspension(Threading::default());
 }
 
 #[cfg(feature = "green")]
 #[test]
-fn kept_alive_in_coroutines() {
-    kept_alive(socketserver::Green::new());
+fn unread_bytes_survive_suspension_in_coroutines() {
+    assert_unread_bytes_survive_suspension(socketserver::Green::new());
 }
 
 #[test]
-fn requests_and_replies_in_different_formats() {
+fn requests_and_replies_may_have_different_formats() {
     let command = handler_fn(|conn: &mut Connection| {
         let mut replies = Framed::new(conn.writer(), JsonHeader::default());
         let mut commands = Framed::new(conn, Lines::default().utf8());

@@ -1,4 +1,5 @@
-//! Errors, memory, and moving from one owner to another: what `Framed` does whichever the codec.
+//! Properties of `Framed` that do not depend on the codec: errors, memory, and a change of the
+//! owner.
 
 use std::io::{self, ErrorKind, Read};
 
@@ -7,17 +8,17 @@ use socketserver::framing::{
     Netstring,
 };
 
-use crate::script::{Narrow, Script};
+use crate::script::{LimitedWriter, Script};
 
 const CHUNK: usize = 8 * 1024;
 
 #[test]
-fn nothing_is_decoded_after_a_malformed_frame() {
+fn no_frame_is_decoded_after_a_malformed_one() {
     let mut strings = Framed::new(&b"1:a,oops,1:b,"[..], Netstring::default());
     assert_eq!(strings.read().unwrap().unwrap(), "a");
     assert!(matches!(strings.read(), Err(FrameError::Malformed { .. })));
     assert!(strings.read().unwrap().is_none());
-    // Not by another owner, and not by another codec.
+    // Neither by another owner nor by another codec.
     let (stream, parts) = strings.into_parts();
     let mut strings = Framed::from_parts(stream, parts);
     assert!(strings.read_buffered().unwrap().is_none());
@@ -28,7 +29,7 @@ fn nothing_is_decoded_after_a_malformed_frame() {
 }
 
 #[test]
-fn a_stream_is_not_read_after_its_end() {
+fn stream_is_not_read_after_its_end() {
     struct Once(bool);
     impl Read for Once {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
@@ -42,7 +43,7 @@ fn a_stream_is_not_read_after_its_end() {
 }
 
 #[test]
-fn a_line_that_never_ends_costs_no_memory() {
+fn endless_line_takes_no_memory() {
     let wire = io::repeat(b'x').take(50 << 20).chain(&b"\nnext\n"[..]);
     let mut lines = Framed::new(wire, Lines::default().max_len(1000));
     assert!(matches!(lines.read(), Err(FrameError::TooLong { .. })));
@@ -53,8 +54,8 @@ fn a_line_that_never_ends_costs_no_memory() {
 }
 
 #[test]
-fn a_line_byte_by_byte_is_looked_through_once() {
-    // If it were not, this would take hours.
+fn slow_line_is_searched_only_once() {
+    // A repeated search from the start would take hours.
     let mut codec = Lines::default().max_len(usize::MAX);
     let mut src = BytesMut::new();
     for _ in 0..4 << 20 {
@@ -66,28 +67,28 @@ fn a_line_byte_by_byte_is_looked_through_once() {
 }
 
 #[test]
-fn memory_grows_with_what_arrives_and_shrinks_again() {
+fn memory_follows_the_received_bytes() {
     let limit = 1 << 20;
     let mut codec = LengthPrefix::u32_be().max_len(limit);
     let mut wire = BytesMut::new();
     codec.encode(vec![0; limit], &mut wire).unwrap();
     codec.encode("short", &mut wire).unwrap();
-    let mut frames = Framed::new(Script::pieces([]), codec);
+    let mut frames = Framed::new(Script::parts([]), codec);
     let mut arrived = 0;
-    let mut most = 0;
-    // A read gives one piece, and then a timeout.
-    for piece in wire.chunks(5000) {
-        arrived += piece.len();
-        *frames.stream_mut() = Script::piece_and_error(piece, ErrorKind::TimedOut);
+    let mut peak = 0;
+    // Each read returns one part, and then a timeout.
+    for part in wire.chunks(5000) {
+        arrived += part.len();
+        *frames.stream_mut() = Script::part_and_error(part, ErrorKind::TimedOut);
         match frames.read() {
             Ok(frame) => assert_eq!(frame.unwrap().len(), limit),
             Err(FrameError::Io(_)) => {}
             Err(error) => panic!("{error:?}"),
         }
-        most = most.max(frames.memory());
+        peak = peak.max(frames.memory());
         assert!(frames.memory() <= 2 * arrived + CHUNK);
     }
-    assert!(most > limit && most <= limit + 4 + CHUNK, "{most}");
+    assert!(peak > limit && peak <= limit + 4 + CHUNK, "{peak}");
     assert_eq!(frames.read().unwrap().unwrap(), "short");
     assert!(frames.read().is_err());
     assert_eq!(frames.memory(), CHUNK);
@@ -96,9 +97,9 @@ fn memory_grows_with_what_arrives_and_shrinks_again() {
 }
 
 #[test]
-fn a_decoder_that_wants_ever_more_is_stopped() {
-    struct Glutton;
-    impl Decoder for Glutton {
+fn decoder_that_never_completes_is_limited() {
+    struct NeverComplete;
+    impl Decoder for NeverComplete {
         type Item = Bytes;
         type Error = FrameError;
         fn decode(&mut self, _: &mut BytesMut) -> Result<Option<Bytes>, FrameError> {
@@ -108,7 +109,7 @@ fn a_decoder_that_wants_ever_more_is_stopped() {
             100_000
         }
     }
-    let mut frames = Framed::new(io::repeat(0), Glutton);
+    let mut frames = Framed::new(io::repeat(0), NeverComplete);
     assert!(matches!(
         frames.read(),
         Err(FrameError::TooLong { limit: 100_000, .. })
@@ -118,8 +119,8 @@ fn a_decoder_that_wants_ever_more_is_stopped() {
 }
 
 #[test]
-fn what_is_here_is_taken_without_reading() {
-    let mut lines = Framed::new(Script::pieces([&b"a\nb\nc"[..], b"c\n"]), Lines::default());
+fn buffered_frames_are_taken_without_a_read() {
+    let mut lines = Framed::new(Script::parts([&b"a\nb\nc"[..], b"c\n"]), Lines::default());
     assert!(lines.read_buffered().unwrap().is_none());
     assert_eq!(lines.read().unwrap().unwrap(), "a");
     assert_eq!(lines.read_buffered().unwrap().unwrap(), "b");
@@ -128,7 +129,7 @@ fn what_is_here_is_taken_without_reading() {
 }
 
 #[test]
-fn what_was_read_too_much_goes_to_the_next_owner() {
+fn unread_bytes_go_to_the_next_owner() {
     let wire = b"one\ntwo\n3:net,rest";
     let mut lines = Framed::new(&wire[..], Lines::default());
     assert_eq!(lines.read().unwrap().unwrap(), "one");
@@ -146,10 +147,10 @@ fn what_was_read_too_much_goes_to_the_next_owner() {
 }
 
 #[test]
-fn a_frame_that_was_sent_in_part_is_finished_first() {
-    let stream = Narrow {
-        room: 6,
-        ..Narrow::default()
+fn partially_sent_frame_is_completed_first() {
+    let stream = LimitedWriter {
+        capacity: 6,
+        ..LimitedWriter::default()
     };
     let mut strings = Framed::new(stream, Netstring::default());
     let error = strings.write("hello world").unwrap_err();
@@ -160,9 +161,9 @@ fn a_frame_that_was_sent_in_part_is_finished_first() {
         Err(FrameError::Unsendable(_))
     ));
     assert_eq!(strings.flush().unwrap_err().kind(), ErrorKind::TimedOut);
-    // It goes with its owner, too.
+    // The unsent part belongs to the parts that the next owner gets.
     let (mut stream, parts) = strings.into_parts();
-    stream.room = usize::MAX;
+    stream.capacity = usize::MAX;
     let mut strings = Framed::from_parts(stream, parts);
     strings.flush().unwrap();
     strings.write("next").unwrap();
@@ -170,7 +171,7 @@ fn a_frame_that_was_sent_in_part_is_finished_first() {
 }
 
 #[test]
-fn an_encoder_that_fails_sends_nothing() {
+fn failing_encoder_sends_nothing() {
     struct Half;
     impl Encoder<&str> for Half {
         type Error = io::Error;
@@ -189,7 +190,7 @@ fn an_encoder_that_fails_sends_nothing() {
 }
 
 #[test]
-fn errors_survive_being_io_errors() {
+fn errors_survive_conversion_to_io_errors() {
     let error = FrameError::TooLong {
         limit: 1,
         claimed: 2,

@@ -1,4 +1,4 @@
-//! Chunked bodies as bytes.
+//! The decoder of chunked bodies, on bytes.
 
 use std::io::{BufReader, Read};
 
@@ -23,7 +23,7 @@ fn status(wire: &[u8]) -> u16 {
 }
 
 #[test]
-fn chunks_are_put_together() {
+fn chunks_are_joined() {
     for (wire, expected) in [
         ("0\r\n\r\n", ""),
         ("5\r\nhello\r\n0\r\n\r\n", "hello"),
@@ -47,7 +47,7 @@ fn chunks_are_put_together() {
 }
 
 #[test]
-fn what_is_malformed_is_refused() {
+fn malformed_chunks_are_rejected() {
     for wire in [
         &b""[..],
         b"5",
@@ -104,7 +104,7 @@ fn what_is_malformed_is_refused() {
 }
 
 #[test]
-fn limits_are_kept_to_the_byte() {
+fn limits_are_exact() {
     let limits = HttpLimits::default()
         .body(10)
         .chunk_extensions(8)
@@ -112,11 +112,11 @@ fn limits_are_kept_to_the_byte() {
         .max_headers(2);
     let status = |wire: &str| decode(wire.as_bytes(), &limits, 3).err().unwrap_or(0);
     assert_eq!(status("a\r\n0123456789\r\n0\r\n\r\n"), 0);
-    // Before any of it is read.
+    // The limit applies before any byte of the chunk is read.
     assert_eq!(status("b\r\n"), 413);
     assert_eq!(status("ffffffffffffffff\r\n"), 413);
     assert_eq!(status("5\r\n01234\r\n6\r\n"), 413);
-    // For all chunks together.
+    // The limit applies to the extensions of all chunks together.
     assert_eq!(status("1;a=b\r\n0\r\n1;c=d\r\n1\r\n0\r\n\r\n"), 0);
     assert_eq!(status("1;a=b\r\n0\r\n1;c=d\r\n1\r\n0;e\r\n\r\n"), 400);
     assert_eq!(status(&format!("1;{}", "x".repeat(100))), 400);
@@ -126,7 +126,7 @@ fn limits_are_kept_to_the_byte() {
 }
 
 #[test]
-fn trailers_come_after_the_end_only() {
+fn trailers_are_available_after_the_end_only() {
     let wire = b"1\r\na\r\n0\r\nA: b\r\nA: c\r\n\r\n";
     let mut body = ChunkedReader::new(&wire[..], &HttpLimits::default());
     let mut byte = [0; 8];
@@ -139,7 +139,7 @@ fn trailers_come_after_the_end_only() {
 }
 
 #[test]
-fn no_limit_is_a_limit_like_others() {
+fn maximum_limits_do_not_overflow() {
     let limits = HttpLimits::default()
         .chunk_extensions(usize::MAX)
         .header(usize::MAX)

@@ -1,4 +1,4 @@
-//! A client that sends what it is told, byte by byte if need be, and sees each byte of an answer.
+//! A client that sends exact bytes, one at a time if needed, and checks each byte of an answer.
 
 use std::io::{ErrorKind, Read};
 
@@ -13,13 +13,13 @@ use crate::common::running::Running;
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
-    /// Everything before the body, as it came.
+    /// All bytes before the body.
     pub head: String,
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// The first field of this name.
+    /// Returns the first field of this name.
     pub fn field(&self, name: &str) -> Option<&str> {
         self.head.lines().skip(1).find_map(|line| {
             let (field, value) = line.split_once(": ")?;
@@ -36,10 +36,10 @@ impl Answer {
     }
 }
 
-/// A connection on which answers are told apart.
-pub struct Wire(pub Client);
+/// A connection that reads answers one by one.
+pub struct HttpClient(pub Client);
 
-impl Wire {
+impl HttpClient {
     pub fn to(running: &Running) -> Self {
         Self(running.client())
     }
@@ -58,12 +58,12 @@ impl Wire {
     #[track_caller]
     pub fn ask(&mut self, request: &str) -> Answer {
         self.send(request);
-        self.answer(!request.starts_with("HEAD"))
+        self.read_answer(!request.starts_with("HEAD"))
     }
 
-    /// Reads an answer, and nothing behind it.
+    /// Reads an answer, and no byte after it.
     #[track_caller]
-    pub fn answer(&mut self, has_body: bool) -> Answer {
+    pub fn read_answer(&mut self, has_body: bool) -> Answer {
         let head = self.head();
         let status = head[9..12].parse().unwrap();
         let mut answer = Answer {
@@ -79,7 +79,7 @@ impl Wire {
         } else if let Some(length) = answer.field("content-length") {
             self.exactly(length.parse().unwrap())
         } else {
-            self.rest()
+            self.read_rest()
         };
         answer
     }
@@ -120,7 +120,7 @@ impl Wire {
         while filled < count {
             match self.0.read(&mut bytes[filled..]) {
                 Ok(0) => panic!(
-                    "the end, after {:?}",
+                    "end of input after {:?}",
                     String::from_utf8_lossy(&bytes[..filled])
                 ),
                 Ok(n) => filled += n,
@@ -130,9 +130,9 @@ impl Wire {
         bytes
     }
 
-    /// What comes until the server closes; a reset is not an end.
+    /// Reads until the server closes; panics on a reset.
     #[track_caller]
-    pub fn rest(&mut self) -> Vec<u8> {
+    pub fn read_rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         let mut some = [0; 4096];
         loop {
@@ -144,19 +144,19 @@ impl Wire {
         }
     }
 
-    /// Expects the server to close, orderly and without another byte.
+    /// Expects the server to close the connection without another byte, and not by a reset.
     #[track_caller]
-    pub fn ends(mut self) {
-        assert_eq!(String::from_utf8_lossy(&self.rest()), "");
+    pub fn expect_end(mut self) {
+        assert_eq!(String::from_utf8_lossy(&self.read_rest()), "");
     }
 
-    /// Expects a reset, perhaps after some bytes.
+    /// Expects a reset, possibly after some bytes.
     #[track_caller]
-    pub fn ends_in_a_reset(mut self) {
+    pub fn expect_reset(mut self) {
         let mut some = [0; 4096];
         loop {
             match self.0.read(&mut some) {
-                Ok(0) => panic!("an orderly end"),
+                Ok(0) => panic!("the server has closed without a reset"),
                 Ok(_) => {}
                 Err(error) => return assert_eq!(error.kind(), ErrorKind::ConnectionReset),
             }
@@ -164,7 +164,7 @@ impl Wire {
     }
 }
 
-/// Serves a function.
+/// Starts a server with this function as its handler.
 pub fn serve<C: Concurrency>(
     model: C,
     http: Http,
@@ -176,7 +176,7 @@ pub fn serve<C: Concurrency>(
     Running::start(server.unwrap())
 }
 
-/// Serves with these timeouts.
+/// Starts a server with these timeouts.
 pub fn serve_within<C: Concurrency>(
     model: C,
     timeouts: Timeouts,
@@ -190,7 +190,7 @@ pub fn serve_within<C: Concurrency>(
     Running::start(server.unwrap())
 }
 
-/// Serves handlers.
+/// Starts a server with handlers from a factory.
 pub fn serve_handler<C: Concurrency, H: Handler>(
     model: C,
     factory: impl Fn() -> H + Clone + Send + Sync + 'static,
@@ -201,7 +201,7 @@ pub fn serve_handler<C: Concurrency, H: Handler>(
     Running::start(server.unwrap())
 }
 
-/// Reads a body, and says what it was and how long.
+/// Answers with the body of the request.
 pub fn echo(request: &mut Request<'_>) -> Result<Response> {
     let mut body = Vec::new();
     request.body().read_to_end(&mut body)?;

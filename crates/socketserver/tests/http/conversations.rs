@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use socketserver::http::{Http, HttpLimits};
 use socketserver::{Concurrency, Green, Pooled, Sequential, Threading};
 
-use crate::client::{Wire, echo, serve};
-use crate::common::random::Dice;
+use crate::client::{HttpClient, echo, serve};
+use crate::common::random::Rng;
 
 /// The bytes that one conversation sends, and the answers that it expects.
 struct Conversation {
@@ -37,7 +37,7 @@ const BAD: [&str; 8] = [
     "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
 ];
 
-fn make_up(dice: &mut Dice) -> Conversation {
+fn make_up(dice: &mut Rng) -> Conversation {
     let mut conversation = Conversation {
         bytes: Vec::new(),
         expected: Vec::new(),
@@ -68,7 +68,7 @@ fn make_up(dice: &mut Dice) -> Conversation {
 
 impl Conversation {
     /// Adds a request; whether another one may follow.
-    fn request(&mut self, dice: &mut Dice) -> bool {
+    fn request(&mut self, dice: &mut Rng) -> bool {
         if dice.below(8) == 0 {
             self.bytes.extend(dice.pick(&BAD).as_bytes());
             self.expected.push(Expected {
@@ -138,9 +138,9 @@ fn converse<C: Concurrency>(model: C, count: u64) {
     let http = Http::new().limits(HttpLimits::default().body(10_000));
     let running = serve(model, http, echo);
     for number in 0..count {
-        let mut dice = Dice::new(0x5eed + number);
+        let mut dice = Rng::new(0x5eed + number);
         let conversation = make_up(&mut dice);
-        let mut wire = Wire::to(&running);
+        let mut wire = HttpClient::to(&running);
         let mut rest = &conversation.bytes[..];
         while !rest.is_empty() {
             let most = if dice.below(2) == 0 { 10 } else { rest.len() };
@@ -152,7 +152,7 @@ fn converse<C: Concurrency>(model: C, count: u64) {
             rest = more;
         }
         for (n, expected) in conversation.expected.iter().enumerate() {
-            let answer = wire.answer(expected.wants_body);
+            let answer = wire.read_answer(expected.wants_body);
             let what = format!(
                 "conversation {number}, answer {n}: {expected:?}, {}",
                 answer.head
@@ -166,7 +166,7 @@ fn converse<C: Concurrency>(model: C, count: u64) {
                 assert_eq!(n + 1, conversation.expected.len(), "{what}");
             }
         }
-        wire.ends();
+        wire.expect_end();
     }
     let counters = running.handle.counters();
     assert_eq!((counters.failed, counters.panicked), (0, 0));

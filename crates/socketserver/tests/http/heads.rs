@@ -1,4 +1,4 @@
-//! Heads as bytes.
+//! The parser of request heads, on bytes.
 
 use socketserver::http::{HttpLimits, Method, Problem, RequestHead, Version};
 
@@ -17,13 +17,13 @@ fn head(text: &str) -> RequestHead {
     }
 }
 
-/// The status that a request is refused with; 0 if it is not.
+/// Returns the status with which a request is rejected, or 0 if it is accepted.
 pub fn status(bytes: &[u8]) -> u16 {
     parse(bytes).map_or_else(|problem| problem.status().as_u16(), |_| 0)
 }
 
 #[test]
-fn requests_are_understood() {
+fn valid_requests_are_parsed() {
     let get = head("GET /a%20b?c=d&e HTTP/1.1\r\nHost: example.org\r\nX-A:  1 \r\nx-a: 2\r\n\r\n");
     assert_eq!(get.method(), Method::GET);
     assert_eq!((get.path(), get.query()), ("/a%20b", Some("c=d&e")));
@@ -33,7 +33,7 @@ fn requests_are_understood() {
     assert_eq!(both, ["1", "2"]);
 
     assert_eq!(head("GET / HTTP/1.0\r\n\r\n").version(), Version::HTTP_10);
-    // RFC 9110, 2.5: the highest version of this major one that we know.
+    // RFC 9110, 2.5: treated as the highest known version of the same major version.
     let later = head("GET / HTTP/1.7\r\nHost: a\r\n\r\n");
     assert_eq!(later.version(), Version::HTTP_11);
     let own = head("PROPFIND / HTTP/1.1\r\nHost:\r\n\r\n");
@@ -47,7 +47,7 @@ fn requests_are_understood() {
 }
 
 #[test]
-fn targets_have_four_forms() {
+fn four_forms_of_targets_are_parsed() {
     for (method, target, path) in [
         ("GET", "/", "/"),
         ("GET", "//other.example/x", "//other.example/x"),
@@ -89,7 +89,7 @@ fn targets_have_four_forms() {
 }
 
 #[test]
-fn request_lines_have_one_reading() {
+fn ambiguous_request_lines_are_rejected() {
     for (line, expected) in [
         ("GET / HTTP/1.1", 0),
         ("GET  / HTTP/1.1", 400),
@@ -116,7 +116,7 @@ fn request_lines_have_one_reading() {
         let whole = format!("{line}\r\nHost: a\r\n\r\n");
         assert_eq!(status(whole.as_bytes()), expected, "{line:?}");
         if expected != 0 {
-            // As soon as the line is there: nobody waits for the rest.
+            // The error is reported once the line is complete, without waiting for the rest.
             assert_eq!(
                 status(format!("{line}\r\n").as_bytes()),
                 expected,
@@ -124,7 +124,7 @@ fn request_lines_have_one_reading() {
             );
         }
     }
-    // Who speaks something else waits for an answer, and gets one.
+    // A client of another protocol waits for an answer, and gets one.
     for bytes in [&b"\x16\x03\x01"[..], b"\0", b"\x80GET", b" "] {
         assert_eq!(status(bytes), 400, "{bytes:?}");
     }
@@ -132,7 +132,7 @@ fn request_lines_have_one_reading() {
 }
 
 #[test]
-fn fields_have_one_reading() {
+fn ambiguous_fields_are_rejected() {
     for field in [
         "A : b",
         " A: b",
@@ -156,8 +156,8 @@ fn fields_have_one_reading() {
         "Host: a@b",
         "Host: http://a",
     ] {
-        for place in ["Host: a\r\nFIELD\r\n\r\n", "FIELD\r\nHost: a\r\n\r\n"] {
-            let text = format!("GET / HTTP/1.1\r\n{}", place.replace("FIELD", field));
+        for template in ["Host: a\r\nFIELD\r\n\r\n", "FIELD\r\nHost: a\r\n\r\n"] {
+            let text = format!("GET / HTTP/1.1\r\n{}", template.replace("FIELD", field));
             assert_eq!(status(text.as_bytes()), 400, "{text:?}");
         }
     }
@@ -168,7 +168,7 @@ fn fields_have_one_reading() {
 }
 
 #[test]
-fn lines_end_in_crlf_only() {
+fn lines_must_end_in_crlf() {
     let whole = "GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n";
     for (at, _) in whole.match_indices("\r\n") {
         let mut bare_lf = whole.to_owned();
@@ -181,7 +181,7 @@ fn lines_end_in_crlf_only() {
 }
 
 #[test]
-fn where_the_body_ends_has_one_reading() {
+fn ambiguous_body_lengths_are_rejected() {
     for (method, version, fields, expected) in [
         ("POST", 1, "Content-Length: 5", 0),
         ("POST", 1, "Content-Length: 0005", 0),
@@ -261,7 +261,7 @@ fn where_the_body_ends_has_one_reading() {
 }
 
 #[test]
-fn limits_are_kept_to_the_byte() {
+fn limits_are_exact() {
     let limits = HttpLimits::default()
         .request_line(30)
         .header(40)
@@ -273,7 +273,7 @@ fn limits_are_kept_to_the_byte() {
     let line = |n: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(n - 14));
     assert_eq!(status(&line(30)), 0);
     assert_eq!(status(&line(31)), 414);
-    // Before there is an end of it.
+    // The limit applies before the line has an end.
     assert_eq!(status(&"G".repeat(30)), 1);
     assert_eq!(status(&"G".repeat(31)), 414);
     let header = |n: usize| {
@@ -293,15 +293,15 @@ fn limits_are_kept_to_the_byte() {
     };
     assert_eq!(status(&fields(3)), 0);
     assert_eq!(status(&fields(4)), 431);
-    // The type of targets has no room for more.
+    // The type of targets has a maximum length.
     let target = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(1 << 16));
-    let roomy = HttpLimits::default().request_line(1 << 20);
-    let problem = RequestHead::parse(target.as_bytes(), &roomy).unwrap_err();
+    let large_limits = HttpLimits::default().request_line(1 << 20);
+    let problem = RequestHead::parse(target.as_bytes(), &large_limits).unwrap_err();
     assert_eq!(problem.status().as_u16(), 414);
 }
 
 #[test]
-fn a_head_is_read_however_it_arrives_and_nothing_behind_it() {
+fn head_is_read_in_any_parts_and_no_byte_after_it() {
     use std::io::{BufReader, Read};
     let text = "\r\nGET /a HTTP/1.1\r\nHost: a\r\nB: c\r\n\r\n";
     let wire = format!("{text}GET /b HTTP/1.1\r\n");

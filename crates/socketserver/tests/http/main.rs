@@ -1,18 +1,17 @@
-//! HTTP, as bytes and over connections.
+//! HTTP: parsers on bytes, and servers on connections.
 //!
-//! | File | What it has |
+//! | File | Contents |
 //! |---|---|
-//! | `heads.rs`, `chunks.rs` | requests and bodies as bytes: what is understood, and what is refused |
-//! | `random.rs` | what nobody thought of |
-//! | `conversations.rs` | random requests one after the other, and their answers |
-//! | `client.rs` | a client that sees each byte of an answer |
+//! | `heads.rs`, `chunks.rs` | valid and invalid requests and bodies as bytes |
+//! | `random.rs` | random inputs |
+//! | `client.rs` | a client that checks each byte of an answer |
 //! | `serving.rs` | requests and answers under each model |
 //! | `bodies.rs` | bodies of requests |
-//! | `refusing.rs` | what is refused, and how: limits, smuggling, the slow |
-//! | `failing.rs` | handlers and readers that fail |
-//! | `files.rs` | files, parts of them, and conditions |
+//! | `rejections.rs` | rejected requests: limits, request smuggling, slow clients |
+//! | `failures.rs` | handlers and readers that fail |
+//! | `files.rs` | files, ranges, and conditional requests |
 
-#![allow(clippy::unwrap_used, reason = "a test says why it fails")]
+#![allow(clippy::unwrap_used, reason = "a test prints why it fails")]
 
 mod bodies;
 mod chunks;
@@ -21,7 +20,7 @@ mod client;
 mod common;
 #[cfg(feature = "green")]
 mod conversations;
-mod failing;
+mod failures;
 mod files;
 mod heads;
 mod random;
@@ -29,7 +28,7 @@ mod random;
 mod range;
 #[path = "../../../../fuzz/src/http_range.rs"]
 mod range_target;
-mod refusing;
+mod rejections;
 mod serving;
 #[path = "../../../../fuzz/src/http.rs"]
 mod targets;

@@ -1,4 +1,5 @@
-//! Requests, ranges and chunked bodies with random inputs. Paths are tried by the program `http`.
+//! Runs the parsers of requests, ranges and chunked bodies with random inputs. The program `http`
+//! covers paths.
 
 use crate::common::random::{Target, try_all};
 use crate::{range_target, targets};
@@ -10,12 +11,12 @@ const TARGETS: [(&str, Target); 3] = [
 ];
 
 #[test]
-fn twenty_thousand_inputs() {
+fn twenty_thousand_random_inputs_cause_no_panic() {
     try_all(&TARGETS, 20_000);
 }
 
 #[test]
 #[ignore = "takes ten seconds, in release: see CONTRIBUTING.md"]
-fn a_million_inputs() {
+fn million_random_inputs_cause_no_panic() {
     try_all(&TARGETS, 1_000_000);
 }

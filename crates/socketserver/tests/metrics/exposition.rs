@@ -1,5 +1,5 @@
-//! A strict reader of the text format 0.0.4, written from its specification and not from the code
-//! that writes it. Whatever the specification does not allow, or only tolerates, is a panic.
+//! A strict parser of the text format 0.0.4, written from its specification and not from the code
+//! that writes it. It panics on everything that the specification forbids or only tolerates.
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +26,7 @@ pub struct Sample {
 impl Exposition {
     #[track_caller]
     pub fn parse(text: &str) -> Self {
-        assert!(text.ends_with('\n'), "the last line has no end");
+        assert!(text.ends_with('\n'), "the last line has no line feed");
         let mut families: Vec<Family> = Vec::new();
         let mut lines = text.lines();
         let mut names = BTreeSet::new();
@@ -38,7 +38,7 @@ impl Exposition {
             };
             let (name, help) = help.split_once(' ').unwrap();
             assert!(!help.is_empty(), "{name} has no help");
-            assert!(names.insert(name.to_owned()), "{name} comes twice");
+            assert!(names.insert(name.to_owned()), "{name} occurs twice");
             let kind = lines.next().unwrap();
             let kind = kind.strip_prefix(&format!("# TYPE {name} ")).unwrap();
             families.push(Family {
@@ -51,7 +51,7 @@ impl Exposition {
         Self { families }
     }
 
-    /// The samples of a name whose labels contain these.
+    /// Returns the samples of a name whose labels contain these.
     fn matching<'a>(
         &'a self,
         name: &'a str,
@@ -63,7 +63,7 @@ impl Exposition {
         })
     }
 
-    /// The one sample with exactly these labels.
+    /// Returns the value of the only sample with exactly these labels.
     #[track_caller]
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let mut found = self
@@ -112,7 +112,7 @@ impl Family {
                 assert!(samples.iter().all(|sample| sample.name == *name), "{name}");
             }
             "histogram" => self.check_histogram(),
-            kind => panic!("{name} is a {kind}"),
+            kind => panic!("{name} has the unknown type {kind}"),
         }
     }
 
@@ -168,7 +168,7 @@ fn sample(line: &str) -> Sample {
     }
 }
 
-/// What is between braces, and what follows it.
+/// Parses the labels between braces. Returns them with the rest of the line.
 fn labels(text: &str) -> (Vec<(String, String)>, &str) {
     let (mut all, mut rest): (Vec<(String, String)>, _) = (Vec::new(), text);
     loop {
@@ -180,10 +180,10 @@ fn labels(text: &str) -> (Vec<(String, String)>, &str) {
         let end = loop {
             match chars.next().expect("a closing quote") {
                 (at, '"') => break at,
-                (_, '\\') => match chars.next().expect("what is escaped").1 {
+                (_, '\\') => match chars.next().expect("an escaped character").1 {
                     'n' => value.push('\n'),
                     char @ ('\\' | '"') => value.push(char),
-                    char => panic!("\\{char} is nothing: {text}"),
+                    char => panic!("\\{char} is not an escape: {text}"),
                 },
                 (_, char) => value.push(char),
             }
@@ -198,7 +198,7 @@ fn labels(text: &str) -> (Vec<(String, String)>, &str) {
     }
 }
 
-/// As Go's `ParseFloat` takes it, and no more than is written for it.
+/// Parses a number as Go's `ParseFloat` does, limited to the documented syntax.
 fn number(text: &str) -> f64 {
     match text {
         "+Inf" => f64::INFINITY,
@@ -206,7 +206,7 @@ fn number(text: &str) -> f64 {
         "NaN" => f64::NAN,
         _ => {
             let digits = |char: char| char.is_ascii_digit() || "+-.e".contains(char);
-            assert!(text.chars().all(digits), "{text:?} is no number");
+            assert!(text.chars().all(digits), "{text:?} is not a number");
             text.parse().unwrap()
         }
     }

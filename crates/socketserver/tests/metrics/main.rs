@@ -1,5 +1,5 @@
-//! Figures and readiness, as who collects them sees them: over HTTP, read by a parser that is none of
-//! the library's.
+//! Metrics and readiness as a scraper sees them: over HTTP, parsed by a parser that is independent
+//! of the library.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use common::client::Client;
 use common::running::{Running, echo};
-use common::{PATIENCE, eventually, under_each_model};
+use common::{TIMEOUT, eventually, under_each_model};
 use exposition::Exposition;
 use socketserver::metrics::Metrics;
 use socketserver::transport::Tcp;
@@ -24,21 +24,24 @@ use socketserver::{
     ThreadingTcpServer, ThreadingUdpServer, handler_fn,
 };
 
-/// A server that answers those who watch, as the programs have one.
+/// Starts a metrics server, as the programs have one.
 fn endpoint(metrics: &Metrics) -> Running {
-    let patience = PATIENCE;
     endpoint_with(
         metrics,
         OverloadPolicy::Queue {
-            patience,
+            patience: TIMEOUT,
             places: 8,
         },
     )
 }
 
-fn endpoint_with(metrics: &Metrics, at_limit: OverloadPolicy) -> Running {
+fn endpoint_with(metrics: &Metrics, overload_policy: OverloadPolicy) -> Running {
     let server = ThreadingTcpServer::builder()
-        .concurrency(Threading::new().max_threads(2).overload_policy(at_limit))
+        .concurrency(
+            Threading::new()
+                .max_threads(2)
+                .overload_policy(overload_policy),
+        )
         .bind("127.0.0.1:0", metrics.endpoint())
         .unwrap();
     Running::start(server)
@@ -60,9 +63,9 @@ impl Answer {
     }
 }
 
-/// Sends a request as it is, and reads the answer to its end.
+/// Sends the request bytes, and reads the answer to its end.
 #[track_caller]
-fn say(endpoint: &Running, request: &[u8]) -> Answer {
+fn exchange(endpoint: &Running, request: &[u8]) -> Answer {
     let mut client = endpoint.client();
     client.send(request).unwrap();
     answer(client)
@@ -70,7 +73,7 @@ fn say(endpoint: &Running, request: &[u8]) -> Answer {
 
 #[track_caller]
 fn answer(client: Client) -> Answer {
-    let text = String::from_utf8(client.rest().unwrap()).unwrap();
+    let text = String::from_utf8(client.read_rest().unwrap()).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").expect("an end of the header");
     let status = head.strip_prefix("HTTP/1.1 ").unwrap()[..3]
         .parse()
@@ -85,7 +88,7 @@ fn answer(client: Client) -> Answer {
 #[track_caller]
 fn get(endpoint: &Running, path: &str) -> Answer {
     let request = format!("GET {path} HTTP/1.1\r\nHost: here\r\n\r\n");
-    let answer = say(endpoint, request.as_bytes());
+    let answer = exchange(endpoint, request.as_bytes());
     assert_eq!(
         answer.header("Content-Length"),
         answer.body.len().to_string()
@@ -101,7 +104,7 @@ fn scrape(endpoint: &Running) -> Exposition {
     Exposition::parse(&answer.body)
 }
 
-fn figures_add_up<C: Concurrency>(model: C) {
+fn metrics_are_consistent<C: Concurrency>(model: C) {
     let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .bind("127.0.0.1:0", echo())
@@ -109,12 +112,12 @@ fn figures_add_up<C: Concurrency>(model: C) {
     let metrics = Metrics::new();
     metrics.register("echo", &server.handle());
     let running = Running::start(server);
-    let watching = endpoint(&metrics);
+    let monitor = endpoint(&metrics);
     let value = |name: &str, more: &[(&str, &str)]| {
         let labels = [&[("server", "echo")], more].concat();
-        scrape(&watching).value(name, &labels)
+        scrape(&monitor).value(name, &labels)
     };
-    let before = scrape(&watching);
+    let before = scrape(&monitor);
     let echo = [("server", "echo")];
     assert_eq!(
         before.value("socketserver_requests_accepted_total", &echo),
@@ -126,15 +129,15 @@ fn figures_add_up<C: Concurrency>(model: C) {
     for client in &mut clients {
         client.ask("hello");
     }
-    let during = scrape(&watching);
+    let during = scrape(&monitor);
     assert_eq!(during.value("socketserver_requests_active", &echo), 4.0);
-    // Before any of them has ended.
+    // Before any of the requests has ended.
     assert_eq!(
         during.value("socketserver_received_bytes_total", &echo),
         24.0
     );
-    // The client may have them before the server has counted them.
-    eventually(PATIENCE, "all that was sent", || {
+    // The client may receive the bytes before the server has counted them.
+    eventually(TIMEOUT, "all bytes to be counted", || {
         value("socketserver_sent_bytes_total", &[]) == 24.0
     });
     assert!(during.value("socketserver_requests_limit", &echo) >= 4.0);
@@ -148,18 +151,18 @@ fn figures_add_up<C: Concurrency>(model: C) {
 
     for client in clients.drain(..2) {
         client.half_close().unwrap();
-        client.rest().unwrap();
+        client.read_rest().unwrap();
     }
-    eventually(PATIENCE, "two to end", || {
+    eventually(TIMEOUT, "two requests to end", || {
         value("socketserver_requests_active", &[]) == 2.0
     });
-    let after = scrape(&watching);
+    let after = scrape(&monitor);
     let ended = after.sum("socketserver_requests_ended_total", &echo);
-    let refused = after.sum("socketserver_requests_rejected_total", &echo);
-    assert_eq!((ended, refused), (2.0, 0.0));
+    let rejected = after.sum("socketserver_requests_rejected_total", &echo);
+    assert_eq!((ended, rejected), (2.0, 0.0));
     assert_eq!(
         after.value("socketserver_requests_accepted_total", &echo),
-        ended + refused + after.value("socketserver_requests_active", &echo)
+        ended + rejected + after.value("socketserver_requests_active", &echo)
     );
     assert_eq!(
         after.value("socketserver_received_bytes_total", &echo),
@@ -168,10 +171,10 @@ fn figures_add_up<C: Concurrency>(model: C) {
     let count = after.value("socketserver_request_duration_seconds_count", &echo);
     assert_eq!(count, ended);
     let sum = after.value("socketserver_request_duration_seconds_sum", &echo);
-    assert!(sum > 0.0 && sum < 2.0 * PATIENCE.as_secs_f64(), "{sum}");
+    assert!(sum > 0.0 && sum < 2.0 * TIMEOUT.as_secs_f64(), "{sum}");
 }
 
-fn a_drain_is_seen_to_its_end<C: Concurrency>(model: C) {
+fn drain_is_visible_until_its_end<C: Concurrency>(model: C) {
     let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .bind("127.0.0.1:0", echo())
@@ -179,42 +182,42 @@ fn a_drain_is_seen_to_its_end<C: Concurrency>(model: C) {
     let metrics = Metrics::new();
     metrics.register("echo", &server.handle());
     let running = Running::start(server);
-    let watching = endpoint(&metrics);
+    let monitor = endpoint(&metrics);
     let mut client = running.client();
     client.ask("hello");
-    assert_eq!(get(&watching, "/readyz").status, 200);
-    running.handle.drain(PATIENCE * 3);
-    let answer = get(&watching, "/readyz");
+    assert_eq!(get(&monitor, "/readyz").status, 200);
+    running.handle.drain(TIMEOUT * 3);
+    let answer = get(&monitor, "/readyz");
     assert_eq!(
         (answer.status, &*answer.body),
         (503, "echo: not ready, draining\n")
     );
-    assert_eq!(get(&watching, "/livez").status, 200);
+    assert_eq!(get(&monitor, "/livez").status, 200);
     let echo = [("server", "echo")];
-    eventually(PATIENCE, "the drain to be counted", || {
-        scrape(&watching).value("socketserver_drains_total", &echo) == 1.0
+    eventually(TIMEOUT, "the drain to be counted", || {
+        scrape(&monitor).value("socketserver_drains_total", &echo) == 1.0
     });
-    assert!(scrape(&watching).value("socketserver_drain_duration_seconds", &echo) > 0.0);
+    assert!(scrape(&monitor).value("socketserver_drain_duration_seconds", &echo) > 0.0);
     drop(client);
-    running.ends().unwrap();
+    running.wait_until_stopped().unwrap();
     let finished = [("server", "echo"), ("outcome", "finished")];
-    let end = scrape(&watching);
+    let end = scrape(&monitor);
     assert_eq!(
         end.value("socketserver_drain_requests_total", &finished),
         1.0
     );
     let closed = [("server", "echo"), ("state", "closed")];
     assert_eq!(end.value("socketserver_state", &closed), 1.0);
-    assert_eq!(get(&watching, "/livez").status, 503);
+    assert_eq!(get(&monitor, "/livez").status, 503);
 }
 
 under_each_model! {
-    figures_add_up
-    a_drain_is_seen_to_its_end
+    metrics_are_consistent
+    drain_is_visible_until_its_end
 }
 
 #[test]
-fn bytes_never_go_back_while_connections_come_and_go() {
+fn byte_counters_never_decrease() {
     let server = ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap();
     let metrics = Metrics::new();
     metrics.register("echo", &server.handle());
@@ -240,15 +243,13 @@ fn bytes_never_go_back_while_connections_come_and_go() {
         last = now;
     }
     let sent = f64::from(load.join().unwrap());
-    eventually(PATIENCE, "all to end", || {
-        running.handle.active_count() == 0
-    });
-    assert_eq!(received(), sent, "none is counted twice");
+    eventually(TIMEOUT, "all to end", || running.handle.active_count() == 0);
+    assert_eq!(received(), sent, "bytes are counted exactly once");
 }
 
-/// Whatever is told is in the table of the manual, and the other way round.
+/// Every rendered metric is in the table of the manual, and every metric of the table is rendered.
 #[test]
-fn the_table_of_names_is_what_is_rendered() {
+fn documented_metrics_are_the_rendered_ones() {
     let metrics = Metrics::new();
     let tcp = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
     let udp = common::running::echo_datagram();
@@ -258,9 +259,9 @@ fn the_table_of_names_is_what_is_rendered() {
     let end = std::time::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     metrics.certificates(move || vec![("a \"b\".pem".into(), end)]);
     let name = [("certificate", "a \"b\".pem")];
-    let told = "socketserver_tls_certificate_end_timestamp_seconds";
-    let told = Exposition::parse(&metrics.render()).value(told, &name);
-    assert_eq!(told, 1_800_000_000.0);
+    let metric = "socketserver_tls_certificate_end_timestamp_seconds";
+    let value = Exposition::parse(&metrics.render()).value(metric, &name);
+    assert_eq!(value, 1_800_000_000.0);
     let rendered: BTreeSet<_> = Exposition::parse(&metrics.render())
         .families
         .into_iter()
@@ -288,7 +289,7 @@ fn the_table_of_names_is_what_is_rendered() {
         .collect();
     assert_eq!(rendered, documented);
 
-    // The values of labels that are listed are those that there are.
+    // The listed values of the labels are the existing ones.
     let exposition = Exposition::parse(&metrics.render());
     for (name, label) in [
         ("socketserver_requests_rejected_total", "reason"),
@@ -308,7 +309,7 @@ fn the_table_of_names_is_what_is_rendered() {
 }
 
 #[test]
-fn names_are_escaped_and_a_second_of_a_name_replaces_the_first() {
+fn names_are_escaped_and_a_second_registration_replaces_the_first() {
     let metrics = Metrics::new();
     let one = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
     let two = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
@@ -321,32 +322,33 @@ fn names_are_escaped_and_a_second_of_a_name_replaces_the_first() {
         0.0
     );
     assert_eq!(metrics.states().len(), 1);
-    let watching = endpoint(&metrics);
-    assert_eq!(get(&watching, "/readyz").body.lines().count(), 1);
+    let monitor = endpoint(&metrics);
+    assert_eq!(get(&monitor, "/readyz").body.lines().count(), 1);
 }
 
-/// A condition of the application makes the process not ready, and its name is told.
+/// A condition of the application makes the process not ready, and the response names the
+/// condition.
 #[test]
-fn a_condition_that_does_not_hold_makes_it_not_ready() {
+fn failed_condition_makes_the_process_not_ready() {
     let metrics = Metrics::new();
     let server = Running::start(TcpServer::bind("127.0.0.1:0", echo()).unwrap());
     metrics.register("echo", &server.handle);
-    eventually(PATIENCE, "serving", || server.handle.is_ready());
+    eventually(TIMEOUT, "serving", || server.handle.is_ready());
     let reason = Arc::new(Mutex::new(None));
-    let told = reason.clone();
-    metrics.ready_if("the\ndisk", move || match *told.lock().unwrap() {
+    let current = reason.clone();
+    metrics.ready_if("the\ndisk", move || match *current.lock().unwrap() {
         None => Ok(()),
-        Some("panic") => panic!("as told"),
+        Some("panic") => panic!("on request"),
         Some(reason) => Err(reason.to_owned()),
     });
-    let watching = endpoint(&metrics);
-    let readyz = || get(&watching, "/readyz");
+    let monitor = endpoint(&metrics);
+    let readyz = || get(&monitor, "/readyz");
     assert_eq!(readyz().status, 200);
     for (why, line) in [
         ("it is full", "the\\ndisk: not ready, it is full\n"),
-        ("panic", "the\\ndisk: not ready, panicked: as told\n"),
+        ("panic", "the\\ndisk: not ready, panicked: on request\n"),
     ] {
-        // A panic poisons it.
+        // A panic poisons the lock.
         let mut reason = reason.lock().unwrap_or_else(PoisonError::into_inner);
         *reason = Some(why);
         drop(reason);
@@ -354,13 +356,13 @@ fn a_condition_that_does_not_hold_makes_it_not_ready() {
         assert_eq!(answer.status, 503, "{why}");
         assert!(answer.body.ends_with(line), "{}", answer.body);
     }
-    assert_eq!(get(&watching, "/livez").status, 200);
+    assert_eq!(get(&monitor, "/livez").status, 200);
     metrics.ready_if("the\ndisk", || Ok(()));
     assert_eq!(readyz().status, 200);
 }
 
 #[test]
-fn the_format_is_what_prometheus_reads() {
+fn prometheus_client_parses_the_output() {
     let metrics = Metrics::new();
     let server = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
     metrics.register("an \"odd\\name\"", &server.handle());
@@ -378,7 +380,7 @@ fn the_format_is_what_prometheus_reads() {
         return;
     };
     let text = metrics.render();
-    // One that lacks the parser leaves without reading.
+    // A Python without the module exits without reading.
     let _ = python.stdin.take().unwrap().write_all(text.as_bytes());
     let output = python.wait_with_output().unwrap();
     if output.status.code() == Some(77) {
@@ -392,9 +394,9 @@ fn the_format_is_what_prometheus_reads() {
 }
 
 #[test]
-fn what_is_asked_wrongly_is_answered_so() {
+fn invalid_requests_get_the_right_status() {
     let metrics = Metrics::new();
-    let watching = endpoint(&metrics);
+    let monitor = endpoint(&metrics);
     for (request, status) in [
         ("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n", 200),
         ("GET http://a/metrics?b=c HTTP/1.1\r\nHost: a\r\n\r\n", 200),
@@ -410,11 +412,11 @@ fn what_is_asked_wrongly_is_answered_so() {
         ("GET /metrics HTTP/1.1\r\n\r\n", 400),
         ("hello\r\n\r\n", 400),
         ("\u{16}\u{3}\u{1}", 400),
-        // No server is none that is ready, or live.
+        // Without a registered server, the process is neither ready nor live.
         ("GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n", 503),
         ("GET /livez HTTP/1.1\r\nHost: a\r\n\r\n", 503),
     ] {
-        let answer = say(&watching, request.as_bytes());
+        let answer = exchange(&monitor, request.as_bytes());
         assert_eq!(answer.status, status, "{request}");
         assert_eq!(
             answer.header("Content-Length"),
@@ -427,57 +429,60 @@ fn what_is_asked_wrongly_is_answered_so() {
 }
 
 #[test]
-fn head_is_get_without_a_body() {
+fn head_equals_get_without_a_body() {
     let metrics = Metrics::new();
     let server = TcpServer::bind("127.0.0.1:0", echo()).unwrap();
     metrics.register("echo", &server.handle());
-    let watching = endpoint(&metrics);
+    let monitor = endpoint(&metrics);
     for path in ["/metrics", "/readyz", "/livez", "/nothing"] {
         let request = format!("HEAD {path} HTTP/1.1\r\nHost: a\r\n\r\n");
-        let head = say(&watching, request.as_bytes());
-        let get = get(&watching, path);
+        let head = exchange(&monitor, request.as_bytes());
+        let get = get(&monitor, path);
         assert_eq!((head.status, &*head.body), (get.status, ""));
         let length: usize = head.header("Content-Length").parse().unwrap();
         assert!(length.abs_diff(get.body.len()) < 100, "{path}: {length}");
         assert_eq!(head.header("Content-Type"), get.header("Content-Type"));
     }
-    let type_of = get(&watching, "/metrics").header("Content-Type").to_owned();
+    let type_of = get(&monitor, "/metrics").header("Content-Type").to_owned();
     assert_eq!(type_of, "text/plain; version=0.0.4; charset=utf-8");
 }
 
 #[test]
-fn a_header_that_is_too_long_is_refused() {
+fn too_long_header_is_rejected() {
     let metrics = Metrics::new();
-    let watching = endpoint(&metrics);
+    let monitor = endpoint(&metrics);
     let long = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", "a".repeat(100_000));
-    // It has read a part only, and the answer arrives all the same.
-    assert_eq!(say(&watching, long.as_bytes()).status, 431);
+    // The server reads only a part, and the answer arrives nevertheless.
+    assert_eq!(exchange(&monitor, long.as_bytes()).status, 431);
     let many = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(100));
-    assert_eq!(say(&watching, many.as_bytes()).status, 431);
+    assert_eq!(exchange(&monitor, many.as_bytes()).status, 431);
 }
 
-/// A byte now and then does not extend the time.
+/// Single bytes do not extend the time.
 #[test]
-fn who_trickles_is_cut_after_five_seconds_and_holds_only_his_place() {
+fn slow_request_ends_after_five_seconds_and_occupies_one_slot() {
     let metrics = Metrics::new();
     let server = ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap();
     metrics.register("echo", &server.handle());
     let running = Running::start(server);
-    let watching = endpoint_with(&metrics, OverloadPolicy::Reject);
+    let monitor = endpoint_with(&metrics, OverloadPolicy::Reject);
     let start = Instant::now();
-    let mut trickling: Vec<_> = (0..2).map(|_| watching.client()).collect();
-    for client in &mut trickling {
+    let mut slow: Vec<_> = (0..2).map(|_| monitor.client()).collect();
+    for client in &mut slow {
         client.send(b"GET /metrics HTTP/1.1\r\nX: ").unwrap();
     }
-    eventually(PATIENCE, "all places to be taken", || {
-        watching.handle.active_count() == 2
+    eventually(TIMEOUT, "the limit to be reached", || {
+        monitor.handle.active_count() == 2
     });
-    // One more is turned away, at once, and the server that is watched does not notice.
-    assert!(watching.client().was_cut());
+    // A further client is rejected at once, and the monitored server is not affected.
+    assert!(monitor.client().was_closed_by_server());
     assert_eq!(running.client().ask("hello"), "hello");
-    while watching.handle.active_count() > 0 {
-        assert!(start.elapsed() < PATIENCE, "it goes on");
-        for client in &mut trickling {
+    while monitor.handle.active_count() > 0 {
+        assert!(
+            start.elapsed() < TIMEOUT,
+            "the server does not end the slow requests"
+        );
+        for client in &mut slow {
             let _ = client.send(b"x");
         }
         std::thread::sleep(Duration::from_millis(100));
@@ -485,12 +490,12 @@ fn who_trickles_is_cut_after_five_seconds_and_holds_only_his_place() {
     let lasted = start.elapsed();
     assert!(lasted >= Duration::from_secs(5), "{lasted:?}");
     assert!(lasted < Duration::from_secs(9), "{lasted:?}");
-    assert_eq!(get(&watching, "/metrics").status, 200);
+    assert_eq!(get(&monitor, "/metrics").status, 200);
 }
 
-/// Durations are kept from when they are asked for: what ended before is not among them.
+/// Durations are recorded from the registration on. Requests that ended before are not included.
 #[test]
-fn durations_count_from_when_the_server_was_added() {
+fn durations_count_from_the_registration() {
     let server = TcpServer::bind(
         "127.0.0.1:0",
         handler_fn(|conn: &mut Connection| Ok(conn.write_all(b"x")?)),
@@ -499,8 +504,10 @@ fn durations_count_from_when_the_server_was_added() {
     let handle = server.handle();
     let running = Running::start(server);
     let ended = |n: u64| {
-        drop(running.client().rest());
-        eventually(PATIENCE, "it to end", || handle.counters().ended == n);
+        drop(running.client().read_rest());
+        eventually(TIMEOUT, "the request to end", || {
+            handle.counters().ended == n
+        });
     };
     ended(1);
     let metrics = Metrics::new();
@@ -516,23 +523,23 @@ fn durations_count_from_when_the_server_was_added() {
     );
 }
 
-/// The endpoint is a handler like any other: one at a time does as well.
+/// The endpoint is a normal handler, and also runs on a sequential server.
 #[test]
-fn a_sequential_server_can_answer_too() {
+fn sequential_server_can_serve_metrics() {
     let metrics = Metrics::new();
     let server = Server::<Tcp, Sequential>::builder()
         .bind("127.0.0.1:0", metrics.endpoint())
         .unwrap();
     metrics.register("itself", &server.handle());
-    let watching = Running::start(server);
-    let live = [("server", "itself")];
+    let monitor = Running::start(server);
+    let labels = [("server", "itself")];
     assert_eq!(
-        scrape(&watching).value("socketserver_requests_active", &live),
+        scrape(&monitor).value("socketserver_requests_active", &labels),
         1.0
     );
-    // Who says nothing is no error.
-    watching.client().half_close().unwrap();
-    eventually(PATIENCE, "it to end", || {
-        watching.handle.counters().completed == 2
+    // A client that sends nothing is not an error.
+    monitor.client().half_close().unwrap();
+    eventually(TIMEOUT, "the request to end", || {
+        monitor.handle.counters().completed == 2
     });
 }

@@ -1,15 +1,15 @@
-//! Clients behind a proxy that speaks the PROXY protocol, as the proxy sees the server: whom it
-//! names is served, and whoever is not allowed to name anybody is not believed.
+//! The PROXY protocol: the server serves the client that a trusted proxy names, and treats the
+//! header of an untrusted peer as data.
 //!
-//! | File | What it has |
+//! | File | Contents |
 //! |---|---|
-//! | `naming.rs` | headers of both versions, however they arrive, and what is known from then on |
-//! | `hostile.rs` | what is no header, comes too late or never, and who is not trusted |
+//! | `naming.rs` | headers of both versions, in parts and glued, and the addresses they set |
+//! | `hostile.rs` | invalid, late and missing headers, and headers from untrusted peers |
 //! | `admission.rs` | rules and limits on the clients behind one proxy |
 //!
-//! Forked children are tried by the tests of the programs.
+//! The tests of the programs cover forked children.
 
-#![allow(clippy::unwrap_used, reason = "a test says why it fails")]
+#![allow(clippy::unwrap_used, reason = "a test prints why it fails")]
 
 mod admission;
 #[path = "../common/mod.rs"]
@@ -26,15 +26,15 @@ use std::time::Duration;
 
 use common::client::Endpoint;
 use common::running::Running;
-use common::{PATIENCE, eventually};
+use common::{TIMEOUT, eventually};
 use rustix::net::{AddressFamily, SocketType};
 use socketserver::transport::{StreamTransport, Tcp};
 use socketserver::{
     Builder, Concurrency, Connection, Event, ProxyProtocol, RequestHandler, Result, Server,
 };
 
-/// Runs scenarios of one client at a time under the models that have a thread for handlers, and
-/// under the one that has none.
+/// Runs scenarios with one client at a time under the models with threads for handlers and under
+/// the sequential model.
 macro_rules! under_every_model {
     ($($scenario:ident)*) => {
         crate::common::under_each_model! { $($scenario)* }
@@ -45,7 +45,8 @@ macro_rules! under_every_model {
 }
 pub(crate) use under_every_model;
 
-/// Says who the client is, and returns lines. Between two of them it is not there.
+/// Greets the client with its addresses, and returns each line. It suspends the connection between
+/// two lines.
 struct Named;
 
 impl RequestHandler<Connection> for Named {
@@ -65,15 +66,15 @@ impl RequestHandler<Connection> for Named {
     }
 }
 
-/// A server, and what it tells.
+/// A server with its events.
 struct Fixture {
     running: Running,
-    /// Handlers made so far.
-    made: Arc<AtomicUsize>,
-    told: Receiver<String>,
+    /// The number of handlers that were created.
+    created: Arc<AtomicUsize>,
+    events: Receiver<String>,
 }
 
-/// The proxies of most tests are at this address.
+/// The address of the proxies in most tests.
 const PROXY: &str = "127.0.0.1";
 
 fn trusted() -> ProxyProtocol {
@@ -85,9 +86,9 @@ fn serve<C: Concurrency>(
     options: impl FnOnce(Builder<Tcp, C>) -> Builder<Tcp, C>,
 ) -> Fixture {
     let builder = Server::<Tcp, C>::builder().concurrency(model);
-    Fixture::of(options(builder), |builder, made| {
+    Fixture::of(options(builder), |builder, created| {
         let factory = move || {
-            made.fetch_add(1, Ordering::SeqCst);
+            created.fetch_add(1, Ordering::SeqCst);
             Named
         };
         Running::start(builder.bind("127.0.0.1:0", factory).unwrap())
@@ -99,89 +100,91 @@ impl Fixture {
         builder: Builder<T, C>,
         start: impl FnOnce(Builder<T, C>, Arc<AtomicUsize>) -> Running,
     ) -> Self {
-        let (tell, told) = channel();
+        let (tx, events) = channel();
         let builder = builder.on_event(move |event| {
             let line = match event {
                 Event::Started(r) => format!("started {} {}", r.id(), r.peer()),
-                Event::Rejected(r, why) => format!("refused {}: {why}", peer(r.peer())),
+                Event::Rejected(r, why) => format!("rejected {}: {why}", peer(r.peer())),
                 Event::Ended(r, end) => format!("ended {}: {}", peer(r.peer()), end.reason),
                 _ => return,
             };
-            let _ = tell.send(line);
+            let _ = tx.send(line);
         });
-        let made = Arc::new(AtomicUsize::new(0));
+        let created = Arc::new(AtomicUsize::new(0));
         Self {
-            running: start(builder, made.clone()),
-            made,
-            told,
+            running: start(builder, created.clone()),
+            created,
+            events,
         }
     }
 
     fn address(&self) -> SocketAddr {
         match self.running.endpoint {
             Endpoint::Tcp(address) => address,
-            _ => unreachable!("it is TCP"),
+            _ => unreachable!("the transport is TCP"),
         }
     }
 
-    /// A connection of the proxy that has said nothing yet.
-    fn proxy(&self) -> Wire {
+    /// Opens a connection of the proxy, without a header.
+    fn proxy(&self) -> TestClient {
         self.connect(PROXY)
     }
 
-    /// A connection from one of this machine's addresses.
-    fn connect(&self, from: &str) -> Wire {
+    /// Opens a connection from one of this machine's addresses.
+    fn connect(&self, from: &str) -> TestClient {
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         let from = SocketAddr::new(from.parse::<IpAddr>().unwrap(), 0);
         rustix::net::bind(&socket, &from).unwrap();
         rustix::net::connect(&socket, &self.address()).unwrap();
-        Wire::new(TcpStream::from(socket))
+        TestClient::new(TcpStream::from(socket))
     }
 
-    /// A client of this address by the proxy.
-    fn client(&self, ip: &str) -> Wire {
-        let mut wire = self.proxy();
-        wire.send(&line_of(ip));
-        wire
+    /// Opens a connection of a client with this address through the proxy.
+    fn client(&self, ip: &str) -> TestClient {
+        let mut client = self.proxy();
+        client.send(&line_of(ip));
+        client
     }
 
-    /// The next thing told that begins so.
+    /// Waits for the next event that begins with this text.
     #[track_caller]
-    fn tells(&self, begin: &str) -> String {
+    fn expect_event(&self, begin: &str) -> String {
         loop {
-            match self.told.recv_timeout(PATIENCE) {
+            match self.events.recv_timeout(TIMEOUT) {
                 Ok(line) if line.starts_with(begin) => return line,
                 Ok(_) => {}
-                Err(_) => panic!("{begin:?} is not told"),
+                Err(_) => panic!("no event begins with {begin:?}"),
             }
         }
     }
 
-    fn made(&self) -> usize {
-        self.made.load(Ordering::SeqCst)
+    fn created(&self) -> usize {
+        self.created.load(Ordering::SeqCst)
     }
 
-    /// Waits until nobody is served any more.
+    /// Waits until no request is active.
     #[track_caller]
-    fn rests(&self) {
+    fn wait_until_idle(&self) {
         let handle = &self.running.handle;
-        eventually(PATIENCE, "nothing live", || handle.active_count() == 0);
+        eventually(TIMEOUT, "all requests to end", || {
+            handle.active_count() == 0
+        });
     }
 }
 
-/// The header of a client of this address, in version 1.
+/// Returns a header of version 1 for a client with this address.
 fn line_of(ip: &str) -> Vec<u8> {
     format!("PROXY TCP4 {ip} 198.51.100.1 4000 80\r\n").into_bytes()
 }
 
-/// A header of version 2.
+/// Returns a header of version 2.
 fn block_of(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
     let length = u16::try_from(block.len()).unwrap().to_be_bytes();
     let signature = b"\r\n\r\n\0\r\nQUIT\n";
     [signature, &[command, family][..], &length, block].concat()
 }
 
-/// Without the port, which nobody has chosen.
+/// Returns the address without its random port.
 fn peer(address: &socketserver::Address) -> String {
     match address.as_inet() {
         Some(inet) => inet.ip().to_string(),
@@ -189,13 +192,13 @@ fn peer(address: &socketserver::Address) -> String {
     }
 }
 
-/// A connection as its client has it, all of whose calls have a deadline.
-struct Wire(BufReader<TcpStream>);
+/// A connection of a client, all of whose calls have a timeout.
+struct TestClient(BufReader<TcpStream>);
 
-impl Wire {
+impl TestClient {
     fn new(stream: TcpStream) -> Self {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TIMEOUT)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self(BufReader::new(stream))
     }
@@ -204,9 +207,9 @@ impl Wire {
         self.0.get_mut().write_all(bytes).unwrap();
     }
 
-    /// The next line; empty at the end, however that came.
+    /// Returns the next line; empty at the end or after a reset.
     #[track_caller]
-    fn hear(&mut self) -> String {
+    fn receive_line(&mut self) -> String {
         let mut line = String::new();
         match self.0.read_line(&mut line) {
             Ok(_) => line.trim_end().to_owned(),
@@ -218,10 +221,10 @@ impl Wire {
     #[track_caller]
     fn ask(&mut self, line: &str) -> String {
         self.send(format!("{line}\n").as_bytes());
-        self.hear()
+        self.receive_line()
     }
 
-    /// Whether the server closes without a word, orderly or by a reset.
+    /// Returns true if the server closes or resets the connection without sending another byte.
     fn was_closed(mut self) -> bool {
         match self.0.read(&mut [0]) {
             Ok(n) => n == 0,
@@ -238,5 +241,5 @@ impl Wire {
     }
 }
 
-/// A time that a test waits for in full.
+/// A time that a test waits for completely.
 const SHORT: Duration = Duration::from_millis(300);

@@ -1,4 +1,4 @@
-//! Headers of both versions, however they arrive, and what is known from then on.
+//! Headers of both versions, in parts and glued, and the addresses that they set.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -10,12 +10,12 @@ use socketserver::{
 };
 
 use crate::common::running::Running;
-use crate::common::{PATIENCE, eventually};
+use crate::common::{TIMEOUT, eventually};
 use crate::{Fixture, Named, block_of, line_of, serve, trusted, under_every_model};
 
 const V4: [u8; 12] = [203, 0, 113, 9, 198, 51, 100, 1, 0x0f, 0xa0, 0, 80];
 
-/// Headers, and what the handler says of them.
+/// Returns headers, and the addresses that the handler reports for them.
 fn headers() -> Vec<(Vec<u8>, &'static str)> {
     let mut v6 = [0; 36];
     (v6[15], v6[31], v6[33], v6[35]) = (1, 2, 3, 4);
@@ -45,7 +45,7 @@ fn headers() -> Vec<(Vec<u8>, &'static str)> {
     ]
 }
 
-/// Headers that have no addresses.
+/// Returns headers without addresses.
 fn without_addresses() -> [Vec<u8>; 5] {
     [
         b"PROXY UNKNOWN\r\n".to_vec(),
@@ -56,106 +56,121 @@ fn without_addresses() -> [Vec<u8>; 5] {
     ]
 }
 
-fn both_versions_name_the_client<C: Concurrency>(model: C) {
+fn both_versions_set_the_address_of_the_client<C: Concurrency>(model: C) {
     let server = serve(model, |b| b.proxy_protocol(trusted()));
     for (header, expected) in headers() {
-        let mut wire = server.proxy();
-        wire.send(&header);
-        assert_eq!(wire.hear(), format!("{expected} by {}", wire.name()));
-        // What follows is the handler's, and the connection goes on as any other.
+        let mut client = server.proxy();
+        client.send(&header);
+        assert_eq!(
+            client.receive_line(),
+            format!("{expected} by {}", client.name())
+        );
+        // Bytes after the header belong to the handler, and the connection continues as usual.
         for line in ["one", "two", "PROXY UNKNOWN\r"] {
-            assert_eq!(wire.ask(line), line.trim_end());
+            assert_eq!(client.ask(line), line.trim_end());
         }
     }
 }
 
-fn without_addresses_the_proxy_is_the_peer<C: Concurrency>(model: C) {
+fn header_without_addresses_keeps_the_proxy_as_peer<C: Concurrency>(model: C) {
     let server = serve(model, |b| b.proxy_protocol(trusted()));
     let address = server.address();
     for header in without_addresses() {
-        let mut wire = server.proxy();
-        wire.send(&header);
-        let name = wire.name();
-        assert_eq!(wire.hear(), format!("{name} to {address} by {name}"));
-        assert_eq!(wire.ask("hello"), "hello");
+        let mut client = server.proxy();
+        client.send(&header);
+        let name = client.name();
+        assert_eq!(
+            client.receive_line(),
+            format!("{name} to {address} by {name}")
+        );
+        assert_eq!(client.ask("hello"), "hello");
     }
 }
 
-fn requests_may_be_glued_to_it<C: Concurrency>(model: C) {
+fn requests_may_follow_the_header_at_once<C: Concurrency>(model: C) {
     let server = serve(model, |b| b.proxy_protocol(trusted()));
     let all = headers().into_iter().map(|(header, _)| header);
     for header in all.chain(without_addresses()) {
-        let mut wire = server.proxy();
-        wire.send(&[&header, &b"one\ntwo\nth"[..]].concat());
-        wire.hear();
-        assert_eq!((wire.hear(), wire.hear()), ("one".into(), "two".into()));
-        assert_eq!(wire.ask("ree"), "three");
-        drop(wire);
-        // All of it, and then the end.
-        let mut wire = server.proxy();
-        wire.send(&[&header, &b"last"[..]].concat());
-        wire.half_close();
-        wire.hear();
-        assert_eq!((wire.hear(), wire.hear()), ("last".into(), String::new()));
+        let mut client = server.proxy();
+        client.send(&[&header, &b"one\ntwo\nth"[..]].concat());
+        client.receive_line();
+        assert_eq!(
+            (client.receive_line(), client.receive_line()),
+            ("one".into(), "two".into())
+        );
+        assert_eq!(client.ask("ree"), "three");
+        drop(client);
+        // Data and the end of input in the same segment as the header.
+        let mut client = server.proxy();
+        client.send(&[&header, &b"last"[..]].concat());
+        client.half_close();
+        client.receive_line();
+        assert_eq!(
+            (client.receive_line(), client.receive_line()),
+            ("last".into(), String::new())
+        );
     }
 }
 
-/// Each byte is sent when the one before it has been received. (A sequential server is looked at
-/// from here as well.)
-fn it_may_arrive_byte_by_byte<C: Concurrency>(model: C) {
+/// Each byte is sent after the previous one was received. (The test reads the state of a sequential
+/// server, too, from outside.)
+fn header_may_arrive_byte_by_byte<C: Concurrency>(model: C) {
     let server = serve(model, |b| b.proxy_protocol(trusted()));
     let handle = &server.running.handle;
     for (header, expected) in headers()
         .into_iter()
         .filter(|(header, _)| header.len() < 300)
     {
-        server.rests();
-        server.told.try_iter().for_each(drop);
-        let mut wire = server.proxy();
+        server.wait_until_idle();
+        server.events.try_iter().for_each(drop);
+        let mut client = server.proxy();
         for (n, byte) in header.iter().enumerate() {
             assert!(
                 server
-                    .told
+                    .events
                     .try_iter()
                     .all(|line| !line.starts_with("started"))
             );
-            wire.send(&[*byte]);
+            client.send(&[*byte]);
             let received = u64::try_from(n + 1).unwrap();
-            eventually(PATIENCE, "a byte", || {
+            eventually(TIMEOUT, "the byte to be received", || {
                 handle.active().iter().any(|r| r.received == received)
             });
         }
-        assert!(wire.hear().starts_with(expected));
-        assert_eq!(wire.ask("hello"), "hello");
+        assert!(client.receive_line().starts_with(expected));
+        assert_eq!(client.ask("hello"), "hello");
     }
 }
 
-fn it_is_the_client_that_is_live<C: Concurrency>(model: C) {
+fn active_request_has_the_address_of_the_client<C: Concurrency>(model: C) {
     let server = serve(model, |b| b.proxy_protocol(trusted()));
-    let mut wire = server.proxy();
-    eventually(PATIENCE, "a connection", || {
+    let mut client = server.proxy();
+    eventually(TIMEOUT, "the connection to be accepted", || {
         server.running.handle.active_count() == 1
     });
     let before = server.running.handle.active().remove(0).info;
-    assert_eq!((before.peer(), before.proxy()), (&wire_name(&wire), None));
-    wire.send(&line_of("203.0.113.9"));
-    wire.hear();
+    assert_eq!(
+        (before.peer(), before.proxy()),
+        (&client_name(&client), None)
+    );
+    client.send(&line_of("203.0.113.9"));
+    client.receive_line();
     let after = server.running.handle.active().remove(0).info;
     assert_eq!(after.peer().to_string(), "203.0.113.9:4000");
-    assert_eq!(after.proxy(), Some(&wire_name(&wire)));
+    assert_eq!(after.proxy(), Some(&client_name(&client)));
     assert_eq!(after.id(), before.id());
-    assert!(after.age() >= before.age().saturating_sub(PATIENCE));
+    assert!(after.age() >= before.age().saturating_sub(TIMEOUT));
     let started = format!("started {} 203.0.113.9:4000", after.id());
-    assert_eq!(server.tells("started"), started);
-    drop(wire);
-    assert_eq!(server.tells("ended"), "ended 203.0.113.9: completed");
+    assert_eq!(server.expect_event("started"), started);
+    drop(client);
+    assert_eq!(server.expect_event("ended"), "ended 203.0.113.9: completed");
 }
 
-fn wire_name(wire: &crate::Wire) -> socketserver::Address {
-    socketserver::Address::Inet(wire.name())
+fn client_name(client: &crate::TestClient) -> socketserver::Address {
+    socketserver::Address::Inet(client.name())
 }
 
-fn unix_sockets_are_trusted_by_a_word_of_their_own<C: Concurrency>(model: C) {
+fn unix_proxies_are_trusted_by_an_option<C: Concurrency>(model: C) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("socket");
     let builder = Server::<UnixStream, C>::builder()
@@ -165,27 +180,27 @@ fn unix_sockets_are_trusted_by_a_word_of_their_own<C: Concurrency>(model: C) {
         Running::start(builder.bind(&path, || Named).unwrap())
     });
     let mut stream = StdUnixStream::connect(&path).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream.write_all(&line_of("203.0.113.9")).unwrap();
     let expected = b"203.0.113.9:4000 to 198.51.100.1:80 by unnamed\n";
     let mut greeting = vec![0; expected.len()];
     stream.read_exact(&mut greeting).unwrap();
     assert_eq!(greeting, expected);
     drop(stream);
-    assert_eq!(server.tells("ended"), "ended 203.0.113.9: completed");
+    assert_eq!(server.expect_event("ended"), "ended 203.0.113.9: completed");
 }
 
 under_every_model! {
-    both_versions_name_the_client
-    without_addresses_the_proxy_is_the_peer
-    requests_may_be_glued_to_it
-    it_may_arrive_byte_by_byte
-    it_is_the_client_that_is_live
-    unix_sockets_are_trusted_by_a_word_of_their_own
+    both_versions_set_the_address_of_the_client
+    header_without_addresses_keeps_the_proxy_as_peer
+    requests_may_follow_the_header_at_once
+    header_may_arrive_byte_by_byte
+    active_request_has_the_address_of_the_client
+    unix_proxies_are_trusted_by_an_option
 }
 
 #[test]
-fn a_handler_finds_what_the_proxy_has_added() {
+fn handler_reads_extensions_of_the_header() {
     let server = ThreadingTcpServer::builder()
         .proxy_protocol(trusted())
         .bind(
@@ -193,11 +208,11 @@ fn a_handler_finds_what_the_proxy_has_added() {
             handler_fn(|conn: &mut Connection| {
                 let header = conn.proxy_header().unwrap();
                 let host = header.extension(ProxyHeader::AUTHORITY).unwrap();
-                let said = [host, b"\n"].concat();
-                // It is about the socket, and not about the client.
+                let reply = [host, b"\n"].concat();
+                // The option applies to the socket to the proxy, and not to the client.
                 conn.set_nodelay(false)?;
                 assert!(conn.peer_credentials().is_err());
-                Ok(conn.write_all(&said)?)
+                Ok(conn.write_all(&reply)?)
             }),
         )
         .unwrap();
@@ -205,12 +220,12 @@ fn a_handler_finds_what_the_proxy_has_added() {
     let block = [&V4[..], &[1, 0, 2], b"h2", &[2, 0, 4], b"host"].concat();
     let mut client = server.client();
     client.send(&block_of(0x21, 0x11, &block)).unwrap();
-    assert_eq!(client.hear().unwrap().unwrap(), "host");
+    assert_eq!(client.receive_line().unwrap().unwrap(), "host");
 }
 
 #[test]
-fn what_cannot_be_meant_or_kept_is_refused() {
-    fn refused<C: Concurrency>(proxy: ProxyProtocol, admission: Admission) -> String {
+fn invalid_options_are_rejected() {
+    fn bind_error<C: Concurrency>(proxy: ProxyProtocol, admission: Admission) -> String {
         let bound = Server::<socketserver::transport::Tcp, C>::builder()
             .proxy_protocol(proxy)
             .admission(admission)
@@ -220,16 +235,16 @@ fn what_cannot_be_meant_or_kept_is_refused() {
             other => panic!("{other:?}"),
         }
     }
-    let nobody = refused::<Threading>(ProxyProtocol::new(), Admission::new());
-    assert!(nobody.contains("trusts nobody"), "{nobody}");
+    let error = bind_error::<Threading>(ProxyProtocol::new(), Admission::new());
+    assert!(error.contains("trusts nobody"), "{error}");
     let no_time = trusted().timeout(std::time::Duration::ZERO);
-    let zero = refused::<Threading>(no_time, Admission::new());
+    let zero = bind_error::<Threading>(no_time, Admission::new());
     assert!(zero.contains("zero"), "{zero}");
     for limits in [
         Admission::new().max_per_peer(1),
         Admission::new().rate_per_peer(Rate::per_second(1)),
     ] {
-        let forking = refused::<Forking>(trusted(), limits);
+        let forking = bind_error::<Forking>(trusted(), limits);
         assert!(forking.contains("forking"), "{forking}");
     }
 }

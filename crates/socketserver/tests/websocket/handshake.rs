@@ -1,4 +1,4 @@
-//! Who may open a WebSocket, and what others are answered.
+//! Accepted and rejected handshakes.
 
 use std::io::{BufRead, Write};
 
@@ -8,14 +8,14 @@ use socketserver::websocket::{Message, OriginPolicy, WebSocket, WebSocketUpgrade
 use socketserver::{Concurrency, Connection, RequestHandler, Result, Server};
 
 use crate::common::running::Running;
-use crate::peer::{FIN, HANDSHAKE, Peer, Stage, TEXT, echo, frame, serve_echo};
+use crate::peer::{FIN, HANDSHAKE, Peer, Setup, TEXT, echo, frame, serve_echo};
 
-/// The key and its answer are those of RFC 6455, 1.3.
-fn the_answer_is_that_of_the_standard<C: Concurrency>(model: C) {
+/// The key and its answer are from RFC 6455, 1.3.
+fn handshake_answer_equals_that_of_the_rfc<C: Concurrency>(model: C) {
     let running = serve_echo(model);
     let mut peer = Peer(running.client());
     peer.send(HANDSHAKE.as_bytes());
-    // Extensions are offered, and none is taken.
+    // The client offers extensions, and the server accepts none.
     peer.send(b"Sec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Protocol: x\r\n\r\n");
     let head = peer.head();
     assert!(
@@ -32,11 +32,11 @@ fn the_answer_is_that_of_the_standard<C: Concurrency>(model: C) {
     for absent in ["xtensions", "rotocol:", "ontent-", "ransfer-"] {
         assert!(!head.contains(absent), "{absent:?} in {head}");
     }
-    peer.say("hello");
+    peer.send_text("hello");
     assert_eq!(peer.frame().text(), "hello");
 }
 
-fn what_comes_with_the_request_is_not_lost<C: Concurrency>(model: C) {
+fn frames_after_the_request_are_not_lost<C: Concurrency>(model: C) {
     let running = serve_echo(model);
     let first = frame(FIN | TEXT, b"first");
     let second = frame(FIN | TEXT, b"second");
@@ -46,8 +46,8 @@ fn what_comes_with_the_request_is_not_lost<C: Concurrency>(model: C) {
     assert_eq!(peer.frame().text(), "second");
 }
 
-/// Each is answered, and the connection is there for the next.
-fn what_opens_none_is_refused<C: Concurrency>(model: C) {
+/// Each invalid request is answered, and the connection stays open.
+fn invalid_handshake_is_rejected<C: Concurrency>(model: C) {
     let running = serve_echo(model);
     let mut peer = Peer(running.client());
     let mut ask = |request: &str| {
@@ -101,7 +101,8 @@ fn what_opens_none_is_refused<C: Concurrency>(model: C) {
             "{head}"
         );
     }
-    // And with the right one it is opened all the same. Names of options are alike in any case.
+    // A valid request opens a WebSocket on the same connection. Names of options are
+    // case-insensitive.
     let odd = good
         .replace("Upgrade: websocket", "upgrade: h2c, WebSocket")
         .replace("Connection: Upgrade", "Connection: keep-alive, UPGRADE");
@@ -109,7 +110,7 @@ fn what_opens_none_is_refused<C: Concurrency>(model: C) {
     assert!(peer.head().starts_with("HTTP/1.1 101 "));
 }
 
-fn an_upgrade_has_no_body_and_is_none_of_http_1_0<C: Concurrency>(model: C) {
+fn upgrade_with_a_body_or_http_1_0_is_rejected<C: Concurrency>(model: C) {
     let running = serve_echo(model);
     for (request, status) in [
         (format!("{HANDSHAKE}Content-Length: 3\r\n\r\nabc"), "400"),
@@ -128,7 +129,7 @@ fn an_upgrade_has_no_body_and_is_none_of_http_1_0<C: Concurrency>(model: C) {
     }
 }
 
-fn origins_are_let_in_as_was_said<C: Concurrency>(model: C) {
+fn origins_are_admitted_by_policy<C: Concurrency>(model: C) {
     let only = || OriginPolicy::allow(["https://a.example", "http://b.example:8000"]).unwrap();
     let cases: [(OriginPolicy, &[(&str, bool)]); 3] = [
         (
@@ -154,7 +155,7 @@ fn origins_are_let_in_as_was_said<C: Concurrency>(model: C) {
                 ("Origin: http://a.example\r\n", false),
                 ("Origin: http://b.example:8000\r\n", true),
                 ("Origin: http://b.example\r\n", false),
-                // The same one, but not among them.
+                // The server's own origin is not in the list.
                 ("Origin: http://a\r\n", false),
             ],
         ),
@@ -179,22 +180,22 @@ fn origins_are_let_in_as_was_said<C: Concurrency>(model: C) {
         .bind("127.0.0.1:0", site);
     let running = Running::start(server.unwrap());
     for (number, (origins, fields)) in cases.iter().enumerate() {
-        for (field, is_let_in) in *fields {
+        for (field, is_admitted) in *fields {
             let mut peer = Peer(running.client());
             let request = format!("{HANDSHAKE}{field}\r\n");
             let request = request.replacen("GET /", &format!("GET /{number}"), 1);
             peer.send(request.as_bytes());
             let status = &peer.head()[9..12];
-            let expected = if *is_let_in { "101" } else { "403" };
+            let expected = if *is_admitted { "101" } else { "403" };
             assert_eq!(status, expected, "{field:?} with {origins:?}");
         }
     }
 }
 
-fn the_best_protocol_within_is_agreed_upon<C: Concurrency>(model: C) {
-    let mut stage = Stage::new(model);
-    stage.sockets = WebSocketUpgrade::new().protocols(&["v2", "v1"]);
-    let running = stage.serve(|| {
+fn preferred_common_protocol_is_selected<C: Concurrency>(model: C) {
+    let mut setup = Setup::new(model);
+    setup.sockets = WebSocketUpgrade::new().protocols(&["v2", "v1"]);
+    let running = setup.serve(|| {
         |socket: &mut WebSocket<'_>, _: Message| {
             let protocol = socket.protocol().unwrap_or("none");
             Ok(socket.send(protocol)?)
@@ -215,13 +216,13 @@ fn the_best_protocol_within_is_agreed_upon<C: Concurrency>(model: C) {
         let head = peer.head();
         let field = format!("\r\nsec-websocket-protocol: {got}\r\n");
         assert_eq!(head.contains(&field), got != "none", "{head}");
-        peer.say("?");
+        peer.send_text("?");
         assert_eq!(peer.frame().text(), got);
     }
 }
 
-/// Another protocol than WebSocket, by the HTTP layer alone.
-fn any_protocol_can_be_gone_on_with<C: Concurrency>(model: C) {
+/// Another protocol than WebSocket, through the HTTP layer only.
+fn upgrade_to_another_protocol_is_possible<C: Concurrency>(model: C) {
     struct Shout(u32);
     impl RequestHandler<Connection> for Shout {
         fn setup(&mut self, conn: &mut Connection) -> Result<()> {
@@ -254,19 +255,22 @@ fn any_protocol_can_be_gone_on_with<C: Concurrency>(model: C) {
         b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: shout/1\r\nConnection: Upgrade\r\n\r\nwith the request\n",
     );
     assert!(peer.head().starts_with("HTTP/1.1 101 "));
-    assert_eq!(peer.0.hear().unwrap().unwrap(), "HELLO");
-    assert_eq!(peer.0.hear().unwrap().unwrap(), "1 WITH THE REQUEST");
+    assert_eq!(peer.0.receive_line().unwrap().unwrap(), "HELLO");
+    assert_eq!(
+        peer.0.receive_line().unwrap().unwrap(),
+        "1 WITH THE REQUEST"
+    );
     assert_eq!(peer.0.ask("later"), "2 LATER");
     peer.0.half_close().unwrap();
-    assert_eq!(peer.0.rest().unwrap(), b"BYE\n");
+    assert_eq!(peer.0.read_rest().unwrap(), b"BYE\n");
 }
 
 crate::common::under_each_model! {
-    the_answer_is_that_of_the_standard
-    what_comes_with_the_request_is_not_lost
-    what_opens_none_is_refused
-    an_upgrade_has_no_body_and_is_none_of_http_1_0
-    origins_are_let_in_as_was_said
-    the_best_protocol_within_is_agreed_upon
-    any_protocol_can_be_gone_on_with
+    handshake_answer_equals_that_of_the_rfc
+    frames_after_the_request_are_not_lost
+    invalid_handshake_is_rejected
+    upgrade_with_a_body_or_http_1_0_is_rejected
+    origins_are_admitted_by_policy
+    preferred_common_protocol_is_selected
+    upgrade_to_another_protocol_is_possible
 }

@@ -1,16 +1,16 @@
-//! WebSockets under each model, as bytes and by a client that was not written here.
+//! WebSockets under each model: frames as bytes, and an independent client.
 //!
-//! | File | What it has |
+//! | File | Contents |
 //! |---|---|
-//! | `peer.rs` | a client that makes each frame by hand, right or wrong |
-//! | `handshake.rs` | who may open one, and what others are answered |
-//! | `messages.rs` | messages of all sizes and in all pieces; pings; several senders |
-//! | `hostile.rs` | what breaks the rules, and the code it ends with |
-//! | `closing.rs` | the end, from both sides, by failures and by drains |
-//! | `silence.rs` | limits on waiting, and what extends them |
-//! | `rooms.rs` | rooms with clients of both kinds |
+//! | `peer.rs` | a client that builds each frame, valid or not |
+//! | `handshake.rs` | accepted and rejected handshakes |
+//! | `messages.rs` | messages of all sizes and in all parts; pings; several senders |
+//! | `hostile.rs` | protocol errors and their close codes |
+//! | `closing.rs` | the close by each side, by failures and by drains |
+//! | `timeouts.rs` | timeouts, and the frames that extend them |
+//! | `rooms.rs` | rooms with plain and WebSocket clients |
 
-#![allow(clippy::unwrap_used, reason = "a test says why it fails")]
+#![allow(clippy::unwrap_used, reason = "a test prints why it fails")]
 
 mod closing;
 #[path = "../common/mod.rs"]
@@ -20,4 +20,4 @@ mod hostile;
 mod messages;
 mod peer;
 mod rooms;
-mod silence;
+mod timeouts;

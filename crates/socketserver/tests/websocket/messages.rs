@@ -1,4 +1,4 @@
-//! Messages of all sizes and in all pieces; pings; several senders.
+//! Messages of all sizes and in all parts; pings; several senders.
 
 use std::net::TcpStream;
 use std::thread;
@@ -7,12 +7,12 @@ use socketserver::websocket::{Handler, Message, WebSocket};
 use socketserver::{Concurrency, Result};
 
 use crate::common::client::Endpoint;
-use crate::common::{PATIENCE, eventually};
+use crate::common::{TIMEOUT, eventually};
 use crate::peer::{
-    BINARY, CONTINUATION, FIN, PING, PONG, Peer, Stage, TEXT, frame, head, serve_echo,
+    BINARY, CONTINUATION, FIN, PING, PONG, Peer, Setup, TEXT, frame, head, serve_echo,
 };
 
-fn messages_of_any_length_come_back<C: Concurrency>(model: C) {
+fn messages_of_any_length_are_echoed<C: Concurrency>(model: C) {
     let running = serve_echo(model);
     let mut peer = Peer::open(&running);
     for length in [0, 1, 125, 126, 127, 65_535, 65_536, 1 << 20] {
@@ -21,16 +21,16 @@ fn messages_of_any_length_come_back<C: Concurrency>(model: C) {
         let back = peer.frame();
         assert_eq!((back.opcode, back.payload.len()), (BINARY, length));
         assert!(back.payload == bytes);
-        peer.say(&"x".repeat(length));
+        peer.send_text(&"x".repeat(length));
         assert_eq!(peer.frame().text().len(), length);
     }
 }
 
-fn pieces_are_put_together<C: Concurrency>(model: C) {
+fn fragments_are_joined<C: Concurrency>(model: C) {
     let running = serve_echo(model);
     let all = [
         frame(FIN | TEXT, "grüße".as_bytes()),
-        // In three frames, cut within a character, and with a question between them.
+        // In three frames, split within a character, with a ping between them.
         frame(TEXT, b"gr\xc3"),
         frame(FIN | PING, b"?"),
         frame(CONTINUATION, b"\xbc\xc3"),
@@ -47,7 +47,7 @@ fn pieces_are_put_together<C: Concurrency>(model: C) {
         (BINARY, "end"),
     ];
     let expected = expected.map(|(opcode, text)| (opcode, text.to_owned()));
-    // All at once, and byte by byte.
+    // In one write, and byte by byte.
     let mut one = Peer::open(&running);
     one.send(&all);
     let mut two = Peer::open(&running);
@@ -55,35 +55,37 @@ fn pieces_are_put_together<C: Concurrency>(model: C) {
         two.send(&[*byte]);
     }
     for mut peer in [one, two] {
-        let heard: Vec<_> = (0..4)
+        let received: Vec<_> = (0..4)
             .map(|_| peer.frame())
             .map(|frame| (frame.opcode, String::from_utf8(frame.payload).unwrap()))
             .collect();
-        assert_eq!(heard, expected);
+        assert_eq!(received, expected);
     }
 }
 
-fn pings_are_answered_and_pongs_are_not<C: Concurrency>(model: C) {
+fn ping_is_answered_and_pong_is_not<C: Concurrency>(model: C) {
     let running = serve_echo(model);
     let mut peer = Peer::open(&running);
     for payload in [&b""[..], b"abc", &[0xff; 125]] {
-        peer.send(&frame(FIN | PONG, b"nobody has asked"));
+        peer.send(&frame(FIN | PONG, b"unsolicited"));
         peer.send(&frame(FIN | PING, payload));
         let answer = peer.frame();
         assert_eq!((answer.opcode, &answer.payload[..]), (PONG, payload));
     }
-    // Between messages it holds no worker, also after a ping.
-    eventually(PATIENCE, "rest", || running.handle.waiting_count() == 1);
+    // Between messages the connection does not occupy a worker, also after a ping.
+    eventually(TIMEOUT, "the connection to be suspended", || {
+        running.handle.waiting_count() == 1
+    });
 }
 
-/// A client that was not written here.
-fn a_foreign_client_understands_it<C: Concurrency>(model: C) {
+/// An independent client.
+fn independent_client_is_served<C: Concurrency>(model: C) {
     let running = serve_echo(model);
     let Endpoint::Tcp(address) = running.endpoint else {
-        unreachable!("it listens on TCP");
+        unreachable!("the transport is TCP");
     };
     let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let url = format!("ws://{address}/");
     let (mut client, _) = tungstenite::client(url, stream).unwrap();
     for text in ["", "hello", &"long".repeat(50_000)] {
@@ -105,12 +107,12 @@ fn a_foreign_client_understands_it<C: Concurrency>(model: C) {
     assert!(matches!(end, tungstenite::Error::ConnectionClosed), "{end}");
 }
 
-/// Frames of several threads, and answers to pings, never get into one another, and nobody's is lost:
-/// more is sent than there is room for.
-fn several_send_at_once<C: Concurrency>(model: C) {
+/// Frames of several threads and pongs are never mixed, and no message is lost, although the
+/// messages exceed the buffers.
+fn messages_of_several_senders_are_not_mixed<C: Concurrency>(model: C) {
     const SENDERS: usize = 4;
     const EACH: usize = 10;
-    fn words(number: usize, n: usize) -> String {
+    fn text_of(number: usize, n: usize) -> String {
         format!("{number} {n} ").repeat(150_000)
     }
     struct Many;
@@ -120,7 +122,7 @@ fn several_send_at_once<C: Concurrency>(model: C) {
                 let sender = socket.sender();
                 thread::spawn(move || {
                     for n in 0..EACH {
-                        sender.send(words(number, n)).unwrap();
+                        sender.send(text_of(number, n)).unwrap();
                     }
                 });
             }
@@ -130,17 +132,17 @@ fn several_send_at_once<C: Concurrency>(model: C) {
             Ok(())
         }
     }
-    let running = Stage::new(model).serve(|| Many).0;
+    let running = Setup::new(model).serve(|| Many).0;
     let mut peer = Peer::open(&running);
     let received = || running.handle.active()[0].received;
     let before = received();
-    // It comes while others wait for room, and is answered by who has his turn.
-    eventually(PATIENCE, "senders", || {
+    // The ping arrives while the senders wait for buffer space. The current sender answers it.
+    eventually(TIMEOUT, "the senders to begin", || {
         running.handle.active()[0].sent > 100_000
     });
-    let ping = frame(FIN | PING, b"meanwhile");
+    let ping = frame(FIN | PING, b"interleaved");
     peer.send(&ping);
-    eventually(PATIENCE, "the ping", || {
+    eventually(TIMEOUT, "the ping to be received", || {
         received() == before + ping.len() as u64
     });
     let mut next = [0; SENDERS];
@@ -148,22 +150,25 @@ fn several_send_at_once<C: Concurrency>(model: C) {
     while pongs == 0 || next != [EACH; SENDERS] {
         let frame = peer.frame();
         if frame.opcode == PONG {
-            assert_eq!(frame.payload, b"meanwhile");
+            assert_eq!(frame.payload, b"interleaved");
             pongs += 1;
             continue;
         }
         let text = frame.text();
         let mut numbers = text.split(' ').map(|word| word.parse().unwrap());
         let (number, n) = (numbers.next().unwrap(), numbers.next().unwrap());
-        assert!(text == words(number, n), "frames of several are mixed");
+        assert!(
+            text == text_of(number, n),
+            "frames of several senders are mixed"
+        );
         assert_eq!(n, next[number]);
         next[number] += 1;
     }
     assert_eq!(pongs, 1);
 }
 
-/// What a client only announces is no reason to take memory, or to hold a place for ever.
-fn a_frame_that_never_comes_ends_with_its_client<C: Concurrency>(model: C) {
+/// Neither memory nor a slot is held for announced bytes.
+fn incomplete_frame_ends_with_its_client<C: Concurrency>(model: C) {
     let running = serve_echo(model);
     let mut peer = Peer::open(&running);
     let mut begin = head(FIN | BINARY, 1 << 20);
@@ -171,15 +176,15 @@ fn a_frame_that_never_comes_ends_with_its_client<C: Concurrency>(model: C) {
     peer.send(&begin);
     peer.send(&[0; 100]);
     peer.0.half_close().unwrap();
-    // There is nobody left who could be told more than that.
-    assert_eq!(peer.ends_with(1001), "");
+    // The client has sent its end of input; the server closes with 1001.
+    assert_eq!(peer.expect_close(1001), "");
 }
 
 crate::common::under_each_model! {
-    messages_of_any_length_come_back
-    pieces_are_put_together
-    pings_are_answered_and_pongs_are_not
-    a_foreign_client_understands_it
-    several_send_at_once
-    a_frame_that_never_comes_ends_with_its_client
+    messages_of_any_length_are_echoed
+    fragments_are_joined
+    ping_is_answered_and_pong_is_not
+    independent_client_is_served
+    messages_of_several_senders_are_not_mixed
+    incomplete_frame_ends_with_its_client
 }

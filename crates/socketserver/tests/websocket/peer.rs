@@ -1,4 +1,4 @@
-//! A client that makes each frame by hand.
+//! A client that builds each frame by hand.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub const FIN: u8 = 0x80;
 pub const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
 
-/// What a server has sent.
+/// A frame of the server.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame {
     pub opcode: u8,
@@ -38,13 +38,13 @@ impl Frame {
 pub struct Peer(pub Client);
 
 impl Peer {
-    /// One that was let in.
+    /// Opens a WebSocket.
     #[track_caller]
     pub fn open(running: &Running) -> Self {
         Self::open_with(running, &[])
     }
 
-    /// One that sends this right behind its request.
+    /// Opens a WebSocket, with these bytes right behind the request.
     #[track_caller]
     pub fn open_with(running: &Running, more: &[u8]) -> Self {
         let mut peer = Self(running.client());
@@ -70,15 +70,15 @@ impl Peer {
     }
 
     #[track_caller]
-    pub fn say(&mut self, text: &str) {
+    pub fn send_text(&mut self, text: &str) {
         self.send(&frame(FIN | TEXT, text.as_bytes()));
     }
 
     #[track_caller]
     pub fn frame(&mut self) -> Frame {
         let head = self.exactly(2);
-        assert_eq!(head[0] & 0xf0, FIN, "servers send whole messages here");
-        assert_eq!(head[1] & 0x80, 0, "servers do not mask");
+        assert_eq!(head[0] & 0xf0, FIN, "the server has sent a fragment");
+        assert_eq!(head[1] & 0x80, 0, "the server has masked a frame");
         let length = match head[1] {
             126 => u64::from(u16::from_be_bytes(self.exactly(2).try_into().unwrap())),
             127 => u64::from_be_bytes(self.exactly(8).try_into().unwrap()),
@@ -90,16 +90,16 @@ impl Peer {
         }
     }
 
-    /// Expects the last frame, and the end of the connection behind it.
+    /// Expects a close frame, and then the end of the connection. Returns the reason.
     #[track_caller]
-    pub fn ends_with(mut self, code: u16) -> String {
-        let reason = self.hears_close(code);
-        self.ends();
+    pub fn expect_close(mut self, code: u16) -> String {
+        let reason = self.expect_close_frame(code);
+        self.expect_end();
         reason
     }
 
     #[track_caller]
-    pub fn hears_close(&mut self, code: u16) -> String {
+    pub fn expect_close_frame(&mut self, code: u16) -> String {
         let last = self.frame();
         assert_eq!(last.opcode, CLOSE, "{last:?}");
         let (number, reason) = last.payload.split_first_chunk().unwrap();
@@ -109,8 +109,8 @@ impl Peer {
     }
 
     #[track_caller]
-    pub fn ends(self) {
-        assert_eq!(self.0.rest().unwrap(), b"");
+    pub fn expect_end(self) {
+        assert_eq!(self.0.read_rest().unwrap(), b"");
     }
 
     #[track_caller]
@@ -119,7 +119,7 @@ impl Peer {
         let mut filled = 0;
         while filled < count {
             match self.0.read(&mut bytes[filled..]) {
-                Ok(0) => panic!("the end, after {filled} of {count} bytes"),
+                Ok(0) => panic!("end of input after {filled} of {count} bytes"),
                 Ok(n) => filled += n,
                 Err(error) => panic!("{error}, after {filled} of {count} bytes"),
             }
@@ -128,7 +128,7 @@ impl Peer {
     }
 }
 
-/// A frame as a client has to send it: masked.
+/// Returns a masked frame, as a client must send it.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x37, 0xfa, 0x21, 0x3d];
     let mut frame = head(first, payload.len() as u64);
@@ -138,7 +138,7 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The header of one that is not masked.
+/// Returns the header of an unmasked frame.
 pub fn head(first: u8, length: u64) -> Vec<u8> {
     match length {
         0..126 => vec![first, u8::try_from(length).unwrap()],
@@ -155,14 +155,14 @@ pub fn close(code: u16, reason: &[u8]) -> Vec<u8> {
     frame(FIN | CLOSE, &[&code.to_be_bytes(), reason].concat())
 }
 
-/// How a server of WebSockets is set up.
-pub struct Stage<C> {
+/// The configuration of a WebSocket server.
+pub struct Setup<C> {
     pub model: C,
     pub sockets: WebSocketUpgrade,
     pub timeouts: Timeouts,
 }
 
-impl<C: Concurrency> Stage<C> {
+impl<C: Concurrency> Setup<C> {
     pub fn new(model: C) -> Self {
         Self {
             model,
@@ -171,12 +171,12 @@ impl<C: Concurrency> Stage<C> {
         }
     }
 
-    /// Every request opens one.
+    /// Starts a server that upgrades every request.
     pub fn serve<H: Handler>(
         self,
         make: impl Fn() -> H + Send + Sync + 'static,
     ) -> (Running, std::sync::mpsc::Receiver<EndReason>) {
-        let (told, ends) = std::sync::mpsc::channel();
+        let (tx, ends) = std::sync::mpsc::channel();
         let sockets = self.sockets;
         let site = Http::new()
             .handler_fn(move |request: &mut Request<'_>| sockets.upgrade(request, make()));
@@ -185,7 +185,7 @@ impl<C: Concurrency> Stage<C> {
             .timeouts(self.timeouts)
             .on_event(move |event| {
                 if let Event::Ended(_, end) = event {
-                    let _ = told.send(end.reason);
+                    let _ = tx.send(end.reason);
                 }
             })
             .bind("127.0.0.1:0", site);
@@ -193,9 +193,9 @@ impl<C: Concurrency> Stage<C> {
     }
 }
 
-/// Serves one that sends back what it gets.
+/// Starts a server that sends back each message.
 pub fn serve_echo<C: Concurrency>(model: C) -> Running {
-    Stage::new(model).serve(|| echo).0
+    Setup::new(model).serve(|| echo).0
 }
 
 pub fn echo(socket: &mut WebSocket<'_>, message: Message) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Rooms with clients of both kinds: those who read bytes, and those who read messages.
+//! Rooms with both kinds of clients: plain ones read bytes, and WebSocket ones read messages.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use socketserver::{
 };
 
 use crate::common::running::Running;
-use crate::common::{PATIENCE, eventually};
-use crate::peer::{BINARY, FIN, PING, PONG, Peer, Stage, TEXT, close, frame};
+use crate::common::{TIMEOUT, eventually};
+use crate::peer::{BINARY, FIN, PING, PONG, Peer, Setup, TEXT, close, frame};
 
 struct Chat(Room, Option<Member>);
 
@@ -51,24 +51,26 @@ fn plain(room: Room) -> Running {
     Running::start(server.unwrap())
 }
 
-fn both_kinds_hear_the_same_in_one_order<C: Concurrency>(model: C) {
+fn both_kinds_receive_the_same_messages_in_one_order<C: Concurrency>(model: C) {
     const EACH: usize = 100;
     let room = Room::new();
     let web = {
         let room = room.clone();
-        Stage::new(model).serve(move || Chat(room.clone(), None)).0
+        Setup::new(model).serve(move || Chat(room.clone(), None)).0
     };
-    let terminals = plain(room.clone());
+    let plain_server = plain(room.clone());
     let mut peers = [Peer::open(&web), Peer::open(&web)];
-    let mut clients = [terminals.client(), terminals.client()];
-    eventually(PATIENCE, "all are in", || room.counters().members == 4);
+    let mut clients = [plain_server.client(), plain_server.client()];
+    eventually(TIMEOUT, "all members to join", || {
+        room.counters().members == 4
+    });
     let all = std::thread::scope(|scope| {
-        let mut heard = Vec::new();
+        let mut threads = Vec::new();
         for (n, peer) in peers.iter_mut().enumerate() {
-            heard.push(scope.spawn(move || {
+            threads.push(scope.spawn(move || {
                 let mut all = String::new();
                 for i in 0..EACH {
-                    peer.say(&format!("p{n} {i:03}\n"));
+                    peer.send_text(&format!("p{n} {i:03}\n"));
                     if i % 10 == 0 {
                         peer.send(&frame(FIN | PING, b""));
                     }
@@ -83,25 +85,25 @@ fn both_kinds_hear_the_same_in_one_order<C: Concurrency>(model: C) {
             }));
         }
         for (n, client) in clients.iter_mut().enumerate() {
-            heard.push(scope.spawn(move || {
+            threads.push(scope.spawn(move || {
                 let mut all = String::new();
                 for i in 0..EACH {
                     client.send(format!("c{n} {i:03}\n").as_bytes()).unwrap();
                 }
                 while all.len() < 4 * EACH * 7 {
-                    all += &client.hear().unwrap().unwrap();
+                    all += &client.receive_line().unwrap().unwrap();
                     all.push('\n');
                 }
                 all
             }));
         }
-        heard
+        threads
             .into_iter()
             .map(|one| one.join().unwrap())
             .collect::<Vec<_>>()
     });
     assert!(all.iter().all(|one| *one == all[0]), "different orders");
-    // What is no text arrives as it is.
+    // Bytes that are not UTF-8 arrive as a binary message.
     clients[0].send(b"\xff\xfe").unwrap();
     for peer in &mut peers {
         let frame = peer.frame();
@@ -114,11 +116,11 @@ fn both_kinds_hear_the_same_in_one_order<C: Concurrency>(model: C) {
     }
 }
 
-fn what_was_said_before_is_heard_before_the_end<C: Concurrency>(model: C) {
+fn messages_before_the_close_are_delivered<C: Concurrency>(model: C) {
     let room = Room::new();
     let (running, ends) = {
         let room = room.clone();
-        Stage::new(model).serve(move || Chat(room.clone(), None))
+        Setup::new(model).serve(move || Chat(room.clone(), None))
     };
     let mut peer = Peer::open(&running);
     let many: Vec<u8> = (0..100)
@@ -128,50 +130,51 @@ fn what_was_said_before_is_heard_before_the_end<C: Concurrency>(model: C) {
     for _ in 0..100 {
         assert_eq!(peer.frame().payload.len(), 5000);
     }
-    peer.ends_with(1000);
-    assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), EndReason::Completed);
+    peer.expect_close(1000);
+    assert_eq!(ends.recv_timeout(TIMEOUT).unwrap(), EndReason::Completed);
 
-    // And when the room closes.
+    // The same when the room closes.
     let mut peer = Peer::open(&running);
-    eventually(PATIENCE, "it is in", || room.counters().members == 1);
-    room.send(&b"closing time"[..]);
+    eventually(TIMEOUT, "the member to join", || {
+        room.counters().members == 1
+    });
+    room.send(&b"last message"[..]);
     room.close();
-    assert_eq!(peer.frame().text(), "closing time");
-    peer.ends_with(1001);
+    assert_eq!(peer.frame().text(), "last message");
+    peer.expect_close(1001);
 }
 
-fn a_browser_that_does_not_read_is_cut_and_nobody_waits<C: Concurrency>(model: C) {
+fn websocket_that_does_not_read_is_disconnected_and_delays_no_other<C: Concurrency>(model: C) {
     let room = Room::with_limits(RoomLimits::default().messages(50).bytes(1 << 20));
     let (running, ends) = {
         let room = room.clone();
-        Stage::new(model).serve(move || Chat(room.clone(), None))
+        Setup::new(model).serve(move || Chat(room.clone(), None))
     };
-    let frozen = Peer::open(&running);
-    let mut talking = Peer::open(&running);
-    eventually(PATIENCE, "both are in", || room.counters().members == 2);
+    let silent = Peer::open(&running);
+    let mut sender = Peer::open(&running);
+    eventually(TIMEOUT, "both members to join", || {
+        room.counters().members == 2
+    });
     let text = "x".repeat(100_000);
     let mut slowest = Duration::ZERO;
-    let mut said = 0;
+    let mut sent = 0;
     while room.counters().slow_consumer == 0 {
-        assert!(said < 2000, "nobody was cut");
-        let began = Instant::now();
-        talking.say(&text);
-        assert_eq!(talking.frame().text().len(), text.len());
-        slowest = slowest.max(began.elapsed());
-        said += 1;
+        assert!(sent < 2000, "no member was disconnected");
+        let start = Instant::now();
+        sender.send_text(&text);
+        assert_eq!(sender.frame().text().len(), text.len());
+        slowest = slowest.max(start.elapsed());
+        sent += 1;
     }
-    assert_eq!(
-        ends.recv_timeout(PATIENCE).unwrap(),
-        EndReason::SlowConsumer
-    );
+    assert_eq!(ends.recv_timeout(TIMEOUT).unwrap(), EndReason::SlowConsumer);
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
-    drop(frozen);
-    talking.say("still here");
-    assert_eq!(talking.frame().text(), "still here");
+    drop(silent);
+    sender.send_text("still here");
+    assert_eq!(sender.frame().text(), "still here");
 }
 
 crate::common::under_each_model! {
-    both_kinds_hear_the_same_in_one_order
-    what_was_said_before_is_heard_before_the_end
-    a_browser_that_does_not_read_is_cut_and_nobody_waits
+    both_kinds_receive_the_same_messages_in_one_order
+    messages_before_the_close_are_delivered
+    websocket_that_does_not_read_is_disconnected_and_delays_no_other
 }

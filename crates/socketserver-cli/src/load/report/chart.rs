@@ -1,4 +1,5 @@
-//! A histogram in a few lines: how many took how long, in steps of 1, 2, 5, 10 and so on.
+//! A histogram as text: the number of requests for each range of latencies, in steps of 1, 2, 5, 10
+//! and so on.
 
 use std::fmt::Write;
 
@@ -7,7 +8,7 @@ use hdrhistogram::Histogram;
 use super::thousands;
 use super::units::time;
 
-/// So many took from `from` on, and less than `below`, in nanoseconds.
+/// The number of values from `from` (inclusive) to `below` (exclusive), in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bucket {
     pub(super) from: u64,
@@ -15,14 +16,14 @@ pub(super) struct Bucket {
     pub(super) count: u64,
 }
 
-/// From the first that is not empty to the last.
+/// Returns the buckets from the first non-empty one to the last.
 pub(super) fn buckets(histogram: &Histogram<u64>) -> Vec<Bucket> {
     let mut all: Vec<Bucket> = Vec::new();
     let mut bounds = bounds();
     let (mut from, mut below) = (0, 1);
     for value in histogram.iter_recorded() {
-        // What is counted together is as good as one value, and its least one is no longer than what
-        // was measured.
+        // The histogram does not distinguish values that it counts together, and the lowest of them
+        // is at most the measured value.
         let least = histogram.lowest_equivalent(value.value_iterated_to());
         while least >= below {
             if !all.is_empty() {
@@ -48,7 +49,7 @@ pub(super) fn buckets(histogram: &Histogram<u64>) -> Vec<Bucket> {
     all
 }
 
-/// 2, 5, 10, 20, 50...: as far as a u64 goes.
+/// Returns 2, 5, 10, 20, 50 and so on, up to the range of u64.
 fn bounds() -> impl Iterator<Item = u64> {
     (0..20).flat_map(|exponent| {
         let ten = 10_u64.pow(exponent.min(19));
@@ -58,7 +59,7 @@ fn bounds() -> impl Iterator<Item = u64> {
     })
 }
 
-/// The longest bar.
+/// The length of the longest bar.
 const WIDTH: u64 = 40;
 
 pub(super) fn draw(histogram: &Histogram<u64>) -> String {
@@ -70,13 +71,13 @@ pub(super) fn draw(histogram: &Histogram<u64>) -> String {
         let full = usize::try_from(full.unwrap_or(WIDTH)).unwrap_or(0);
         let bar = match count {
             0 => String::new(),
-            // There are some, even if they are too few for a bar.
+            // A dot marks a non-empty bucket that is too small for a bar.
             _ if full == 0 => ".".into(),
             _ => "#".repeat(full),
         };
         #[expect(clippy::cast_precision_loss, reason = "a percentage")]
         let percent = count as f64 * 100.0 / histogram.len().max(1) as f64;
-        // A String takes everything.
+        // Writing to a `String` cannot fail.
         let _ = writeln!(
             text,
             "  {:>7} – {:<7} {bar:<40} {percent:>6.2} %  {}",
@@ -93,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_is_in_one_bucket_and_in_the_right_one() {
+    fn each_value_is_in_its_bucket() {
         let mut histogram = Histogram::new_with_bounds(1, 3_600_000_000_000, 3).unwrap();
         assert!(buckets(&histogram).is_empty());
         for (value, n) in [

@@ -1,4 +1,4 @@
-//! The report as JSON. Names have their units in them, and stay.
+//! The report as JSON. The names contain their units, and must stay.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ fn times(histogram: &Histogram<u64>) -> Value {
         .map(|bucket| json!({ "below_ns": bucket.below, "count": bucket.count }))
         .collect();
     if histogram.is_empty() {
-        // No time is not a time of zero.
+        // Without values there are no times, not times of zero.
         return json!({ "count": 0, "buckets": buckets });
     }
     json!({

@@ -1,4 +1,4 @@
-//! What was measured, told: as text for people, as JSON for programs, as percentiles for a plot.
+//! The report: as text, as JSON, and as percentiles for a plot.
 
 mod chart;
 mod json;
@@ -20,14 +20,14 @@ pub(super) struct Report<'a> {
     plan: &'a Plan,
     tally: &'a Stats,
     was_interrupted: bool,
-    /// What whoever reads the numbers should know.
+    /// Facts that limit the validity of the results.
     warnings: Vec<String>,
 }
 
-/// From here on the load tool cannot be said to have had time to spare: of one core.
+/// The share of a core from which the load tool counts as busy.
 const BUSY: f64 = 0.9;
 
-/// For so much of the time it may be without a core that it wants.
+/// The maximum share of time for which the load tool may wait for a core.
 const HELD_UP: f64 = 0.1;
 
 impl<'a> Report<'a> {
@@ -96,7 +96,7 @@ impl<'a> Report<'a> {
         warnings
     }
 
-    /// Whether connections end about as often as requests are answered.
+    /// Returns true if connections end about as often as requests are answered.
     fn closes_after_each(&self) -> bool {
         let closed = self.tally.kinds().filter_map(|(kind, n, _)| {
             matches!(kind, Kind::ClosedEarly | Kind::Reset).then_some(n)
@@ -106,7 +106,7 @@ impl<'a> Report<'a> {
         answered > 0 && closed * 2 >= answered
     }
 
-    /// Nanoseconds of a core for each request.
+    /// Returns the nanoseconds of CPU time for each request.
     fn cpu_per_request(&self) -> u64 {
         let nanos = self.tally.used.total().as_nanos();
         let each = nanos.checked_div(self.tally.done.requests.into());

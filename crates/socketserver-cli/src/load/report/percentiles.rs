@@ -1,13 +1,13 @@
-//! All percentiles, in the form in which HdrHistogram's tools write and plot them (.hgrm).
+//! All percentiles in the format of the HdrHistogram tools (.hgrm).
 
 use std::io::{self, BufWriter, Write};
 
 use hdrhistogram::Histogram;
 
-/// So many lines for each halving of what is left to 100 %.
+/// The number of lines for each halving of the distance to 100 %.
 const TICKS: u32 = 5;
 
-/// In milliseconds, as the plotters take them.
+/// Writes the percentiles in milliseconds, the unit of the plotting tools.
 pub(in super::super) fn write(to: &mut impl Write, histogram: &Histogram<u64>) -> io::Result<()> {
     let mut to = BufWriter::new(to);
     writeln!(

@@ -1,4 +1,4 @@
-//! The report for people.
+//! The report as text.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use super::Report;
 use super::chart::draw;
 use super::units::{bytes, thousands, time};
 
-/// The names stand before it.
+/// The width of the column of names.
 const NAMES: usize = 12;
 
 impl Report<'_> {
@@ -17,7 +17,7 @@ impl Report<'_> {
         let tally = self.tally;
         let mut text = format!("{}\n\n", self.what());
         let mut line = |name: &str, what: String| {
-            // A String takes everything.
+            // Writing to a `String` cannot fail.
             let _ = writeln!(text, "{name:<NAMES$}{what}");
         };
         line("requests", self.requests());
@@ -57,7 +57,7 @@ impl Report<'_> {
         text
     }
 
-    /// What was done.
+    /// Returns a description of the load.
     fn what(&self) -> String {
         let Self {
             options,

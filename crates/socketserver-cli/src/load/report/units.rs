@@ -1,6 +1,6 @@
-//! Numbers as people read them.
+//! Numbers in readable form.
 
-/// `1234567` as `1,234,567`.
+/// Formats `1234567` as `1,234,567`.
 pub(in super::super) fn thousands(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
@@ -13,18 +13,18 @@ pub(in super::super) fn thousands(n: u64) -> String {
     out
 }
 
-/// Nanoseconds, in the unit that leaves three digits.
+/// Formats nanoseconds in the unit that leaves three digits.
 #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
 pub(super) fn time(nanos: u64) -> String {
     let nanos = nanos as f64;
     let units = [("ns", 1.0), ("µs", 1e3), ("ms", 1e6), ("s", 1e9)];
-    // What would be rounded to 1000 is 1 of the next one.
+    // A value that would be rounded to 1000 is shown as 1 of the next unit.
     let fitting = units.iter().find(|(_, size)| nanos / size < 999.5);
     let (unit, size) = fitting.unwrap_or(&units[3]);
     format!("{} {unit}", three(nanos / size))
 }
 
-/// Bytes, in the unit that leaves three digits.
+/// Formats bytes in the unit that leaves three digits.
 pub(super) fn bytes(n: f64) -> String {
     let units = [
         ("B", 1.0),
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_short_and_right() {
+    fn numbers_have_three_digits_and_the_right_unit() {
         for (n, text) in [
             (0, "0"),
             (999, "999"),

@@ -1,7 +1,7 @@
-//! `chat`: what anybody says, everybody hears.
+//! `chat`: sends each message of a client to all clients.
 //!
-//! Here is the room, and those who are in it by a terminal. Those who are in it by a browser are in
-//! `web.rs`, and what these see in `page.rs`.
+//! This file contains the room and its clients at terminals. `web.rs` contains the clients in
+//! browsers, and `page.rs` their page.
 
 mod page;
 mod web;
@@ -25,36 +25,39 @@ use crate::serve::{Handlers, Source, StreamsOnly, bind, need_connections, need_o
 use crate::tls;
 use web::WebOptions;
 
-/// How long a member has been silent, while places are short, before it makes room for others.
+/// The time of silence after which a member can be displaced while slots are scarce.
 const LISTENING: Duration = Duration::from_secs(60);
 
-/// Pass on what each client says to all of them
+/// Send each message of a client to all clients
 ///
-/// A message MESSAGE reaches everybody, its sender included, as `IP:PORT MESSAGE`, and in the same
-/// order. `quit` or the end of its input ends a connection. Clients that do not read are cut when
-/// too much waits for them; nobody waits for them. A client that sends faster than --byte-rate or
-/// --message-rate is delayed, so that clients which read at that rate stay.
+/// All clients, including the sender, receive a message MESSAGE as `IP:PORT MESSAGE`, and in the
+/// same order. `quit` or the end of its input ends a connection. The server disconnects a client
+/// that does not read once too many messages wait for it; other clients are not delayed. A client
+/// that sends faster than --byte-rate or --message-rate is delayed, so that clients that read at
+/// that rate stay connected.
 ///
-/// With --web, a page for browsers is the same room.
+/// With --web, a page for browsers joins the same room.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     #[command(flatten)]
     messages: MessageOptions,
 
-    /// How many messages may wait for a client that does not read, before it is cut
+    /// Maximum number of messages that wait for a slow client before it is disconnected
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     outbox_messages: u32,
 
-    /// How many bytes of messages may wait for such a client, before it is cut
+    /// Maximum size of the messages that wait for a slow client before it is disconnected
     #[arg(long, value_name = "SIZE", default_value = "1MiB")]
     outbox_bytes: Size,
 
-    /// How many bytes per second one client may send to the room, and after a pause at once, with its
-    /// name before each message; one that sends faster is delayed ("none" for any number)
+    /// Maximum rate at which one client may send to the room, in bytes per second, with an optional
+    /// burst size; its name before each message counts as well. A faster client is delayed ("none"
+    /// for no limit)
     #[arg(long, value_name = "SIZE[:BURST]", default_value = "512KiB:256KiB", value_parser = byte_rate)]
     byte_rate: TalkRate,
 
-    /// The same for messages ("none" for any number)
+    /// Maximum rate of messages per second from one client, with an optional burst size ("none" for
+    /// no limit)
     #[arg(long, value_name = "N[:BURST]", default_value = "1000:500", value_parser = message_rate)]
     message_rate: TalkRate,
 
@@ -68,7 +71,7 @@ pub(crate) struct Options {
 impl Program for Options {
     fn server(&mut self) -> &mut ServerOptions {
         self.server.web.clone_from(&self.web.endpoint);
-        // Clients of tls:// endpoints share the certificates, and offer nothing.
+        // Clients of `tls://` endpoints share the certificates, and offer no ALPN protocol.
         if self
             .web
             .endpoint
@@ -77,7 +80,7 @@ impl Program for Options {
         {
             self.server.tls.protocols = tls::HTTP;
         }
-        // Members that only listen are what a chat is for.
+        // Members of a chat may listen silently for a long time.
         self.server.displacement = Displacement::new().idle(LISTENING);
         &mut self.server
     }
@@ -87,7 +90,7 @@ impl Program for Options {
         need_one_process(&self.server, "the clients of a chat meet in one room")?;
         self.web.check()?;
         if self.server.concurrency == Model::Sequential {
-            let why = "a chat with one client at a time is none: use --concurrency threading, pooled \
+            let why = "a chat needs several clients at a time: use --concurrency threading, pooled \
                        or green";
             return Err(UsageError(why.into()).into());
         }
@@ -140,7 +143,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         messages: Messages::new(framing),
     };
     let handlers = TerminalAndWeb {
-        // A drain reaches all servers, and it is one room.
+        // A drain reaches all servers, and they share one room.
         terminals: StreamsOnly::new(factory).on_drain(move || closing.close()),
         browsers: StreamsOnly::new(site),
     };
@@ -149,13 +152,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         .with_note(move || {
             let n = counted.counters();
             let (members, messages, behind) = (n.members, n.messages, n.slow_consumer);
-            format!("room: {members} members, {messages} messages, {behind} fell behind\n")
+            format!("room: {members} members, {messages} messages, {behind} slow consumers\n")
         })
         .attend(&mut bound)?;
     bound.serve_forever()
 }
 
-/// Terminals and browsers.
+/// Handlers for terminals and browsers.
 struct TerminalAndWeb<T, B> {
     terminals: T,
     browsers: B,
@@ -176,7 +179,7 @@ impl<T: Handlers, B: Handlers> Handlers for TerminalAndWeb<T, B> {
     }
 }
 
-/// Passes a message on to all, under the name of who has sent it.
+/// Sends a message to all members, preceded by the name of its sender.
 fn say(member: &Member, name: &str, message: &[u8], framing: Framing) -> Result<()> {
     Ok(member.send([name.as_bytes(), b" ", message, framing.end()].concat())?)
 }
@@ -190,7 +193,7 @@ struct Chat {
 
 impl RequestHandler<Connection> for Chat {
     fn setup(&mut self, conn: &mut Connection) -> Result<()> {
-        // Whoever listens takes part.
+        // A member that only listens has no time limit for its first byte.
         conn.set_timeouts(conn.timeouts().first_byte(None))?;
         self.member = Some(self.room.join(conn)?);
         Ok(())
@@ -211,7 +214,7 @@ impl RequestHandler<Connection> for Chat {
     }
 
     fn finish(&mut self, _: &mut Connection) -> Result<()> {
-        // What was said before it left is still heard.
+        // The server sends the remaining messages before it closes the connection.
         match self.member.take() {
             Some(member) => Ok(member.leave()?),
             None => Ok(()),

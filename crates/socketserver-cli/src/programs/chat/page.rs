@@ -1,5 +1,5 @@
-//! The page for browsers: one response with all that it needs. Nothing is loaded from elsewhere, and
-//! nothing runs that does not bear this response's nonce.
+//! The page for browsers, a single response. The page loads nothing from elsewhere, and the browser
+//! runs only scripts with the nonce of this response.
 
 use std::io;
 
@@ -11,12 +11,12 @@ const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// The page, but for its nonce.
+/// The page without its nonce.
 #[derive(Clone)]
 pub(super) struct Page(std::sync::Arc<str>);
 
 impl Page {
-    /// For clients whose messages have at most so many bytes.
+    /// Creates the page for clients whose messages have at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
         let page = PAGE
             .replace("{{style}}", STYLE)
@@ -37,7 +37,7 @@ impl Page {
         let fields: [(HeaderName, &str); 3] = [
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
             (header::REFERRER_POLICY, "no-referrer"),
-            // A nonce is for once.
+            // A nonce must be used only once.
             (header::CACHE_CONTROL, "no-store"),
         ];
         for (name, value) in fields {
@@ -48,13 +48,13 @@ impl Page {
     }
 }
 
-/// Sixteen random bytes, in hexadecimal.
+/// Returns sixteen random bytes in hexadecimal.
 fn nonce() -> Result<String> {
     let mut bytes = [0; 16];
     let random = ring::default_provider().secure_random;
     random
         .fill(&mut bytes)
-        .map_err(|_| io::Error::other("there is no randomness to be had"))?;
+        .map_err(|_| io::Error::other("the system has no random numbers available"))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -63,13 +63,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_nonce_is_for_once_and_nothing_is_left_to_fill_in() {
+    fn each_page_has_a_new_nonce_and_no_placeholder() {
         let page = Page::new(8192);
         assert_ne!(nonce().unwrap(), nonce().unwrap());
         let nonce_only = page.0.replace("{{nonce}}", "");
         assert!(!nonce_only.contains("{{"), "{nonce_only}");
         assert!(nonce_only.contains("data-limit=\"8192\""));
-        // There is no other origin in it; the icon's name of SVG is no address.
+        // The page names no other origin. The SVG namespace of the icon is not an address.
         let addresses = nonce_only.replace("http://www.w3.org/2000/svg", "");
         assert!(
             !addresses.contains("://"),

@@ -1,7 +1,7 @@
-//! The room for browsers: a page, and the WebSocket that it opens.
+//! The room for browsers: a page, and the WebSocket that the page opens.
 //!
-//! A message over the WebSocket is what a chunk is over a connection, and goes to all as that does.
-//! The first one to a browser is the server's: a space, and the name that it has in the room.
+//! A WebSocket message is sent to all members, like a chunk from a connection. The first message to
+//! a browser comes from the server: a space, and the browser's name in the room.
 
 use std::io;
 
@@ -26,18 +26,18 @@ use crate::framing::{Framing, is_quit};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Browsers")]
 pub(super) struct WebOptions {
-    /// Where browsers can join: http://HOST:PORT, or https://HOST:PORT with the certificates of
+    /// URL at which browsers join: http://HOST:PORT, or https://HOST:PORT with the certificates of
     /// tls:// endpoints
     #[arg(long = "web", value_name = "URL", value_parser = endpoint::web)]
     pub endpoint: Option<Endpoint>,
 
-    /// Pages of which origins may open the WebSocket, such as https://chat.example.org, if others
-    /// than the one that is served here; may be given several times ("any" for all)
+    /// Origins whose pages may open the WebSocket, such as https://chat.example.org [default: the
+    /// origin of the served page]; may be given several times ("any" for all)
     #[arg(long = "web-origin", value_name = "ORIGIN")]
     origins: Vec<String>,
 
-    /// How long a browser may be silent before it is asked whether it is there; one that answers may
-    /// stay, whatever --idle-timeout is ("none" to ask nobody)
+    /// Time of silence after which the server sends a ping to a browser. A browser that answers
+    /// stays connected, regardless of --idle-timeout ("none" for no pings)
     #[arg(long = "web-ping", value_name = "DURATION", default_value = "1m", value_parser = limit)]
     ping: TimeoutArg,
 }
@@ -45,7 +45,7 @@ pub(super) struct WebOptions {
 impl WebOptions {
     pub fn check(&self) -> Result<(), UsageError> {
         if self.endpoint.is_none() && !self.origins.is_empty() {
-            let why = "--web-origin is given, and there is no page: use --web http://HOST:PORT";
+            let why = "--web-origin is given without a page: use --web http://HOST:PORT";
             return Err(UsageError(why.into()));
         }
         self.origins().map(drop)
@@ -60,7 +60,7 @@ impl WebOptions {
         }
     }
 
-    /// What serves browsers.
+    /// Returns the site that serves browsers.
     pub fn site(
         &self,
         room: &Room,
@@ -115,7 +115,7 @@ impl Handler for Site {
     }
 }
 
-/// One who is in the room by a WebSocket.
+/// A member of the room with a WebSocket.
 struct Browser {
     room: Room,
     member: Option<Member>,
@@ -152,7 +152,7 @@ impl websocket::Handler for Browser {
     }
 
     fn closed(&mut self, _: &mut WebSocket<'_>, _: &CloseReason) -> Result<()> {
-        // What was said before it left is still heard.
+        // The server sends the remaining messages before it closes the WebSocket.
         match self.member.take() {
             Some(member) => Ok(member.leave()?),
             None => Ok(()),
@@ -160,8 +160,8 @@ impl websocket::Handler for Browser {
     }
 }
 
-/// What is one message in a browser may be several lines; in a room of lines nobody can have one
-/// look like somebody else's.
+/// Splits a message from a browser into messages of the room. In a room of lines, a message with
+/// several lines could otherwise imitate other members.
 fn messages(framing: Framing, bytes: &[u8]) -> Result<Vec<Bytes>> {
     let mut all = Vec::new();
     match framing {
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_as_many_as_it_has_lines_where_lines_count() {
+    fn messages_splits_lines_with_framing_lines() {
         let of = |framing, text: &str| messages(framing, text.as_bytes()).unwrap();
         assert_eq!(of(Framing::Chunks, "a\nb\n"), ["a\nb\n"]);
         assert_eq!(of(Framing::Lines, "a\r\nb"), ["a", "b"]);

@@ -1,4 +1,4 @@
-//! `collect`: what any client sends ends up in one place, in one order.
+//! `collect`: writes the messages of all clients to one output, in one order.
 
 mod sink;
 mod writer;
@@ -24,37 +24,37 @@ use crate::serve::{AnyTransport, bind, need_another_thread, need_one_process};
 use sink::Sink;
 use writer::{Output, write_all};
 
-/// Gather what all clients send, in one file or on stdout
+/// Collect the messages of all clients in one file or on stdout
 ///
-/// Every message is written as it came, in the order in which messages were taken from a queue. When
-/// the queue is full, clients wait. The server closes a connection only after everything that came
-/// by it has been written; with --ack, each message is confirmed by a line `ok` once it is. Written
-/// means handed to the system, which survives the end of this program.
+/// The server writes every message unchanged, in the order of one queue. When the queue is full,
+/// clients wait. The server closes a connection only after all its messages have been written. With
+/// --ack it confirms each written message with a line `ok`. "Written" means passed to the kernel:
+/// the data survives the end of this program.
 ///
-/// On a full disk clients wait, nothing is confirmed, and /readyz answers 503 until there is room; the
-/// file has whole messages only. SIGHUP and SIGUSR1 open the file anew, as logrotate needs it.
+/// While the disk is full, clients wait, no message is confirmed, and /readyz answers 503. The file
+/// contains whole messages only. SIGHUP and SIGUSR1 reopen the file, as logrotate needs it.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     #[command(flatten)]
     messages: MessageOptions,
 
-    /// The file to append to [default: stdout]
+    /// File to append to [default: stdout]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Begin a new file when this one has so many bytes; the old one becomes FILE.1, and so on
+    /// Maximum size of the file; the server then renames it to FILE.1 and begins a new one
     #[arg(long, value_name = "SIZE", requires = "output")]
     rotate: Option<Size>,
 
-    /// How many old files are kept
+    /// Number of old files to keep
     #[arg(long, value_name = "N", default_value_t = 5, requires = "rotate")]
     keep: u32,
 
-    /// How many messages may wait to be written
+    /// Maximum number of messages that wait to be written
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     queue: u32,
 
-    /// Answer each message with a line `ok` once it has been written
+    /// Confirm each message with a line `ok` after it has been written
     #[arg(long)]
     ack: bool,
 
@@ -95,7 +95,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         let (output, queue) = (output.clone(), queue.clone());
         reopen::register(move || {
             output.reopen();
-            // A full queue is about to be written, and then the file is looked at.
+            // If the queue is full, the writer is busy, and it checks the flag before its next
+            // write.
             let _ = queue.try_send(Item::Look);
         });
     }
@@ -110,7 +111,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     if options.output.is_some() {
         Console::new(&bound).attend(&mut bound)?;
     } else {
-        // Nothing but messages goes there: no console, and no word about where it listens.
+        // Stdout carries only messages: no console, and no line with the addresses.
         bound.stdout_taken = true;
     }
     let state = output.clone();
@@ -122,8 +123,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         .spawn(move || told.send(write_all(&arriving, sink, &output, &group)))
         .context("cannot start")?;
     let code = bound.serve_forever()?;
-    // Nobody is served any more. What is in the queue is written before this, which may have to wait
-    // for room itself.
+    // The servers have ended. The writer writes the queued messages before it takes this item. The
+    // send may block on a full queue, so it has its own thread.
     thread::spawn(move || last.send(Item::End));
     let written = ended
         .recv_timeout(drain_timeout.max(Duration::from_secs(1)))
@@ -131,12 +132,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     written.map(|()| code)
 }
 
-/// What is on the queue.
+/// An entry of the queue.
 enum Item {
     Message(Vec<u8>),
-    /// Tell once everything before this has been written.
+    /// Asks the writer for a notification after it has written all earlier items.
     Mark(OneshotSender<()>),
-    /// The file may have to be opened anew.
+    /// Wakes the writer, because the file may have to be reopened.
     Look,
     End,
 }
@@ -155,7 +156,7 @@ fn put(queue: &Sender<Item>, item: Item) -> Result<()> {
     queue.send(item).map_err(gone)
 }
 
-/// Waits until everything that was put before has been written.
+/// Waits until all earlier items of the queue have been written.
 fn until_written(queue: &Sender<Item>) -> Result<()> {
     let (mark, written) = oneshot();
     put(queue, Item::Mark(mark))?;

@@ -1,7 +1,7 @@
-//! Where collected messages are written: stdout, or a file that is rotated by size.
+//! The output for collected messages: stdout, or a file that is rotated by size.
 //!
-//! A write that fails leaves whole messages behind, and can be repeated. Nothing here waits for room
-//! on a disk.
+//! A failed write leaves only whole messages in a regular file, and the caller can repeat it. No
+//! function of this file waits for space on a disk.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -15,10 +15,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
 
-/// Messages are written when they are so many bytes together.
+/// Bytes of pending messages at which they are written.
 const BATCH: usize = 64 << 10;
 
-/// Whether a file can be appended to, or made; nothing is touched.
+/// Checks that a file can be appended to or created, without a change to the file system.
 pub(super) fn check(path: &Path) -> io::Result<()> {
     if path.try_exists()? {
         if path.is_dir() {
@@ -31,12 +31,12 @@ pub(super) fn check(path: &Path) -> io::Result<()> {
     Ok(access(parent, Access::WRITE_OK | Access::EXEC_OK)?)
 }
 
-/// Whether an error ends by itself once something else gives room.
+/// Returns true if an error is temporary: it ends when the resource is free again.
 pub(super) fn is_full(error: &io::Error) -> bool {
     let kinds = [
         io::ErrorKind::StorageFull,
         io::ErrorKind::QuotaExceeded,
-        // RLIMIT_FSIZE; a file that is begun anew is short again.
+        // RLIMIT_FSIZE: a new file is below the limit again.
         io::ErrorKind::FileTooLarge,
         io::ErrorKind::OutOfMemory,
     ];
@@ -46,19 +46,19 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 }
 
 pub(super) struct Sink {
-    /// Of a file that can be begun anew.
+    /// The path of the file. `None` for stdout, which cannot be reopened.
     path: Option<PathBuf>,
-    /// `None` between two files, when the second one could not be opened yet.
+    /// `None` between two files, while the second one could not be opened yet.
     file: Option<File>,
-    /// Each message is a line: an earlier one without its end is ended first.
+    /// True if each message is a line. A line end is then added to a file whose last line has none.
     lines: bool,
-    /// What was not written yet.
+    /// Messages that have not been written completely.
     pending: Vec<u8>,
-    /// Where messages end in `pending`.
+    /// Offsets in `pending` at which messages end.
     ends: VecDeque<usize>,
-    /// So many bytes of `pending` are in the file already.
+    /// Number of bytes of `pending` that are in the file already.
     written: usize,
-    /// How long the file is with what is pending.
+    /// Length of the file in bytes, with the pending messages.
     len: u64,
     limit: Option<u64>,
     keep: u32,
@@ -98,7 +98,7 @@ impl Sink {
         Ok(sink)
     }
 
-    /// Where it writes to, for people.
+    /// Returns the name of the output for log messages.
     pub(super) fn name(&self) -> String {
         match &self.path {
             Some(path) => path.display().to_string(),
@@ -106,14 +106,14 @@ impl Sink {
         }
     }
 
-    /// Takes a message, and writes some if there is much. After an error nothing of the message was
-    /// taken.
+    /// Adds a message, and writes the pending ones if they are `BATCH` bytes or more. After an
+    /// error the message has not been added.
     pub(super) fn write(&mut self, message: &[u8]) -> io::Result<()> {
         if self.pending.len() >= BATCH {
             self.flush()?;
         }
         let added = self.len + message.len() as u64;
-        // A message is never split; one that is too long has a file for itself.
+        // A message is never split. A message above the limit gets a file of its own.
         if self.limit.is_some_and(|limit| added > limit) && self.len > 0 {
             self.rotate()?;
         }
@@ -127,8 +127,8 @@ impl Sink {
         self.len += message.len() as u64;
     }
 
-    /// Hands everything to the kernel. After an error there are whole messages only in a regular file,
-    /// and the rest is kept for the next attempt.
+    /// Writes all pending messages. After an error, a regular file contains only whole messages,
+    /// and the others stay pending for the next attempt.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.open()?;
         let Some(file) = &mut self.file else {
@@ -139,7 +139,7 @@ impl Sink {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => self.written += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A descriptor that another process has made non-blocking.
+                // Another process has made the descriptor non-blocking.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let _ = poll(&mut [PollFd::new(file, PollFlags::OUT)], None);
                 }
@@ -155,7 +155,7 @@ impl Sink {
         Ok(())
     }
 
-    /// Takes the beginning of a message out of the file again.
+    /// Removes an incomplete message from the end of the file.
     fn cut_back(&mut self) {
         let mut whole = 0;
         while let Some(&end) = self.ends.front()
@@ -176,8 +176,8 @@ impl Sink {
         self.ends.iter_mut().for_each(|end| *end -= whole);
     }
 
-    /// Begins a file of the same name anew, which may have been moved away. What is pending goes to the
-    /// old one if that has room. After an error it goes on with the old one.
+    /// Reopens the path, because the file may have been moved. Pending messages go to the old file
+    /// if the disk has space. After an error the sink keeps the old file.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         let Some(path) = &self.path else {
             return Ok(());
@@ -197,7 +197,7 @@ impl Sink {
         Ok(())
     }
 
-    /// Looks at the end of a file that was just opened.
+    /// Reads the length and the end of a file that has just been opened.
     fn begin(&mut self) {
         let (Some(file), Some(path)) = (&self.file, &self.path) else {
             return;
@@ -213,7 +213,7 @@ impl Sink {
                  begins a line of its own",
                 path.display()
             );
-            // Before what is pending.
+            // The line end goes before the pending messages.
             self.pending.insert(self.written, b'\n');
             self.ends.iter_mut().for_each(|end| *end += 1);
             self.ends.push_front(self.written + 1);
@@ -229,19 +229,19 @@ impl Sink {
         for n in (1..self.keep).rev() {
             found(fs::rename(self.old(path, n), self.old(path, n + 1)))?;
         }
-        // It may have been moved away already.
+        // The file may have been moved already.
         found(if self.keep == 0 {
             fs::remove_file(path)
         } else {
             fs::rename(path, self.old(path, 1))
         })?;
-        // From here on a repeated attempt only has to open the new one.
+        // From here on, a repeated attempt only opens the new file.
         self.file = None;
         self.len = 0;
         self.open()
     }
 
-    /// The name of the `n`th file before the present one.
+    /// Returns the name of the `n`th file before the current one.
     fn old(&self, path: &Path, n: u32) -> PathBuf {
         let mut name = OsString::from(path);
         name.push(format!(".{n}"));
@@ -249,7 +249,7 @@ impl Sink {
     }
 }
 
-/// Cuts so many bytes off the end.
+/// Removes `bytes` bytes from the end of a regular file.
 fn cut(file: &mut File, bytes: u64) -> io::Result<()> {
     let found = file.metadata()?;
     if !found.is_file() {
@@ -262,14 +262,14 @@ fn cut(file: &mut File, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the last byte is a line end; a file that cannot be read is taken to have one.
+/// Returns true if the last byte is a line end, or if the file cannot be read.
 fn ends_line(path: &Path, len: u64) -> bool {
     let mut last = [b'\n'];
     let read = File::open(path).and_then(|file| file.read_exact_at(&mut last, len - 1));
     read.is_err() || last == [b'\n']
 }
 
-/// A file that is not there needs no further care.
+/// Treats a missing file as success.
 fn found(done: io::Result<()>) -> io::Result<()> {
     match done {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -277,7 +277,7 @@ fn found(done: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Other users of the machine cannot read what clients send.
+/// Opens a file for appending, with mode 0600, so that other users cannot read the messages.
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .append(true)
@@ -355,7 +355,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out");
         for append in [true, false] {
-            // As a shell opens it for `>>` and `>`.
+            // A shell opens a file this way for `>>` and `>`.
             let mut options = OpenOptions::new();
             let options = match append {
                 true => options.append(true),
@@ -367,7 +367,7 @@ mod tests {
             for message in ["one|", "two|", "three|"] {
                 sink.write(message.as_bytes()).unwrap();
             }
-            // What a write has taken before the disk was full.
+            // The part that a write has stored before the disk was full.
             sink.file
                 .as_mut()
                 .unwrap()
@@ -390,7 +390,7 @@ mod tests {
             ("whole\nhal", true, "whole\nhal\nnew\n"),
             ("whole\n", true, "whole\nnew\n"),
             ("", true, "new\n"),
-            // Chunks have no ends that could be missing.
+            // Chunks have no line ends, so none can be missing.
             ("chunk", false, "chunknew\n"),
         ] {
             fs::write(&path, before).unwrap();

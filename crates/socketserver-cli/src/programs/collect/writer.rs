@@ -1,4 +1,4 @@
-//! The thread that writes what was collected, and what it does about a disk that is full.
+//! The thread that writes collected messages, and repeats a write while the disk is full.
 
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,10 +11,10 @@ use socketserver::greenroom::sync::{OneshotSender, Receiver};
 use super::Item;
 use super::sink::{Sink, is_full};
 
-/// How often a write is tried again on a full disk: nothing tells when there is room.
+/// Interval between two attempts on a full disk. The kernel does not report free space.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What others know of the output, and ask of it.
+/// The state of the output that other threads read, and their requests to it.
 #[derive(Default)]
 pub(super) struct Output {
     state: Mutex<State>,
@@ -23,20 +23,20 @@ pub(super) struct Output {
 
 #[derive(Default)]
 struct State {
-    /// It is to be opened anew.
+    /// True if the file has to be reopened.
     reopen: bool,
-    /// Why nothing can be written now.
+    /// The reason why the output cannot be written now. `None` if it can.
     full: Option<String>,
 }
 
 impl Output {
-    /// Has the file opened anew before the next write.
+    /// Requests that the writer reopens the file before its next write.
     pub(super) fn reopen(&self) {
         self.state().reopen = true;
         self.asked.notify_one();
     }
 
-    /// For `/readyz`.
+    /// Returns the reason for `/readyz` if the output cannot be written.
     pub(super) fn check(&self) -> Result<(), String> {
         match &self.state().full {
             Some(why) => Err(why.clone()),
@@ -49,7 +49,7 @@ impl Output {
     }
 }
 
-/// Writes what arrives until the end; a failure stops the servers.
+/// Writes items of the queue until `Item::End`. Stops the servers if a write fails.
 pub(super) fn write_all(
     arriving: &Receiver<Item>,
     sink: Sink,
@@ -73,7 +73,7 @@ impl Writer<'_> {
     fn write_until_end(&mut self, arriving: &Receiver<Item>) -> io::Result<()> {
         let mut marks = Vec::new();
         loop {
-            // What is buffered is written out when nothing more is at hand.
+            // When the queue is empty, the pending messages are flushed.
             let item = match arriving.try_recv() {
                 Ok(Some(item)) => item,
                 _ => {
@@ -88,7 +88,7 @@ impl Writer<'_> {
             match item {
                 Item::Message(bytes) => self.until_done(|sink| sink.write(&bytes))?,
                 Item::Mark(mark) => marks.push(mark),
-                // The next flush does.
+                // The next flush reopens the file.
                 Item::Look => {}
                 Item::End => {
                     self.until_done(Sink::flush)?;
@@ -99,8 +99,8 @@ impl Writer<'_> {
         }
     }
 
-    /// Repeats it for as long as there is no room. Meanwhile nothing is taken from the queue, and so
-    /// clients wait.
+    /// Repeats a write while the disk is full. During that time the writer takes no item from the
+    /// queue, so that clients wait.
     fn until_done(&mut self, mut write: impl FnMut(&mut Sink) -> io::Result<()>) -> io::Result<()> {
         let mut full_since = None;
         loop {

@@ -1,7 +1,9 @@
-//! The signal that cuts a forked child: sent by the server, or by the kernel when that is gone.
+//! The signal that cancels a forked child. The server sends it, or the kernel after the server's
+//! end.
 //!
-//! By default it ends the child at once, and leaves the command that it runs to itself. While one
-//! runs, it is heard here instead.
+//! By default the signal ends the child at once, and the child's command would continue to run.
+//! While a command runs, this handler receives the signal instead, so that the child can kill the
+//! command first.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,28 +18,28 @@ use socketserver::Forking;
 #[derive(Debug)]
 pub(super) struct CancelSignal {
     arrivals: UnixStream,
-    /// No command runs, and nothing has to be cleaned up.
+    /// True while no command runs, so that nothing has to be cleaned up.
     idle: Arc<AtomicBool>,
 }
 
 impl CancelSignal {
-    /// From now on the signal is caught. To be called in the child.
+    /// Installs the handler. Has to be called in the child.
     pub(super) fn catch() -> io::Result<Self> {
         let (arrivals, handler) = UnixStream::pair()?;
         arrivals.set_nonblocking(true)?;
         let idle = Arc::new(AtomicBool::new(true));
-        // In this order: if nothing runs, the first of the two is the last.
-        flag::register_conditional_default(Forking::CUT, idle.clone())?;
-        pipe::register(Forking::CUT, handler)?;
+        // The order matters: while no command runs, the first handler ends the process.
+        flag::register_conditional_default(Forking::CANCEL_SIGNAL, idle.clone())?;
+        pipe::register(Forking::CANCEL_SIGNAL, handler)?;
         Ok(Self { arrivals, idle })
     }
 
-    /// Readable once it has arrived while a command ran.
+    /// Returns a descriptor that is readable after the signal has arrived during a command.
     pub(super) fn arrival(&self) -> BorrowedFd<'_> {
         self.arrivals.as_fd()
     }
 
-    /// Runs something that listens to it.
+    /// Runs a function that watches `arrival`. The signal does not end the process during the call.
     pub(super) fn heard_by<T>(&self, run: impl FnOnce() -> T) -> T {
         self.idle.store(false, Ordering::SeqCst);
         let done = run();
@@ -45,7 +47,7 @@ impl CancelSignal {
         done
     }
 
-    /// Ends this process, as the signal does by default, if it has arrived meanwhile.
+    /// Ends this process as the signal does by default, if the signal arrived during a command.
     pub(super) fn settle(&self) {
         if matches!((&self.arrivals).read(&mut [0]), Ok(1..)) {
             let _ = kill_process(getpid(), Signal::VTALARM);
@@ -79,6 +81,6 @@ mod tests {
             .output()
             .unwrap()
             .status;
-        assert_eq!(status.signal(), Some(Forking::CUT), "{status}");
+        assert_eq!(status.signal(), Some(Forking::CANCEL_SIGNAL), "{status}");
     }
 }

@@ -1,9 +1,13 @@
-//! `command`: runs what a client sends in a shell, and returns what that has written.
+//! `command`: runs the commands of clients in a shell, and sends their output back.
 //!
-//! Here is what a person can choose. The conversation with a client is in `session.rs`, and a reply
-//! in `reply.rs`; whether and how long a command may run is in `rules.rs`, and whose turn it is in
-//! `turns.rs`, and for forked children in `places.rs`; one command is run by `shell.rs`, what it has started is found by `descendants.rs`,
-//! and what it has written is kept by `output.rs`. `hangup.rs` is for forked children.
+//! This file has the command line options and their checks. The other files are:
+//!
+//! - `session.rs`: the protocol with one client; `reply.rs`: one reply frame.
+//! - `policy.rs`: the limits of a command; `slots.rs`: the limit of concurrent commands;
+//!   `places.rs`: its implementation for forked children.
+//! - `shell.rs`: runs one command; `process_tree.rs`: finds and kills its descendants;
+//!   `output.rs`: stores its output.
+//! - `cancel_signal.rs`: handles the signal that cancels a forked child.
 
 mod cancel_signal;
 mod output;
@@ -34,47 +38,50 @@ use policy::Rules;
 use session::Session;
 use slots::CommandSlots;
 
-/// Run what clients send in a shell, and send back what it writes
+/// Run the commands of clients in a shell, and send their output back
 ///
-/// WHOEVER CAN CONNECT CAN RUN ANY COMMAND AS YOU: on 127.0.0.1 and at unix://@abstract every user
-/// of this machine, at unix:///path only those whom its permissions admit. Other addresses need
-/// --auth-token-file. Nothing is encrypted.
+/// EVERY CLIENT THAT CAN CONNECT CAN RUN ANY COMMAND AS YOU. On 127.0.0.1 and at unix://@abstract,
+/// every user of this machine can connect. At unix:///path, the permissions of the path decide.
+/// Other addresses need --auth-token-file. Nothing is encrypted.
 ///
-/// A command is run by `/bin/sh -c`, in a process group of its own, with its input from /dev/null.
-/// The reply is what it has written to stdout, or to stderr if that is nothing: four bytes with the
-/// length of the header (the little end first), the header `{"dataBodyLength": N}`, and N bytes. If
-/// the command has failed, the header has "exitStatus" or "signal" as well.
+/// The server runs a command with `/bin/sh -c`, in its own process group, with stdin from
+/// /dev/null. The reply contains the command's stdout, or its stderr if stdout is empty. It
+/// consists of four bytes with the length of the header (little-endian), the header
+/// `{"dataBodyLength": N}`, and N bytes. If the command fails, the header also has "exitStatus" or
+/// "signal".
 ///
-/// The reply is sent when the shell has exited; what it has left running is killed then, unless that
-/// runs in a group of its own (timeout, a shell with job control) or a session of its own (setsid).
-/// A client that closes, or only half-closes, gives up its command. That is killed with everything
-/// in its group, and with its descendants in other groups of the session.
+/// The server sends the reply when the shell has exited, and kills the processes that the shell has
+/// left running. Processes in their own group (timeout, a shell with job control) or in their own
+/// session (setsid) continue to run. If the client closes or half-closes the connection, the server
+/// kills the command, all processes in its group, and its descendants in other groups of the
+/// session.
 ///
-/// Under the green model 32 connections are served at once, those of all endpoints together.
+/// The green model serves 32 connections at once, over all endpoints together.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Where a command ends
+    /// The end of a command
     #[arg(long, value_enum, default_value_t)]
     framing: Framing,
 
-    /// How long a command may run before it is killed ("none" for any time)
+    /// Maximum run time of a command; the server then kills it ("none" for no limit)
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = limit)]
     time_limit: TimeoutArg,
 
-    /// How much a command may write, to stdout and stderr together, before it is killed
+    /// Maximum output of a command, stdout and stderr together; the server then kills it
     #[arg(long, value_name = "SIZE", default_value = "64MiB")]
     output_limit: Size,
 
-    /// How many commands run at once, those of all connections together
+    /// Maximum number of concurrent commands, over all connections
     #[arg(long, value_name = "N", default_value = "16", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     max_commands: u32,
 
-    /// How long a command waits while as many run as may; then the client is told that the server is
-    /// busy ("none" for any time)
+    /// Maximum time that a command waits for a free slot; the server then replies that it is busy
+    /// ("none" for no limit)
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = limit)]
     wait_limit: TimeoutArg,
 
-    /// The secret that clients have to send first: the first line of a file that only you can read
+    /// The file whose first line is the token that clients have to send first; only you may be able
+    /// to read it
     #[arg(long, value_name = "FILE")]
     auth_token_file: Option<PathBuf>,
 
@@ -82,20 +89,20 @@ pub(crate) struct Options {
     server: ServerOptions,
 }
 
-/// Where a command ends.
+/// The end of a command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Framing {
-    /// Where one read of the server ends
+    /// At the end of one read of the server
     #[default]
     Chunks,
     /// At the end of the line
     Lines,
 }
 
-/// A longer command is refused.
+/// Maximum length of a command in bytes. The server rejects a longer command.
 pub(crate) const LONGEST: usize = 64 << 10;
 
-/// Each connection needs one of these threads.
+/// Number of blocking threads under the green model. Each connection needs one of them.
 const GREEN: usize = socketserver::greenroom::MAX_BLOCKING_THREADS;
 
 impl Program for Options {
@@ -121,8 +128,8 @@ impl Program for Options {
     }
 }
 
-/// What a command that runs has open here: a copy of its client's socket, its two pipes, its pidfd, two
-/// files for long output, and two for its start.
+/// Descriptors of the server for one running command: a copy of its client's socket, its two
+/// pipes, its pidfd, two files for long output, and two for its start.
 const DESCRIPTORS: u32 = 8;
 
 pub(crate) fn run(mut options: Options) -> anyhow::Result<ExitCode> {
@@ -152,7 +159,7 @@ pub(crate) fn run(mut options: Options) -> anyhow::Result<ExitCode> {
         &options.server,
         &StreamsOnly::new(factory).descriptors(DESCRIPTORS),
     )?;
-    // As the user who serves.
+    // `bind` has changed the user by now, so the check runs as the serving user.
     if let Err(error) = output::check_directory() {
         tracing::warn!(
             "commands whose output is longer than 1 MiB will be killed: {error}; set TMPDIR"
@@ -168,14 +175,14 @@ pub(crate) fn run(mut options: Options) -> anyhow::Result<ExitCode> {
     }
     let mut console = Console::new(&bound);
     if bound.model != Model::Forking {
-        // Forked children count for themselves.
+        // Each forked child has its own counters, which the parent does not see.
         console = console.with_note(move || turns.told());
     }
     console.attend(&mut bound)?;
     bound.serve_forever()
 }
 
-/// Without a token, only this machine may be able to connect, or who has a certificate.
+/// Returns an error if clients of other machines can connect without a token or a certificate.
 fn refuse_strangers(bound: &BoundServers, server: &ServerOptions) -> anyhow::Result<()> {
     for (endpoint, address) in bound.listening.iter().zip(&bound.addresses) {
         refuse_stranger(server, endpoint, address.as_inet())?;
@@ -200,12 +207,12 @@ fn refuse_stranger(
     Ok(())
 }
 
-/// How many connections each endpoint of a green server can serve at once.
+/// Returns the number of connections that each endpoint of a green server can serve at once.
 fn green_share(server: &ServerOptions) -> anyhow::Result<Option<u32>> {
     if server.concurrency != Model::Green {
         return Ok(None);
     }
-    // A name is an endpoint for each of its addresses.
+    // A host name becomes one endpoint for each of its addresses.
     let addresses = |endpoint: &Endpoint| endpoint.look_up().map_or(1, |found| found.len().max(1));
     let endpoints: usize = server.endpoints.iter().map(addresses).sum();
     let share = u32::try_from((GREEN / endpoints.max(1)).max(1))?;

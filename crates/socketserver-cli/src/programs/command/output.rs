@@ -1,14 +1,14 @@
-//! What a command has written: both streams, in memory as long as they are short, else in files
-//! without a name.
+//! The output of a command: both streams, in memory while they are short, else in files without a
+//! name.
 
 use std::io::{self, Read, Seek, Write};
 
 use tempfile::SpooledTempFile;
 
-/// A stream that is longer goes into a file.
+/// Maximum bytes of a stream in memory. A longer stream goes into a file.
 const IN_MEMORY: usize = 1 << 20;
 
-/// What is read of a file at once.
+/// Size of one read from a file.
 const PIECE: usize = 256 << 10;
 
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ impl Output {
     /// Appends to stdout (0) or stderr (1).
     pub(super) fn push(&mut self, stream: usize, bytes: &[u8]) -> io::Result<()> {
         let stream = &mut self.streams[stream];
-        // In memory nothing fails.
+        // A write to memory does not fail, so the error comes from the file.
         stream
             .spool
             .write_all(bytes)
@@ -31,12 +31,12 @@ impl Output {
         Ok(())
     }
 
-    /// Bytes of both streams together.
+    /// Returns the number of bytes in both streams together.
     pub(super) fn len(&self) -> u64 {
         self.streams.iter().map(|stream| stream.len).sum()
     }
 
-    /// What the client gets: stdout, or stderr when stdout is empty.
+    /// Returns the body of the reply: stdout, or stderr if stdout is empty.
     pub(super) fn into_body(self) -> io::Result<Body> {
         let [stdout, stderr] = self.streams;
         let Stream {
@@ -57,10 +57,10 @@ impl Output {
     }
 }
 
-/// Whether long output can be kept.
+/// Checks that long output can be stored.
 ///
 /// # Errors
-/// The directory for temporary files cannot be used.
+/// Returns an error if the directory for temporary files cannot be used.
 pub(super) fn check_directory() -> io::Result<()> {
     tempfile::tempfile()
         .map(drop)
@@ -94,7 +94,7 @@ impl Default for Stream {
 
 pub(super) struct Body {
     pub(super) len: u64,
-    /// Whether a line can follow it.
+    /// True if the body is empty or ends with a line end, so that a line can follow it.
     pub(super) ends_line: bool,
     in_file: bool,
     source: Box<Source>,
@@ -119,7 +119,8 @@ impl Body {
         }
     }
 
-    /// Writes all of it. Reading a file may block; nobody else waits for that.
+    /// Writes the whole body. A read from a file may block, so it runs in a blocking thread and
+    /// does not delay other clients.
     pub(super) fn write_to(self, to: &mut impl Write) -> io::Result<()> {
         let mut source = self.source;
         let mut left = self.len;

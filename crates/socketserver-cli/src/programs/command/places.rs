@@ -1,7 +1,7 @@
-//! Places for commands of forked children, which the kernel takes back from a child that is killed.
+//! Slots for the commands of forked children. The kernel frees the slot of a child that is killed.
 //!
-//! A place is a pipe. The child that opens it for writing and locks it has the place. When the child
-//! closes it, or has been killed, the kernel unlocks it and then tells all who poll it.
+//! A slot is a pipe. A child holds the slot while it has the pipe open for writing and locked. When
+//! the child closes the pipe or is killed, the kernel unlocks the pipe and then wakes its pollers.
 
 use std::fs::File;
 use std::io;
@@ -13,21 +13,23 @@ use rustix::io::Errno;
 
 #[derive(Debug)]
 pub(super) struct Places {
-    /// The ends for reading.
+    /// The read ends of the pipes.
     pipes: Vec<OwnedFd>,
     /// Readable while there is a pipe that no child has open for writing.
     free: OwnedFd,
 }
 
 impl Places {
-    /// To be called in the server, whose children inherit them.
+    /// Creates `count` slots. The server calls this before it forks, so that its children inherit
+    /// the pipes.
     pub(super) fn new(count: u32) -> io::Result<Self> {
         let free = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut pipes = Vec::new();
         for _ in 0..count {
             let (pipe, _) = io::pipe()?;
             let pipe = OwnedFd::from(pipe);
-            // A server that becomes another user opens it by /proc, where no other process may.
+            // A server that has changed its user opens the pipe by `/proc/self/fd`. Other processes
+            // have no access to that path.
             fchmod(&pipe, Mode::from_raw_mode(0o666))?;
             let data = epoll::EventData::new_u64(0);
             epoll::add(&free, &pipe, data, epoll::EventFlags::HUP)?;
@@ -38,7 +40,7 @@ impl Places {
         Ok(places)
     }
 
-    /// Takes a free place, which is free again when what this returns is closed.
+    /// Takes a free slot. Closing the returned file frees it. Returns `None` if no slot is free.
     pub(super) fn take(&self) -> io::Result<Option<File>> {
         for pipe in &self.pipes {
             let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
@@ -52,7 +54,7 @@ impl Places {
         Ok(None)
     }
 
-    /// Readable when it is worth while to try again.
+    /// Returns a descriptor that is readable when another `take` may succeed.
     pub(super) fn free(&self) -> BorrowedFd<'_> {
         self.free.as_fd()
     }

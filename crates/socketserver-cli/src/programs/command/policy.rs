@@ -1,4 +1,4 @@
-//! Whether and how long a command may run, and how the server explains itself.
+//! The limits of a command, and the messages for a command that exceeds them.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use super::slots::CommandSlots;
 use crate::auth_token::Token;
 use crate::byte_size::Size;
 
-/// What holds for every command.
+/// The settings for all commands.
 #[derive(Debug)]
 pub(super) struct Rules {
     pub(super) framing: Framing,
     pub(super) time: Option<Duration>,
-    /// For a place.
+    /// Maximum time to wait for a slot.
     pub(super) wait: Option<Duration>,
     pub(super) output: Size,
     pub(super) max_commands: u32,
@@ -27,14 +27,14 @@ pub(super) struct Rules {
     pub(super) turns: Arc<CommandSlots>,
 }
 
-/// Why a command was not run.
+/// The reason why a command was not run.
 pub(super) enum RejectedCommand {
     Gone,
     Because(String),
 }
 
 impl Rules {
-    /// Runs a command when it is its turn. This blocks.
+    /// Waits for a slot and runs a command. Blocks the thread.
     pub(super) fn run(
         &self,
         command: &[u8],
@@ -106,7 +106,7 @@ impl Rules {
     }
 }
 
-/// The end of something that begins now and is part of a connection.
+/// Returns the earlier of two deadlines: `limit` from now, and the deadline of the connection.
 fn sooner(limit: Option<Duration>, connection: Option<Instant>) -> Option<Instant> {
     let end = limit.and_then(|limit| Instant::now().checked_add(limit));
     match (end, connection) {

@@ -1,26 +1,28 @@
-//! What a shell has started and put into groups of their own, such as timeout(1) does.
+//! The descendants of a shell in other process groups, such as those that timeout(1) starts.
 //!
-//! The kernel lists the children of a process in `/proc/PID/task/TID/children`; that list is whole
-//! only while the process stands still (proc(5)). Whoever has lost its parent is in no list that is
-//! looked at, and what has a session of its own is meant to live on.
+//! The kernel lists the children of a process in `/proc/PID/task/TID/children`. The list is
+//! complete only while the process is stopped (proc(5)). An orphan is in none of the lists that are
+//! read here. A process with its own session is meant to survive.
 
 use std::fs;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-/// How often a process is looked at that does not stand still yet.
+/// Maximum number of checks whether a process has stopped, 1 ms apart.
 const LOOKS: u32 = 20;
 
-/// Kills the descendants of a group's leader that are in its session, and leaves itself stopped.
+/// Kills the descendants of a group's leader that are in its session, and leaves the leader
+/// stopped.
 ///
-/// From the leaves up: a parent that stands still reaps nobody, so no number changes hands, and
-/// none of them is woken by the end of another.
+/// The kills go from the leaves up. A stopped parent does not reap its children, so the kernel
+/// cannot reuse a PID, and the end of one process does not wake another.
 pub(super) fn kill(root: Pid) {
     let Some(Stat { session, .. }) = Stat::of(root) else {
         return;
     };
-    // At once, as most of them are in its group: some may multiply faster than they are found.
+    // Most descendants are in the group. One signal stops them all, because some may fork faster
+    // than the search below finds them.
     let _ = kill_process_group(root, Signal::STOP);
     let mut found = vec![root];
     let mut next = 0;
@@ -34,20 +36,21 @@ pub(super) fn kill(root: Pid) {
         found.extend(children(parent).into_iter().filter(is_ours));
     }
     for &process in found[1..].iter().rev() {
-        // It fails for what has exited, or runs as somebody else.
+        // The kill fails if the process has exited or runs as another user.
         let _ = kill_process(process, Signal::KILL);
     }
 }
 
-/// Makes a process stand still. What is inside of a fork comes out of it first.
+/// Stops a process and waits until it has stopped. A process inside of fork(2) returns from it
+/// first.
 fn stop(process: Pid) {
     if kill_process(process, Signal::STOP).is_err() {
         return;
     }
     for _ in 0..LOOKS {
         match Stat::of(process) {
-            // Sleeping where no signal is heard, as who waits for a vfork(2): with the signal
-            // pending, it begins no other.
+            // The process sleeps where signals do not interrupt it, such as the parent in vfork(2).
+            // While the signal is pending, it starts no other child.
             Some(Stat { state, .. }) if !"TtZXD".contains(state) => {}
             _ => return,
         }
@@ -74,7 +77,7 @@ fn numbers(list: &str) -> Vec<Pid> {
         .collect()
 }
 
-/// proc_pid_stat(5)
+/// Fields of `/proc/PID/stat`: proc_pid_stat(5).
 struct Stat {
     state: char,
     parent: i32,
@@ -84,7 +87,7 @@ struct Stat {
 impl Stat {
     fn of(process: Pid) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-        // The name before that may contain anything.
+        // The process name before the last `) ` may contain any character.
         let mut fields = stat.rsplit_once(") ")?.1.split(' ');
         Some(Self {
             state: fields.next()?.chars().next()?,

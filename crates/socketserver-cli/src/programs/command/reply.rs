@@ -1,4 +1,5 @@
-//! What a client is told: a frame with what the command has written, and a remark of the server.
+//! The reply to a client: one frame with the output of the command and an optional remark of the
+//! server.
 
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
@@ -9,28 +10,29 @@ use socketserver::{Connection, Result};
 
 use super::output::Body;
 
-/// The exit status of a command that was not run: what a shell says of one that it may not run.
+/// The exit status for a rejected client: a shell returns 126 for a command that it may not
+/// execute.
 pub(super) const NOT_ADMITTED: i32 = 126;
 
-/// The same, because the server could not.
+/// The exit status for a command that the server could not run.
 pub(super) const NOT_RUN: i32 = 125;
 
-/// One frame.
+/// One reply frame.
 pub(super) struct Reply {
-    /// What the header says beyond the length.
+    /// Members of the header besides the length.
     members: Map<String, Value>,
     body: Body,
-    /// What the server itself has to say, behind the body.
+    /// Text of the server that follows the body.
     remark: String,
 }
 
 impl Reply {
-    /// How a command has ended, and what it has written.
+    /// Returns a reply with the status and the output of a command.
     pub(super) fn new(status: ExitStatus, body: Body) -> Self {
         Self::with(told(status), body)
     }
 
-    /// What is said to somebody who has asked for nothing.
+    /// Returns the reply to an empty command.
     pub(super) fn empty() -> Self {
         Self::with(None, Body::empty())
     }
@@ -44,20 +46,20 @@ impl Reply {
         }
     }
 
-    /// What is said instead of running a command.
+    /// Returns the reply to a command that is not run, or to a client that is not admitted.
     pub(super) fn rejection(status: i32, why: &str) -> Self {
         let mut reply = Self::with(Some(("exitStatus", status)), Body::empty());
         reply.add_line(why);
         reply
     }
 
-    /// Says something behind what the command has written.
+    /// Sets the line of the server that follows the output of the command.
     pub(super) fn add_line(&mut self, text: &str) {
         let break_line = if self.body.ends_line { "" } else { "\n" };
         self.remark = format!("{break_line}socketserver: {text}\n");
     }
 
-    /// Sends it, long as it may be.
+    /// Sends the reply. Its length is not limited.
     pub(super) fn send(self, conn: &mut Connection) -> Result<()> {
         let mut frames = Framed::new(conn, JsonHeader::default().max_body(u64::MAX));
         let length = self.body.len + self.remark.len() as u64;
@@ -68,7 +70,7 @@ impl Reply {
     }
 }
 
-/// How a status is told to the client: a member of the header and its value.
+/// Returns the header member for an exit status: its name and value. `None` for status 0.
 fn told(status: ExitStatus) -> Option<(&'static str, i32)> {
     match (status.code(), status.signal()) {
         (Some(0), _) => None,

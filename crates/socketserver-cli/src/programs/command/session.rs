@@ -1,4 +1,4 @@
-//! The conversation with one client: the token, then commands and replies in turn.
+//! The protocol with one client: the token, then commands and replies in turn.
 
 use std::io::{self, BufRead, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,35 +16,35 @@ use super::{Framing, LONGEST};
 use crate::auth_token::{self, Token};
 use crate::escape;
 
-/// What is read at once: the longest command, and the end of its line.
+/// Size of one read: the longest command, and the end of its line.
 const CHUNK: usize = LONGEST + 2;
 
-/// How long a client has to send the token.
+/// Time within which a client has to send the token.
 const ADMISSION: Duration = Duration::from_secs(10);
 
-/// How long the rest of the token's line may take, once there is as much as the shortest token has.
+/// Time for the rest of the token's line, after as many bytes as the shortest token has arrived.
 const LINE: Duration = Duration::from_secs(1);
 
-/// One client.
+/// The state of one client's connection.
 pub(super) struct Session {
     rules: Arc<Rules>,
-    /// Until it is let in or refused, where there is a token.
+    /// The client until it is admitted or rejected. `None` if the server has no token.
     stranger: Option<Unauthenticated>,
-    /// Once it was let in.
+    /// The client after its admission.
     admitted: Option<Authenticated>,
-    /// When the connection is over in any case.
+    /// The deadline of the whole connection.
     until: Option<Instant>,
-    /// Lines that have arrived and not been obeyed.
+    /// Received lines that have not been run yet.
     lines: FramedParts<Lines>,
-    /// The first bytes that are no token were looked at.
+    /// True once the first bytes after the token have been checked for a foreign protocol.
     begun: bool,
 }
 
-/// Who has not sent all of the token yet.
+/// A client that has not sent the whole token yet.
 struct Unauthenticated {
-    /// What has come of it.
+    /// The received part of the token's line.
     line: Vec<u8>,
-    /// The rest of the line has to be there soon.
+    /// True once the rest of the line has to arrive within `LINE`.
     is_hurried: bool,
     until: Instant,
 }
@@ -52,18 +52,18 @@ struct Unauthenticated {
 const WRONG: &str = "wrong token";
 
 struct Authenticated {
-    /// In a forked child.
+    /// `None` except in a forked child.
     hangup: Option<Arc<CancelSignal>>,
     peer: String,
-    /// When the connection is over in any case.
+    /// The deadline of the whole connection.
     until: Option<Instant>,
 }
 
-/// What a client has sent.
+/// Input from a client.
 enum Sent {
     Command(Vec<u8>),
     TooLong,
-    /// The beginning of what is no command, and the protocol that it belongs to.
+    /// The beginning of a request in another protocol, with the name of that protocol.
     Foreign(&'static str),
     End,
 }
@@ -75,7 +75,8 @@ impl RequestHandler<Connection> for Session {
         Ok(())
     }
 
-    /// Obeys what there is to obey. A client that is silent holds nothing but its connection.
+    /// Runs the received commands, and then suspends the connection. A silent client occupies
+    /// nothing but its connection.
     fn handle(&mut self, conn: &mut Connection) -> Result<()> {
         if self.admitted.is_none() {
             return self.receive(conn);
@@ -94,8 +95,8 @@ impl RequestHandler<Connection> for Session {
                 Sent::TooLong => {
                     let why =
                         format!("a command has at most {LONGEST} bytes, and this one has more");
-                    // What follows is not taken for a command: who sends so much may be sending
-                    // something else.
+                    // The server closes the connection, because such a client may not be sending
+                    // commands. Further input must not be run.
                     return Reply::rejection(NOT_RUN, &why).send(conn);
                 }
                 Sent::Foreign(protocol) => return refuse(conn, protocol),
@@ -111,12 +112,13 @@ impl RequestHandler<Connection> for Session {
         }
     }
 
-    /// A pause that was too long for a stranger ends here, without another call of `handle`.
+    /// Rejects a client whose token did not arrive in time. When the deadline passes while the
+    /// connection is suspended, `handle` is not called again.
     fn finish(&mut self, conn: &mut Connection) -> Result<()> {
         let now = Instant::now();
         match self.stranger.take() {
             Some(stranger) if stranger.until <= now => {
-                // What is said fits into an empty socket.
+                // The rejection fits into an empty socket buffer, so 1 s is enough.
                 conn.set_deadline(now.checked_add(Duration::from_secs(1)));
                 let fault = match stranger.is_hurried {
                     true => WRONG,
@@ -141,13 +143,13 @@ impl Session {
         }
     }
 
-    /// Lets a client in, at once or when it has sent the token.
+    /// Admits a client: at once, or after it has sent the token if the server has one.
     fn receive(&mut self, conn: &mut Connection) -> Result<()> {
         if let Some(token) = &self.rules.token {
             let Some(mut stranger) = self.stranger.take() else {
                 let soon = Instant::now() + ADMISSION;
                 let until = self.until.map_or(soon, |until| until.min(soon));
-                // The pauses end then, too.
+                // The deadline ends suspensions, too.
                 conn.set_deadline(Some(until));
                 conn.suspend_until_readable();
                 self.stranger = Some(Unauthenticated {
@@ -161,7 +163,7 @@ impl Session {
             match heard {
                 Ok(Some(Ok(()))) => conn.set_deadline(self.until),
                 Ok(Some(Err(fault))) => return turn_away(conn, fault),
-                // Its time may be what is over.
+                // The error may be the timeout, which `finish` reports.
                 Ok(None) | Err(_) => {
                     self.stranger = Some(stranger);
                     conn.suspend_until_readable();
@@ -183,7 +185,7 @@ impl Session {
         Ok(())
     }
 
-    /// Waits for what the client sends next.
+    /// Waits for the next input of the client.
     fn next(&mut self, conn: &mut Connection) -> Result<Sent> {
         match self.rules.framing {
             Framing::Chunks => {
@@ -198,7 +200,7 @@ impl Session {
                 })
             }
             Framing::Lines => {
-                // Nobody waits for the end of a line that is none.
+                // Input in another protocol may never have a line end, so the check comes first.
                 if !self.begun {
                     self.begun = true;
                     if let Some(protocol) = foreign(conn.fill_buf()?) {
@@ -210,10 +212,10 @@ impl Session {
         }
     }
 
-    /// What has been sent and received already.
+    /// Returns the next input that is in the buffer already, without waiting.
     fn buffered(&mut self, conn: &mut Connection) -> Result<Option<Sent>> {
         match self.rules.framing {
-            // What has not been read yet is still to be a chunk.
+            // A chunk is one read, and the read comes with the next call of `handle`.
             Framing::Chunks => Ok(None),
             Framing::Lines => Ok(match self.line(conn, Framed::read_buffered)? {
                 Sent::End => None,
@@ -239,7 +241,7 @@ impl Session {
         }
     }
 
-    /// Runs a command and sends the reply; `false` if there is nobody to send it to.
+    /// Runs a command and sends the reply. Returns `false` if the client has disconnected.
     fn obey(&self, conn: &mut Connection, command: Vec<u8>) -> Result<bool> {
         let Some(client) = &self.admitted else {
             return Ok(false);
@@ -248,7 +250,7 @@ impl Session {
             Reply::empty().send(conn)?;
             return Ok(true);
         }
-        // For the thread that watches it while the command runs.
+        // The thread that runs the command watches this copy for a disconnect.
         let socket = conn.as_fd().try_clone_to_owned()?;
         let reply = match client.run(&self.rules, command, socket) {
             Err(RejectedCommand::Gone) => return Ok(false),
@@ -269,7 +271,8 @@ impl Session {
 }
 
 impl Authenticated {
-    /// Runs a command, where it holds up nobody else, and logs what became of it.
+    /// Runs a command in a blocking thread, so that no other client is delayed, and logs the
+    /// outcome.
     fn run(
         &self,
         rules: &Arc<Rules>,
@@ -288,8 +291,8 @@ impl Authenticated {
                 let (status, bytes) = (outcome.status, outcome.output.len());
                 match &outcome.stopped {
                     None => tracing::info!(%peer, %command, %status, ?took, bytes, "ran"),
-                    // The server's own trouble, such as a directory for output that cannot be used:
-                    // an operator has to see to it.
+                    // A failure of the server itself, such as a directory for output that cannot be
+                    // used. An operator has to fix it.
                     Some(stopped @ Stopped::Failed(_)) => {
                         let why = rules.explain(stopped);
                         tracing::warn!(%peer, %command, %status, ?took, bytes, "killed: {why}");
@@ -315,8 +318,8 @@ impl Authenticated {
 }
 
 impl Unauthenticated {
-    /// Takes what has come of the token, and not a byte more: what follows is a command. `None` if
-    /// there is more to come.
+    /// Takes received bytes up to the end of the token's line. Later bytes belong to a command and
+    /// stay in the buffer. Returns `None` if the line is not complete yet.
     fn hear(
         &mut self,
         conn: &mut Connection,
@@ -330,12 +333,14 @@ impl Unauthenticated {
         let taken = end.map_or(came.len(), |newline| newline + 1);
         self.line.extend_from_slice(&came[..taken]);
         conn.consume(taken);
-        // Nothing before the end of the line depends on the token: not how much is read, nor when.
+        // Before the end of the line, nothing depends on the token: neither the number of bytes
+        // read, nor the time of a read.
         Ok(match end {
             Some(_) if token.is(&self.line) => Some(Ok(())),
             Some(_) => Some(Err(WRONG)),
             None if self.line.len() > auth_token::LONGEST => Some(Err(WRONG)),
-            // As much as the shortest token has: it may be something else, without an end.
+            // The input is longer than the shortest token. It may be another protocol, without a
+            // line end.
             None if self.line.len() > auth_token::SHORTEST && !self.is_hurried => {
                 self.is_hurried = true;
                 self.until = self.until.min(Instant::now() + LINE);
@@ -360,19 +365,20 @@ fn refuse(conn: &mut Connection, protocol: &str) -> Result<()> {
     Reply::rejection(NOT_ADMITTED, &why).send(conn)
 }
 
-/// The protocol that this is the beginning of, if it is one of a browser's. A page in a browser on
-/// this machine can have it send a request here, whose lines would be run.
+/// Returns the browser protocol that the input begins with, if there is one. A page in a browser on
+/// this machine can make the browser send a request here, and the shell would run its lines.
 fn foreign(sent: &[u8]) -> Option<&'static str> {
-    // The record of a handshake: RFC 8446, 5.1.
+    // The record of a TLS handshake: RFC 8446, 5.1.
     if sent.starts_with(b"\x16\x03") {
         return Some("TLS");
     }
-    // Empty lines before a request are skipped by servers, RFC 9112, 2.2, and by the shell.
+    // Servers skip empty lines before a request, RFC 9112, 2.2, and the shell skips them, too.
     let sent = sent.trim_ascii_start();
     (begins_request(sent) || is_request_line(sent)).then_some("HTTP")
 }
 
-/// A method and a target: the rest of the line may not have come yet, long as it may be.
+/// Returns true if the input begins with a method and a target. The rest of the line may not have
+/// arrived yet.
 fn begins_request(sent: &[u8]) -> bool {
     const METHODS: [&[u8]; 10] = [
         b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"DELETE", b"PATCH", b"CONNECT", b"TRACE",
@@ -392,7 +398,7 @@ fn begins_request(sent: &[u8]) -> bool {
     })
 }
 
-/// Whatever its method is.
+/// Returns true if the first line is an HTTP request line with any method.
 fn is_request_line(sent: &[u8]) -> bool {
     let line = sent.split(|&byte| byte == b'\n').next();
     let mut words = line

@@ -1,7 +1,7 @@
-//! One command in a shell of its own: run, watched, and ended with everything it has started.
+//! One command in its own shell: started, watched, and killed with all processes of its group.
 //!
-//! It knows nothing of frames. It blocks, in `poll(2)`, until something happens: there is output,
-//! the shell has exited, the client has gone, the server wants an end, or the time is over.
+//! This file does not depend on the framing. `run` blocks in `poll(2)` until the command writes
+//! output, the shell exits, the client disconnects, the server cancels, or the time is over.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -19,53 +19,54 @@ use super::output::Output;
 use super::process_tree;
 use crate::descriptors;
 
-/// What ends a command before its own end.
+/// Limits at which the server kills a command.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
     pub(super) until: Option<Instant>,
-    /// Bytes of stdout and stderr together.
+    /// Maximum bytes of stdout and stderr together.
     pub(super) output: u64,
 }
 
-/// Whose going away ends a command, too.
+/// Descriptors whose events end a command, too.
 #[derive(Clone, Copy)]
 pub(super) struct Listeners<'a> {
     /// The client's socket.
     pub(super) client: BorrowedFd<'a>,
-    /// Readable when the server wants an end; only where it cannot cut the socket.
+    /// Readable when the server cancels the command. `None` if the server can shut down the socket
+    /// instead.
     pub(super) hangup: Option<BorrowedFd<'a>>,
 }
 
-/// Why somebody stopped waiting before what he waited for.
+/// The reason why a command, or the wait for a slot, ended early.
 #[derive(Debug)]
 pub(super) enum Stopped {
-    /// The client has closed its side, or the server has cut the connection.
+    /// The client has closed its side, or the server has cancelled the connection.
     Gone,
-    /// This process has been told to end.
+    /// This process has received the signal that cancels it.
     HungUp,
     TimeIsOver,
-    /// The same, and it was not the command's time but the whole connection's.
+    /// The time limit of the whole connection is over, not that of the command.
     RequestIsOver,
     TooMuchOutput,
-    /// Something that this needs, such as room for the output.
+    /// A resource of the server failed, such as the storage for the output.
     Failed(io::Error),
 }
 
 pub(super) struct Outcome {
     pub(super) status: ExitStatus,
-    /// `None` if the command came to its own end.
+    /// `None` if the server did not kill the command.
     pub(super) stopped: Option<Stopped>,
     pub(super) output: Output,
 }
 
-/// Runs a command to its end, or to the end of somebody's patience.
+/// Runs a command until it exits, or until a limit or a listener ends it.
 ///
-/// When this returns, all of the command's process group have ended or been killed, and the shell is
-/// reaped. If the command was ended before its own end, its descendants in other groups of the
-/// session have been killed as well.
+/// When this returns, all processes of the command's group have exited or been killed, and the
+/// shell is reaped. If the command was ended early, its descendants in other groups of the session
+/// have been killed as well.
 ///
 /// # Errors
-/// If there is no process for it, or no descriptor.
+/// Returns an error if the system has no process or no descriptor left for the command.
 pub(super) fn run(command: &[u8], listeners: Listeners<'_>, limits: Limits) -> io::Result<Outcome> {
     let mut shell = Command::new("/bin/sh");
     for variable in crate::service_manager::VARIABLES {
@@ -92,10 +93,10 @@ pub(super) fn run(command: &[u8], listeners: Listeners<'_>, limits: Limits) -> i
     };
     let stopped = capture.until_exit(&group, listeners, limits.until);
     if stopped.is_err() {
-        // Of a shell that has exited nobody knows the children.
+        // This has to come before the shell exits: afterwards its children cannot be found.
         process_tree::kill(group.leader);
     }
-    // What still writes stops, so that what is in the pipes now is all there is.
+    // The group is dead after this and writes no more, so the pipes hold the rest of its output.
     let status = group.end()?;
     let stopped = match stopped {
         Ok(()) => capture.take_rest().err(),
@@ -109,8 +110,9 @@ pub(super) fn run(command: &[u8], listeners: Listeners<'_>, limits: Limits) -> i
     })
 }
 
-/// The command, after the soft limit of descriptors that this program was started with, if it has
-/// another one itself. On the same line, so that the shell counts the command's lines as ever.
+/// Prefixes the command with `ulimit` if this program has changed its own soft limit of
+/// descriptors, so that the command gets the original limit. The prefix is on the same line, so
+/// that the line numbers of the shell stay right.
 fn with_limit(command: &[u8], limit: Option<u64>) -> OsString {
     let command = OsStr::from_bytes(command);
     let Some(limit) = limit else {
@@ -121,7 +123,7 @@ fn with_limit(command: &[u8], limit: Option<u64>) -> OsString {
     line
 }
 
-/// Waits for a descriptor to be readable, while listening.
+/// Waits until a descriptor is readable, and watches the listeners at the same time.
 pub(super) fn wait_readable(
     fd: BorrowedFd<'_>,
     listeners: Listeners<'_>,
@@ -131,7 +133,7 @@ pub(super) fn wait_readable(
     Ok(())
 }
 
-/// The shell and whatever it has started and not put into a group of its own.
+/// The shell, and its descendants that are in its process group.
 struct Group {
     child: Child,
     leader: Pid,
@@ -166,16 +168,17 @@ impl Group {
     }
 }
 
-/// Also when a panic passes by.
+/// Kills the group, also when a panic unwinds.
 impl Drop for Group {
     fn drop(&mut self) {
         let _ = self.end();
     }
 }
 
-/// In this order: until its leader is reaped, nobody else can have the group's number.
+/// Kills a process group and reaps its leader. The kill has to come first: the kernel cannot reuse
+/// the group's number until the leader is reaped.
 fn end(child: &mut Child, leader: Pid) -> io::Result<ExitStatus> {
-    // It fails if all of them have exited.
+    // The kill fails if all processes of the group have exited.
     let _ = kill_process_group(leader, Signal::KILL);
     child.wait()
 }
@@ -189,7 +192,7 @@ struct Capture {
 }
 
 impl Capture {
-    /// Takes in what the command writes until its shell has exited.
+    /// Reads the output of the command until its shell has exited.
     fn until_exit(
         &mut self,
         group: &Group,
@@ -212,8 +215,8 @@ impl Capture {
         }
     }
 
-    /// Takes in what is in the pipes now. Somebody outside of the group may have them open and go
-    /// on writing: that is none of this command's output.
+    /// Reads the bytes that are in the pipes now, and no later ones. A process outside of the group
+    /// may still write to the pipes, but its output does not belong to this command.
     fn take_rest(&mut self) -> Result<(), Stopped> {
         for stream in 0..self.pipes.len() {
             let left = self.pipes[stream].as_ref().map(ioctl_fionread);
@@ -231,7 +234,7 @@ impl Capture {
         Ok(())
     }
 
-    /// Reads once from a pipe that is ready; 0 is its end.
+    /// Reads once from a pipe that is ready. Returns 0 at its end.
     fn read(&mut self, stream: usize, most: usize) -> Result<usize, Stopped> {
         let Some(pipe) = &self.pipes[stream] else {
             return Ok(0);
@@ -251,7 +254,7 @@ impl Capture {
     }
 }
 
-/// Sleeps until one of the descriptors is ready, and says which; `None` is left out.
+/// Waits until one of the descriptors is ready, and returns which ones are. Skips `None`.
 fn wait<const N: usize>(
     fds: [Option<BorrowedFd<'_>>; N],
     listeners: Listeners<'_>,
@@ -261,7 +264,7 @@ fn wait<const N: usize>(
     if left.is_some_and(|left| left.is_zero()) {
         return Err(Stopped::TimeIsOver);
     }
-    // A client that sends its next command meanwhile is not listened to yet.
+    // RDHUP only: the next command of the client is read after this one has ended.
     let mut polled = vec![PollFd::from_borrowed_fd(listeners.client, PollFlags::RDHUP)];
     polled.extend(
         listeners
@@ -274,7 +277,7 @@ fn wait<const N: usize>(
     match poll(&mut polled, left.as_ref()) {
         Ok(_) => {}
         Err(Errno::INTR) => return Ok([false; N]),
-        // The kernel is out of memory: whoever waits must not go on without being able to.
+        // The kernel is out of memory. A retry would loop without waiting.
         Err(errno) => return Err(Stopped::Failed(errno.into())),
     }
     let mut ready = polled.iter().map(|fd| !fd.revents().is_empty());

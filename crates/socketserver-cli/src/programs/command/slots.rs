@@ -1,4 +1,4 @@
-//! Whose turn it is: so many commands run at once, and further ones wait.
+//! The limit of concurrent commands. Further commands wait for a free slot.
 
 use std::fs::File;
 use std::io;
@@ -13,9 +13,9 @@ use rustix::io::Errno;
 use super::places;
 use super::shell::{Listeners, Stopped, wait_readable};
 
-/// Places for commands, and what became of those that had one.
+/// Slots for commands, and counters of the commands.
 ///
-/// A command waits for a place in `poll(2)`, and so for other things at the same time.
+/// A command waits for a slot in `poll(2)`, so that it can watch its listeners at the same time.
 #[derive(Debug)]
 pub(super) struct CommandSlots {
     places: Places,
@@ -27,23 +27,23 @@ pub(super) struct CommandSlots {
 
 #[derive(Debug)]
 enum Places {
-    /// A semaphore. A command that comes may be faster than one that waits.
+    /// A semaphore. A new command may take a slot before a waiting one.
     OfThreads(OwnedFd),
-    /// Children may be killed while they have one.
+    /// Pipes, because a child may be killed while it holds a slot.
     OfChildren(places::Places),
 }
 
-/// A place, free again when this is dropped.
+/// A slot. Dropping it frees the slot.
 #[derive(Debug)]
 pub(super) struct Slot {
     turns: Arc<CommandSlots>,
-    /// The kernel closes it with a child that is killed.
+    /// The locked pipe of a forked child. The kernel closes it when the child is killed.
     grant: Option<File>,
 }
 
 impl CommandSlots {
     pub(super) fn new(places: u32, are_forked: bool) -> io::Result<Arc<Self>> {
-        // Semaphore: each read takes one. eventfd(2).
+        // With EFD_SEMAPHORE each read takes 1 from the counter: eventfd(2).
         let flags = EventfdFlags::SEMAPHORE | EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
         Ok(Arc::new(Self {
             places: match are_forked {
@@ -57,7 +57,7 @@ impl CommandSlots {
         }))
     }
 
-    /// Waits until there is a place.
+    /// Waits for a free slot and takes it.
     pub(super) fn wait(
         self: &Arc<Self>,
         listeners: Listeners<'_>,
@@ -91,7 +91,7 @@ impl CommandSlots {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// For the console.
+    /// Returns the counters as one line for the console.
     pub(super) fn told(&self) -> String {
         let [running, waiting, done, killed] =
             [&self.running, &self.waiting, &self.done, &self.killed]
@@ -104,14 +104,14 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.turns.running.fetch_sub(1, Ordering::Relaxed);
         if let Places::OfThreads(free) = &self.turns.places {
-            // It cannot be full: what is given back was taken.
+            // The counter cannot overflow, because this slot was taken from it.
             let _ = rustix::io::write(free, &1_u64.to_ne_bytes());
         }
         drop(self.grant.take());
     }
 }
 
-/// Reads if there is something to read.
+/// Reads without waiting. Returns `None` if there is nothing to read.
 fn take(from: &OwnedFd, bytes: &mut [u8]) -> Result<Option<usize>, Stopped> {
     match rustix::io::retry_on_intr(|| rustix::io::read(from, &mut *bytes)) {
         Ok(n) => Ok(Some(n)),

@@ -1,4 +1,5 @@
-//! A line on stdout for each request. It never makes a client wait: what nobody takes is dropped.
+//! The access log: one line on stdout for each request. It never blocks a client: lines that cannot
+//! be written at once are dropped.
 
 use std::fmt::Write;
 use std::time::SystemTime;
@@ -12,7 +13,8 @@ use socketserver::http::{RequestHead, RequestLog};
 use super::AccessLog;
 use crate::terminal;
 
-/// A line should go into a pipe in one piece, whatever was asked for: pipe(7), `PIPE_BUF`.
+/// The maximum length of a request in a line, so that a pipe takes each line whole: pipe(7),
+/// `PIPE_BUF`.
 const LONGEST: usize = 2000;
 
 pub(super) fn of(form: AccessLog) -> Option<fn(&RequestLog<'_>)> {
@@ -67,7 +69,7 @@ fn target(head: &RequestHead) -> String {
     head.uri().to_string()
 }
 
-/// Without the port, as the form has it.
+/// Returns the host without its port, as the format requires.
 fn host(peer: &Address, id: RequestId) -> String {
     match peer.as_inet() {
         Some(address) => crate::escape::host_of(peer, address),
@@ -75,31 +77,31 @@ fn host(peer: &Address, id: RequestId) -> String {
     }
 }
 
-/// Targets are ASCII without controls; the two characters that mean something here are escaped as
-/// Apache does it.
+/// Escapes the two characters that have a meaning in the format, in the way of Apache. Targets are
+/// ASCII without control characters.
 fn quoted(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"")
 }
 
-/// It is ASCII.
+/// Cuts a text, which is ASCII.
 fn cut(text: &str) -> &str {
     &text[..text.len().min(LONGEST)]
 }
 
-/// What is escaped already; not in the middle of an escape, whose backslash would take the quote that
-/// ends the field.
+/// Cuts an escaped text. A cut within an escape would leave a backslash that escapes the closing
+/// quote.
 fn cut_quoted(text: &str) -> &str {
     let text = cut(text);
     let backslashes = text.bytes().rev().take_while(|byte| *byte == b'\\');
     &text[..text.len() - backslashes.count() % 2]
 }
 
-/// It is ASCII, too. A method may be as long as the request line.
+/// Shortens a method, which is ASCII. A method may be as long as the request line.
 fn short(text: &str) -> &str {
     &text[..text.len().min(300)]
 }
 
-/// `10/Oct/2000:13:55:36 +0000`.
+/// Formats a time as `10/Oct/2000:13:55:36 +0000`.
 fn time(now: SystemTime) -> String {
     const MONTHS: [&str; 12] = [
         "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
@@ -124,18 +126,18 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     #[test]
-    fn times_are_written_as_the_form_has_them() {
+    fn time_uses_the_common_log_format() {
         let then = UNIX_EPOCH + Duration::from_secs(784_111_777);
         assert_eq!(time(then), "06/Nov/1994:08:49:37 +0000");
     }
 
     #[test]
-    fn a_quote_ends_nothing() {
+    fn quoted_escapes_quotes_and_backslashes() {
         assert_eq!(quoted("/a\"b\\"), "/a\\\"b\\\\");
     }
 
     #[test]
-    fn no_escape_is_cut() {
+    fn cut_quoted_keeps_escapes_whole() {
         for (before, expected) in [(LONGEST - 1, LONGEST - 1), (LONGEST - 2, LONGEST)] {
             let text = quoted(&("a".repeat(before) + "\"b"));
             assert_eq!(cut_quoted(&text).len(), expected);

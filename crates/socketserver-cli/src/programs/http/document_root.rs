@@ -1,4 +1,4 @@
-//! The directory that is served, and the only way to a file in it.
+//! The served directory, and the only code that opens files in it.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -16,40 +16,41 @@ use rustix::io::Errno;
 /// How symbolic links are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Symlinks {
-    /// They are followed as long as they stay below the root: the kernel looks at each step, so that
+    /// Links are followed within the root. The kernel checks each step, so that no link can change
     /// no link can be changed between a check and the opening.
     Confined,
-    /// They lead where they lead.
+    /// Links are followed to any target.
     Followed,
 }
 
 /// The user whose rights apply to later lookups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rights {
-    /// Those of the start.
+    /// The rights at the start.
     Kept,
-    /// Those of another user, who may have fewer.
+    /// The rights of another user, which may be fewer.
     GivenUp,
 }
 
-/// A directory by its path, which is looked up for each request: it may be a link that is flipped to
-/// the next release, or be made anew.
+/// A directory, looked up by its path for each request. The path may be a link that switches to the
+/// next release, or the directory may be replaced.
 ///
-/// One lookup with `open(2)` takes 0.7 microseconds; comparing by `stat(2)` whether it is still the
+/// One lookup with `open(2)` takes 0.7 microseconds. A comparison by `stat(2)` with the earlier
+/// directory takes 0.5, and a lock.
 /// same directory takes 0.5, and a lock.
 #[derive(Debug)]
 pub(super) struct Root {
-    /// Absolute: what `.` was at the start may be replaced, too.
+    /// The absolute path, because `.` may later be another directory.
     path: PathBuf,
     symlinks: Symlinks,
     /// The directory of the start, for a user that may not search the directories above it.
     fallback: Option<OwnedFd>,
-    /// Readable while it was not told that the directory is missing. A descriptor, because forked
-    /// children share it with each other: it is told once, whichever of them sees it first.
-    untold: OwnedFd,
+    /// An eventfd that is readable until a missing directory is reported. Forked children share the
+    /// descriptor, so that only the first one to notice reports it.
+    unreported: OwnedFd,
 }
 
-/// The directory as one request has found it. Renaming it changes nothing for that request.
+/// The directory as one request has found it. A rename does not affect that request.
 #[derive(Debug)]
 pub(super) struct Tree {
     directory: OwnedFd,
@@ -61,34 +62,35 @@ pub(super) struct Tree {
 pub(super) enum Found {
     File(File),
     Directory(OwnedFd),
-    /// A pipe, a device, a socket: nothing to be read.
+    /// A pipe, a device or a socket, which cannot be read as a file.
     Other,
 }
 
-/// `openat2(2)` gives up with `EAGAIN` if something is renamed meanwhile.
+/// The number of attempts of `openat2(2)`, which fails with `EAGAIN` if a file is renamed at the
+/// same time.
 const ATTEMPTS: usize = 8;
 
 impl Root {
-    /// Looks it up once.
+    /// Opens the directory once to check it.
     pub fn open(path: &Path, symlinks: Symlinks, rights: Rights) -> anyhow::Result<Self> {
         let path = std::path::absolute(path)?;
         let directory = look_up(&path).map_err(io::Error::from)?;
-        // A token that is taken by the first to tell.
-        let untold = eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        // The first process that reports takes the token.
+        let unreported = eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let root = Self {
             symlinks,
             fallback: None,
-            untold: untold.map_err(io::Error::from)?,
+            unreported: unreported.map_err(io::Error::from)?,
             path,
         };
         let tree = root.tree(directory);
         match tree.open_at(c".", OFlags::RDONLY) {
             Ok(_) => {}
-            // Since Linux 5.6; some sandboxes do not know it.
+            // `openat2(2)` exists since Linux 5.6; some sandboxes do not support it.
             Err(Errno::NOSYS | Errno::PERM) if symlinks == Symlinks::Confined => bail!(
-                "there is no openat2(2) here, without which symbolic links cannot be confined: \
-                 leave the sandbox that forbids it, or give --follow-symlinks if there are no \
-                 links that could do harm"
+                "openat2(2) is not available, without which symbolic links cannot be confined: \
+                 leave the sandbox that forbids it, or give --follow-symlinks if no link \
+                 could do harm"
             ),
             Err(errno) => {
                 return Err(io::Error::from(errno)).context("it cannot be opened");
@@ -100,10 +102,11 @@ impl Root {
         })
     }
 
-    /// Looks the directory up, and tells when it goes missing and when it is there again.
+    /// Looks the directory up, and logs when it disappears and when it is back.
     ///
     /// # Errors
-    /// A sentence if it is missing; [`Missing::Busy`] if the process is short of something.
+    /// Returns [`Missing::Gone`] if the directory is missing, and [`Missing::Busy`] if the process
+    /// lacks descriptors or memory.
     pub fn visit(&self) -> Result<Tree, Missing> {
         let error = match (look_up(&self.path), &self.fallback) {
             (Ok(directory), _) => {
@@ -120,17 +123,17 @@ impl Root {
             (Err(errno), _) => io::Error::from(errno),
         };
         let why = format!("cannot open {}: {error}", self.path.display());
-        if rustix::io::read(&self.untold, &mut [0; 8]).is_ok() {
+        if rustix::io::read(&self.unreported, &mut [0; 8]).is_ok() {
             tracing::warn!("{why}; requests are answered with 503 until it is there again");
         }
         Err(Missing::Gone(why))
     }
 
     fn found(&self) {
-        let mut untold = [PollFd::new(&self.untold, PollFlags::IN)];
-        if matches!(poll(&mut untold, Some(&Timespec::default())), Ok(0)) {
-            // If several tell, the token is one all the same: a read takes all of the count.
-            let _ = rustix::io::write(&self.untold, &1_u64.to_ne_bytes());
+        let mut unreported = [PollFd::new(&self.unreported, PollFlags::IN)];
+        if matches!(poll(&mut unreported, Some(&Timespec::default())), Ok(0)) {
+            // If several processes report, there is still one token: a read takes the whole count.
+            let _ = rustix::io::write(&self.unreported, &1_u64.to_ne_bytes());
             tracing::info!("{} is there again", self.path.display());
         }
     }
@@ -143,18 +146,17 @@ impl Root {
     }
 }
 
-/// Why there is nothing to serve at the moment.
+/// The reason why no file can be served at the moment.
 #[derive(Debug)]
 pub(super) enum Missing {
-    /// The directory, in a sentence for the operator.
+    /// The directory is missing; the text is a sentence for the operator.
     Gone(String),
-    /// The process has no descriptor left, or no memory.
+    /// The process has no descriptor or no memory left.
     Busy(Errno),
 }
 
 impl Tree {
-    /// Opens what is there at a relative path that has no `..`. It never waits for the other end of
-    /// a pipe.
+    /// Opens the file at a relative path without `..`. A pipe does not block the call.
     pub fn find(&self, path: &[u8]) -> Result<Found, Errno> {
         let path = CString::new(path).map_err(|_| Errno::INVAL)?;
         let fd = self.open_at(&path, OFlags::NONBLOCK | OFlags::NOCTTY)?;

@@ -1,5 +1,5 @@
-//! Pages for browsers: what all have in common, and those about errors. They have no script, and
-//! forbid any: a name that got into one unescaped could still do nothing.
+//! HTML pages: the shared parts, and pages for errors. The pages contain no script and forbid
+//! scripts, so that an unescaped name could do no harm.
 
 use std::fmt::{self, Display};
 
@@ -9,8 +9,8 @@ use crate::escape::turns;
 
 const STYLE: &str = include_str!("style.css");
 
-/// With its special characters escaped, for text and for attributes in quotes; U+FFFD stands for
-/// characters that control something, or turn the direction of writing.
+/// A text with escaped special characters, for content and for quoted attributes. U+FFFD replaces
+/// control characters and characters that change the direction of writing.
 pub(super) struct Escaped<'a>(pub &'a str);
 
 impl Display for Escaped<'_> {
@@ -27,7 +27,7 @@ impl Display for Escaped<'_> {
                 Some('>') => f.write_str("&gt;")?,
                 Some('"') => f.write_str("&quot;")?,
                 Some('\'') => f.write_str("&#39;")?,
-                // Not valid in a page, or would make a name look like another.
+                // These characters are invalid in a page, or would make a name look like another.
                 Some(_) => f.write_str("\u{fffd}")?,
                 None => {}
             }
@@ -37,7 +37,7 @@ impl Display for Escaped<'_> {
     }
 }
 
-/// A page up to its body.
+/// Returns the page up to its body.
 pub(super) fn beginning(title: &str) -> String {
     let title = Escaped(title);
     format!(
@@ -54,10 +54,10 @@ pub(super) fn beginning(title: &str) -> String {
     )
 }
 
-/// What is behind the body of a page.
+/// The end of a page, after its body.
 pub(super) const END: &str = "</body>\n</html>\n";
 
-/// An answer that is a page.
+/// Sets the headers of a response that is a page.
 pub(super) fn of(mut page: Response) -> Response {
     let fields: [(HeaderName, &str); 4] = [
         (
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_html_is_left() {
+    fn escaped_contains_no_html() {
         assert_eq!(
             Escaped("<a href=\"x\" b='&'>ü").to_string(),
             "&lt;a href=&quot;x&quot; b=&#39;&amp;&#39;&gt;ü"

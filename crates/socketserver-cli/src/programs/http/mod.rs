@@ -1,8 +1,8 @@
-//! `http`: the files of a directory over HTTP/1.1.
+//! `http`: serves the files of a directory over HTTP/1.1.
 //!
-//! Here is what a person can choose. What a request is answered is in `site.rs`; which file its path
-//! means in `path.rs`, and whether that may be opened in `root.rs`. `listing` and `page.rs` are
-//! what browsers show; `access_log.rs` says what was asked for.
+//! This file defines the options. `responder.rs` answers requests; `request_path.rs` translates a
+//! path to a file, and `document_root.rs` opens it. `listing` and `html.rs` create pages;
+//! `access_log.rs` logs requests.
 
 mod access_log;
 mod document_root;
@@ -36,34 +36,36 @@ use responder::Site;
 
 /// Serve the files of a directory over HTTP/1.1
 ///
-/// To GET and HEAD: whole files, parts of them (Range), or that they have not changed. A directory is
-/// its index.html or a list of what is in it. Nothing outside of the directory is served, and nothing
-/// whose name begins with a dot, but for /.well-known/ (RFC 8615).
+/// GET and HEAD requests can get whole files, parts of them (Range), or the result that a file has
+/// not changed. For a directory, the response is its index.html or a list of its files. Files
+/// outside of the directory are not served. Names that begin with a dot are not served either,
+/// except /.well-known/ (RFC 8615).
 ///
-/// Whoever can connect can read all that. With --listen tls://HOST:PORT it is encrypted.
+/// Every client that can connect can read these files. Use --listen tls://HOST:PORT to encrypt the
+/// traffic.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// What to serve
+    /// Directory to serve
     #[arg(value_name = "DIR", default_value = ".")]
     directory: PathBuf,
 
-    /// The file that stands for its directory
+    /// Name of the file to serve for a directory
     #[arg(long, value_name = "NAME", default_value = "index.html")]
     index: String,
 
-    /// Do not list directories that have no such file
+    /// Do not list directories that lack this file
     #[arg(long)]
     no_listing: bool,
 
-    /// Serve and list names that begin with a dot, too
+    /// Also serve and list names that begin with a dot
     #[arg(long)]
     hidden: bool,
 
-    /// Follow symbolic links that lead out of the directory, and absolute ones
+    /// Follow absolute symbolic links, and those that lead out of the directory
     #[arg(long)]
     follow_symlinks: bool,
 
-    /// How the requests are written to stdout
+    /// Format of the access log on stdout
     #[arg(long, value_name = "FORM", value_enum, default_value_t)]
     access_log: AccessLog,
 
@@ -71,22 +73,22 @@ pub(crate) struct Options {
     server: ServerOptions,
 }
 
-/// The form of the access log.
+/// The format of the access log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum AccessLog {
-    /// The Common Log Format of NCSA's server
+    /// Common Log Format, as of the NCSA server
     #[default]
     Common,
-    /// An object in JSON for each request
+    /// One JSON object for each request
     Json,
-    /// Not at all
+    /// No access log
     Off,
 }
 
-/// What clients of Python's `http.server` may send: so much as a request line, and so much as a field.
+/// The maximum size of a request line and of a header field, the limits of Python's `http.server`.
 const LONGEST: usize = 65_536;
 
-/// How many threads a pool has by itself.
+/// The default number of threads in a pool.
 const POOL: u32 = 32;
 
 impl Program for Options {
@@ -140,24 +142,24 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
             env!("CARGO_PKG_VERSION")
         )))
         .error_page(html::of_problem)
-        // It would keep everybody else waiting for as long as its client is idle.
+        // A kept connection would block all other clients for as long as its client is idle.
         .keep_alive(options.server.concurrency != Model::Sequential);
     if let Some(log) = access_log::of(options.access_log) {
         http = http.on_response(log);
     }
     let factory = http.handler(move || responder::Visitor(site.clone()));
     let handlers = StreamsOnly::new(factory)
-        .ready_if(directory_is_there(root))
-        // A file or a directory each.
+        .ready_if(directory_exists(root))
+        // Each request opens one file or directory.
         .descriptors(1);
     serve(&options.server, &handlers)
 }
 
-/// What `/readyz` asks.
-fn directory_is_there(root: Arc<Root>) -> impl Fn() -> Result<(), String> + Send + Sync {
+/// Returns the condition for `/readyz`.
+fn directory_exists(root: Arc<Root>) -> impl Fn() -> Result<(), String> + Send + Sync {
     move || match root.visit() {
         Err(Missing::Gone(why)) => Err(why),
-        // Being short of descriptors is told by the server itself, and passes.
+        // The server itself reports a lack of descriptors, which is temporary.
         Ok(_) | Err(Missing::Busy(_)) => Ok(()),
     }
 }

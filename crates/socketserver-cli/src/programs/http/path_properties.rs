@@ -1,4 +1,4 @@
-//! Paths that nobody thought of, as names and on a real file system.
+//! Property tests with random paths, as names and on a real file system.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::document_root::{Found, Rights, Root, Symlinks};
 use super::http_path;
-use super::random::{Dice, try_all};
+use super::random::{Rng, try_all};
 use super::request_path::Target;
 
 #[test]
@@ -22,9 +22,9 @@ fn a_million_paths() {
     try_all(&[("http_path", http_path::http_path)], 1_000_000);
 }
 
-/// Ways up, aside and around, put together at random: whatever is opened is below the root.
+/// Random combinations of names, `..`, links and escapes never open a file outside of the root.
 #[test]
-fn nothing_is_opened_outside_of_the_root() {
+fn files_outside_of_the_root_are_not_opened() {
     const PARTS: [&str; 24] = [
         "..", "%2e%2e", ".%2E", ".", "", "a", "b", "file", "up", "far", "to_b", "absolute", "loop",
         "proc", "secret", "%2f", "..%2f", "%5c", "..\\", "%00", "...", "self", "root", "cwd",
@@ -51,7 +51,7 @@ fn nothing_is_opened_outside_of_the_root() {
     }
     let root = Root::open(&path, Symlinks::Confined, Rights::Kept).unwrap();
     let real = path.canonicalize().unwrap();
-    let mut dice = Dice::new(0x5eed);
+    let mut dice = Rng::new(0x5eed);
     let mut found = 0;
     for _ in 0..20_000 {
         let mut request = String::new();
@@ -71,12 +71,12 @@ fn nothing_is_opened_outside_of_the_root() {
         found += 1;
     }
     assert!(found > 1000, "{found}");
-    // What a link out of it would have led to is there.
+    // The targets of the links that lead out of the root exist.
     let file = Target::of("/up/secret").unwrap().file();
     assert!(path.join(std::ffi::OsStr::from_bytes(&file)).exists());
 }
 
-/// What the kernel calls it.
+/// Returns the kernel's path of an open file.
 fn whereabouts(fd: impl AsFd) -> std::path::PathBuf {
     use std::os::fd::AsRawFd;
     fs::read_link(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())).unwrap()

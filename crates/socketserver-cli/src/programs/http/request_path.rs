@@ -1,27 +1,28 @@
-//! From the path of a request to names of files, and back. No file is looked at here.
+//! Translation of the path of a request to names of files, and back. This module opens no files.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
 
-/// Where a path leads, below the root.
+/// The target of a path, below the root.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Target {
     names: Vec<Vec<u8>>,
-    /// It ended in a slash: only a directory can be meant.
+    /// True if the path ends in a slash, so that only a directory matches.
     pub is_directory: bool,
-    /// It was written without empty names, `.` and `..`: as [`as_directory`](Self::as_directory) has it.
+    /// True if the path has no empty names, `.` or `..`, as in
+    /// [`as_directory`](Self::as_directory).
     pub is_normal: bool,
 }
 
-/// The path has no meaning, or one that it must not have.
+/// An error for a path that is malformed or forbidden.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bad(pub &'static str);
 
 impl Target {
-    /// Takes a path apart before it is decoded, so that an encoded slash separates nothing. Each name
-    /// is decoded once.
+    /// Splits a path before it is decoded, so that an encoded slash is no separator. Each name is
+    /// decoded once.
     pub fn of(path: &str) -> Result<Self, Bad> {
         let mut target = Self {
             is_normal: true,
@@ -36,7 +37,7 @@ impl Target {
             target.is_normal &= !target.is_directory || is_slash;
             match &*name {
                 b"" | b"." => {}
-                // RFC 3986, 5.2.4, but for what would be above the root.
+                // RFC 3986, 5.2.4, except that a path above the root is an error.
                 b".." => {
                     if target.names.pop().is_none() {
                         return Err(Bad("the path leads out of what is served here"));
@@ -48,14 +49,14 @@ impl Target {
         Ok(target)
     }
 
-    /// Whether a name begins with a dot, but for the one that is there for everybody (RFC 8615).
+    /// Returns true if a name begins with a dot, except `.well-known` (RFC 8615) as the first name.
     pub fn is_hidden(&self) -> bool {
         let mut names = self.names.iter().map(Vec::as_slice);
         let first = names.next().filter(|name| *name != b".well-known");
         first.into_iter().chain(names).any(is_hidden)
     }
 
-    /// Relative to the root.
+    /// Returns the path relative to the root.
     pub fn file(&self) -> Vec<u8> {
         match self.names.join(&b'/') {
             root if root.is_empty() => b".".to_vec(),
@@ -63,7 +64,7 @@ impl Target {
         }
     }
 
-    /// The name of what it leads to; `None` is the root.
+    /// Returns the name of the target, or `None` for the root.
     pub fn name(&self) -> Option<&OsStr> {
         self.names.last().map(|name| OsStr::from_bytes(name))
     }
@@ -72,15 +73,16 @@ impl Target {
         &self.names
     }
 
-    /// The same with a name below it.
+    /// Returns the target for a name below this one.
     pub fn below(&self, name: &str) -> Self {
         let mut target = self.clone();
         target.names.push(name.into());
         target
     }
 
-    /// As it is written in a reference, with a slash at its end. It begins with one slash, as two
-    /// would begin the name of a host, and to a browser a backslash is a slash.
+    /// Returns the reference with a slash at its end. The reference begins with exactly one slash,
+    /// because two would begin a host name. A backslash is escaped because browsers treat it as a
+    /// slash.
     pub fn as_directory(&self) -> String {
         let mut path = String::from("/");
         for name in &self.names {
@@ -95,7 +97,7 @@ pub(super) fn is_hidden(name: &[u8]) -> bool {
     name.starts_with(b".")
 }
 
-/// What RFC 3986, 2.3 calls unreserved stays as it is, and nothing else.
+/// The characters to escape: all except the unreserved ones of RFC 3986, 2.3.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slash_at_the_end_is_a_directory() {
+    fn trailing_slash_means_a_directory() {
         for (path, is_directory) in [
             ("/", true),
             ("/a", false),
@@ -208,14 +210,14 @@ mod tests {
             ("/a/%2e%2e/", false),
         ] {
             assert_eq!(Target::of(path).unwrap().is_normal, is_normal, "{path}");
-            // What is redirected to is not redirected again.
+            // The target of a redirect is not redirected again.
             let target = Target::of(path).unwrap().as_directory();
             assert!(Target::of(&target).unwrap().is_normal, "{path}");
         }
     }
 
     #[test]
-    fn what_is_hidden() {
+    fn names_with_a_leading_dot_are_hidden() {
         for (path, expected) in [
             ("/a", false),
             ("/.a", true),
@@ -230,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn references_name_no_other_host() {
+    fn references_stay_on_the_same_host() {
         for (path, expected) in [
             ("/", "/"),
             ("//example.org/..%5c", "/example.org/..%5C/"),

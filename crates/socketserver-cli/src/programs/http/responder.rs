@@ -1,4 +1,4 @@
-//! What a request is answered.
+//! Responses to requests.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use super::document_root::{Found, Missing, Root, Tree};
 use super::listing::Listing;
 use super::request_path::Target;
 
-/// What is served, and how.
+/// The served directory and its options.
 #[derive(Debug)]
 pub(super) struct Site {
     pub root: Arc<Root>,
     pub listing: Listing,
-    /// The name of the file that stands for its directory.
+    /// The name of the file that is served for its directory.
     pub index: String,
     pub lists: bool,
     pub shows_hidden: bool,
 }
 
-/// Who comes by one connection.
+/// The handler of one connection.
 pub(super) struct Visitor(pub Arc<Site>);
 
 impl Handler for Visitor {
@@ -64,7 +64,8 @@ impl Site {
         directory: OwnedFd,
     ) -> Result<Response> {
         if !target.is_directory || !target.is_normal {
-            // So that what is relative in it is relative to it: the links of a list are.
+            // The redirect makes relative references, such as links of a list, relative to the
+            // directory.
             let mut location = target.as_directory();
             if let Some(query) = request.query() {
                 location = format!("{location}?{query}");
@@ -89,7 +90,7 @@ impl Site {
 fn of_file(request: &Request<'_>, file: std::fs::File, target: &Target) -> Result<Response> {
     let name = target.name().unwrap_or_default();
     let mut response = Response::file(request, file, &media_type(name.as_ref()))?;
-    // What is no page is not to be taken for one, whatever is in it.
+    // `nosniff` keeps browsers from interpreting other files as pages.
     let nosniff = HeaderValue::from_static("nosniff");
     response
         .headers_mut()
@@ -97,13 +98,14 @@ fn of_file(request: &Request<'_>, file: std::fs::File, target: &Target) -> Resul
     Ok(response)
 }
 
-/// By the name. Text is taken to be UTF-8, but for the kinds that say in themselves what they are.
+/// Returns the media type for a name. Text is taken to be UTF-8, except for types that declare
+/// their own charset.
 fn media_type(name: &std::path::Path) -> String {
     let media_type = mime_guess::from_path(name)
         .first_raw()
         .unwrap_or("application/octet-stream");
     match media_type {
-        // RFC 9239: it has replaced the others.
+        // RFC 9239 has replaced the other types.
         "application/javascript" | "application/x-javascript" => {
             "text/javascript; charset=utf-8".into()
         }
@@ -117,14 +119,14 @@ fn missing() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "there is nothing of that name here")
 }
 
-/// What is served has been removed, or moved.
+/// Returns the problem for a served directory that was removed or moved.
 fn gone() -> Problem {
     let why = "what is served here is missing at the moment";
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)
         .header(header::RETRY_AFTER, HeaderValue::from_static("5"))
 }
 
-/// What a client is told of a file that cannot be opened. Where a link leads is not told.
+/// Returns the problem for a file that cannot be opened. It does not reveal the target of a link.
 fn problem(errno: Errno) -> Problem {
     match errno {
         Errno::ACCESS | Errno::PERM => {
@@ -154,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn media_types_are_those_of_names() {
+    fn media_type_depends_on_the_name() {
         for (name, expected) in [
             ("a.html", "text/html"),
             ("a.TXT", "text/plain; charset=utf-8"),

@@ -1,8 +1,8 @@
-//! A process per request.
+//! The model with a process per request.
 
 mod fork;
 
-pub(crate) use fork::{CUT, exit};
+pub(crate) use fork::{CANCEL_SIGNAL, exit};
 
 use std::collections::HashMap;
 use std::io;
@@ -22,32 +22,34 @@ use crate::event::{EndReason, Throttle};
 use crate::process::number;
 use crate::server::{ChildSlot, ChildWatcher, Task};
 
-/// Serves each request in a process of its own.
+/// Runs each request in a process of its own.
 ///
-/// * The serving process must have one thread; otherwise forking is refused with
-///   [`ServeError::ThreadsRunning`]. The reason: a child gets a copy of every lock that other
-///   threads hold at that moment, and nobody to release it.
-/// * The child closes the listeners and what else belongs to the parent, runs the handler, and
-///   exits with 0, with 1 after a failure, or with 64 or more if it has refused a client of a
-///   trusted proxy (`Builder::proxy_protocol`). It disregards `SIGINT`, `SIGTERM`, `SIGQUIT` and
-///   `SIGHUP`, which terminals and service managers send to the whole group: the parent decides
-///   what they mean. Every other signal has its default action and is not blocked; what a child
-///   executes finds all of them so, but `SIGHUP` ignored if the parent was started by nohup(1).
-///   A child that the server cuts, or whose parent dies, is sent [`CUT`](Self::CUT).
-/// * What handlers and the hook `handle_error` change in memory is lost with the child. The events
-///   between [`Started`](crate::Event::Started) and [`Closing`](crate::Event::Closing) are told in
-///   the child.
-/// * Only own children are collected; one that the application made stays waitable.
+/// * The serving process must have exactly one thread. Otherwise the server returns
+///   [`ServeError::ThreadsRunning`], because a child inherits the locks that other threads hold. No
+///   thread in the child releases these locks.
+/// * The child closes the listeners and the other resources of the parent, runs the handler, and
+///   exits. The exit code is 0 on success, 1 after an error, and 64 or more if the child has
+///   rejected a client of a trusted proxy (`Builder::proxy_protocol`).
+/// * The child ignores `SIGINT`, `SIGTERM`, `SIGQUIT` and `SIGHUP`, which terminals and service
+///   managers send to the whole group. The parent acts on these signals. Every other signal has its
+///   default action and is not blocked. A program that the child executes has default actions for
+///   all signals, except that `SIGHUP` is ignored if the parent was started by nohup(1). A child
+///   receives [`CANCEL_SIGNAL`](Self::CANCEL_SIGNAL) if the server cancels its request or the parent dies.
+/// * Changes that handlers and the hook `handle_error` make in memory are lost with the child. The
+///   events between [`Started`](crate::Event::Started) and [`Closing`](crate::Event::Closing) are
+///   emitted in the child.
+/// * The server reaps only its own children. The application can still wait for children that it
+///   created itself.
 ///
-/// The default limit is 40 children. Linux 5.4 or later is needed, for pidfds.
+/// The default limit is 40 children. This model requires Linux 5.4 or later, for pidfds.
 #[derive(Debug)]
 pub struct Forking {
     max_children: usize,
     at_limit: OverloadPolicy,
-    /// By process id. A place holds the child's pidfd.
+    /// The children by process id. Each slot holds the child's pidfd.
     children: HashMap<u32, ChildSlot>,
-    /// Lines of the log about children that had to be killed at once.
-    given_up: Throttle,
+    /// Limits the log lines about children that are killed at once.
+    kill_log: Throttle,
 }
 
 impl Default for Forking {
@@ -56,75 +58,78 @@ impl Default for Forking {
             max_children: 40,
             at_limit: OverloadPolicy::Wait,
             children: HashMap::new(),
-            given_up: Throttle::default(),
+            kill_log: Throttle::default(),
         }
     }
 }
 
 impl Forking {
-    /// The number of the signal that ends a child which is cut, or whose parent has died:
-    /// `SIGVTALRM`, which nobody sends to a whole group. A handler that has to clean up can catch it
-    /// in the child; one that is not done a second after a drain's deadline is killed.
-    pub const CUT: i32 = CUT.as_raw();
+    /// The number of the signal that ends a child when its request is cancelled or its parent has
+    /// died: `SIGVTALRM`, which no tool sends to a whole process group. A handler that needs to
+    /// clean up can catch the signal in the child. A child that still runs 1 s after the drain
+    /// deadline is killed.
+    pub const CANCEL_SIGNAL: i32 = CANCEL_SIGNAL.as_raw();
 
-    /// The defaults.
+    /// Creates the model with its default settings.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many children there may be at once; 0 is taken as 1.
+    /// Sets the maximum number of children. Defaults to 40; 0 counts as 1.
     #[must_use]
     pub fn max_children(mut self, max: usize) -> Self {
         self.max_children = max.max(1);
         self
     }
 
-    /// What happens to the next request.
+    /// Sets the policy for a request beyond the limit. Defaults to [`OverloadPolicy::Wait`].
     #[must_use]
     pub fn overload_policy(mut self, policy: OverloadPolicy) -> Self {
         self.at_limit = policy;
         self
     }
 
-    /// Checks that the system has and allows what this model needs: pidfds. A server checks it when it
-    /// begins to serve; a program can do so before it says that it serves.
+    /// Checks that the system supports and allows pidfds, which this model requires. A server runs
+    /// this check when it begins to serve. A program can run the check before it reports that it is
+    /// ready.
     ///
     /// # Errors
-    /// Returns [`ServeError::NoPidfds`] if the kernel is older than 5.4, or a filter of system calls
-    /// refuses them, as the profiles of older container engines do. A system that is short of
-    /// descriptors for the moment is no error.
+    /// Returns [`ServeError::NoPidfds`] if the kernel is older than 5.4, or a system call filter
+    /// rejects pidfds, as the profiles of older container engines do. A temporary lack of
+    /// descriptors is not an error.
     pub fn check_system() -> Result<(), ServeError> {
-        let refused = |call| {
+        let unavailable = |call| {
             move |errno: Errno| ServeError::NoPidfds {
                 call,
                 source: errno.into(),
             }
         };
         let own = match pidfd_open(getpid(), PidfdFlags::empty()) {
-            // Out of descriptors: clients wait until there are some.
+            // Out of descriptors: clients wait until descriptors are available.
             Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => return Ok(()),
-            opened => opened.map_err(refused("pidfd_open"))?,
+            opened => opened.map_err(unavailable("pidfd_open"))?,
         };
-        // No child of its own: waitid(2), P_PIDFD.
+        // The process is not its own child, so the expected error is ECHILD: waitid(2), P_PIDFD.
         match waitid(
             WaitId::PidFd(own.as_fd()),
             WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
         ) {
             Ok(_) | Err(Errno::CHILD) => {}
-            Err(errno) => return Err(refused("waitid")(errno)),
+            Err(errno) => return Err(unavailable("waitid")(errno)),
         }
-        // To what is no process no signal is sent: pidfd_send_signal(2), EBADF.
-        let Ok(nothing) = eventfd(0, EventfdFlags::CLOEXEC) else {
+        // A descriptor that is not a pidfd fails with EBADF, and no signal is sent:
+        // pidfd_send_signal(2).
+        let Ok(not_a_pidfd) = eventfd(0, EventfdFlags::CLOEXEC) else {
             return Ok(());
         };
-        match pidfd_send_signal(&nothing, Signal::KILL) {
+        match pidfd_send_signal(&not_a_pidfd, Signal::KILL) {
             Ok(()) | Err(Errno::BADF) => Ok(()),
-            Err(errno) => Err(refused("pidfd_send_signal")(errno)),
+            Err(errno) => Err(unavailable("pidfd_send_signal")(errno)),
         }
     }
 
-    /// Reaps a child that has exited; `false` if it has not.
+    /// Reaps a child that has exited. Returns `false` if the child is still running.
     fn reap(&mut self, pid: u32) -> bool {
         let Some(fd) = self.children.get(&pid).and_then(ChildSlot::child) else {
             return true;
@@ -134,16 +139,16 @@ impl Forking {
         if matches!(waited, Ok(None) | Err(Errno::INTR)) {
             return false;
         }
-        let Some(place) = self.children.remove(&pid) else {
+        let Some(slot) = self.children.remove(&pid) else {
             return true;
         };
-        // If somebody else has collected it, that it ended is all there is to know.
+        // If other code has reaped the child, its exit status is unknown.
         let status = waited.ok().flatten();
         match status.map(|status| (status.exit_status(), status.terminating_signal())) {
-            None => place.end(EndReason::Completed),
-            Some((Some(code), _)) => place.exited(code),
-            Some((None, Some(signal))) => place.end(EndReason::Killed(signal)),
-            Some((None, None)) => place.end(EndReason::Failed),
+            None => slot.end(EndReason::Completed),
+            Some((Some(code), _)) => slot.exited(code),
+            Some((None, Some(signal))) => slot.end(EndReason::Killed(signal)),
+            Some((None, None)) => slot.end(EndReason::Failed),
         }
         true
     }
@@ -158,8 +163,8 @@ impl Concurrency for Forking {
     }
 
     fn process_request<J: Task>(&mut self, task: J, children: &ChildWatcher<'_>) -> Dispatch<J> {
-        // The descriptor that the pidfd will need, held open across the fork: with one thread,
-        // nobody can take its number between closing it and opening the pidfd.
+        // Reserves the descriptor that the pidfd needs across the fork. With one thread, no other
+        // code can take its number between closing it and opening the pidfd.
         let placeholder = match eventfd(0, EventfdFlags::CLOEXEC) {
             Ok(fd) => fd,
             Err(errno) => return Dispatch::NoRoom(task, errno.into()),
@@ -171,7 +176,7 @@ impl Concurrency for Forking {
             Err(error) => return Dispatch::NoRoom(task, error),
         };
         drop(placeholder);
-        let place = task.leave_to_child();
+        let slot = task.leave_to_child();
         let watched = pidfd_open(pid, PidfdFlags::empty())
             .map_err(|errno| ("pidfd_open(2) is refused", io::Error::from(errno)))
             .and_then(|pidfd| match children.watch(&pidfd, number(pid)) {
@@ -180,28 +185,28 @@ impl Concurrency for Forking {
             });
         match watched {
             Ok(pidfd) => {
-                place.served_by(pidfd);
-                self.children.insert(number(pid), place);
+                slot.served_by(pidfd);
+                self.children.insert(number(pid), slot);
             }
             Err((reason, error)) => {
-                if let Some(left_out) = self.given_up.told(Instant::now()) {
+                if let Some(left_out) = self.kill_log.told(Instant::now()) {
                     tracing::warn!(
                         pid = number(pid),
-                        peer = %place.info().peer(),
+                        peer = %slot.info().peer(),
                         reason,
                         error = %crate::BoxError::from(error),
                         left_out,
                         "a child was killed: nothing would notice its end"
                     );
                 }
-                give_up(pid, place);
+                kill_and_reap(pid, slot);
             }
         }
         Dispatch::Taken
     }
 
     fn check(&self) -> Result<(), ServeError> {
-        let threads = fork::threads();
+        let threads = fork::thread_count();
         if threads != 1 {
             return Err(ServeError::ThreadsRunning { threads });
         }
@@ -236,12 +241,12 @@ impl Concurrency for Forking {
     }
 
     fn abandon_in_child(&mut self) {
-        // Closes the descriptors of the other children. The books that this changes are a copy.
+        // Closes the pidfds of the other children. The map is a copy of the parent's.
         self.children.clear();
     }
 }
 
-/// Collects what has already exited. The others go on without being waited for.
+/// Reaps the children that have already exited. The other children continue to run unattended.
 impl Drop for Forking {
     fn drop(&mut self) {
         let pids: Vec<u32> = self.children.keys().copied().collect();
@@ -251,9 +256,10 @@ impl Drop for Forking {
     }
 }
 
-/// A child whose end nobody would notice must not be: its place would never be free again.
-fn give_up(pid: Pid, place: ChildSlot) {
+/// Kills and reaps a child whose exit cannot be observed. Otherwise its slot would never become
+/// free.
+fn kill_and_reap(pid: Pid, slot: ChildSlot) {
     let _ = kill_process(pid, Signal::KILL);
     let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
-    place.end(EndReason::Killed(Signal::KILL.as_raw()));
+    slot.end(EndReason::Killed(Signal::KILL.as_raw()));
 }

@@ -1,5 +1,5 @@
-//! Where connections wait that are kept alive: one thread watches them all, and hands each to the
-//! pool when there is something to read, or when it has waited for too long.
+//! Suspended connections of the pool. One thread watches them all, and hands a connection to the
+//! pool when input arrives or the wait exceeds its limit.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -14,13 +14,13 @@ use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use super::Pool;
 use crate::server::{self, Suspended, wait_to_end};
 
-/// The epoll data of the waker; guests are counted from 0.
+/// The epoll data of the waker. Connections are numbered from 0.
 const WAKER: u64 = u64::MAX;
 
 #[derive(Default)]
 pub(super) struct IdleConnections {
     parked: Mutex<Parked>,
-    /// Made, and the thread started, for the first guest.
+    /// Created, with its thread, for the first suspended connection.
     watch: OnceLock<Watch>,
 }
 
@@ -34,36 +34,36 @@ struct Parked {
     by_number: HashMap<u64, Box<dyn Suspended>>,
     deadlines: BTreeSet<(Instant, u64)>,
     next: u64,
-    /// Nobody attends any more.
-    over: bool,
+    /// True after the watching thread has ended.
+    ended: bool,
 }
 
 impl IdleConnections {
-    /// Takes in a connection that waits. It comes back if there is no room.
+    /// Adds a suspended connection. Returns it if there is no room.
     pub(super) fn admit(
         &self,
         pool: &Arc<Pool>,
-        pause: Box<dyn Suspended>,
+        suspended: Box<dyn Suspended>,
     ) -> Result<(), Box<dyn Suspended>> {
         let Ok(watch) = self.watch(pool) else {
-            return Err(pause);
+            return Err(suspended);
         };
         let mut parked = self.lock();
-        if parked.over || parked.by_number.len() >= pool.settings.max_idle {
-            return Err(pause);
+        if parked.ended || parked.by_number.len() >= pool.settings.max_idle {
+            return Err(suspended);
         }
         let number = parked.next;
         parked.next += 1;
-        // One report, and then silence: whoever is handed to the pool is not watched meanwhile.
+        // `EPOLLONESHOT`: a connection that was handed to the pool reports no further events.
         let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ONESHOT;
-        if server::watch(&watch.epoll, pause.socket(), number, flags).is_err() {
-            return Err(pause);
+        if server::watch(&watch.epoll, suspended.socket(), number, flags).is_err() {
+            return Err(suspended);
         }
-        let is_next = pause.until().is_some_and(|until| {
+        let is_next = suspended.until().is_some_and(|until| {
             parked.deadlines.insert((until, number));
             parked.deadlines.first() == Some(&(until, number))
         });
-        parked.by_number.insert(number, pause);
+        parked.by_number.insert(number, suspended);
         drop(parked);
         if is_next {
             self.wake();
@@ -71,10 +71,10 @@ impl IdleConnections {
         Ok(())
     }
 
-    /// Makes the thread look at the clock, and at whether it is still wanted.
+    /// Wakes the thread, so that it checks deadlines and whether the pool has ended.
     pub(super) fn wake(&self) {
         if let Some(watch) = self.watch.get() {
-            // The only failure is a full counter, and then it is being woken up already.
+            // The only possible error is a full counter; the thread is then already being woken.
             let _ = rustix::io::write(&watch.waker, &1_u64.to_ne_bytes());
         }
     }
@@ -83,8 +83,8 @@ impl IdleConnections {
         if let Some(watch) = self.watch.get() {
             return Ok(watch);
         }
-        // Two may get here at once; the lock lets one of them do it.
-        let _turn = self.lock();
+        // Two threads may get here at the same time; the lock serializes them.
+        let _guard = self.lock();
         if let Some(watch) = self.watch.get() {
             return Ok(watch);
         }
@@ -95,9 +95,9 @@ impl IdleConnections {
         let pool = pool.clone();
         let (begin, wait) = std::sync::mpsc::channel::<()>();
         thread::Builder::new()
-            .name("pool lobby".into())
+            .name("pool idle".into())
             .spawn(move || {
-                // Until the descriptors are in their place.
+                // Wait until `self.watch` is set.
                 let _ = wait.recv();
                 if let Some(watch) = pool.idle.watch.get() {
                     pool.idle.run(watch, &pool);
@@ -130,25 +130,25 @@ impl IdleConnections {
                 }
             }
             let mut parked = self.lock();
-            if pool.is_over() && parked.by_number.is_empty() {
-                parked.over = true;
+            if pool.has_ended() && parked.by_number.is_empty() {
+                parked.ended = true;
                 return;
             }
         }
     }
 
-    /// Hands a guest to the pool.
+    /// Hands a connection to the pool.
     fn release(&self, number: u64, pool: &Arc<Pool>, waited: io::Result<()>) {
         let mut parked = self.lock();
-        let Some(pause) = parked.by_number.remove(&number) else {
+        let Some(suspended) = parked.by_number.remove(&number) else {
             return;
         };
-        if let Some(until) = pause.until() {
+        if let Some(until) = suspended.until() {
             parked.deadlines.remove(&(until, number));
         }
         drop(parked);
-        if let Err((work, _)) = pool.push(Box::new(move || pause.resume(waited))) {
-            // No thread at all, and none to be had: this one has to do.
+        if let Err((work, _)) = pool.push(Box::new(move || suspended.resume(waited))) {
+            // The pool has no thread and cannot create one, so this thread runs the request.
             wait_to_end(work());
         }
     }

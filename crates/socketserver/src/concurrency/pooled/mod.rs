@@ -1,4 +1,4 @@
-//! A bounded pool of threads.
+//! The model with a bounded pool of threads.
 
 mod idle;
 
@@ -14,19 +14,19 @@ use crate::park::Parker;
 use crate::server::{ChildWatcher, ServerHandle, Suspended, Task, wait_to_end};
 use idle::IdleConnections;
 
-/// Serves requests on a fixed number of threads that are used again and again.
+/// Runs requests on a bounded number of reusable threads.
 ///
-/// Threads are made when they are first needed. Requests beyond them wait in a queue, in the order
-/// of their arrival. The default is 32 threads and a queue of 128.
+/// A thread is created when it is first needed. Requests beyond the number of threads wait in a
+/// queue, in order of arrival. The defaults are 32 threads and a queue of 128 requests.
 ///
-/// A connection holds its thread until its handler returns. One that is
-/// [kept alive](crate::Connection::suspend_until_readable) holds none while it waits for more: up to 10,000 of
-/// these wait together, at the cost of one more thread for all, and count against no other limit.
+/// A connection occupies its thread until its handler returns. A
+/// [suspended](crate::Connection::suspend_until_readable) connection occupies no thread. Up to
+/// 10,000 suspended connections share one additional thread, and count against no other limit.
 #[derive(Default)]
 pub struct Pooled {
     pub(crate) settings: Settings,
     pool: Option<Arc<Pool>>,
-    /// Told when threads are short.
+    /// The handle that wakes the accept loop when all threads are busy.
     server: OnceLock<ServerHandle>,
 }
 
@@ -52,42 +52,43 @@ impl Default for Settings {
 }
 
 impl Pooled {
-    /// The defaults.
+    /// Creates the model with its default settings.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many threads there may be; 0 is taken as 1.
+    /// Sets the maximum number of threads. Defaults to 32; 0 counts as 1.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
         self.settings.workers = workers.max(1);
         self
     }
 
-    /// How many requests may wait for a thread.
+    /// Sets the maximum number of requests that wait for a thread. Defaults to 128.
     #[must_use]
     pub fn queue(mut self, requests: usize) -> Self {
         self.settings.queue = requests;
         self
     }
 
-    /// What happens to a request when the queue is full.
+    /// Sets the policy for a request when the queue is full. Defaults to [`OverloadPolicy::Wait`].
     #[must_use]
     pub fn overload_policy(mut self, policy: OverloadPolicy) -> Self {
         self.settings.at_limit = policy;
         self
     }
 
-    /// The stack of each thread, in bytes; the default is the standard library's, 2 MiB.
+    /// Sets the stack size of each thread, in bytes. Defaults to the standard library's 2 MiB.
     #[must_use]
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.settings.stack_size = Some(bytes);
         self
     }
 
-    /// How many connections may be [kept alive](crate::Connection::suspend_until_readable) without a thread.
-    /// One more keeps its thread.
+    /// Sets the maximum number of connections that are
+    /// [suspended](crate::Connection::suspend_until_readable) without a thread. Defaults to 10,000.
+    /// Any further connection keeps its thread.
     #[must_use]
     pub fn max_idle(mut self, connections: usize) -> Self {
         self.settings.max_idle = connections;
@@ -121,14 +122,14 @@ impl Concurrency for Pooled {
         let pool = self
             .pool
             .get_or_insert_with(|| Arc::new(Pool::new(settings, self.server.get().cloned())));
-        spawn_task(task, |theirs| {
-            let pushed = pool.push(Box::new(move || theirs.run()));
+        spawn_task(task, |cell| {
+            let pushed = pool.push(Box::new(move || cell.run()));
             pushed.map_err(|(_work, error)| error)
         })
     }
 }
 
-/// The workers end with the server; what was accepted before is served.
+/// Ends the workers with the server. Requests accepted before are still served.
 impl Drop for Pooled {
     fn drop(&mut self) {
         if let Some(pool) = &self.pool {
@@ -145,10 +146,10 @@ impl fmt::Debug for Pooled {
     }
 }
 
-/// The server is told no more often than this that work waits for a thread.
+/// The minimum interval between two wake-ups of the accept loop because all threads are busy.
 const TELL: Duration = Duration::from_millis(20);
 
-/// Serves a request to its end or its next pause.
+/// Runs a request to its end or its next suspension.
 type Work = Box<dyn FnOnce() -> Option<Box<dyn Suspended>> + Send>;
 
 struct Pool {
@@ -161,14 +162,14 @@ struct Pool {
 
 #[derive(Default)]
 struct State {
-    /// In the order in which it came, each with the time when it did.
+    /// Work in order of arrival, each with its time of arrival.
     queue: VecDeque<(Instant, Work)>,
     /// The system had no thread when one more was asked for.
     is_refused: bool,
-    /// When the server was last told that threads are short.
-    told: Option<Instant>,
+    /// Last time at which the accept loop was woken because all threads were busy.
+    last_notice: Option<Instant>,
     threads: usize,
-    /// Threads that wait for the queue to fill.
+    /// Number of threads that wait for work.
     idle: usize,
     closed: bool,
 }
@@ -184,38 +185,41 @@ impl Pool {
         }
     }
 
-    /// Work runs outside of the lock and does not panic, so it is never poisoned in earnest.
+    /// Locks the state. Work runs outside of the lock and does not panic, so the mutex is never
+    /// poisoned.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is no thread any more that could bring a guest to the lobby.
-    fn is_over(&self) -> bool {
+    /// Returns true if no thread remains that could suspend a connection.
+    fn has_ended(&self) -> bool {
         let state = self.lock();
         state.closed && state.threads == 0
     }
 
-    /// Since when the first in the queue waits, while all threads are held.
+    /// Returns the time since which the first request in the queue waits, if all threads are busy.
     fn waits_since(&self) -> Option<Instant> {
         let state = self.lock();
         match state.queue.front() {
             Some((since, _)) if self.is_full(&state) => Some(*since),
-            // What has come since the server was told did not tell it again: it has to look once more.
-            _ => state.told.filter(|told| told.elapsed() < TELL),
+            // Requests that arrived after the last notice sent no further one, so that the accept loop
+            // checks once more.
+            _ => state.last_notice.filter(|at| at.elapsed() < TELL),
         }
     }
 
-    /// Whether there is work for more threads than there may be. One that was woken up is idle until it
-    /// takes some.
+    /// Returns true if there is work for more threads than there may be. A thread that was woken up
+    /// counts as idle until it takes a request.
     fn is_full(&self, state: &State) -> bool {
         state.idle < state.queue.len()
             && (state.threads >= self.settings.workers || state.is_refused)
     }
 
-    /// Takes in work, and makes a thread if one more could use it. The work comes back if there is
-    /// no thread at all.
+    /// Queues work, and creates a thread if the work needs one and the limit allows it. Returns the
+    /// work if the pool has no thread at all.
     fn push(self: &Arc<Self>, work: Work) -> Result<(), (Work, io::Error)> {
-        // In one step: a pool that is closed lets its threads go as soon as there is no work.
+        // One critical section, because the threads of a closed pool end as soon as the queue is
+        // empty.
         let mut state = self.lock();
         if state.idle <= state.queue.len() && state.threads < self.settings.workers {
             let mut builder = thread::Builder::new().name(format!("pool {}", state.threads + 1));
@@ -228,22 +232,23 @@ impl Pool {
                     state.threads += 1;
                     state.is_refused = false;
                 }
-                // The others get to it.
+                // The existing threads run the work later.
                 Err(_) if state.threads > 0 => state.is_refused = true,
                 Err(error) => return Err((work, error)),
             }
         }
         let now = Instant::now();
         state.queue.push_back((now, work));
-        // The server looks at it after a while, and goes on looking for as long as it lasts.
-        let is_told = |told: Instant| now.saturating_duration_since(told) < TELL;
-        let is_short = self.is_full(&state) && !state.told.is_some_and(is_told);
-        if is_short {
-            state.told = Some(now);
+        // The accept loop checks the queue after a while, and repeats the check while the shortage
+        // lasts.
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < TELL;
+        let notify = self.is_full(&state) && !state.last_notice.is_some_and(is_recent);
+        if notify {
+            state.last_notice = Some(now);
         }
         drop(state);
         self.changed.notify_one();
-        if let Some(server) = self.server.as_ref().filter(|_| is_short) {
+        if let Some(server) = self.server.as_ref().filter(|_| notify) {
             server.0.lifecycle.wake();
         }
         Ok(())
@@ -254,16 +259,16 @@ impl Pool {
         loop {
             if let Some((_, work)) = state.queue.pop_front() {
                 drop(state);
-                if let Some(pause) = work()
-                    && let Err(pause) = self.idle.admit(self, pause)
+                if let Some(suspended) = work()
+                    && let Err(suspended) = self.idle.admit(self, suspended)
                 {
-                    wait_to_end(Some(pause));
+                    wait_to_end(Some(suspended));
                 }
                 state = self.lock();
             } else if state.closed {
                 state.threads -= 1;
                 drop(state);
-                // The lobby stays open until the last of them is gone.
+                // The thread of the suspended connections ends after the last worker.
                 self.idle.wake();
                 return;
             } else {

@@ -1,4 +1,4 @@
-//! A header that has arrived whole: what it says, and what makes it invalid.
+//! The content of a complete PROXY header, and its validation.
 
 use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use ppp::{v1, v2};
 use super::length::{FIXED, LINE, SIGNATURE};
 use crate::{Address, UnixAddress};
 
-/// What a trusted proxy has said about a connection; see
+/// The PROXY header of a trusted proxy; see
 /// [`Connection::proxy_header`](crate::Connection::proxy_header).
 #[derive(Clone, Debug)]
 pub struct ProxyHeader {
@@ -19,32 +19,33 @@ pub struct ProxyHeader {
     extensions: Box<[u8]>,
 }
 
-/// Why a connection of a trusted proxy has no PROXY header.
+/// The reason why a connection of a trusted proxy has no valid PROXY header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProxyHeaderError {
-    /// It begins with something else. Does the proxy send one (`send-proxy-v2`)?
+    /// The connection begins with other bytes. Check that the proxy sends a header
+    /// (`send-proxy-v2`).
     #[error("it begins with something else")]
     Missing,
-    /// It does not follow the specification.
+    /// The header does not follow the specification.
     #[error("it does not follow the specification")]
     Malformed,
-    /// It is longer than any that is accepted.
+    /// The header is longer than the limit.
     #[error("it is too long")]
     TooLong,
-    /// The connection ended within it.
+    /// The connection ended within the header.
     #[error("the connection ended within it")]
     CutShort,
-    /// It was not complete in [time](crate::ProxyProtocol::timeout).
+    /// The header was not complete in [time](crate::ProxyProtocol::timeout).
     #[error("it was not complete in time")]
     TimedOut,
-    /// Its checksum is wrong.
+    /// The checksum is wrong.
     #[error("its checksum is wrong")]
     Checksum,
 }
 
 impl ProxyHeaderError {
-    /// All of them by numbers: how a forked child tells its parent.
+    /// Returns the error with this number. A forked child reports the number to its parent.
     pub(crate) fn numbered(number: i32) -> Option<Self> {
         Some(match number {
             0 => Self::Missing,
@@ -59,49 +60,50 @@ impl ProxyHeaderError {
 }
 
 impl ProxyHeader {
-    /// The type of an extension: the protocol that TLS has negotiated (ALPN), such as `h2`.
+    /// Extension type: the protocol that TLS has negotiated (ALPN), such as `h2`.
     pub const ALPN: u8 = 0x01;
-    /// The type of an extension: the host name that the client asked for (SNI), in UTF-8.
+    /// Extension type: the host name that the client requested (SNI), in UTF-8.
     pub const AUTHORITY: u8 = 0x02;
-    /// The type of an extension: a checksum, which was right if it is there.
+    /// Extension type: a checksum, verified if present.
     pub const CRC32C: u8 = 0x03;
-    /// The type of an extension: bytes that identify the connection.
+    /// Extension type: an identifier of the connection.
     pub const UNIQUE_ID: u8 = 0x05;
-    /// The type of an extension: the client's TLS, with extensions in it; 2.2.6 of the specification.
+    /// Extension type: the client's TLS parameters, with nested extensions; 2.2.6 of the
+    /// specification.
     pub const SSL: u8 = 0x20;
 
-    /// The proxy's address, as the socket has it.
+    /// Returns the address of the proxy's end of the socket.
     #[must_use]
     pub fn proxy(&self) -> &Address {
         &self.proxy
     }
 
-    /// The client's address. `None` if the header has no addresses: the proxy speaks for itself
-    /// (`LOCAL`), or of something that has no address for us (`UNKNOWN`, `UNSPEC`).
+    /// Returns the client's address. Returns `None` if the header has no addresses: the connection
+    /// is the proxy's own (`LOCAL`), or its addresses are not known (`UNKNOWN`, `UNSPEC`).
     #[must_use]
     pub fn client(&self) -> Option<&Address> {
         Some(&self.addresses.as_ref()?.0)
     }
 
-    /// The address that the client connected to.
+    /// Returns the address that the client connected to.
     #[must_use]
     pub fn destination(&self) -> Option<&Address> {
         Some(&self.addresses.as_ref()?.1)
     }
 
-    /// The extensions (TLVs) of version 2, with their types, in their order.
+    /// Returns the extensions (TLVs) of version 2, with their types, in their order.
     pub fn extensions(&self) -> impl Iterator<Item = (u8, &[u8])> {
         extensions(&self.extensions)
     }
 
-    /// The first extension of a type.
+    /// Returns the value of the first extension of a type.
     #[must_use]
     pub fn extension(&self, kind: u8) -> Option<&[u8]> {
         let mut all = self.extensions();
         all.find_map(|(its, value)| (its == kind).then_some(value))
     }
 
-    /// Decodes a header of either version that is whole.
+    /// Decodes a complete header of version 1 or 2.
     pub(super) fn decode(bytes: &[u8], proxy: &Address) -> Result<Self, ProxyHeaderError> {
         let (addresses, extensions) = if bytes.starts_with(SIGNATURE) {
             block(bytes)?
@@ -119,14 +121,14 @@ impl ProxyHeader {
 type Addresses = Option<(Address, Address)>;
 
 fn line(bytes: &[u8]) -> Result<Addresses, ProxyHeaderError> {
-    // What follows this word is ignored, whatever it is.
+    // All text after `UNKNOWN` is ignored.
     if let Some(b" " | b"\r") = bytes
         .strip_prefix(b"PROXY UNKNOWN")
         .and_then(|rest| rest.get(..1))
     {
         return Ok(None);
     }
-    // Numbers are digits: the parsers of the standard library take a sign as well.
+    // Numbers consist of digits. The parsers of the standard library also accept a sign.
     if !bytes.starts_with(LINE) || bytes.contains(&b'+') {
         return Err(ProxyHeaderError::Malformed);
     }
@@ -145,7 +147,7 @@ fn line(bytes: &[u8]) -> Result<Addresses, ProxyHeaderError> {
 }
 
 fn block(bytes: &[u8]) -> Result<(Addresses, &[u8]), ProxyHeaderError> {
-    // LOCAL: the addresses are to be ignored, even their family, and the parser does not.
+    // LOCAL: the specification ignores the addresses and even their family; the parser does not.
     if bytes.get(SIGNATURE.len()) == Some(&0x20) {
         return Ok((None, lenient(bytes)?));
     }
@@ -173,8 +175,8 @@ fn block(bytes: &[u8]) -> Result<(Addresses, &[u8]), ProxyHeaderError> {
     ))
 }
 
-/// The extensions of a header without addresses. What stands in their place is anybody's guess, and
-/// no reason to refuse the connection.
+/// Returns the extensions of a header without addresses. The bytes in place of the addresses are
+/// undefined, and are no reason to reject the connection.
 fn lenient(bytes: &[u8]) -> Result<&[u8], ProxyHeaderError> {
     let addresses = match bytes.get(FIXED - 3).map(|family| family >> 4) {
         Some(1) => 12,
@@ -185,8 +187,8 @@ fn lenient(bytes: &[u8]) -> Result<&[u8], ProxyHeaderError> {
     Ok(checked(bytes, FIXED + addresses)?.unwrap_or_default())
 }
 
-/// The extensions from here on, with their checksum verified if there is one; `None` if these are
-/// none.
+/// Returns the extensions from `begin` on, with a verified checksum if present. Returns `None` if
+/// the bytes are not extensions.
 fn checked(header: &[u8], begin: usize) -> Result<Option<&[u8]>, ProxyHeaderError> {
     const CRC32C: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
     let Some(bytes) = header.get(begin..) else {
@@ -205,7 +207,7 @@ fn checked(header: &[u8], begin: usize) -> Result<Option<&[u8]>, ProxyHeaderErro
         return Ok(None);
     }
     for (at, sum) in sums {
-        // Of the whole header, with zeros in its own place.
+        // The checksum covers the whole header, with zeros in place of the checksum.
         let mut digest = CRC32C.digest();
         digest.update(&header[..at]);
         digest.update(&[0; 4]);
@@ -217,7 +219,7 @@ fn checked(header: &[u8], begin: usize) -> Result<Option<&[u8]>, ProxyHeaderErro
     Ok(Some(bytes))
 }
 
-/// Type, length, value; up to the first that is not whole.
+/// Iterates over type, length and value, up to the first incomplete extension.
 fn extensions(mut rest: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     std::iter::from_fn(move || {
         let (&[kind, high, low], after) = rest.split_first_chunk()?;
@@ -232,7 +234,7 @@ fn inet(ip: impl Into<IpAddr>, port: u16) -> Address {
     Address::Inet(SocketAddr::new(ip.into(), port))
 }
 
-/// As much of `sun_path` as there is: unix(7).
+/// Converts `sun_path` up to its end: unix(7).
 fn unix(path: &[u8; 108]) -> Address {
     let end = |bytes: &[u8]| {
         bytes
@@ -241,7 +243,8 @@ fn unix(path: &[u8; 108]) -> Address {
             .unwrap_or(bytes.len())
     };
     Address::Unix(match path {
-        // How long an abstract name is, is not said; it may have NULs within, but none is padding.
+        // The length of an abstract name is not transmitted. The name may contain NULs; trailing
+        // NULs are padding.
         [0, name @ ..] => match name.iter().rposition(|byte| *byte != 0) {
             Some(last) => UnixAddress::Abstract(name[..=last].to_vec()),
             None => UnixAddress::Unnamed,

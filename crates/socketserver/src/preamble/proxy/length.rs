@@ -1,31 +1,33 @@
-//! Where a header ends, found out as it arrives. Both versions are told apart from each other, and
-//! from everything else, by the first bytes that differ.
+//! Detection of a header's end as the header arrives. The first bytes that differ distinguish both
+//! versions from each other and from other data.
 
 use super::header::ProxyHeaderError;
 
-/// The longest line of version 1, with its end.
+/// Maximum length of a version 1 line, with its line end.
 const LONGEST_LINE: usize = 107;
 
-/// What the addresses and extensions of version 2 may have. The specification has headers fit into
-/// one segment; what a proxy may add (names of certificates, an identifier) is less than this.
+/// Maximum length of the addresses and extensions of version 2. According to the specification,
+/// headers fit into one segment. The additions of a proxy (names of certificates, an identifier)
+/// are shorter than this limit.
 const LONGEST_BLOCK: usize = 4096;
 
 pub(super) const LINE: &[u8] = b"PROXY ";
 pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// The signature, version and command, family and protocol, and the length of what follows.
+/// Length of the fixed part: signature, version and command, family and protocol, length of the
+/// rest.
 pub(super) const FIXED: usize = 16;
 
-/// How far a header has come.
+/// The extent of a header in the received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extent {
-    /// All bytes belong to a header that has at least so many.
+    /// All bytes belong to the header, which has at least this length.
     Partial(usize),
-    /// So many bytes are a header. What follows it is not.
+    /// The header has this length. The bytes after it do not belong to the header.
     Whole(usize),
 }
 
-/// Finds the end of the header that these bytes begin with.
+/// Finds the end of the header at the beginning of `bytes`.
 pub(super) fn extent(bytes: &[u8]) -> Result<Extent, ProxyHeaderError> {
     let begins_with = |fixed: &[u8]| bytes.iter().zip(fixed).all(|(byte, fixed)| byte == fixed);
     if begins_with(SIGNATURE) {
@@ -37,7 +39,7 @@ pub(super) fn extent(bytes: &[u8]) -> Result<Extent, ProxyHeaderError> {
     }
 }
 
-/// Version 1: one line. A CR or an LF of its own does not end it, and is not allowed in it.
+/// Version 1: one line. A single CR or LF does not end the line, and is not allowed in it.
 fn line(bytes: &[u8]) -> Result<Extent, ProxyHeaderError> {
     let window = &bytes[..bytes.len().min(LONGEST_LINE)];
     let Some(end) = window.iter().position(|byte| matches!(byte, b'\r' | b'\n')) else {
@@ -55,7 +57,7 @@ fn line(bytes: &[u8]) -> Result<Extent, ProxyHeaderError> {
     }
 }
 
-/// Version 2: its length is in it.
+/// Version 2: the header contains its length.
 fn block(bytes: &[u8]) -> Result<Extent, ProxyHeaderError> {
     match bytes.get(SIGNATURE.len()) {
         Some(0x20 | 0x21) | None => {}

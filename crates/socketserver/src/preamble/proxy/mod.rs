@@ -1,7 +1,8 @@
-//! The PROXY protocol, versions 1 and 2: a proxy says who its client is, before anything else.
+//! The PROXY protocol, versions 1 and 2: a proxy sends the address of its client before all other
+//! data.
 //!
-//! Source of all facts here is
-//! [the specification](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt).
+//! The source of all facts in this module is [the
+//! specification](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt).
 
 mod header;
 mod length;
@@ -17,38 +18,43 @@ use super::{PreambleProgress, is_over};
 use crate::server::{Outcome, RequestGuard};
 use crate::timeouts::earliest;
 use crate::{Address, BindError, Connection, EndReason, Network, Rejection};
-use reader::{Fault, Reading};
+use reader::{HeaderReader, ReadError};
 
-/// Whom to believe about who a connection's client is: proxies that speak the
-/// [PROXY protocol](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt), version 1 or 2,
-/// such as HAProxy (`send-proxy`, `send-proxy-v2`), nginx (`proxy_protocol on`) and the load
-/// balancers of clouds. See [`Builder::proxy_protocol`](crate::Builder::proxy_protocol).
+/// The proxies that a server trusts to name their clients by the [PROXY
+/// protocol](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt), version 1 or 2. HAProxy
+/// (`send-proxy`, `send-proxy-v2`), nginx (`proxy_protocol on`) and the load balancers of cloud
+/// providers support it. See [`Builder::proxy_protocol`](crate::Builder::proxy_protocol).
 ///
-/// * **Trusted peers** must begin with a header. One that does not is closed, before a handler is
-///   made, and told as [`Rejection::ProxyHeader`]. If it closes without a word, as a check whether the
-///   port is open does, it has just [gone](EndReason::PeerGone).
-/// * **All others** are served as they are. What they send is the handler's, even if it looks like
-///   a header: nobody can pretend to be somebody else.
-/// * The header is read by the worker that serves the connection, before the handler's `setup`, and
-///   up to its last byte only. While it is waited for it holds no thread of a pool and no stack; a
-///   sequential server, a thread, or a child waits for it. It has to be complete within 5 s (see [`timeout`](Self::timeout)), and is no longer
-///   than 107 bytes in version 1, and 16 and 4096 in version 2.
+/// * **Trusted peers** must begin with a header. A trusted peer without a valid header is rejected
+///   as [`Rejection::ProxyHeader`] before a handler is created. If it closes the connection without
+///   sending a byte, as a port check does, the request ends as
+///   [`Disconnected`](EndReason::Disconnected).
+/// * **All other peers** are served directly. Their bytes are passed to the handler, even if the
+///   bytes look like a header, so that a client cannot forge its address.
+/// * The worker that serves the connection reads the header before the handler's `setup`, and reads
+///   no byte after the header. A connection that waits for its header occupies neither a pool
+///   thread nor a stack. A sequential server, a thread, or a child waits for the header. The header
+///   must be complete within 5 s (see [`timeout`](Self::timeout)). Its maximum length is 107 bytes
+///   in version 1, and 16 + 4096 bytes in version 2.
 ///
-/// From then on [`Connection::peer_addr`], [`RequestInfo::peer`](crate::RequestInfo::peer), events and
-/// logs have the client's address, [`Connection::local_addr`] has the one that the client connected
-/// to, and [`Connection::proxy_addr`] has the proxy's. A header without addresses (`LOCAL`, as for
-/// the proxy's own health checks; `UNKNOWN`) leaves the first two as they are.
+/// After the header, [`Connection::peer_addr`], [`RequestInfo::peer`](crate::RequestInfo::peer),
+/// events and logs contain the client's address. [`Connection::local_addr`] returns the address
+/// that the client connected to, and [`Connection::proxy_addr`] returns the proxy's. A header
+/// without addresses (`LOCAL`, as in the proxy's own health checks; `UNKNOWN`) does not change the
+/// first two.
 ///
-/// **[`Admission`](crate::Admission)** is asked twice. When the proxy connects, its own address must
-/// be let in by the rules, and the total rate counts. When the client is known, the rules and the
-/// limits by peer are applied to it, and to nobody else: the proxy has as many connections as there
-/// is room for. [`verify_request`](crate::Builder::verify_request) is called before, and sees the proxy.
+/// **[`Admission`](crate::Admission)** control runs twice. When the proxy connects, its address
+/// must be permitted by the rules, and the connection counts towards the total rate. When the
+/// client is known, the rules and the limits per peer apply to the client only. The proxy itself
+/// has no limit per peer. [`verify_request`](crate::Builder::verify_request) runs before the
+/// header, and receives the proxy's address.
 ///
-/// Under [`Forking`](crate::Forking) the child learns of the client: in the parent,
-/// [`ServerHandle::live`](crate::ServerHandle::live) and the event `Ended` show the proxy. Rules hold for
-/// clients, but limits by peer cannot, as no child knows of the others: binding with both fails. A
-/// set of limits by peer that comes later, by
-/// [`set_admission`](crate::ServerHandle::set_admission), has no effect on clients of proxies there.
+/// Under [`Forking`](crate::Forking), only the child knows the client: in the parent,
+/// [`ServerHandle::active`](crate::ServerHandle::active) and the event `Ended` contain the proxy's
+/// address. Rules apply to clients. Limits per peer cannot, because a child does not know the other
+/// children; binding with both options fails. Limits per peer that
+/// [`set_admission`](crate::ServerHandle::set_admission) sets later have no effect on clients of
+/// proxies.
 ///
 /// ```
 /// use socketserver::{Connection, ProxyProtocol, ThreadingTcpServer, handler_fn};
@@ -70,7 +76,7 @@ pub struct ProxyProtocol {
     timeout: Duration,
 }
 
-/// The specification asks for at least 3 s, to cover one retransmission.
+/// The specification requires at least 3 s, to cover one retransmission.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Default for ProxyProtocol {
@@ -84,28 +90,30 @@ impl Default for ProxyProtocol {
 }
 
 impl ProxyProtocol {
-    /// Nobody is trusted yet.
+    /// Creates a configuration that trusts no peer.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Trusts proxies at these addresses, too. Whoever can connect from there can pretend to be any
-    /// client: name proxies, and not the networks that clients are in.
+    /// Trusts proxies in this network, in addition to those already trusted. Any process that can
+    /// connect from the network can forge client addresses. Name the proxies' addresses, not the
+    /// networks of clients.
     #[must_use]
     pub fn trust(mut self, network: Network) -> Self {
         self.networks.push(network);
         self
     }
 
-    /// Trusts whoever can connect to a Unix socket. Its [mode](crate::Builder::mode) says who can.
+    /// Trusts every peer that can connect to a Unix socket. The socket's
+    /// [mode](crate::Builder::mode) determines these peers.
     #[must_use]
     pub fn trust_unix(mut self) -> Self {
         self.unix = true;
         self
     }
 
-    /// How long a header may take, from the moment a worker waits for it; 5 s by default.
+    /// Sets the time limit of a header, from the moment a worker waits for it. Defaults to 5 s.
     #[must_use]
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = limit;
@@ -122,15 +130,16 @@ impl ProxyProtocol {
         }
     }
 
-    /// Refuses what cannot be meant, and what cannot be kept.
+    /// Rejects a configuration that is meaningless or cannot be applied.
     pub(crate) fn check(&self, forks_and_counts_peers: bool) -> Result<(), BindError> {
         let reason = if self.networks.is_empty() && !self.unix {
             "it trusts nobody: name the proxies' addresses with trust, or use trust_unix"
         } else if self.timeout.is_zero() {
-            "a timeout of zero would refuse every proxy"
+            "a timeout of zero would reject every proxy: set a timeout of at least 3 s"
         } else if forks_and_counts_peers {
-            "under the forking model, limits by peer cannot be kept for clients of a proxy, as each \
-             child knows only its own: choose another model, or set these limits in the proxy"
+            "under the forking model, limits per peer cannot be applied to the clients of a proxy, \
+             because each child knows only its own client: choose another model, or set the limits \
+             in the proxy"
         } else {
             return Ok(());
         };
@@ -141,11 +150,11 @@ impl ProxyProtocol {
     }
 }
 
-/// A trusted proxy says who its client is, and then it is decided about the client.
+/// The step that reads the PROXY header and applies admission control to the client.
 #[derive(Default)]
 pub(super) struct ProxyHeaderStep {
     since: Option<Instant>,
-    reading: Reading,
+    reader: HeaderReader,
 }
 
 impl ProxyHeaderStep {
@@ -158,33 +167,33 @@ impl ProxyHeaderStep {
         let Some(proxy) = &shared.preamble.proxy else {
             return Ok(PreambleProgress::Complete);
         };
-        // Once it is introduced, it is the client whose address is known.
+        // After the header, `peer_addr` is the client's address.
         if conn.proxy_header().is_some() || !proxy.trusts(conn.peer_addr()) {
             return Ok(PreambleProgress::Complete);
         }
         let since = *self.since.get_or_insert_with(Instant::now);
         let until = earliest(since.checked_add(proxy.timeout), conn.deadline());
-        match self.reading.advance(conn.socket(), conn.peer_addr()) {
+        match self.reader.advance(conn.socket(), conn.peer_addr()) {
             Ok(Some(header)) => {
-                introduce(header, conn, record).map(|()| PreambleProgress::Complete)
+                admit_client(header, conn, record).map(|()| PreambleProgress::Complete)
             }
             Ok(None) if is_over(until) => Err(Outcome::Rejected(Rejection::ProxyHeader(
                 ProxyHeaderError::TimedOut,
             ))),
             Ok(None) => Ok(PreambleProgress::Incomplete {
                 until,
-                has_sent_nothing: !self.reading.has_begun(),
+                has_sent_nothing: !self.reader.has_begun(),
             }),
-            Err(Fault::Bad(bad)) => Err(Outcome::Rejected(Rejection::ProxyHeader(bad))),
-            Err(Fault::Gone) => Err(Outcome::Ended(match conn.socket().cut() {
-                Some(cut) => cut.into(),
+            Err(ReadError::Header(error)) => Err(Outcome::Rejected(Rejection::ProxyHeader(error))),
+            Err(ReadError::Disconnected) => Err(Outcome::Ended(match conn.socket().cut() {
+                Some(reason) => reason.into(),
                 None => EndReason::Disconnected,
             })),
         }
     }
 }
 
-fn introduce(
+fn admit_client(
     header: ProxyHeader,
     conn: &mut Connection,
     record: &mut RequestGuard,

@@ -1,4 +1,4 @@
-//! Reading a header from a connection, and not a byte of what follows it.
+//! Reader of a header that reads no byte after the header.
 
 use std::io;
 
@@ -7,51 +7,52 @@ use super::length::{Extent, extent};
 use crate::Address;
 use crate::socket::Socket;
 
-/// More than any header that has no extensions takes.
+/// Initial buffer size: longer than any header without extensions.
 const USUAL: usize = 256;
 
-/// Why there is no header.
-pub(super) enum Fault {
-    Bad(ProxyHeaderError),
-    /// The connection is gone: its peer left without a word, or it was cut from this side.
-    Gone,
+/// The reason why no header was read.
+pub(super) enum ReadError {
+    Header(ProxyHeaderError),
+    /// The peer disconnected without sending a byte, or the server cancelled the connection.
+    Disconnected,
 }
 
-impl From<ProxyHeaderError> for Fault {
-    fn from(bad: ProxyHeaderError) -> Self {
-        Self::Bad(bad)
+impl From<ProxyHeaderError> for ReadError {
+    fn from(error: ProxyHeaderError) -> Self {
+        Self::Header(error)
     }
 }
 
 /// A header that may have arrived in part.
 #[derive(Default)]
-pub(super) struct Reading {
+pub(super) struct HeaderReader {
     bytes: Vec<u8>,
     received: usize,
 }
 
-impl Reading {
+impl HeaderReader {
     pub(super) fn has_begun(&self) -> bool {
         self.received > 0
     }
 
-    /// Reads on in the header that `proxy` has to begin with; `None` if more of it has to come.
+    /// Continues to read the header of `proxy`. Returns `None` if more bytes must arrive.
     ///
-    /// What has arrived is looked at first: where a line ends is only known once its end is there.
-    /// What turns out to be a part of the header is received then, and the rest stays in the kernel.
+    /// Peeks at the received bytes first, because the length of a line is known only when its end
+    /// has arrived. Then receives the bytes that belong to the header; the other bytes stay in the
+    /// kernel.
     pub(super) fn advance(
         &mut self,
         socket: &Socket,
         proxy: &Address,
-    ) -> Result<Option<ProxyHeader>, Fault> {
+    ) -> Result<Option<ProxyHeader>, ReadError> {
         self.bytes.resize(self.bytes.len().max(USUAL), 0);
         loop {
             let seen = match socket.try_peek(&mut self.bytes[self.received..]) {
-                Ok(0) if self.received == 0 => return Err(Fault::Gone),
+                Ok(0) if self.received == 0 => return Err(ReadError::Disconnected),
                 Ok(0) => return Err(ProxyHeaderError::CutShort.into()),
                 Ok(n) => self.received + n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(_) => return Err(Fault::Gone),
+                Err(_) => return Err(ReadError::Disconnected),
             };
             let extent = extent(&self.bytes[..seen])?;
             let end = match extent {
@@ -62,7 +63,7 @@ impl Reading {
                 match socket.try_recv_ciphertext(&mut self.bytes[self.received..end]) {
                     Ok(0) => return Err(ProxyHeaderError::CutShort.into()),
                     Ok(n) => self.received += n,
-                    Err(_) => return Err(Fault::Gone),
+                    Err(_) => return Err(ReadError::Disconnected),
                 }
             }
             match extent {

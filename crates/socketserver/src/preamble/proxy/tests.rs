@@ -1,4 +1,4 @@
-//! Headers that are right, that are wrong, and that nobody thought of.
+//! Tests of valid, invalid and random headers.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
@@ -10,12 +10,12 @@ use super::header::{ProxyHeader, ProxyHeaderError};
 use super::length::{Extent, SIGNATURE, extent};
 use crate::Address;
 
-/// What HAProxy 2.6 sends with `send-proxy-v2 proxy-v2-options crc32c,unique-id`.
+/// Header that HAProxy 2.6 sends with `send-proxy-v2 proxy-v2-options crc32c,unique-id`.
 const WITH_CHECKSUM: &[u8] =
     b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x23\x7f\0\0\x01\x7f\0\0\x01\xd9\x3e\x91\xcf\
     \x03\0\x04\xf2\x64\x29\x5b\x05\0\x0d7F000001:D93E";
 
-/// The same of a client that has connected by a Unix socket, with an identifier that is empty.
+/// The same for a client that has connected by a Unix socket, with an empty identifier.
 const LOCAL_WITH_CHECKSUM: &[u8] =
     b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\x0a\x03\0\x04\x82\x63\x74\xb8\x05\0\0";
 
@@ -31,7 +31,7 @@ fn unix_block(source: &[u8], destination: &[u8]) -> Vec<u8> {
     block
 }
 
-/// Headers of all kinds, and the addresses in them.
+/// Headers of all kinds, with their addresses.
 fn samples() -> Vec<(Vec<u8>, &'static str)> {
     let v4 = [203, 0, 113, 9, 198, 51, 100, 1, 0x0f, 0xa0, 0, 80];
     let mut v6 = [0; 36];
@@ -78,7 +78,7 @@ fn samples() -> Vec<(Vec<u8>, &'static str)> {
             v2(0x21, 0x32, &unix_block(b"", b"/run/b")),
             "unnamed /run/b",
         ),
-        // Nothing about the client: as a check by the proxy itself, or of something unknown.
+        // Headers without a client address: a check by the proxy itself, or an unknown client.
         (v2(0x20, 0x00, &[]), ""),
         (v2(0x20, 0x21, &[]), ""),
         (v2(0x20, 0x11, &v4), ""),
@@ -105,18 +105,18 @@ fn decode(bytes: &[u8]) -> Result<ProxyHeader, ProxyHeaderError> {
 }
 
 #[test]
-fn headers_are_understood() {
+fn valid_headers_are_decoded() {
     for (bytes, expected) in samples() {
         let header = decode(&bytes).unwrap_or_else(|e| panic!("{}: {e}", bytes.escape_ascii()));
         let addresses = header.client().zip(header.destination());
-        let said = addresses.map_or(String::new(), |(client, to)| format!("{client} {to}"));
-        assert_eq!(said, expected, "{}", bytes.escape_ascii());
+        let decoded = addresses.map_or(String::new(), |(client, to)| format!("{client} {to}"));
+        assert_eq!(decoded, expected, "{}", bytes.escape_ascii());
         assert_eq!(header.proxy(), &proxy());
     }
 }
 
 #[test]
-fn they_end_where_they_end() {
+fn header_end_is_found_at_every_split() {
     for (bytes, _) in samples() {
         for n in 1..bytes.len() {
             let Ok(Extent::Partial(least)) = extent(&bytes[..n]) else {
@@ -132,11 +132,11 @@ fn they_end_where_they_end() {
 }
 
 #[test]
-fn lines_that_are_none() {
+fn invalid_lines_are_rejected() {
     use ProxyHeaderError::{Malformed, Missing, TooLong};
     let too_long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(92));
     assert_eq!(too_long.len(), 108);
-    for (line, fault) in [
+    for (line, error) in [
         ("GET / HTTP/1.1\r\n", Missing),
         ("proxy TCP4 1.1.1.1 1.1.1.1 1 1\r\n", Missing),
         ("PROXYTCP4 1.1.1.1 1.1.1.1 1 1\r\n", Missing),
@@ -163,19 +163,19 @@ fn lines_that_are_none() {
         ("PROXY TCP4 1.1.1.1 1.1.1.1 \u{661} 1\r\n", Malformed),
         (&too_long, TooLong),
     ] {
-        assert_eq!(decode(line.as_bytes()).unwrap_err(), fault, "{line:?}");
+        assert_eq!(decode(line.as_bytes()).unwrap_err(), error, "{line:?}");
     }
-    let nul = b"PROXY TCP4 1.1.1.1 1.1.1.1 1 1\xff\r\n";
-    assert_eq!(decode(nul).unwrap_err(), Malformed);
+    let not_ascii = b"PROXY TCP4 1.1.1.1 1.1.1.1 1 1\xff\r\n";
+    assert_eq!(decode(not_ascii).unwrap_err(), Malformed);
 }
 
 #[test]
-fn blocks_that_are_none() {
+fn invalid_blocks_are_rejected() {
     use ProxyHeaderError::{Malformed, TooLong};
     let v4 = [1; 12];
     let cut_short = [&v4[..], &[0xe0, 0, 9, 1]].concat();
     let no_length = [&v4[..], &[0xe0, 0]].concat();
-    for (bytes, fault) in [
+    for (bytes, error) in [
         (v2(0x11, 0x11, &v4), Malformed),
         (v2(0x22, 0x11, &v4), Malformed),
         (v2(0x21, 0x41, &v4), Malformed),
@@ -189,15 +189,15 @@ fn blocks_that_are_none() {
         (v2(0x21, 0x11, &[0; 65535]), TooLong),
     ] {
         let shown = bytes[12..].escape_ascii();
-        assert_eq!(decode(&bytes).unwrap_err(), fault, "{shown}");
+        assert_eq!(decode(&bytes).unwrap_err(), error, "{shown}");
     }
-    // Refused as soon as it is known, and not when all of it has arrived.
+    // The length is rejected as soon as it has arrived, before the rest of the header.
     let huge = v2(0x21, 0x11, &[0; 65535]);
     assert_eq!(extent(&huge[..16]), Err(TooLong));
 }
 
 #[test]
-fn extensions_are_there_and_the_checksum_is_checked() {
+fn extensions_are_decoded_and_the_checksum_is_verified() {
     let header = decode(WITH_CHECKSUM).unwrap();
     let kinds: Vec<_> = header.extensions().map(|(kind, _)| kind).collect();
     assert_eq!(kinds, [ProxyHeader::CRC32C, ProxyHeader::UNIQUE_ID]);
@@ -206,14 +206,14 @@ fn extensions_are_there_and_the_checksum_is_checked() {
     assert_eq!(header.extension(ProxyHeader::ALPN), None);
     let local = decode(LOCAL_WITH_CHECKSUM).unwrap();
     assert_eq!(local.extension(ProxyHeader::UNIQUE_ID), Some(&b""[..]));
-    // Every byte of the addresses and of the values counts.
+    // The checksum covers every byte of the addresses and values.
     for at in (16..28).chain(31..35).chain(38..WITH_CHECKSUM.len()) {
         let mut damaged = WITH_CHECKSUM.to_vec();
         damaged[at] ^= 0x10;
-        let fault = decode(&damaged).unwrap_err();
-        assert_eq!(fault, ProxyHeaderError::Checksum, "byte {at}");
+        let error = decode(&damaged).unwrap_err();
+        assert_eq!(error, ProxyHeaderError::Checksum, "byte {at}");
     }
-    // One that is not four bytes long is wrong as well, without addresses too.
+    // A checksum that is not four bytes long is wrong, too, even without addresses.
     for value in [&[][..], &[0; 3], &[0; 5]] {
         let length = u8::try_from(value.len()).unwrap();
         let block = [&[ProxyHeader::CRC32C, 0, length], value].concat();
@@ -222,14 +222,14 @@ fn extensions_are_there_and_the_checksum_is_checked() {
     }
 }
 
-/// Two addresses of one family.
+/// Generates two addresses of one family.
 fn pair() -> impl Strategy<Value = (SocketAddr, SocketAddr)> {
     let four = any::<(SocketAddrV4, SocketAddrV4)>().prop_map(|(a, b)| (a.into(), b.into()));
     let six = any::<(SocketAddrV6, SocketAddrV6)>().prop_map(|(a, b)| (a.into(), b.into()));
     prop_oneof![four, six]
 }
 
-/// A header that has suffered, or none at all.
+/// Generates damaged headers and random bytes.
 fn anything() -> impl Strategy<Value = Vec<u8>> {
     let samples: Vec<_> = samples().into_iter().map(|(bytes, _)| bytes).collect();
     let damage = vec((any::<Index>(), any::<u8>()), 0..4);
@@ -256,10 +256,10 @@ fn anything() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
-    /// Whatever arrives, and in whatever pieces: it comes to the same end, which is never beyond
-    /// what the header has, and every byte before it is the header's.
+    /// The result does not depend on how the bytes are split. It never extends beyond the header,
+    /// and every byte before its end belongs to the header.
     #[test]
-    fn whatever_arrives_has_one_meaning(bytes in anything()) {
+    fn result_does_not_depend_on_the_split(bytes in anything()) {
         let at_once = extent(&bytes);
         let mut step_by_step = Ok(Extent::Partial(1));
         for n in 1..=bytes.len() {
@@ -284,9 +284,9 @@ proptest! {
         }
     }
 
-    /// Addresses come back as they were sent.
+    /// Decoding returns the encoded addresses.
     #[test]
-    fn addresses_come_back((source, to) in pair()) {
+    fn addresses_survive_a_round_trip((source, to) in pair()) {
         let (source_ip, ip) = (source.ip(), to.ip());
         let (family, name) = if source.is_ipv4() { (0x11, "TCP4") } else { (0x21, "TCP6") };
         let (from, port) = (source.port(), to.port());
@@ -299,7 +299,7 @@ proptest! {
         let block = v2(0x21, family, &[octets(source_ip), octets(ip), ports].concat());
         for bytes in [line.into_bytes(), block] {
             let header = decode(&bytes).unwrap();
-            // Without the flow label and the zone, which are not sent.
+            // The flow label and the zone are not transmitted.
             prop_assert_eq!(header.client().unwrap().to_string(), Address::Inet((source_ip, from).into()).to_string());
             prop_assert_eq!(header.destination().unwrap().to_string(), Address::Inet((ip, port).into()).to_string());
         }

@@ -1,4 +1,4 @@
-//! A name in a directory that is held open, and the file that has it.
+//! A name in a directory that is held open, and the file of that name.
 
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -13,17 +13,17 @@ use super::refused;
 use crate::process::this_process;
 use crate::{Address, BindError, UnixAddress};
 
-/// Where a socket's file is. The descriptor of its directory means the same one for as long as it is
-/// open, whatever becomes of the path and of the process's own directory.
+/// The path of a socket file, with a descriptor of its directory. The descriptor always refers to
+/// the same directory, even if the path or the working directory changes.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct FilePath {
     pub(super) directory: OwnedFd,
     name: OsString,
-    /// As it was given.
+    /// The path as configured.
     pub(super) path: PathBuf,
 }
 
-impl Place {
+impl FilePath {
     pub(super) fn of(path: &Path) -> Result<Self, BindError> {
         let Some(name) = path.file_name() else {
             return Err(BindError::NotASocket { path: path.into() });
@@ -41,14 +41,15 @@ impl Place {
         })
     }
 
-    /// A descriptor of the file that has the name now. A symbolic link is not followed.
+    /// Opens the file that currently has the name. Does not follow a symbolic link.
     pub(super) fn open(&self) -> Result<OwnedFd, Errno> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(&self.directory, &self.name, flags, Mode::empty())
     }
 
-    /// Removes the file if it is this one. The kernel removes names, not files: another user who
-    /// may write to the directory, and could remove the other one himself, can still be in between.
+    /// Removes the file if its identity is `file`. The kernel removes names, not files: another
+    /// user with write permission in the directory can replace the file in between. That user could
+    /// also remove the other file directly.
     pub(super) fn remove_if(&self, file: (u64, u64)) -> Result<(), Errno> {
         let no_follow = AtFlags::SYMLINK_NOFOLLOW;
         match rustix::fs::statat(&self.directory, &self.name, no_follow) {
@@ -69,13 +70,13 @@ impl Place {
         }
     }
 
-    /// Checks that a socket's file is the one that was bound here a moment ago, before more is
-    /// allowed with it.
+    /// Checks that a socket's file is the file just bound here, before its permissions are
+    /// extended.
     ///
-    /// No system call tells which file a socket is bound to. But it belongs to this user, has no
-    /// bit beyond those that it was bound with, and leads to a socket of this name that does not
-    /// listen yet: another user who can put a socket there has none that is all of this, but a dead
-    /// one.
+    /// No system call returns the file that a socket is bound to. But the file belongs to this user
+    /// and has no bits beyond those of the bind. It refers to a socket of this name that does not
+    /// listen yet. A file that another user can put here satisfies all of these conditions only if
+    /// its socket is dead.
     pub(super) fn check_own(
         &self,
         file: &OwnedFd,
@@ -85,7 +86,7 @@ impl Place {
     ) -> Result<(), BindError> {
         let me = rustix::process::geteuid().as_raw();
         if found.st_uid != me || found.st_mode & 0o7777 & !mode != 0 {
-            return Err(self.replaced("another socket is in its place"));
+            return Err(self.replaced("the path is now another socket"));
         }
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let failed = |errno: Errno| BindError::System {
@@ -97,24 +98,24 @@ impl Place {
         let probe = probe.map_err(failed)?;
         let link = SocketAddrUnix::new(link_to(file)).map_err(failed)?;
         match rustix::net::connect(&probe, &link) {
-            // Bound and not listening; or nothing is known, as there is no /proc, or as the mode lets
-            // not even its owner connect.
+            // Bound and not listening. Or the state is unknown, because /proc is missing or the
+            // mode does not permit even the owner to connect.
             Err(Errno::CONNREFUSED | Errno::NOENT | Errno::ACCESS) => Ok(()),
-            // Datagram sockets take peers at once, and tell what they were bound to.
+            // Datagram sockets accept a peer at once, and report the address they are bound to.
             Ok(()) if kind == SocketType::DGRAM => {
                 let name = rustix::net::getpeername(&probe).map_err(failed)?;
                 let own = Address::Unix(UnixAddress::Path(self.path.clone()));
                 if Address::from_any(name) == own {
                     return Ok(());
                 }
-                Err(self.replaced("the socket of another service is in its place"))
+                Err(self.replaced("the path is now the socket of another service"))
             }
-            _ => Err(self.replaced("the socket of another service is in its place")),
+            _ => Err(self.replaced("the path is now the socket of another service")),
         }
     }
 }
 
-/// Leads to the file of a descriptor, without a name that could be given to another file: proc(5).
+/// Returns a path to the file of a descriptor that cannot be redirected to another file: proc(5).
 pub(super) fn link_to(file: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }
@@ -127,7 +128,7 @@ pub(super) fn identity(file: &Stat) -> (u64, u64) {
     (file.st_dev, file.st_ino)
 }
 
-/// To whom a socket's file is to belong; `None` is left as it is.
+/// The owner of a socket file; `None` keeps the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Owner {
     pub(crate) user: Option<u32>,
@@ -135,30 +136,30 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    pub(super) fn give(self, file: &OwnedFd) -> Result<(), Errno> {
+    pub(super) fn apply(self, file: &OwnedFd) -> Result<(), Errno> {
         if self == Self::default() {
             return Ok(());
         }
         let user = self.user.map(Uid::from_raw);
         let group = self.group.map(Gid::from_raw);
-        // The descriptor's own file: chown(2), `AT_EMPTY_PATH`.
+        // The file of the descriptor itself: chown(2), `AT_EMPTY_PATH`.
         rustix::fs::chownat(file, c"", user, group, AtFlags::EMPTY_PATH)
     }
 }
 
-/// Removes the file when it is dropped, if it is still the one that was made, and only in the
-/// process that made it.
+/// Removes the socket file on drop if the file is still the same, and only in the process that
+/// created it.
 #[derive(Debug)]
 pub(crate) struct PathGuard {
-    pub(super) place: Place,
+    pub(super) path: FilePath,
     file: (u64, u64),
     owner: AtomicU32,
 }
 
 impl PathGuard {
-    pub(super) fn new(place: Place, file: &Stat) -> Self {
+    pub(super) fn new(path: FilePath, file: &Stat) -> Self {
         Self {
-            place,
+            path,
             file: identity(file),
             owner: AtomicU32::new(this_process()),
         }
@@ -173,7 +174,7 @@ impl PathGuard {
 impl Drop for PathGuard {
     fn drop(&mut self) {
         if this_process() == self.owner.load(Ordering::Relaxed) {
-            let _ = self.place.remove_if(self.file);
+            let _ = self.path.remove_if(self.file);
         }
     }
 }
@@ -185,14 +186,14 @@ mod tests {
     use super::*;
 
     fn check(path: &Path, mode: u32, kind: SocketType) -> Result<(), BindError> {
-        let place = Place::of(path)?;
-        let file = place.open().unwrap();
+        let file_path = FilePath::of(path)?;
+        let file = file_path.open().unwrap();
         let found = rustix::fs::fstat(&file).unwrap();
-        place.check_own(&file, &found, mode, kind)
+        file_path.check_own(&file, &found, mode, kind)
     }
 
     #[test]
-    fn a_socket_that_was_just_bound_is_its_own() {
+    fn just_bound_socket_is_recognised() {
         let dir = tempfile::tempdir().unwrap();
         for kind in [SocketType::STREAM, SocketType::DGRAM] {
             let path = dir.path().join(format!("{kind:?}"));
@@ -204,9 +205,9 @@ mod tests {
         }
     }
 
-    /// Moved into the place of ours by another user who may write to both directories.
+    /// The socket was moved to the path by another user who can write to both directories.
     #[test]
-    fn the_socket_of_another_service_is_not() {
+    fn socket_of_another_service_is_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let (stream, packet) = (dir.path().join("stream"), dir.path().join("packet"));
         let _listener = UnixListener::bind(&stream).unwrap();
@@ -215,11 +216,8 @@ mod tests {
             let here = dir.path().join("here");
             std::fs::hard_link(service, &here).unwrap();
             for kind in [SocketType::STREAM, SocketType::DGRAM] {
-                let refused = check(&here, 0o777, kind).unwrap_err();
-                assert!(
-                    matches!(refused, BindError::SocketReplaced { .. }),
-                    "{refused}"
-                );
+                let error = check(&here, 0o777, kind).unwrap_err();
+                assert!(matches!(error, BindError::SocketReplaced { .. }), "{error}");
             }
             std::fs::remove_file(&here).unwrap();
         }

@@ -1,8 +1,8 @@
-//! Errors and panics of a handler: each ends its request, and nothing else.
+//! Errors and panics of a handler: each ends its own request only.
 
 use crate::matrix::Combination;
-use crate::serving::Serving;
-use crate::stage::Options;
+use crate::server_driver::ServerDriver;
+use crate::server_process::Options;
 
 /// A factory and a destructor cannot return an error.
 const FAILURES: [(&str, &str); 8] = [
@@ -16,68 +16,65 @@ const FAILURES: [(&str, &str); 8] = [
     ("drop", "panic"),
 ];
 
-pub fn a_failure_stays_with_its_request(cell: Combination) {
-    let serving = Serving::start(cell, Options::default());
+pub fn handler_failure_ends_only_its_request(cell: Combination) {
+    let server = ServerDriver::start(cell, Options::default());
     let mut id = 1;
-    for (stage, kind) in FAILURES {
-        serving.faults(&[&format!("{stage} {kind}")]);
-        let mut client = serving.client();
-        let _ = client.say("hello");
-        // The server may be done with it already.
+    for (phase, kind) in FAILURES {
+        server.set_faults(&[&format!("{phase} {kind}")]);
+        let mut client = server.client();
+        let _ = client.send_line("hello");
+        // The server may have closed the connection already.
         let _ = client.half_close();
-        let was_handled = matches!(stage, "finish" | "drop");
+        let was_handled = matches!(phase, "finish" | "drop");
         if was_handled && !cell.is_datagram() {
-            assert_eq!(client.rest().unwrap(), b"hello\n", "{stage} {kind}");
+            assert_eq!(client.read_rest().unwrap(), b"hello\n", "{phase} {kind}");
         } else if !cell.is_datagram() {
-            assert!(client.was_cut(), "{stage} {kind}");
+            assert!(client.was_closed_by_server(), "{phase} {kind}");
         }
         let reason = match kind {
             _ if cell.is_forking() => "failed",
             "panic" => "panicked",
             _ => "failed",
         };
-        serving.tells(&format!("ended {id} {reason}"));
+        server.expect_event(&format!("ended {id} {reason}"));
 
-        let hooked = serving.tells(&format!("handle_error {id}"));
+        let event = server.expect_event(&format!("handle_error {id}"));
         assert!(
-            hooked.starts_with(&format!("handle_error {id} {stage} {kind}")),
-            "{hooked}"
+            event.starts_with(&format!("handle_error {id} {phase} {kind}")),
+            "{event}"
         );
-        let reached = |stage: &str| serving.count(&format!("{stage} {id}"));
-        let is_set_up = usize::from(!matches!(stage, "factory" | "setup"));
+        let reached = |phase: &str| server.count(&format!("{phase} {id}"));
+        let setup_succeeded = usize::from(!matches!(phase, "factory" | "setup"));
         assert_eq!(
             reached("setup"),
-            usize::from(stage != "factory"),
-            "{stage} {kind}"
+            usize::from(phase != "factory"),
+            "{phase} {kind}"
         );
-        assert_eq!(reached("handle"), is_set_up, "{stage} {kind}");
-        assert_eq!(reached("finish"), is_set_up, "{stage} {kind}");
+        assert_eq!(reached("handle"), setup_succeeded, "{phase} {kind}");
+        assert_eq!(reached("finish"), setup_succeeded, "{phase} {kind}");
 
-        serving.faults(&[]);
-        serving.serves();
+        server.set_faults(&[]);
+        server.assert_serves();
         id += 2;
     }
-    serving.is_idle();
+    server.assert_idle();
     assert_eq!(
-        serving.count("handle_error"),
+        server.count("handle_error"),
         FAILURES.len(),
         "{}",
-        serving.journal()
+        server.journal()
     );
 }
 
-pub fn a_second_failure_is_told_and_not_handled(cell: Combination) {
-    let serving = Serving::start(cell, Options::default());
-    serving.faults(&["handle error", "finish panic", "drop panic"]);
-    let _ = serving.client().say("hello");
-    serving.tells("ended 1");
-    let hooked = serving.tells("handle_error");
-    assert!(
-        hooked.starts_with("handle_error 1 handle error"),
-        "{hooked}"
-    );
-    serving.tells("hook finish panicked: told to panic in finish");
-    assert_eq!(serving.count("hook drop"), 1, "{}", serving.journal());
-    serving.faults(&[]);
-    serving.serves();
+pub fn second_failure_is_reported_but_not_handled(cell: Combination) {
+    let server = ServerDriver::start(cell, Options::default());
+    server.set_faults(&["handle error", "finish panic", "drop panic"]);
+    let _ = server.client().send_line("hello");
+    server.expect_event("ended 1");
+    let event = server.expect_event("handle_error");
+    assert!(event.starts_with("handle_error 1 handle error"), "{event}");
+    server.expect_event("hook finish panicked: asked to panic in finish");
+    assert_eq!(server.count("hook drop"), 1, "{}", server.journal());
+    server.set_faults(&[]);
+    server.assert_serves();
 }

@@ -1,72 +1,72 @@
-//! As many requests at once as the model allows, and one more.
+//! The maximum number of requests that the model allows, and one more.
 
 use std::time::Duration;
 
 use crate::matrix::Combination;
-use crate::serving::Serving;
-use crate::stage::Options;
+use crate::server_driver::ServerDriver;
+use crate::server_process::Options;
 
-pub fn at_the_limit_the_next_waits(cell: Combination) {
-    let serving = Serving::start(cell, Options::default().with("limit", 2));
-    let mut held = vec![serving.hold("a")];
+pub fn next_request_waits_at_the_limit(cell: Combination) {
+    let server = ServerDriver::start(cell, Options::default().with("limit", 2));
+    let mut held = vec![server.hold("a")];
     if !cell.is_sequential() {
-        held.push(serving.hold("b"));
+        held.push(server.hold("b"));
     }
     let next = held.len() + 1;
-    let mut waiting = serving.client();
-    waiting.say("next").unwrap();
-    let mut one_more = serving.client();
-    one_more.say("one more").unwrap();
-    // Both are served in the one place that this makes free.
+    let mut waiting = server.client();
+    waiting.send_line("next").unwrap();
+    let mut one_more = server.client();
+    one_more.send_line("one more").unwrap();
+    // Both clients are served in the slot that this releases.
     held.remove(0).release();
-    serving.answers(&mut waiting, "next");
+    server.expect_reply(&mut waiting, "next");
     drop(waiting);
-    serving.answers(&mut one_more, "one more");
+    server.expect_reply(&mut one_more, "one more");
     let [first, second] = [
-        serving.position("ended 1"),
-        serving.position(&format!("ended {next}")),
+        server.position("ended 1"),
+        server.position(&format!("ended {next}")),
     ];
     assert!(
-        first < serving.position(&format!("accepted {next}")),
+        first < server.position(&format!("accepted {next}")),
         "{}",
-        serving.journal()
+        server.journal()
     );
     assert!(
-        second < serving.position(&format!("accepted {}", next + 1)),
+        second < server.position(&format!("accepted {}", next + 1)),
         "{}",
-        serving.journal()
+        server.journal()
     );
-    assert_eq!(serving.count("refused"), 0);
+    assert_eq!(server.count("rejected"), 0);
 }
 
-pub fn at_the_limit_the_next_is_rejected(cell: Combination) {
-    let serving = Serving::start(cell, Options::default().with("limit", 1).set("reject"));
-    let held = serving.hold("gate");
-    let mut rejected = serving.client();
-    let _ = rejected.say("hello");
-    serving.tells("refused 2 at the limit");
+pub fn next_request_is_rejected_at_the_limit(cell: Combination) {
+    let server = ServerDriver::start(cell, Options::default().with("limit", 1).set("reject"));
+    let held = server.hold("held");
+    let mut rejected = server.client();
+    let _ = rejected.send_line("hello");
+    server.expect_event("rejected 2 at the limit");
     if !cell.is_datagram() {
-        assert!(rejected.was_cut());
+        assert!(rejected.was_closed_by_server());
     }
-    assert_eq!(serving.count("factory"), 1);
+    assert_eq!(server.count("factory"), 1);
     held.release();
-    serving.waits_for("the place to be free again", || {
-        let mut client = serving.client();
-        client.set_patience(Duration::from_millis(200)).unwrap();
-        client.say("again").is_ok()
-            && matches!(client.hear(), Ok(Some(answer)) if answer == "again")
+    server.wait_for("the slot to be free again", || {
+        let mut client = server.client();
+        client.set_timeout(Duration::from_millis(200)).unwrap();
+        client.send_line("again").is_ok()
+            && matches!(client.receive_line(), Ok(Some(answer)) if answer == "again")
     });
 }
 
-pub fn a_stop_is_answered_at_the_limit(cell: Combination) {
-    let mut serving = Serving::start(cell, Options::default().with("limit", 1));
-    let held = serving.hold("gate");
-    let mut waiting = serving.client();
-    waiting.say("next").unwrap();
-    serving.stop();
-    serving.tells("served");
-    assert_eq!(serving.count("accepted"), 1);
-    serving.tell("serve");
+pub fn server_stops_at_the_limit(cell: Combination) {
+    let mut server = ServerDriver::start(cell, Options::default().with("limit", 1));
+    let held = server.hold("held");
+    let mut waiting = server.client();
+    waiting.send_line("next").unwrap();
+    server.stop();
+    server.expect_event("served");
+    assert_eq!(server.count("accepted"), 1);
+    server.command("serve");
     held.release();
-    serving.answers(&mut waiting, "next");
+    server.expect_reply(&mut waiting, "next");
 }

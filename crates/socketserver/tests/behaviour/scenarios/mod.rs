@@ -1,4 +1,4 @@
-//! The scenarios: what is proven on each combination of transport and model.
+//! The scenarios, each of which runs on every combination of transport and model.
 
 mod draining;
 mod echo;
@@ -19,7 +19,7 @@ pub struct Scenario {
     pub run: fn(Combination),
 }
 
-/// The scenarios of each module, by the names of their functions.
+/// Lists the scenarios of each module by the names of their functions.
 macro_rules! scenarios {
     ($($module:ident { $($name:ident,)+ })+) => {
         pub const SCENARIOS: &[Scenario] = &[$($(
@@ -30,86 +30,86 @@ macro_rules! scenarios {
 
 scenarios! {
     echo {
-        three_rounds,
-        the_reported_address_is_the_bound_one,
-        nothing_is_left_at_the_end,
-        the_order_of_a_request,
-        requests_run_where_the_model_says,
-        one_at_a_time,
-        many_at_a_time,
-        half_close_still_gets_the_answer,
-        unread_input_does_not_destroy_the_answer,
-        a_large_write_survives_signals_and_a_slow_reader,
+        echo_returns_each_line,
+        reported_address_is_the_bound_one,
+        closed_server_leaves_nothing_behind,
+        events_and_hooks_run_in_order,
+        requests_run_in_the_thread_or_process_of_the_model,
+        sequential_server_serves_one_request_at_a_time,
+        concurrent_server_serves_many_requests_at_a_time,
+        half_closed_client_receives_its_reply,
+        unread_input_does_not_destroy_the_reply,
+        large_write_survives_signals_and_a_slow_reader,
     }
     failures {
-        a_failure_stays_with_its_request,
-        a_second_failure_is_told_and_not_handled,
+        handler_failure_ends_only_its_request,
+        second_failure_is_reported_but_not_handled,
     }
     hooks {
-        who_is_not_verified_gets_no_handler,
-        hooks_that_fail_do_no_harm,
+        rejected_client_gets_no_handler,
+        failing_hooks_do_not_stop_the_server,
         service_actions_run_between_requests,
-        handle_request_handles_one,
+        handle_request_serves_one_request,
         handle_request_times_out,
-        handle_request_is_stopped,
+        handle_request_returns_on_shutdown_and_drain,
     }
     stopping {
-        an_idle_server_stops_and_serves_again,
-        a_stop_before_serving_holds,
-        a_stop_from_a_handler,
-        a_stop_leaves_live_requests_alone,
-        a_drop_waits_for_nothing,
-        a_server_that_never_served_closes,
+        idle_server_stops_and_serves_again,
+        shutdown_before_serving_ends_the_first_round,
+        handler_can_stop_the_server,
+        shutdown_does_not_end_active_requests,
+        drop_does_not_wait_for_active_requests,
+        server_that_never_served_closes,
     }
     draining {
-        an_idle_server_drains,
-        a_drain_from_a_handler,
-        a_drain_lets_live_requests_finish,
-        a_drain_refuses_new_clients,
-        a_drain_serves_the_backlog,
-        a_drain_without_time_refuses_the_backlog,
-        a_drain_cuts_at_its_deadline,
-        a_close_is_a_drain,
-        a_close_leaves_a_stuck_handler_behind,
+        idle_server_drains_at_once,
+        handler_can_drain_the_server,
+        drain_lets_active_requests_finish,
+        drain_closes_the_listener_at_once,
+        drain_serves_the_backlog,
+        drain_with_zero_timeout_rejects_the_backlog,
+        drain_cancels_requests_at_its_deadline,
+        close_drains_the_backlog,
+        close_abandons_a_stuck_handler_at_its_timeout,
     }
     limits {
-        at_the_limit_the_next_waits,
-        at_the_limit_the_next_is_rejected,
-        a_stop_is_answered_at_the_limit,
+        next_request_waits_at_the_limit,
+        next_request_is_rejected_at_the_limit,
+        server_stops_at_the_limit,
     }
     packets {
-        an_empty_datagram_is_a_request,
-        nothing_is_replied_unless_the_handler_does,
-        an_oversized_datagram_is_flagged_and_counted,
+        empty_datagram_is_a_request,
+        only_the_handler_replies_to_a_datagram,
+        oversized_datagram_is_flagged_and_counted,
         datagrams_of_every_size_arrive_whole,
-        an_unnamed_peer_cannot_be_answered,
-        a_datagram_peer_that_does_not_read_times_the_reply_out,
-        a_datagram_peer_that_reads_late_gets_every_reply,
+        reply_to_an_unnamed_peer_fails,
+        reply_to_a_peer_that_does_not_read_times_out,
+        peer_that_reads_late_receives_every_reply,
     }
     udp {
-        answers_come_from_the_address_that_was_asked,
-        ipv6_answers_do_as_well,
+        replies_come_from_the_requested_address,
+        ipv6_replies_come_from_the_requested_address,
         replies_are_limited_until_the_peer_is_validated,
-        low_ports_are_refused_before_a_handler_is_made,
-        what_the_kernel_drops_is_counted,
+        low_source_ports_are_rejected_without_a_handler,
+        kernel_drops_are_counted,
     }
     timeouts {
-        a_trickle_is_cut_by_the_request_deadline,
-        silence_is_cut_by_the_read_and_idle_timeouts,
-        a_peer_that_does_not_read_is_cut_by_the_write_timeout,
+        slow_request_ends_at_the_request_timeout,
+        silent_peer_ends_at_the_read_and_idle_timeouts,
+        peer_that_does_not_read_ends_at_the_write_timeout,
     }
     hostile {
-        a_peer_that_goes_away_is_no_error,
-        five_hundred_clients_that_misbehave,
+        disconnected_peer_is_not_a_handler_error,
+        server_survives_five_hundred_misbehaving_clients,
     }
     forking {
         exit_codes_are_0_and_1,
-        a_foreign_child_stays_waitable,
-        a_child_owns_nothing_of_its_parent,
-        a_killed_child_ends_only_its_request,
-        a_signal_to_the_whole_group_is_for_the_parent,
-        children_that_ignore_the_signal_end_at_the_deadline,
-        serving_with_threads_running_is_refused,
-        children_of_a_dead_server_end,
+        foreign_child_stays_waitable,
+        child_holds_no_descriptor_of_its_parent,
+        killed_child_ends_only_its_request,
+        children_ignore_signals_to_the_process_group,
+        children_that_ignore_cancellation_are_killed,
+        serving_with_other_threads_is_rejected,
+        children_end_with_their_server,
     }
 }

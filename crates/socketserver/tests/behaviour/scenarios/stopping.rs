@@ -1,89 +1,89 @@
-//! Stops: from outside and inside, early, twice, with and without somebody being served.
+//! Stop: from outside and from a handler, early, twice, with and without active requests.
 
 use crate::matrix::Combination;
-use crate::serving::Serving;
-use crate::stage::Options;
+use crate::server_driver::ServerDriver;
+use crate::server_process::Options;
 
-pub fn an_idle_server_stops_and_serves_again(cell: Combination) {
-    let mut serving = Serving::start(cell, Options::default());
-    serving.serves();
-    serving.rests();
+pub fn idle_server_stops_and_serves_again(cell: Combination) {
+    let mut server = ServerDriver::start(cell, Options::default());
+    server.assert_serves();
+    server.wait_for_requests();
     for round in 1..=2 {
-        serving.stop();
-        serving.tells_times("served", round);
-        // Asked for what is the case already, a stop must not end the next round.
-        serving.stop();
-        let mut early = serving.client();
-        early.say("is anybody there?").unwrap();
-        serving.tell("serve");
-        serving.answers(&mut early, "is anybody there?");
+        server.stop();
+        server.expect_events("served", round);
+        // A stop of a server that does not serve must not end its next round.
+        server.stop();
+        let mut early = server.client();
+        early.send_line("early client").unwrap();
+        server.command("serve");
+        server.expect_reply(&mut early, "early client");
         drop(early);
-        serving.serves();
-        serving.rests();
+        server.assert_serves();
+        server.wait_for_requests();
     }
-    assert_eq!(serving.count("served"), 2);
-    serving.tell("shutdown");
-    serving.tells_times("served", 3);
-    serving.quits();
+    assert_eq!(server.count("served"), 2);
+    server.command("shutdown");
+    server.expect_events("served", 3);
+    server.assert_quits();
 }
 
-pub fn a_stop_before_serving_holds(cell: Combination) {
-    let mut serving = Serving::bound(cell, Options::default().set("stop_first"));
-    serving.tell("serve");
-    serving.tells("served");
-    serving.tell("serve");
-    serving.serves();
-    assert_eq!(serving.count("served"), 1);
+pub fn shutdown_before_serving_ends_the_first_round(cell: Combination) {
+    let mut server = ServerDriver::bind(cell, Options::default().set("stop_first"));
+    server.command("serve");
+    server.expect_event("served");
+    server.command("serve");
+    server.assert_serves();
+    assert_eq!(server.count("served"), 1);
 }
 
-pub fn a_stop_from_a_handler(cell: Combination) {
-    let mut serving = Serving::start(cell, Options::default());
+pub fn handler_can_stop_the_server(cell: Combination) {
+    let mut server = ServerDriver::start(cell, Options::default());
     for round in 1..=2 {
-        assert_eq!(serving.client().ask("stop"), "stopping");
-        serving.tells_times("served", round);
-        serving.tell("serve");
-        serving.serves();
-        serving.rests();
+        assert_eq!(server.client().ask("stop"), "stopping");
+        server.expect_events("served", round);
+        server.command("serve");
+        server.assert_serves();
+        server.wait_for_requests();
     }
 }
 
-pub fn a_stop_leaves_live_requests_alone(cell: Combination) {
-    let mut serving = Serving::start(cell, Options::default());
-    let (one, two) = (serving.hold("one"), serving.hold("two"));
-    serving.stop();
-    serving.tells("served");
-    assert_eq!(serving.count("ended"), 0);
+pub fn shutdown_does_not_end_active_requests(cell: Combination) {
+    let mut server = ServerDriver::start(cell, Options::default());
+    let (one, two) = (server.hold("one"), server.hold("two"));
+    server.stop();
+    server.expect_event("served");
+    assert_eq!(server.count("ended"), 0);
     one.release();
-    serving.tell("serve");
-    serving.serves();
+    server.command("serve");
+    server.assert_serves();
     two.release();
-    serving.is_idle();
-    assert_eq!(serving.count("handle_error"), 0, "{}", serving.journal());
+    server.assert_idle();
+    assert_eq!(server.count("handle_error"), 0, "{}", server.journal());
 }
 
-pub fn a_drop_waits_for_nothing(cell: Combination) {
-    let mut serving = Serving::start(cell, Options::default());
-    let held = serving.hold("gate");
-    serving.stop();
-    serving.tells("served");
-    serving.tell("drop");
-    serving.tells("dropped");
+pub fn drop_does_not_wait_for_active_requests(cell: Combination) {
+    let mut server = ServerDriver::start(cell, Options::default());
+    let held = server.hold("held");
+    server.stop();
+    server.expect_event("served");
+    server.command("drop");
+    server.expect_event("dropped");
     if cell.transport == "udp" {
-        // The socket is needed for the reply.
+        // The socket stays open for the reply.
         held.release();
-        return serving.frees_its_address();
+        return server.wait_until_address_free();
     }
-    serving.frees_its_address();
-    assert_eq!(serving.count("closing"), 0, "{}", serving.journal());
+    server.wait_until_address_free();
+    assert_eq!(server.count("closing"), 0, "{}", server.journal());
     held.release();
 }
 
-pub fn a_server_that_never_served_closes(cell: Combination) {
+pub fn server_that_never_served_closes(cell: Combination) {
     for (command, done) in [("close", "closed"), ("drop", "dropped")] {
-        let mut serving = Serving::bound(cell, Options::default());
-        serving.tell(command);
-        serving.tells(done);
-        serving.frees_its_address();
-        serving.quits();
+        let mut server = ServerDriver::bind(cell, Options::default());
+        server.command(command);
+        server.expect_event(done);
+        server.wait_until_address_free();
+        server.assert_quits();
     }
 }

@@ -1,72 +1,73 @@
-//! Peers that make a handler wait: each kind of wait has an end.
+//! Peers that make a handler wait. Every kind of wait has a timeout.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::PATIENCE;
+use crate::common::TIMEOUT;
 use crate::matrix::Combination;
-use crate::serving::Serving;
-use crate::stage::Options;
+use crate::server_driver::ServerDriver;
+use crate::server_process::Options;
 
-/// The first request is over because a wait was; its handler passed the error on.
+/// Expects that the first request ends because a wait timed out, and that its handler passed the
+/// error on.
 #[track_caller]
-fn times_out(serving: &Serving) {
-    // A child's end is known by its exit code alone.
-    let reason = if serving.cell.is_forking() {
+fn expect_timeout(server: &ServerDriver) {
+    // The exit code of a child does not contain the reason.
+    let reason = if server.cell.is_forking() {
         "failed"
     } else {
         "timed out"
     };
-    serving.tells(&format!("ended 1 {reason}"));
-    let hooked = serving.tells("handle_error");
+    server.expect_event(&format!("ended 1 {reason}"));
+    let event = server.expect_event("handle_error");
     assert!(
-        hooked.contains("1 handle error") && hooked.contains("past the timeout"),
-        "{hooked}"
+        event.contains("1 handle error") && event.contains("past the timeout"),
+        "{event}"
     );
 }
 
-pub fn a_trickle_is_cut_by_the_request_deadline(cell: Combination) {
+pub fn slow_request_ends_at_the_request_timeout(cell: Combination) {
     const LIMIT: Duration = Duration::from_millis(300);
-    let serving = Serving::start(
+    let server = ServerDriver::start(
         cell,
         Options::default().with("request", 300).with("idle", 200),
     );
     let start = Instant::now();
-    let mut client = serving.client();
-    while serving.count("ended") == 0 && start.elapsed() < PATIENCE {
-        // The end is met by the write that comes after it.
+    let mut client = server.client();
+    while server.count("ended") == 0 && start.elapsed() < TIMEOUT {
+        // The write after the timeout fails.
         let _ = client.send(b"x");
         thread::sleep(Duration::from_millis(50));
     }
     let took = start.elapsed();
     assert!(
-        took >= LIMIT && took < PATIENCE,
+        took >= LIMIT && took < TIMEOUT,
         "{took:?}\n{}",
-        serving.journal()
+        server.journal()
     );
-    times_out(&serving);
-    serving.serves();
+    expect_timeout(&server);
+    server.assert_serves();
 }
 
-pub fn silence_is_cut_by_the_read_and_idle_timeouts(cell: Combination) {
+pub fn silent_peer_ends_at_the_read_and_idle_timeouts(cell: Combination) {
     for limit in ["read", "idle"] {
-        let serving = Serving::start(cell, Options::default().with(limit, 100));
-        let mut client = serving.client();
-        // The server's clock starts with its answer, which may be long in coming.
+        let server = ServerDriver::start(cell, Options::default().with(limit, 100));
+        let mut client = server.client();
+        // The server's clock starts with its reply, which may be delayed.
         let since = Instant::now();
         assert_eq!(client.ask("hello"), "hello");
-        assert!(client.was_cut());
+        assert!(client.was_closed_by_server());
         let waited = since.elapsed();
         assert!(waited >= Duration::from_millis(100), "{limit}: {waited:?}");
-        times_out(&serving);
-        serving.serves();
+        expect_timeout(&server);
+        server.assert_serves();
     }
 }
 
-pub fn a_peer_that_does_not_read_is_cut_by_the_write_timeout(cell: Combination) {
-    let serving = Serving::start(cell, Options::default().with("write", 150));
-    let mut client = serving.client();
-    client.say("pour 67108864").unwrap();
-    times_out(&serving);
-    serving.serves();
+pub fn peer_that_does_not_read_ends_at_the_write_timeout(cell: Combination) {
+    let server = ServerDriver::start(cell, Options::default().with("write", 150));
+    let mut client = server.client();
+    client.send_line("pour 67108864").unwrap();
+    expect_timeout(&server);
+    server.assert_serves();
 }

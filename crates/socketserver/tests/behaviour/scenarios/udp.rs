@@ -1,66 +1,66 @@
-//! What only UDP has: peers that may be anybody, several addresses of one's own, and a kernel that
-//! drops what it has no room for.
+//! Properties of UDP only: peers with forged addresses, several local addresses, and a kernel that
+//! drops datagrams without buffer space.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use crate::common::PATIENCE;
+use crate::common::TIMEOUT;
 use crate::common::client::Endpoint;
 use crate::matrix::Combination;
-use crate::serving::Serving;
-use crate::stage::Options;
+use crate::server_driver::ServerDriver;
+use crate::server_process::Options;
 
-/// A client that is connected to one address of the server, and so hears no other.
-fn client(serving: &Serving, to: &str) -> UdpSocket {
-    let Endpoint::Udp(server) = serving.endpoint else {
-        unreachable!("it is UDP");
+/// Returns a client that is connected to one address of the server, and so receives from no other.
+fn client(server: &ServerDriver, to: &str) -> UdpSocket {
+    let Endpoint::Udp(server) = server.endpoint else {
+        unreachable!("the transport is UDP");
     };
     let to = SocketAddr::new(to.parse().unwrap(), server.port());
     let any: IpAddr = if to.is_ipv4() { "0.0.0.0" } else { "::" }.parse().unwrap();
     let client = UdpSocket::bind((any, 0)).unwrap();
     client.connect(to).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_read_timeout(Some(TIMEOUT)).unwrap();
     client
 }
 
-fn answers_from(serving: &Serving, addresses: &[(&str, &str)]) {
+fn assert_replies_from(server: &ServerDriver, addresses: &[(&str, &str)]) {
     let clients: Vec<_> = addresses
         .iter()
-        .map(|(to, shown)| (client(serving, to), shown))
+        .map(|(to, expected)| (client(server, to), expected))
         .collect();
-    // Under way at the same time, so that what goes out together has to be told apart.
+    // In flight at the same time, so that replies in one batch must keep their addresses apart.
     for _ in 0..5 {
         for (client, _) in &clients {
-            client.send(b"where-are-you").unwrap();
+            client.send(b"local-address").unwrap();
         }
-        for (client, shown) in &clients {
+        for (client, expected) in &clients {
             let mut answer = [0; 100];
             let n = client.recv(&mut answer).unwrap_or_else(|error| {
-                panic!("{shown} does not answer: {error}\n{}", serving.journal())
+                panic!("{expected} does not answer: {error}\n{}", server.journal())
             });
             let port = client.peer_addr().unwrap().port();
             let answer = std::str::from_utf8(&answer[..n]).unwrap();
-            assert_eq!(answer, format!("{shown}:{port}"));
+            assert_eq!(answer, format!("{expected}:{port}"));
         }
     }
 }
 
-pub fn answers_come_from_the_address_that_was_asked(cell: Combination) {
-    let serving = Serving::start(cell, Options::default().set("everywhere"));
+pub fn replies_come_from_the_requested_address(cell: Combination) {
+    let server = ServerDriver::start(cell, Options::default().set("everywhere"));
     let addresses: Vec<_> = (1..=20).map(|n| format!("127.0.0.{n}")).collect();
     let pairs: Vec<_> = addresses.iter().map(|ip| (&**ip, &**ip)).collect();
-    answers_from(&serving, &pairs);
+    assert_replies_from(&server, &pairs);
 }
 
-pub fn ipv6_answers_do_as_well(cell: Combination) {
+pub fn ipv6_replies_come_from_the_requested_address(cell: Combination) {
     if UdpSocket::bind("[::1]:0").is_err() {
         println!("SKIPPED: this machine has no IPv6");
         return;
     }
-    let serving = Serving::start(cell, Options::default().set("everywhere_in_ipv6"));
-    answers_from(
-        &serving,
+    let server = ServerDriver::start(cell, Options::default().set("everywhere_in_ipv6"));
+    assert_replies_from(
+        &server,
         &[
             ("::1", "[::1]"),
             ("127.0.0.2", "[::ffff:127.0.0.2]"),
@@ -70,36 +70,36 @@ pub fn ipv6_answers_do_as_well(cell: Combination) {
 }
 
 pub fn replies_are_limited_until_the_peer_is_validated(cell: Combination) {
-    let mut serving = Serving::start(cell, Options::default().with("max_amplification", 3));
-    let mut client = serving.client();
+    let mut server = ServerDriver::start(cell, Options::default().with("max_amplification", 3));
+    let mut client = server.client();
 
-    // 9 bytes, which may be answered with 27: ten times 2 are less, but more than three replies.
-    client.say("flood 100").unwrap();
+    // 9 bytes permit replies of 27 bytes in total. 100 replies need more; only three are checked.
+    client.send_line("flood 100").unwrap();
     for n in 0..3 {
-        serving.answers(&mut client, &n.to_string());
+        server.expect_reply(&mut client, &n.to_string());
     }
-    serving.tells("ended 1 failed");
-    assert!(serving.lines("failed 1")[0].contains("mark_validated"));
+    server.expect_event("ended 1 failed");
+    assert!(server.lines("failed 1")[0].contains("mark_validated"));
 
-    // 8 bytes, to which 25 are one too many. It is refused whole.
-    client.say("pour  25").unwrap();
-    serving.tells("ended 2 failed");
-    client.say("pour  24").unwrap();
+    // 8 bytes, which 25 exceed by one. The whole reply is rejected.
+    client.send_line("pour  25").unwrap();
+    server.expect_event("ended 2 failed");
+    client.send_line("pour  24").unwrap();
     assert_eq!(client.read(&mut [0; 99]).unwrap(), 24);
 
-    client.say("validate-and-flood 100").unwrap();
+    client.send_line("validate-and-flood 100").unwrap();
     for n in 0..100 {
-        serving.answers(&mut client, &n.to_string());
+        server.expect_reply(&mut client, &n.to_string());
     }
-    // Each datagram is judged by itself.
-    client.say("pour 99").unwrap();
-    serving.tells("ended 5 failed");
-    serving.serves();
+    // The limit applies to each datagram separately.
+    client.send_line("pour 99").unwrap();
+    server.expect_event("ended 5 failed");
+    server.assert_serves();
     let counted = if cell.is_forking() { 0 } else { 3 };
-    assert_eq!(serving.counter("amplification_refused"), counted);
+    assert_eq!(server.counter("amplification_refused"), counted);
 }
 
-/// A socket with one of the ports that a client usually has not.
+/// Binds a port below 1024, which a client does not use normally.
 fn with_low_port() -> Option<UdpSocket> {
     for port in (600..1024).rev() {
         match UdpSocket::bind(("127.0.0.1", port)) {
@@ -112,48 +112,48 @@ fn with_low_port() -> Option<UdpSocket> {
     None
 }
 
-pub fn low_ports_are_refused_before_a_handler_is_made(cell: Combination) {
+pub fn low_source_ports_are_rejected_without_a_handler(cell: Combination) {
     let Some(low) = with_low_port() else { return };
-    low.set_read_timeout(Some(PATIENCE)).unwrap();
-    let address = |serving: &Serving| client(serving, "127.0.0.2").peer_addr().unwrap();
+    low.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let address = |server: &ServerDriver| client(server, "127.0.0.2").peer_addr().unwrap();
 
-    let serving = Serving::start(cell, Options::default());
-    low.send_to(b"hello", address(&serving)).unwrap();
-    assert_eq!(low.recv(&mut [0; 9]).unwrap(), 5, "welcome by default");
+    let server = ServerDriver::start(cell, Options::default());
+    low.send_to(b"hello", address(&server)).unwrap();
+    assert_eq!(low.recv(&mut [0; 9]).unwrap(), 5, "admitted by default");
 
-    let serving = Serving::start(cell, Options::default().set("reject_low_ports"));
-    low.send_to(b"hello", address(&serving)).unwrap();
-    serving.tells("refused 1 source port below 1024");
-    serving.serves();
-    // Of the second request only.
-    serving.tells_times("factory", 1);
+    let server = ServerDriver::start(cell, Options::default().set("reject_low_ports"));
+    low.send_to(b"hello", address(&server)).unwrap();
+    server.expect_event("rejected 1 source port below 1024");
+    server.assert_serves();
+    // Only the second request has created a handler.
+    server.expect_events("factory", 1);
 }
 
-pub fn what_the_kernel_drops_is_counted(cell: Combination) {
+pub fn kernel_drops_are_counted(cell: Combination) {
     let options = Options::default().with("receive_buffer", 4096);
-    let mut serving = Serving::bound(cell, options);
-    let mut client = serving.client();
+    let mut server = ServerDriver::bind(cell, options);
+    let mut client = server.client();
     let mut sent = 200;
     for _ in 0..sent {
-        client.say("nothing").unwrap();
+        client.send_line("nothing").unwrap();
     }
-    serving.tell("serve");
-    // The first that finds room brings the word about those which found none.
-    client.set_patience(Duration::from_millis(100)).unwrap();
-    serving.waits_for("an answer", || {
-        client.say("the last").unwrap();
+    server.command("serve");
+    // The first datagram that finds buffer space reports those that were dropped.
+    client.set_timeout(Duration::from_millis(100)).unwrap();
+    server.wait_for("an answer", || {
+        client.send_line("the last").unwrap();
         sent += 1;
-        client.hear().is_ok()
+        client.receive_line().is_ok()
     });
-    serving.rests();
-    let accepted = serving.count("accepted") as u64;
-    let told = serving.lines("event DatagramsDropped");
-    let [told] = &told[..] else {
-        panic!("told {told:?}");
+    server.wait_for_requests();
+    let accepted = server.count("accepted") as u64;
+    let events = server.lines("event DatagramsDropped");
+    let [event] = &events[..] else {
+        panic!("{events:?}");
     };
-    let (_, count) = told.split_once("count: ").unwrap();
+    let (_, count) = event.split_once("count: ").unwrap();
     let count: u64 = count.trim_end_matches([' ', '}']).parse().unwrap();
     assert!(count > 0);
-    assert_eq!(accepted + count, sent, "{told}");
-    assert_eq!(serving.counter("dropped_by_kernel"), count);
+    assert_eq!(accepted + count, sent, "{event}");
+    assert_eq!(server.counter("dropped_by_kernel"), count);
 }

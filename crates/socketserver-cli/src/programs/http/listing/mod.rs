@@ -1,8 +1,8 @@
 //! Lists of directories, as pages.
 //!
-//! A list that is short is made at once and sent whole. A long one takes tens of milliseconds of a
-//! processor and half a megabyte of memory: few are made at once, only its names are kept while its
-//! client reads, and the memory of all of them has a limit.
+//! A short list is created at once and sent whole. A long one takes tens of milliseconds of CPU
+//! time and half a megabyte of memory. Therefore few are created at the same time, only the names
+//! are kept while the client reads, and the total memory is limited.
 
 mod names;
 mod page;
@@ -28,39 +28,40 @@ use page::Pieces;
 use turns::Turns;
 use unread::Lists;
 
-/// A list of at most so many names is a short one.
+/// The maximum number of names in a short list.
 const SHORT: usize = 256;
-/// How many long lists may wait to be made, where a thread that waits is one of many.
+/// The maximum number of long lists that wait, under models with many threads.
 const WAITING: usize = 64;
-/// How long one waits.
+/// The maximum time that a list waits.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// Makes lists, a few at once.
+/// A builder of lists that creates only a few at once.
 #[derive(Debug)]
 pub(super) struct Listing {
     short: Turns,
     long: Turns,
     unread: Lists,
-    /// The device and the inode of the directory that was found to be long last: what is asked for again
-    /// and again is not read from its beginning for nothing.
+    /// The device and the inode of the last directory with a long list. Repeated requests for it
+    /// skip the attempt to create a short list.
     known_long: Mutex<Option<(u64, u64)>>,
 }
 
 impl Listing {
-    /// `workers` is how many requests are served at once, if those that wait take places from others.
+    /// Creates the builder. `workers` is the number of requests served at once, if waiting ones
+    /// hold a worker.
     pub fn new(workers: Option<usize>) -> Self {
         let cores = available_parallelism().map_or(1, usize::from);
         let waiting = workers.map_or(WAITING, |workers| (workers / 4).min(WAITING));
         Self {
             short: Turns::new(cores, usize::MAX),
-            // The other half is for other requests.
+            // The other half of the cores is for other requests.
             long: Turns::new((cores / 2).max(1), waiting),
             unread: Lists::default(),
             known_long: Mutex::new(None),
         }
     }
 
-    /// The list of a directory, as this request asks for it.
+    /// Returns the response with the list of a directory.
     pub fn of(
         &self,
         request: &Request<'_>,
@@ -93,7 +94,7 @@ impl Listing {
         let names = read(&place, names::MOST)?;
         drop(turn);
         if !names.is_cut && names.len() <= SHORT {
-            // It has become short.
+            // The list has become short.
             *self.lock() = None;
         }
         let names = self.unread.keep(names).ok_or_else(too_busy)?;
@@ -111,7 +112,7 @@ impl Listing {
     }
 }
 
-/// On a thread of its own under the green model: a directory may be on a slow disk, too.
+/// Reads a directory, under the green model in a separate thread, because its disk may be slow.
 fn read(place: &Arc<Place>, most: usize) -> io::Result<Names> {
     let place = place.clone();
     unblock(move || {

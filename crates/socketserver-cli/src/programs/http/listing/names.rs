@@ -9,19 +9,19 @@ use rustix::fs::{Dir, FileType, Stat};
 use crate::programs::http::document_root::{Tree, kind};
 use crate::programs::http::request_path::is_hidden;
 
-/// How many names a list may have. Each costs a look at its file.
+/// The maximum number of names in a list. Each costs a lookup of its file.
 pub(super) const MOST: usize = 10_000;
-/// How many entries are looked at for each name that the list may have: hidden ones are no work to
-/// show, and some to pass over.
+/// The number of entries to read for each name of the maximum. Hidden entries are not shown, but
+/// skipping them takes time.
 const PASSED_OVER: usize = 10;
 
-/// Names that are listed, each with what is told about it.
+/// The names in a list, each with its metadata.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    /// One behind the other.
+    /// All names, one after another.
     text: Vec<u8>,
     entries: Vec<Entry>,
-    /// There are more in the directory.
+    /// True if the directory contains further names.
     pub is_cut: bool,
 }
 
@@ -43,18 +43,18 @@ pub(super) struct Named<'a> {
     pub modified: i64,
 }
 
-/// The directory that is listed.
+/// The directory to list.
 #[derive(Debug)]
 pub(super) struct Place {
     pub tree: Tree,
     pub directory: OwnedFd,
-    /// Its path below the root.
+    /// The path below the root.
     pub path: Vec<u8>,
     pub shows_hidden: bool,
 }
 
 impl Names {
-    /// Reads a directory from its beginning, up to so many names.
+    /// Reads a directory from its beginning, up to `most` names.
     pub fn read(place: &Place, most: usize) -> io::Result<Self> {
         let mut names = Self::default();
         for (seen, entry) in Dir::read_from(&place.directory)?.enumerate() {
@@ -89,7 +89,7 @@ impl Names {
             FileType::RegularFile => false,
             _ => return,
         };
-        // A name has 255 bytes at most, and there are `MOST` of them.
+        // A name has at most 255 bytes, and there are at most `MOST` names.
         let (Ok(start), Ok(length)) = (self.text.len().try_into(), name.len().try_into()) else {
             return;
         };
@@ -103,11 +103,11 @@ impl Names {
         });
     }
 
-    /// Directories first; names as people sort them, and in one order in any case.
+    /// Sorts directories before files, then by name without case, then by bytes.
     pub fn sort(&mut self) {
         let Self { text, entries, .. } = self;
         entries.sort_unstable_by_key(|entry| entry.name(text));
-        // Both keep the order of what is equal for them. The folded names are made once each.
+        // Both sorts are stable. Each folded name is computed once.
         entries
             .sort_by_cached_key(|entry| String::from_utf8_lossy(entry.name(text)).to_lowercase());
         entries.sort_by_key(|entry| Reverse(entry.is_directory));
@@ -117,7 +117,7 @@ impl Names {
         self.entries.len()
     }
 
-    /// How much memory it has.
+    /// Returns the memory in use.
     pub fn size(&self) -> usize {
         self.text.capacity() + self.entries.capacity() * size_of::<Entry>()
     }
@@ -146,7 +146,7 @@ impl Entry {
 
 #[cfg(test)]
 impl Names {
-    /// Files and directories of these names and lengths.
+    /// Creates files and directories with these names and sizes.
     pub fn of(entries: &[(&str, bool, u64)]) -> Self {
         let mut names = Self::default();
         for (name, is_directory, bytes) in entries {
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(
             names.get(1).unwrap().bytes,
             4,
-            "what is told of it goes along"
+            "the metadata stays with its name"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! A list as the text of a page, made as it is read.
+//! The page of a list, generated as it is read.
 
 use std::fmt::Write;
 use std::io::{self, Read};
@@ -12,7 +12,7 @@ use super::unread::Unread;
 use crate::programs::http::html::{self, Escaped};
 use crate::programs::http::request_path::{Target, encode};
 
-/// The whole page of a short list.
+/// Returns the whole page of a short list.
 pub(super) fn whole(target: &Target, names: &Names) -> String {
     let mut out = beginning(target);
     for named in names.iter() {
@@ -21,13 +21,13 @@ pub(super) fn whole(target: &Target, names: &Names) -> String {
     out + &end(names)
 }
 
-/// The page of a long list, in pieces. Only the names are kept until they are read.
+/// The page of a long list, in pieces. Only the names are kept in memory.
 pub(super) struct Pieces {
     names: Arc<Unread>,
-    /// The next name.
+    /// The index of the next name.
     next: usize,
     piece: String,
-    /// So much of the piece was read.
+    /// The number of bytes of the piece that were read.
     read: usize,
     is_over: bool,
 }
@@ -43,7 +43,7 @@ impl Pieces {
         }
     }
 
-    /// Makes text for so many bytes, or the rest.
+    /// Generates text until there are `most` bytes, or the list ends.
     fn fill(&mut self, most: usize) -> io::Result<()> {
         self.piece.drain(..self.read);
         self.read = 0;
@@ -82,7 +82,7 @@ impl Read for Pieces {
 fn beginning(target: &Target) -> String {
     let mut out = html::beginning(&title(target));
     out += "<h1>";
-    // Each directory on the way is a link, written from here: "./" is this one, "../" the one above.
+    // Each parent directory is a relative link: `./` is this directory, and `../` the one above.
     let depth = target.names().len();
     let up = |steps: usize| match steps {
         0 => "./".to_owned(),
@@ -122,7 +122,7 @@ fn row(out: &mut String, named: Named<'_>) {
         true => String::new(),
         false => size(named.bytes),
     };
-    // The "./" keeps a name with a colon from being a scheme.
+    // The `./` keeps a name with a colon from being read as a scheme.
     let class = if named.is_directory {
         " class=\"directory\""
     } else {
@@ -186,7 +186,7 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// To the minute; a year has four digits.
+/// Formats a time to the minute, with a year of four digits.
 fn time(seconds: i64) -> String {
     let seconds = u64::try_from(seconds).unwrap_or(0).min(253_402_300_799);
     let time = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds));
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_there_is_is_counted() {
+    fn summary_counts_files_and_directories() {
         let (directory, file) = (("a", true, 4096), ("a", false, 1));
         for (entries, expected) in [
             (vec![], "There is nothing here."),
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_and_times_are_written_for_people() {
+    fn sizes_and_times_are_readable() {
         for (bytes, expected) in [
             (0, "0 B"),
             (1023, "1023 B"),
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_the_whole_whatever_is_read_at_a_time() {
+    fn pieces_equal_the_whole_page_for_every_read_size() {
         let names = || Names::of(&[("a b", false, 1), ("c", true, 2), ("<d>", false, 3)]);
         let target = Target::of("/x/y/").unwrap();
         let expected = whole(&target, &names());

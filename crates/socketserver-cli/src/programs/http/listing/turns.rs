@@ -1,15 +1,15 @@
-//! How many lists are made at once. A turn is a coroutine's, a thread's or a process's.
+//! A limit for lists that are created at once, for coroutines, threads or processes.
 
 use std::time::{Duration, Instant};
 
 use socketserver::greenroom::sync::{Condvar, Mutex};
 
-/// Turns of one kind.
+/// A semaphore with a bounded queue.
 #[derive(Debug)]
 pub(super) struct Turns {
-    /// How many there are at once.
+    /// The maximum number of turns at once.
     at_once: usize,
-    /// How many may wait for one.
+    /// The maximum number of callers that wait.
     most_waiting: usize,
     state: Mutex<State>,
     changed: Condvar,
@@ -21,7 +21,7 @@ struct State {
     waiting: usize,
 }
 
-/// One turn, until it is dropped.
+/// A permit, which ends when it is dropped.
 #[derive(Debug)]
 pub(super) struct Turn<'a>(&'a Turns);
 
@@ -35,9 +35,10 @@ impl Turns {
         }
     }
 
-    /// Takes a turn, or waits for one for so long; `None` if there is none by then, or too many wait.
-    pub fn take(&self, patience: Duration) -> Option<Turn<'_>> {
-        let until = Instant::now().checked_add(patience);
+    /// Takes a turn, and waits up to `timeout` for one. Returns `None` after the timeout, or if too
+    /// many callers wait.
+    pub fn take(&self, timeout: Duration) -> Option<Turn<'_>> {
+        let until = Instant::now().checked_add(timeout);
         let mut state = self.state.lock();
         if state.taken == self.at_once {
             if state.waiting == self.most_waiting {
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn turns_are_few_and_so_are_those_who_wait() {
+    fn turns_and_waiting_callers_are_limited() {
         let turns = Turns::new(2, 1);
         let first = turns.take(Duration::ZERO).unwrap();
         let _second = turns.take(Duration::ZERO).unwrap();

@@ -1,4 +1,4 @@
-//! Long lists that their clients have not read yet: how much memory these may have together.
+//! Long lists that clients have not read yet, with a limit on their total memory.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -6,29 +6,29 @@ use std::time::{Duration, Instant};
 
 use super::names::Names;
 
-/// The memory of all of them. A list of 10,000 usual names has half a megabyte.
+/// The maximum memory of all lists. A list of 10,000 ordinary names takes half a megabyte.
 pub(super) const MEMORY: usize = 32 << 20;
-/// One that was not read from for so long is given up where another one needs its memory.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// The time without a read after which a list can be evicted for another one.
+pub(super) const EVICTION_AGE: Duration = Duration::from_secs(1);
 
-/// All of them, in the order in which they were made.
+/// All unread lists, in the order of their creation.
 #[derive(Debug, Default)]
 pub(super) struct Lists(Mutex<Vec<Weak<Unread>>>);
 
-/// One of them, until it was read or given up.
+/// A list, until it is read or evicted.
 #[derive(Debug)]
 pub(super) struct Unread(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// None once it was given up.
+    /// The names, or `None` after an eviction.
     names: Option<Names>,
     read_at: Instant,
 }
 
 impl Lists {
-    /// Keeps a list until it is dropped. The lists that have not been read from for longest make room,
-    /// if that is a second at least; `None` if there is still not enough.
+    /// Keeps a list until it is dropped. Evicts lists that have not been read for longest, if that
+    /// is at least a second. Returns `None` if the memory still does not suffice.
     pub fn keep(&self, names: Names) -> Option<Arc<Unread>> {
         let mut all = lock(&self.0);
         all.retain(|list| list.strong_count() > 0);
@@ -45,7 +45,7 @@ impl Lists {
         let mut total = names.size() + sizes.iter().map(|(_, size, _)| size).sum::<usize>();
         sizes.sort_by_key(|(read_at, ..)| *read_at);
         for (read_at, size, list) in sizes {
-            if total <= MEMORY || read_at.elapsed() < PATIENCE {
+            if total <= MEMORY || read_at.elapsed() < EVICTION_AGE {
                 break;
             }
             lock(&list.0).names = None;
@@ -64,10 +64,10 @@ impl Lists {
 }
 
 impl Unread {
-    /// Reads from it.
+    /// Passes the names to `read`.
     ///
     /// # Errors
-    /// [`io::ErrorKind::TimedOut`] if it was given up.
+    /// Returns [`io::ErrorKind::TimedOut`] if the list was evicted.
     pub fn with(&self, read: impl FnOnce(&Names)) -> io::Result<()> {
         let mut state = lock(&self.0);
         state.read_at = Instant::now();
@@ -82,7 +82,7 @@ impl Unread {
     }
 }
 
-/// No code that panics or waits runs while it is held.
+/// Locks the mutex. No code panics or blocks while it is held.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -97,14 +97,14 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_unread_list_makes_room() {
+    fn keep_evicts_the_list_that_was_unread_for_longest() {
         let lists = Lists::default();
         let mut kept: Vec<_> = std::iter::from_fn(|| lists.keep(names())).collect();
         assert!(kept.len() > 5, "{}", kept.len());
         assert!(kept.len() * names().size() <= MEMORY);
-        // They were all read a moment ago, and none is given up.
+        // All lists were read a moment ago, so that none is evicted.
         assert!(kept.iter().all(|list| list.with(|_| {}).is_ok()));
-        lock(&kept[2].0).read_at = Instant::now().checked_sub(PATIENCE).unwrap();
+        lock(&kept[2].0).read_at = Instant::now().checked_sub(EVICTION_AGE).unwrap();
         let newcomer = lists.keep(names()).expect("room");
         assert_eq!(
             kept.remove(2).with(|_| {}).unwrap_err().kind(),

@@ -1,10 +1,10 @@
-//! Clients that there is no room for: those who may wait do so in order and not for ever, those who
-//! may not are told, and are closed in such a way that they hear it.
+//! Clients beyond the limit. Queued clients are served in order and wait for a limited time.
+//! Rejected clients receive a message, and are closed so that the message arrives.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test says why it fails, or is skipped"
+    reason = "a test prints why it fails or is skipped"
 )]
 
 mod common;
@@ -16,9 +16,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use common::client::Endpoint;
-use common::process::{Companion, errand, told};
+use common::process::{TestProcess, child_role, read_stdin_line};
 use common::running::{Running, echo};
-use common::{PATIENCE, eventually};
+use common::{TIMEOUT, eventually};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socketserver::transport::Tcp;
 use socketserver::{
@@ -26,8 +26,7 @@ use socketserver::{
     Threading, ThreadingTcpServer,
 };
 
-/// It has the kernel's attention only where there is room, and takes part in each test with a policy
-/// of its own.
+/// A model with a limit, built with the overload policy of a test.
 trait Limited: Concurrency {
     fn with(policy: OverloadPolicy) -> Self;
 }
@@ -56,16 +55,16 @@ struct Full {
     rejections: Receiver<String>,
 }
 
-/// A server for one client at a time.
-fn serve<C: Limited>(policy: OverloadPolicy, notice: &str) -> Full {
-    let (told, rejections) = channel();
+/// Starts a server for one client at a time.
+fn serve<C: Limited>(policy: OverloadPolicy, message: &str) -> Full {
+    let (tx, rejections) = channel();
     let server = Server::<Tcp, C>::builder()
         .concurrency(C::with(policy))
         .admission(Admission::new().max_active(1))
-        .rejection_message(notice)
+        .rejection_message(message)
         .on_event(move |event| {
             if let Event::Rejected(_, reason) = event {
-                let _ = told.send(reason.to_string());
+                let _ = tx.send(reason.to_string());
             }
         })
         .bind("127.0.0.1:0", echo())
@@ -79,10 +78,10 @@ fn serve<C: Limited>(policy: OverloadPolicy, notice: &str) -> Full {
 impl Full {
     fn connect(&self) -> TcpStream {
         let Endpoint::Tcp(address) = self.running.endpoint else {
-            unreachable!("it is TCP");
+            unreachable!("the transport is TCP");
         };
         let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream
     }
 
@@ -92,136 +91,137 @@ impl Full {
     }
 
     fn rejection(&self) -> String {
-        self.rejections.recv_timeout(PATIENCE).unwrap()
+        self.rejections.recv_timeout(TIMEOUT).unwrap()
     }
 }
 
 #[track_caller]
-fn is_served(stream: &mut TcpStream) {
+fn assert_served(stream: &mut TcpStream) {
     stream.write_all(b"hello\n").unwrap();
     stream.read_exact(&mut [0; 6]).unwrap();
 }
 
-const PLACES: usize = 2;
+const QUEUE_CAPACITY: usize = 2;
 
-fn queue(patience: Duration) -> OverloadPolicy {
+fn queue(timeout: Duration) -> OverloadPolicy {
     OverloadPolicy::Queue {
-        patience,
-        places: PLACES,
+        patience: timeout,
+        places: QUEUE_CAPACITY,
     }
 }
 
-fn the_next_wait_in_order<C: Limited>() {
-    let server = serve::<C>(queue(PATIENCE), "");
+fn queued_clients_are_served_in_order<C: Limited>() {
+    let server = serve::<C>(queue(TIMEOUT), "");
     let mut first = server.connect();
-    is_served(&mut first);
+    assert_served(&mut first);
     let mut waiting = Vec::new();
-    for n in 1..=PLACES {
+    for n in 1..=QUEUE_CAPACITY {
         waiting.push(server.connect());
-        eventually(PATIENCE, "a place in the queue", || {
+        eventually(TIMEOUT, "the client to be queued", || {
             server.states().len() == 1 + n
         });
     }
     use RequestState::{Queued, Serving};
     assert_eq!(server.states(), [Serving, Queued, Queued]);
-    // No place is left.
+    // The queue is full.
     assert_eq!(server.connect().read(&mut [0]).unwrap(), 0);
     assert_eq!(server.rejection(), "at the limit");
     for mut next in waiting {
         drop(first);
-        is_served(&mut next);
+        assert_served(&mut next);
         first = next;
     }
     assert!(server.rejections.try_recv().is_err());
 }
 
-fn who_waits_alone_is_served_once_there_is_room<C: Limited>() {
-    // Nothing else wakes the server up before that: no further client, and no end of patience.
-    let server = serve::<C>(queue(10 * PATIENCE), "");
+fn queued_client_is_served_when_a_slot_is_free<C: Limited>() {
+    // No other event wakes the server before that: no further client, and no timeout of the queue.
+    let server = serve::<C>(queue(10 * TIMEOUT), "");
     let mut first = server.connect();
-    is_served(&mut first);
+    assert_served(&mut first);
     let mut second = server.connect();
-    eventually(PATIENCE, "a place in the queue", || {
+    eventually(TIMEOUT, "the client to be queued", || {
         server.running.handle.queued_count() == 1
     });
     drop(first);
-    is_served(&mut second);
+    assert_served(&mut second);
 }
 
-fn nobody_waits_for_ever<C: Limited>() {
-    const PATIENCE_OF_ONE: Duration = Duration::from_millis(300);
-    let server = serve::<C>(queue(PATIENCE_OF_ONE), "full\n");
+fn queued_client_is_rejected_at_its_timeout<C: Limited>() {
+    const QUEUE_TIMEOUT: Duration = Duration::from_millis(300);
+    let server = serve::<C>(queue(QUEUE_TIMEOUT), "full\n");
     let mut first = server.connect();
-    is_served(&mut first);
+    assert_served(&mut first);
     let started = Instant::now();
     let mut second = server.connect();
-    second.write_all(b"are you there?\n").unwrap();
+    second.write_all(b"hello\n").unwrap();
     let mut answer = String::new();
     second.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "full\n");
-    assert!(started.elapsed() >= PATIENCE_OF_ONE);
+    assert!(started.elapsed() >= QUEUE_TIMEOUT);
     assert_eq!(server.rejection(), "at the limit");
-    is_served(&mut first);
+    assert_served(&mut first);
 }
 
-fn a_drain_serves_the_queue<C: Limited>() {
-    let server = serve::<C>(queue(PATIENCE), "");
+fn drain_serves_the_queue<C: Limited>() {
+    let server = serve::<C>(queue(TIMEOUT), "");
     let mut first = server.connect();
-    is_served(&mut first);
+    assert_served(&mut first);
     let mut second = server.connect();
-    eventually(PATIENCE, "a place in the queue", || {
+    eventually(TIMEOUT, "the client to be queued", || {
         server.states().len() == 2
     });
     let handle = server.running.handle.clone();
-    handle.drain(PATIENCE);
+    handle.drain(TIMEOUT);
     drop(first);
-    is_served(&mut second);
+    assert_served(&mut second);
     drop(second);
-    server.running.ends().unwrap();
+    server.running.wait_until_stopped().unwrap();
     assert_eq!(handle.drain_report().unwrap().refused, 0);
     assert_eq!(handle.counters().refused, 0);
 }
 
-fn a_drain_refuses_the_queue_when_its_time_is_over<C: Limited>() {
-    let server = serve::<C>(queue(PATIENCE), "not today\n");
+fn drain_rejects_the_queue_at_its_deadline<C: Limited>() {
+    let server = serve::<C>(queue(TIMEOUT), "shutting down\n");
     let mut first = server.connect();
-    is_served(&mut first);
+    assert_served(&mut first);
     let mut second = server.connect();
-    eventually(PATIENCE, "a place in the queue", || {
+    eventually(TIMEOUT, "the client to be queued", || {
         server.states().len() == 2
     });
     let handle = server.running.handle.clone();
     handle.drain(Duration::from_millis(100));
     let mut answer = String::new();
     second.read_to_string(&mut answer).unwrap();
-    assert_eq!(answer, "not today\n");
-    server.running.ends().unwrap();
+    assert_eq!(answer, "shutting down\n");
+    server.running.wait_until_stopped().unwrap();
     let report = handle.drain_report().unwrap();
     assert_eq!((report.refused, report.cancelled), (1, 1));
 }
 
-fn who_is_refused_hears_why_even_if_he_talks<C: Limited>() {
+fn rejected_client_receives_the_message_although_it_sends<C: Limited>() {
     let server = serve::<C>(OverloadPolicy::Reject, "busy\n");
     let mut first = server.connect();
-    is_served(&mut first);
+    assert_served(&mut first);
     for _ in 0..20 {
-        let mut talker = server.connect();
-        // A reset would take the notice away: some is sent before it is accepted, some afterwards.
-        let _ = talker.write_all(&[b'x'; 5000]);
+        let mut sender = server.connect();
+        // A reset would destroy the message. Some bytes are sent before the accept, and some after
+        // it.
+        let _ = sender.write_all(&[b'x'; 5000]);
         assert_eq!(server.rejection(), "at the limit");
-        let _ = talker.write_all(&[b'x'; 5000]);
+        let _ = sender.write_all(&[b'x'; 5000]);
         let mut answer = String::new();
-        talker.read_to_string(&mut answer).unwrap();
+        sender.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "busy\n");
     }
-    // More than may linger; then all descriptors are back.
-    let crowd: Vec<_> = (0..100).map(|_| server.connect()).collect();
-    for mut one in crowd {
+    // More clients than may linger; afterwards all descriptors are closed.
+    let clients: Vec<_> = (0..100).map(|_| server.connect()).collect();
+    for mut one in clients {
         let mut answer = String::new();
         one.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "busy\n");
     }
-    is_served(&mut first);
+    assert_served(&mut first);
 }
 
 macro_rules! under_each {
@@ -234,16 +234,16 @@ macro_rules! under_each {
 }
 
 under_each! {
-    the_next_wait_in_order
-    who_waits_alone_is_served_once_there_is_room
-    nobody_waits_for_ever
-    a_drain_serves_the_queue
-    a_drain_refuses_the_queue_when_its_time_is_over
-    who_is_refused_hears_why_even_if_he_talks
+    queued_clients_are_served_in_order
+    queued_client_is_served_when_a_slot_is_free
+    queued_client_is_rejected_at_its_timeout
+    drain_serves_the_queue
+    drain_rejects_the_queue_at_its_deadline
+    rejected_client_receives_the_message_although_it_sends
 }
 
 #[test]
-fn a_notice_that_is_too_long_is_refused() {
+fn too_long_rejection_message_is_an_error() {
     let error = ThreadingTcpServer::builder()
         .rejection_message([b'x'; 1025])
         .bind("127.0.0.1:0", echo())
@@ -252,16 +252,15 @@ fn a_notice_that_is_too_long_is_refused() {
 }
 
 #[test]
-fn descriptors_of_those_who_linger_come_back() {
+fn lingering_client_is_closed_after_one_second() {
     let server = serve::<Threading>(OverloadPolicy::Reject, "busy\n");
     let mut first = server.connect();
-    is_served(&mut first);
+    assert_served(&mut first);
     let started = Instant::now();
     let mut second = server.connect();
     second.read_exact(&mut [0; 5]).unwrap();
-    // It keeps its end open, and after a second the server is through with it all the same: it
-    // answers with a reset.
-    eventually(PATIENCE, "a reset", || match second.write(b"x") {
+    // The client keeps its end open. After 1 s the server closes its end, and replies with a reset.
+    eventually(TIMEOUT, "a reset", || match second.write(b"x") {
         Err(error) => matches!(
             error.kind(),
             ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
@@ -270,17 +269,17 @@ fn descriptors_of_those_who_linger_come_back() {
     });
     assert!(
         started.elapsed() > Duration::from_millis(500),
-        "it was not given time"
+        "the client was closed too early"
     );
     assert_eq!(server.running.handle.active_count(), 1);
 }
 
 #[test]
-fn who_lingers_does_not_keep_a_drain_awake() {
-    let asked = AtomicUsize::new(0);
+fn lingering_client_is_closed_during_a_drain() {
+    let calls = AtomicUsize::new(0);
     let server = ThreadingTcpServer::builder()
         .concurrency(Threading::new().max_threads(2))
-        .verify_request(move |_| Ok(asked.fetch_add(1, Ordering::SeqCst) != 1))
+        .verify_request(move |_| Ok(calls.fetch_add(1, Ordering::SeqCst) != 1))
         .rejection_message("no\n")
         .bind("127.0.0.1:0", echo())
         .unwrap();
@@ -290,68 +289,68 @@ fn who_lingers_does_not_keep_a_drain_awake() {
         rejections,
     };
     let mut first = server.connect();
-    is_served(&mut first);
-    let mut refused = server.connect();
-    refused.read_exact(&mut [0; 3]).unwrap();
+    assert_served(&mut first);
+    let mut rejected = server.connect();
+    rejected.read_exact(&mut [0; 3]).unwrap();
     let mut last = server.connect();
-    is_served(&mut last);
-    // It cannot tell whether the backlog is empty before there is room.
-    server.running.handle.drain(10 * PATIENCE);
-    eventually(PATIENCE, "a reset", || refused.write(b"x").is_err());
+    assert_served(&mut last);
+    // The drain cannot see whether the backlog is empty before a slot is free.
+    server.running.handle.drain(10 * TIMEOUT);
+    eventually(TIMEOUT, "a reset", || rejected.write(b"x").is_err());
 }
 
 #[test]
-fn a_drain_serves_who_came_when_the_limit_had_been_lowered() {
+fn drain_serves_the_backlog_after_the_limit_was_lowered() {
     let (_, rejections) = channel();
     let server = Full {
         running: Running::start(ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap()),
         rejections,
     };
     let mut first = server.connect();
-    is_served(&mut first);
-    is_served(&mut server.connect());
+    assert_served(&mut first);
+    assert_served(&mut server.connect());
     let handle = server.running.handle.clone();
-    eventually(PATIENCE, "one client", || handle.active_count() == 1);
+    eventually(TIMEOUT, "one client", || handle.active_count() == 1);
     handle.set_admission(Admission::new().max_active(1));
     let mut second = server.connect();
-    handle.drain(PATIENCE);
-    eventually(PATIENCE, "a drain", || handle.counters().drains == 1);
+    handle.drain(TIMEOUT);
+    eventually(TIMEOUT, "a drain", || handle.counters().drains == 1);
     drop(first);
-    is_served(&mut second);
+    assert_served(&mut second);
 }
 
 #[test]
-fn out_of_descriptors_clients_are_told() {
-    const NAME: &str = "out_of_descriptors_clients_are_told";
-    if errand().is_some() {
+fn clients_are_rejected_without_descriptors() {
+    const NAME: &str = "clients_are_rejected_without_descriptors";
+    if child_role().is_some() {
         return refuse_with_few_descriptors();
     }
-    let mut sidecar = Companion::start(NAME, "serve");
-    let address: std::net::SocketAddr = sidecar.hears("address ").parse().unwrap();
+    let mut sidecar = TestProcess::start(NAME, "serve");
+    let address: std::net::SocketAddr = sidecar.expect_line("address ").parse().unwrap();
     let connect = || {
         let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream
     };
     let mut clients: Vec<_> = (0..60).map(|_| connect()).collect();
-    let mut refused = 0;
+    let mut rejected = 0;
     for client in &mut clients {
         let _ = client.write_all(b"hello\n");
         let _ = client.shutdown(Shutdown::Write);
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();
         match &*answer {
-            "busy\n" => refused += 1,
+            "busy\n" => rejected += 1,
             other => assert_eq!(other, "hello\n"),
         }
     }
-    assert!((1..60).contains(&refused), "{refused}");
-    sidecar.hears("out of descriptors");
-    // There is room again.
-    is_served(&mut connect());
-    sidecar.tell("report");
-    assert_eq!(sidecar.hears("refused "), refused.to_string());
-    sidecar.passes();
+    assert!((1..60).contains(&rejected), "{rejected}");
+    sidecar.expect_line("out of descriptors");
+    // Descriptors are available again.
+    assert_served(&mut connect());
+    sidecar.send_line("report");
+    assert_eq!(sidecar.expect_line("rejected "), rejected.to_string());
+    sidecar.assert_passed();
 }
 
 fn refuse_with_few_descriptors() {
@@ -374,7 +373,7 @@ fn refuse_with_few_descriptors() {
     setrlimit(Resource::Nofile, few).unwrap();
     println!("address {}", server.local_addr());
     let running = Running::start(server);
-    assert_eq!(told(), "report");
-    println!("refused {}", running.handle.counters().refused);
+    assert_eq!(read_stdin_line(), "report");
+    println!("rejected {}", running.handle.counters().refused);
     let _ = std::io::stdout().flush();
 }

@@ -1,4 +1,4 @@
-//! Handlers and readers that fail, before an answer has begun and after.
+//! Handlers and readers that fail, before the answer has begun and after.
 
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
@@ -7,11 +7,11 @@ use socketserver::http::{Http, Problem, Request, Response, StatusCode};
 use socketserver::transport::Tcp;
 use socketserver::{Concurrency, Result, Server};
 
-use crate::client::Wire;
+use crate::client::HttpClient;
 use crate::common::running::Running;
-use crate::common::{PATIENCE, eventually};
+use crate::common::{TIMEOUT, eventually};
 
-/// Gives some bytes and fails then, in the way that it is told to.
+/// Returns some bytes, and then an error or a panic.
 struct Failing {
     left: usize,
     panics: bool,
@@ -47,7 +47,8 @@ fn respond(request: &mut Request<'_>) -> Result<Response> {
     })
 }
 
-/// What is told of a handler that answers with such a status. Its client would wait for the answer.
+/// The error of a handler that answers with such a status. Its client would wait for a final
+/// status.
 macro_rules! not_final {
     ($status:literal) => {
         concat!(
@@ -60,8 +61,8 @@ macro_rules! not_final {
 }
 
 fn serve<C: Concurrency>(model: C) -> (Running, Arc<Mutex<Vec<String>>>) {
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let failures = told.clone();
+    let errors = Arc::new(Mutex::new(Vec::new()));
+    let failures = errors.clone();
     let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .handle_error(move |_, failure| {
@@ -69,11 +70,11 @@ fn serve<C: Concurrency>(model: C) -> (Running, Arc<Mutex<Vec<String>>>) {
             Ok(())
         })
         .bind("127.0.0.1:0", Http::new().handler_fn(respond));
-    (Running::start(server.unwrap()), told)
+    (Running::start(server.unwrap()), errors)
 }
 
-fn a_failure_before_the_answer_is_a_500<C: Concurrency>(model: C) {
-    let (running, told) = serve(model);
+fn failure_before_the_answer_is_a_500<C: Concurrency>(model: C) {
+    let (running, errors) = serve(model);
     for (path, failure) in [
         ("/handler", "handle: the handler fails"),
         ("/handler?panics", "handle: panicked: the handler panics"),
@@ -83,25 +84,25 @@ fn a_failure_before_the_answer_is_a_500<C: Concurrency>(model: C) {
         ("/problem", not_final!(100)),
         ("/switching", not_final!(101)),
     ] {
-        let mut wire = Wire::to(&running);
-        assert_eq!(wire.get("/").text(), "fine");
-        let answer = wire.get(path);
+        let mut client = HttpClient::to(&running);
+        assert_eq!(client.get("/").text(), "fine");
+        let answer = client.get(path);
         assert_eq!((answer.status, answer.closes()), (500, true), "{path}");
-        // What it was is nobody's business.
+        // The answer does not reveal the failure.
         assert!(!answer.text().contains("fails") && !answer.text().contains("panics"));
-        wire.ends();
-        eventually(PATIENCE, path, || told.lock().unwrap().len() == 1);
+        client.expect_end();
+        eventually(TIMEOUT, path, || errors.lock().unwrap().len() == 1);
         assert_eq!(
-            told.lock().unwrap().pop().as_deref(),
+            errors.lock().unwrap().pop().as_deref(),
             Some(failure),
             "{path}"
         );
     }
 }
 
-/// The client has a part, and must not take it for all.
-fn a_failure_within_the_answer_cuts_it<C: Concurrency>(model: C) {
-    let (running, told) = serve(model);
+/// The client has a part of the answer, and must not take it for the whole.
+fn failure_within_the_answer_ends_the_connection<C: Concurrency>(model: C) {
+    let (running, errors) = serve(model);
     for (path, failure) in [
         ("/sized/5", "handle: the reader fails"),
         ("/sized/5?panics", "handle: panicked: the reader panics"),
@@ -112,35 +113,35 @@ fn a_failure_within_the_answer_cuts_it<C: Concurrency>(model: C) {
         ("/stream", "handle: the reader fails"),
         ("/stream?panics", "handle: panicked: the reader panics"),
     ] {
-        let mut wire = Wire::to(&running);
-        wire.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
-        let text = String::from_utf8(wire.rest()).unwrap();
+        let mut client = HttpClient::to(&running);
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let text = String::from_utf8(client.read_rest()).unwrap();
         assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
         if path.starts_with("/stream") {
             assert!(text.ends_with("\r\n5\r\nxxxxx\r\n"), "{text}");
         } else {
             assert!(text.contains("Content-Length: 10\r\n"), "{text}");
         }
-        // Where the end of the connection is the end of the answer, it is no end.
+        // If the end of the connection is the end of the answer, the server sends a reset instead.
         if path.starts_with("/stream") {
-            let mut wire = Wire::to(&running);
-            wire.send(format!("GET {path} HTTP/1.0\r\n\r\n"));
-            wire.ends_in_a_reset();
-            eventually(PATIENCE, path, || told.lock().unwrap().len() == 2);
-            told.lock().unwrap().pop();
+            let mut client = HttpClient::to(&running);
+            client.send(format!("GET {path} HTTP/1.0\r\n\r\n"));
+            client.expect_reset();
+            eventually(TIMEOUT, path, || errors.lock().unwrap().len() == 2);
+            errors.lock().unwrap().pop();
         }
-        eventually(PATIENCE, path, || told.lock().unwrap().len() == 1);
+        eventually(TIMEOUT, path, || errors.lock().unwrap().len() == 1);
         assert_eq!(
-            told.lock().unwrap().pop().as_deref(),
+            errors.lock().unwrap().pop().as_deref(),
             Some(failure),
             "{path}"
         );
     }
 }
 
-/// Neither the error page nor the log can end a request.
+/// A panic of the error page or of the log does not end a request.
 #[test]
-fn hooks_that_fail_are_contained() {
+fn panicking_hooks_do_not_end_the_request() {
     let http = Http::new()
         .error_page(|problem| match problem.status() {
             StatusCode::NOT_FOUND => panic!("the page"),
@@ -154,18 +155,18 @@ fn hooks_that_fail_are_contained() {
         let status = StatusCode::from_bytes(&request.path().as_bytes()[1..])?;
         Err(Problem::new(status, "a < b").into())
     });
-    let mut wire = Wire::to(&running);
-    let answer = wire.get("/404");
+    let mut client = HttpClient::to(&running);
+    let answer = client.get("/404");
     assert_eq!(
         (answer.status, answer.text()),
         (404, "404 Not Found: a < b\n".into())
     );
-    let answer = wire.get("/403");
+    let answer = client.get("/403");
     assert_eq!((answer.status, answer.text()), (403, "<p>wrong".into()));
     assert_eq!(answer.field("x-was"), Some("403"));
 }
 
 crate::common::under_each_model! {
-    a_failure_before_the_answer_is_a_500
-    a_failure_within_the_answer_cuts_it
+    failure_before_the_answer_is_a_500
+    failure_within_the_answer_ends_the_connection
 }

@@ -1,4 +1,4 @@
-//! What is refused over a connection: by its bytes, by its length, and by its slowness.
+//! Requests that are rejected: invalid, too long, or too slow.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use socketserver::http::{Http, HttpLimits, Response};
 use socketserver::{Concurrency, MinRate, Timeouts};
 
-use crate::client::{Wire, echo, serve, serve_within};
+use crate::client::{HttpClient, echo, serve, serve_within};
 use crate::common::client::Endpoint;
-use crate::common::{PATIENCE, eventually};
+use crate::common::{TIMEOUT, eventually};
 
-/// Inputs by which a request has been hidden in another one, with what they are answered. In none of
-/// them may the second request be served.
+/// Inputs that hide a request in another one, with the status of their answer. The hidden request
+/// must never be served.
 const SMUGGLED: [(&str, u16); 24] = [
     (
         "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -54,28 +54,28 @@ const SMUGGLED: [(&str, u16); 24] = [
     ),
 ];
 
-fn nothing_is_smuggled<C: Concurrency>(model: C) {
+fn smuggled_request_is_never_served<C: Concurrency>(model: C) {
     let running = serve(model, Http::new(), |request| {
         assert_ne!(request.path(), "/smuggled");
         echo(request)
     });
     for (fields, status) in SMUGGLED {
-        let mut wire = Wire::to(&running);
-        wire.send(format!(
+        let mut client = HttpClient::to(&running);
+        client.send(format!(
             "POST / HTTP/1.1\r\nHost: a\r\n{fields}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
         ));
-        let answer = wire.answer(true);
+        let answer = client.read_answer(true);
         assert_eq!(
             (answer.status, answer.closes()),
             (status, true),
             "{fields:?}"
         );
-        wire.ends();
+        client.expect_end();
     }
     assert_eq!(running.handle.counters().failed, 0);
 }
 
-fn what_is_too_long_is_told_so<C: Concurrency>(model: C) {
+fn too_long_request_gets_the_right_status<C: Concurrency>(model: C) {
     let running = serve(model, Http::new(), |_| Ok(Response::text("")));
     let long = |n: usize| "x".repeat(n);
     for (request, status) in [
@@ -100,17 +100,22 @@ fn what_is_too_long_is_told_so<C: Concurrency>(model: C) {
             format!("GET / HTTP/1.1\r\nHost: a\r\n{}", "A: b\r\n".repeat(101)),
             431,
         ),
-        // Much more than anybody reads: the answer arrives all the same.
+        // Much longer than the server reads: the answer arrives nevertheless.
         (format!("GET /{}", long(500_000)), 414),
         (format!("GET / HTTP/1.1\r\nA: {}", long(500_000)), 431),
     ] {
-        let mut wire = Wire::to(&running);
-        wire.send(&request);
-        assert_eq!(wire.answer(true).status, status, "{} bytes", request.len());
+        let mut client = HttpClient::to(&running);
+        client.send(&request);
+        assert_eq!(
+            client.read_answer(true).status,
+            status,
+            "{} bytes",
+            request.len()
+        );
     }
 }
 
-fn nonsense_is_answered_and_closed<C: Concurrency>(model: C) {
+fn invalid_bytes_are_answered_and_the_connection_closes<C: Concurrency>(model: C) {
     let running = serve(model, Http::new(), |_| Ok(Response::text("")));
     for (bytes, status) in [
         (&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], 400),
@@ -120,28 +125,28 @@ fn nonsense_is_answered_and_closed<C: Concurrency>(model: C) {
         (b"\r\n\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n\r\n", 400),
     ] {
-        let mut wire = Wire::to(&running);
-        wire.send(bytes);
-        let answer = wire.answer(true);
+        let mut client = HttpClient::to(&running);
+        client.send(bytes);
+        let answer = client.read_answer(true);
         assert_eq!(
             (answer.status, answer.closes()),
             (status, true),
             "{bytes:?}"
         );
         assert_eq!(answer.body.iter().filter(|byte| **byte == b'\n').count(), 1);
-        wire.ends();
+        client.expect_end();
     }
-    // Who says nothing is not told anything.
-    let wire = Wire::to(&running);
-    wire.0.half_close().unwrap();
-    wire.ends();
-    let mut wire = Wire::to(&running);
-    wire.send("GET / HT");
-    wire.0.half_close().unwrap();
-    assert_eq!(wire.answer(true).status, 400);
-    wire.ends();
-    // None of them is a failure of the handler, and none is a request that was served.
-    eventually(PATIENCE, "all ends", || {
+    // A client that sends nothing gets no answer.
+    let client = HttpClient::to(&running);
+    client.0.half_close().unwrap();
+    client.expect_end();
+    let mut client = HttpClient::to(&running);
+    client.send("GET / HT");
+    client.0.half_close().unwrap();
+    assert_eq!(client.read_answer(true).status, 400);
+    client.expect_end();
+    // None of these requests is a failure of the handler, and none counts as served.
+    eventually(TIMEOUT, "all connections to end", || {
         running.handle.counters().ended == 8
     });
     let counters = running.handle.counters();
@@ -151,8 +156,8 @@ fn nonsense_is_answered_and_closed<C: Concurrency>(model: C) {
     );
 }
 
-/// A body that is not valid, or too long, ends the connection with the same reason as a head.
-fn a_bad_body_is_a_protocol_error<C: Concurrency>(model: C) {
+/// An invalid or too long body ends the connection with the same reason as an invalid head.
+fn invalid_body_is_a_protocol_error<C: Concurrency>(model: C) {
     let http = Http::new().limits(HttpLimits::default().body(10));
     let running = serve(model, http, echo);
     for (n, (body, status)) in [
@@ -162,28 +167,28 @@ fn a_bad_body_is_a_protocol_error<C: Concurrency>(model: C) {
     .into_iter()
     .enumerate()
     {
-        let mut wire = Wire::to(&running);
-        wire.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{body}"));
-        assert_eq!(wire.answer(true).status, status, "{body}");
-        wire.ends();
+        let mut client = HttpClient::to(&running);
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{body}"));
+        assert_eq!(client.read_answer(true).status, status, "{body}");
+        client.expect_end();
         let ended = n as u64 + 1;
-        eventually(PATIENCE, body, || {
+        eventually(TIMEOUT, body, || {
             running.handle.counters().protocol_error == ended
         });
     }
     assert_eq!(running.handle.counters().completed, 0);
 }
 
-fn a_head_has_its_time<C: Concurrency>(model: C) {
+fn head_ends_at_its_timeout<C: Concurrency>(model: C) {
     let time = Duration::from_millis(300);
     let http = Http::new().limits(HttpLimits::default().header_read_timeout(Some(time)));
     let running = serve(model, http, |_| Ok(Response::text("")));
-    let mut wire = Wire::to(&running);
-    // Between requests there is no hurry.
-    assert_eq!(wire.get("/").status, 200);
+    let mut client = HttpClient::to(&running);
+    // The limit does not apply between requests.
+    assert_eq!(client.get("/").status, 200);
     std::thread::sleep(time);
-    assert_eq!(wire.get("/").status, 200);
-    // Each byte comes soon after the one before, and the head never comes to its end.
+    assert_eq!(client.get("/").status, 200);
+    // Each byte arrives soon after the previous one, and the head is never complete.
     let Endpoint::Tcp(address) = running.endpoint else {
         panic!();
     };
@@ -191,33 +196,35 @@ fn a_head_has_its_time<C: Concurrency>(model: C) {
     let before = Instant::now();
     slow.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n").unwrap();
     let reader = slow.try_clone().unwrap();
-    let answered = std::thread::spawn(move || {
+    let reader_thread = std::thread::spawn(move || {
         let mut text = String::new();
         let _ = std::io::Read::read_to_string(&mut { reader }, &mut text);
         text
     });
-    eventually(PATIENCE, "an end", || slow.write_all(b"A: b\r\n").is_err());
+    eventually(TIMEOUT, "the connection to end", || {
+        slow.write_all(b"A: b\r\n").is_err()
+    });
     assert!(before.elapsed() >= time, "{:?}", before.elapsed());
-    let text = answered.join().unwrap();
+    let text = reader_thread.join().unwrap();
     assert!(text.starts_with("HTTP/1.1 408 "), "{text:?}");
 }
 
-fn a_head_that_trickles_is_cut<C: Concurrency>(model: C) {
+fn slow_head_ends_at_the_receive_rate<C: Concurrency>(model: C) {
     let rate = MinRate::bytes_per_second(1000).grace(Duration::from_millis(100));
     let timeouts = Timeouts::default().receive_rate(Some(rate));
     let running = serve_within(model, timeouts, Http::new(), echo);
-    let mut wire = Wire::to(&running);
-    wire.send("GET / HTTP/1.1\r\nHo");
-    let answer = wire.answer(true);
+    let mut client = HttpClient::to(&running);
+    client.send("GET / HTTP/1.1\r\nHo");
+    let answer = client.read_answer(true);
     assert_eq!((answer.status, answer.closes()), (408, true));
-    wire.ends();
+    client.expect_end();
 }
 
 crate::common::under_each_model! {
-    nothing_is_smuggled
-    what_is_too_long_is_told_so
-    nonsense_is_answered_and_closed
-    a_bad_body_is_a_protocol_error
-    a_head_has_its_time
-    a_head_that_trickles_is_cut
+    smuggled_request_is_never_served
+    too_long_request_gets_the_right_status
+    invalid_bytes_are_answered_and_the_connection_closes
+    invalid_body_is_a_protocol_error
+    head_ends_at_its_timeout
+    slow_head_ends_at_the_receive_rate
 }

@@ -1,6 +1,6 @@
-//! Servers on sockets that somebody else made.
+//! Servers on sockets that were created elsewhere.
 
-#![allow(clippy::unwrap_used, reason = "a test says why it fails")]
+#![allow(clippy::unwrap_used, reason = "a test prints why it fails")]
 
 mod common;
 
@@ -16,7 +16,7 @@ use socketserver::{
 };
 
 #[test]
-fn the_standard_librarys_sockets_are_served() {
+fn sockets_of_the_standard_library_are_served() {
     let dir = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -45,21 +45,21 @@ fn the_standard_librarys_sockets_are_served() {
         .unwrap();
     assert_eq!(Running::start(packets).client().ask("hello"), "hello");
 
-    // All four servers but the first are gone by now; the files are not theirs.
+    // Three of the four servers are dropped by now. They do not own the files.
     assert!(dir.path().join("stream").exists() && dir.path().join("packets").exists());
 }
 
 #[test]
-fn a_socket_that_does_not_listen_yet_is_made_to() {
+fn bound_socket_is_made_to_listen() {
     let fd = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     bind(&fd, &std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let server = ThreadingTcpServer::builder().adopt(fd, echo()).unwrap();
     assert_eq!(Running::start(server).client().ask("hello"), "hello");
 }
 
-/// The mode is a property of the socket, and so of everybody who shares it.
+/// The mode is a property of the socket, and so shared by all its descriptors.
 #[test]
-fn a_blocking_listener_does_not_block_the_loop() {
+fn blocking_listener_does_not_block_the_accept_loop() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let shared = listener.try_clone().unwrap();
     let running = Running::start(
@@ -69,12 +69,12 @@ fn a_blocking_listener_does_not_block_the_loop() {
     );
     assert_eq!(running.client().ask("hello"), "hello");
     running.handle.shutdown();
-    running.ends().unwrap();
+    running.wait_until_stopped().unwrap();
     drop(shared);
 }
 
 #[test]
-fn the_wrong_kind_is_refused_and_named() {
+fn wrong_socket_type_is_rejected_and_named() {
     let dir = tempfile::tempdir().unwrap();
     let tcp = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
     let udp = || OwnedFd::from(UdpSocket::bind("127.0.0.1:0").unwrap());
@@ -86,43 +86,40 @@ fn the_wrong_kind_is_refused_and_named() {
         (unix(), "Unix datagram"),
         (file(), "no socket"),
     ] {
-        let refused = ThreadingTcpServer::builder().adopt(fd, echo()).unwrap_err();
-        assert!(
-            matches!(refused, BindError::WrongSocket { .. }),
-            "{refused}"
-        );
-        assert!(refused.to_string().contains(found), "{refused}");
+        let error = ThreadingTcpServer::builder().adopt(fd, echo()).unwrap_err();
+        assert!(matches!(error, BindError::WrongSocket { .. }), "{error}");
+        assert!(error.to_string().contains(found), "{error}");
     }
     for (fd, found) in [
         (tcp(), "IPv4 stream"),
         (unix(), "Unix datagram"),
         (file(), "no socket"),
     ] {
-        let refused = ThreadingUdpServer::builder()
+        let error = ThreadingUdpServer::builder()
             .adopt(fd, echo_datagram())
             .unwrap_err();
-        assert!(refused.to_string().contains(found), "{refused}");
+        assert!(error.to_string().contains(found), "{error}");
     }
     for (fd, found) in [(tcp(), "IPv4 stream"), (unix(), "Unix datagram")] {
-        let refused = ThreadingUnixStreamServer::builder()
+        let error = ThreadingUnixStreamServer::builder()
             .adopt(fd, echo())
             .unwrap_err();
-        assert!(refused.to_string().contains(found), "{refused}");
+        assert!(error.to_string().contains(found), "{error}");
     }
     for (fd, found) in [(udp(), "IPv4 datagram"), (tcp(), "IPv4 stream")] {
         let builder = ThreadingUnixDatagramServer::builder();
-        let refused = builder.adopt(fd, echo_datagram()).unwrap_err();
-        assert!(refused.to_string().contains(found), "{refused}");
+        let error = builder.adopt(fd, echo_datagram()).unwrap_err();
+        assert!(error.to_string().contains(found), "{error}");
     }
 }
 
-/// A connected socket is a stream socket as well, and never a listener.
+/// A connected socket is a stream socket, but not a listener.
 #[test]
-fn a_connected_socket_is_refused() {
+fn connected_socket_is_rejected() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let refused = ThreadingTcpServer::builder()
+    let error = ThreadingTcpServer::builder()
         .adopt(client, echo())
         .unwrap_err();
-    assert!(matches!(refused, BindError::System { .. }), "{refused}");
+    assert!(matches!(error, BindError::System { .. }), "{error}");
 }

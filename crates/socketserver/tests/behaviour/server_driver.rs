@@ -1,5 +1,5 @@
-//! A server's process, as a trial sees it: its address, its journal, its commands, and what it
-//! holds.
+//! The process of a server, as a trial sees it: its address, journal and commands, and the
+//! resources that it holds.
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -12,13 +12,13 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 
-use crate::actor::FAULTS;
 use crate::common::client::{Client, Endpoint};
-use crate::common::{PATIENCE, comes_true, process};
+use crate::common::{TIMEOUT, becomes_true, process};
 use crate::matrix::Combination;
-use crate::stage::{Options, Role, STOP};
+use crate::scripted_handler::FAULTS;
+use crate::server_process::{Options, Role, STOP};
 
-pub struct Serving {
+pub struct ServerDriver {
     pub cell: Combination,
     pub endpoint: Endpoint,
     limit: Option<usize>,
@@ -27,18 +27,18 @@ pub struct Serving {
     directory: TempDir,
 }
 
-impl Serving {
-    /// A server that serves.
+impl ServerDriver {
+    /// Starts a server that serves.
     #[track_caller]
     pub fn start(cell: Combination, options: Options) -> Self {
-        let mut serving = Self::bound(cell, options);
-        serving.tell("serve");
-        serving
+        let mut server = Self::bind(cell, options);
+        server.command("serve");
+        server
     }
 
-    /// A server that is bound and waits to be told what to do.
+    /// Starts a server that is bound and waits for commands.
     #[track_caller]
-    pub fn bound(cell: Combination, options: Options) -> Self {
+    pub fn bind(cell: Combination, options: Options) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let limit = options.count("limit");
         let role = Role {
@@ -52,7 +52,8 @@ impl Serving {
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // A group of its own, so that its children are in reach even when it is gone.
+            // In a process group of its own, so that its children can be killed even after it has
+            // ended.
             .process_group(0);
         let mut process = process::start(&mut command);
         let input = process.stdin.take().unwrap();
@@ -67,9 +68,9 @@ impl Serving {
             "unix" => Some(Endpoint::Unix(address.into())),
             _ => Some(Endpoint::UnixDatagram(address.into())),
         };
-        // From here on the guard is in force.
+        // From here on, the drop of the driver kills the process.
         let found = endpoint.is_some() && !address.is_empty();
-        let serving = Self {
+        let server = Self {
             cell,
             endpoint: endpoint.unwrap_or(Endpoint::Unix(PathBuf::new())),
             limit,
@@ -77,42 +78,42 @@ impl Serving {
             input,
             directory,
         };
-        assert!(found, "the server did not start: {}", serving.journal());
-        serving
+        assert!(found, "the server did not start: {}", server.journal());
+        server
     }
 
-    /// Gives the server a command by its standard input.
+    /// Sends a command to the standard input of the server.
     #[track_caller]
-    pub fn tell(&mut self, command: &str) {
+    pub fn command(&mut self, command: &str) {
         self.input
             .write_all(format!("{command}\n").as_bytes())
             .unwrap();
     }
 
-    /// Asks for a stop by a signal, which reaches even a server that is busy with a handler.
+    /// Stops the server by a signal, which reaches a server whose only thread runs a handler.
     #[track_caller]
     pub fn stop(&self) {
         self.signal(STOP);
     }
 
-    /// Asks for a drain in the same way.
+    /// Drains the server by a signal.
     #[track_caller]
     pub fn drain(&self, millis: u16) {
         self.signal(isize::try_from(millis).unwrap());
     }
 
-    /// Returns once the command was given.
+    /// Sends the signal, and waits until the server has handled it.
     #[track_caller]
     fn signal(&self, value: isize) {
         let before = self.count("signalled");
         let value = libc::sigval {
             sival_ptr: value as *mut libc::c_void,
         };
-        // SAFETY: a system call without memory of ours; the process is a child that was not waited
-        // for, so the number is still its own.
+        // SAFETY: a system call without memory of this process. The target is a child that was not
+        // waited for, so its id is still its own.
         let sent = unsafe { libc::sigqueue(self.raw_pid(), libc::SIGUSR2, value) };
         assert_eq!(sent, 0);
-        self.waits_for("the signal to be handled", || {
+        self.wait_for("the signal to be handled", || {
             self.count("signalled") > before
         });
     }
@@ -123,57 +124,61 @@ impl Serving {
             .unwrap_or_else(|error| panic!("cannot connect: {error}\n{}", self.journal()))
     }
 
-    /// Makes sure that the server serves: a new client gets an answer.
+    /// Asserts that the server serves: a new client gets a reply.
     #[track_caller]
-    pub fn serves(&self) {
+    pub fn assert_serves(&self) {
         let mut client = self.client();
-        client.say("still there?").unwrap();
-        self.answers(&mut client, "still there?");
+        client.send_line("still there?").unwrap();
+        self.expect_reply(&mut client, "still there?");
     }
 
-    /// The client is given this answer.
+    /// Asserts that the client receives this reply.
     #[track_caller]
-    pub fn answers(&self, client: &mut Client, expected: &str) {
-        let answer = client.hear();
-        let answered = matches!(&answer, Ok(Some(answer)) if answer == expected);
-        assert!(answered, "{answer:?}, not {expected:?}\n{}", self.journal());
+    pub fn expect_reply(&self, client: &mut Client, expected: &str) {
+        let reply = client.receive_line();
+        let is_expected = matches!(&reply, Ok(Some(reply)) if reply == expected);
+        assert!(
+            is_expected,
+            "{reply:?}, not {expected:?}\n{}",
+            self.journal()
+        );
     }
 
-    /// A request that is being served until it is released.
+    /// Starts a request whose handler waits until it is released.
     #[track_caller]
-    pub fn hold(&self, name: &str) -> Held {
-        self.hold_by("hold", name)
+    pub fn hold(&self, name: &str) -> HeldRequest {
+        self.hold_with("hold", name)
     }
 
     #[track_caller]
-    pub fn hold_by(&self, command: &str, name: &str) -> Held {
-        let mut client = self.knock_and_hold(command, name);
-        client.hears("holding");
+    pub fn hold_with(&self, command: &str, name: &str) -> HeldRequest {
+        let mut client = self.request_hold(command, name);
+        client.expect_reply("holding");
         client
     }
 
-    /// The same, whether it is served now or later.
+    /// Sends such a request without waiting for its handler.
     #[track_caller]
-    pub fn knock_and_hold(&self, command: &str, name: &str) -> Held {
-        let gate = self.directory.path().join(name);
+    pub fn request_hold(&self, command: &str, name: &str) -> HeldRequest {
+        let fifo = self.directory.path().join(name);
         let mode = Mode::from_raw_mode(0o600);
-        mknodat(CWD, &gate, FileType::Fifo, mode, 0).unwrap();
+        mknodat(CWD, &fifo, FileType::Fifo, mode, 0).unwrap();
         let mut client = self.client();
-        client.say(&format!("{command} {name}")).unwrap();
-        Held { client, gate }
+        client.send_line(&format!("{command} {name}")).unwrap();
+        HeldRequest { client, fifo }
     }
 
-    /// What is to go wrong from the next request on: `setup panic`, `verify_request refuse`, ...
+    /// Sets the faults for the next requests: `setup panic`, `verify_request reject`, ...
     #[track_caller]
-    pub fn faults(&self, faults: &[&str]) {
-        self.rests();
-        self.faults_now(faults);
+    pub fn set_faults(&self, faults: &[&str]) {
+        self.wait_for_requests();
+        self.set_faults_now(faults);
     }
 
-    /// The same, for those that are being served as well.
+    /// Sets the faults for active requests as well.
     #[track_caller]
-    pub fn faults_now(&self, faults: &[&str]) {
-        // Put in its place at once: half a file would be half a fault.
+    pub fn set_faults_now(&self, faults: &[&str]) {
+        // Renamed into place atomically, so that the server never reads a partial file.
         let draft = self.directory.path().join("draft");
         fs::write(&draft, faults.join("\n")).unwrap();
         fs::rename(draft, self.directory.path().join(FAULTS)).unwrap();
@@ -183,10 +188,10 @@ impl Serving {
         fs::read_to_string(self.directory.path().join("journal")).unwrap_or_default()
     }
 
-    /// The lines that begin with these words.
-    pub fn lines(&self, words: &str) -> Vec<String> {
+    /// Returns the lines of the journal that begin with these words.
+    pub fn lines(&self, prefix: &str) -> Vec<String> {
         let begins = |line: &&str| {
-            line.strip_prefix(words)
+            line.strip_prefix(prefix)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
         };
         self.journal()
@@ -196,57 +201,61 @@ impl Serving {
             .collect()
     }
 
-    /// One of the server's counters, for which it is stopped.
+    /// Stops the server and returns one of its counters.
     #[track_caller]
     pub fn counter(&mut self, name: &str) -> u64 {
-        self.rests();
+        self.wait_for_requests();
         self.stop();
-        self.tells("served");
-        self.tell("counters");
-        self.tells("counters");
+        self.expect_event("served");
+        self.command("counters");
+        self.expect_event("counters");
         let line = self.lines("counters").pop().unwrap();
         let (_, value) = line.split_once(&format!(" {name}: ")).unwrap();
         let end = value.find([',', ' ']).unwrap();
         value[..end].parse().unwrap()
     }
 
-    pub fn count(&self, words: &str) -> usize {
-        self.lines(words).len()
+    pub fn count(&self, prefix: &str) -> usize {
+        self.lines(prefix).len()
     }
 
-    /// At which line of the journal something is told for the first time.
+    /// Returns the number of the first line of the journal that begins with these words.
     #[track_caller]
-    pub fn position(&self, words: &str) -> usize {
+    pub fn position(&self, prefix: &str) -> usize {
         let journal = self.journal();
         let position = journal.lines().position(|line| {
-            line.strip_prefix(words)
+            line.strip_prefix(prefix)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
         });
-        position.unwrap_or_else(|| panic!("no {words:?} in\n{journal}"))
+        position.unwrap_or_else(|| panic!("no {prefix:?} in\n{journal}"))
     }
 
-    /// Waits until the journal has a line that begins with these words, and returns it.
+    /// Waits until the journal has exactly one line that begins with these words, and returns it.
     #[track_caller]
-    pub fn tells(&self, words: &str) -> String {
-        self.tells_times(words, 1).swap_remove(0)
+    pub fn expect_event(&self, prefix: &str) -> String {
+        self.expect_events(prefix, 1).swap_remove(0)
     }
 
     #[track_caller]
-    pub fn tells_times(&self, words: &str, times: usize) -> Vec<String> {
+    pub fn expect_events(&self, prefix: &str, times: usize) -> Vec<String> {
         let mut lines = Vec::new();
-        self.waits_for(&format!("{times} times {words:?}"), || {
-            lines = self.lines(words);
+        self.wait_for(&format!("{times} times {prefix:?}"), || {
+            lines = self.lines(prefix);
             lines.len() >= times
         });
-        assert_eq!(lines.len(), times, "{words}\n{}", self.journal());
+        assert_eq!(lines.len(), times, "{prefix}\n{}", self.journal());
         lines
     }
 
-    /// Waits for a condition; shows the journal if it does not come true.
+    /// Waits for a condition. Panics with the journal if it does not become true.
     #[track_caller]
-    pub fn waits_for(&self, what: &str, condition: impl FnMut() -> bool) {
-        let came = comes_true(PATIENCE, condition);
-        assert!(came, "not within {PATIENCE:?}: {what}\n{}", self.journal());
+    pub fn wait_for(&self, what: &str, condition: impl FnMut() -> bool) {
+        let is_true = becomes_true(TIMEOUT, condition);
+        assert!(
+            is_true,
+            "not within {TIMEOUT:?}: {what}\n{}",
+            self.journal()
+        );
     }
 
     pub fn pid(&self) -> u32 {
@@ -261,36 +270,36 @@ impl Serving {
         process::children(self.pid())
     }
 
-    /// The only child, once there is one.
+    /// Waits until the server has exactly one child, and returns it.
     #[track_caller]
     pub fn child(&self) -> u32 {
         let mut children = Vec::new();
-        self.waits_for("one child", || {
+        self.wait_for("one child", || {
             children = self.children();
             children.len() == 1
         });
         children[0]
     }
 
-    /// Waits until every request has ended that was accepted.
+    /// Waits until every accepted request has ended.
     #[track_caller]
-    pub fn rests(&self) {
-        self.waits_for("every request to end", || {
-            self.count("accepted") == self.count("ended") + self.count("refused")
+    pub fn wait_for_requests(&self) {
+        self.wait_for("every request to end", || {
+            self.count("accepted") == self.count("ended") + self.count("rejected")
         });
     }
 
-    /// Waits until the server holds no child and no more threads than it has when it is idle;
-    /// returns how many descriptors it has then.
+    /// Asserts that the server returns to idle: no child, and no more threads than an idle server
+    /// has. Returns its number of descriptors.
     #[track_caller]
-    pub fn is_idle(&self) -> usize {
-        self.rests();
+    pub fn assert_idle(&self) -> usize {
+        self.wait_for_requests();
         let (pid, most) = (self.pid(), self.idle_threads());
-        self.waits_for(&format!("no child, and at most {most} threads"), || {
+        self.wait_for(&format!("no child, and at most {most} threads"), || {
             self.children().is_empty() && process::threads(pid) <= most
         });
-        // A child's descriptor is closed a moment after the child was collected.
-        self.waits_for("no descriptor of a child", || {
+        // A child's descriptor is closed a moment after the child was reaped.
+        self.wait_for("no descriptor of a child", || {
             !process::open_files(pid)
                 .iter()
                 .any(|file| file.contains("pidfd"))
@@ -301,7 +310,7 @@ impl Serving {
     fn idle_threads(&self) -> usize {
         match self.cell.model {
             "pooled" => 1 + self.limit.unwrap_or(32),
-            // One for each core, and those that look after them.
+            // One worker per core, and the helper threads.
             "green" => 64,
             _ => 1,
         }
@@ -320,10 +329,10 @@ impl Serving {
         }
     }
 
-    /// Waits until the address is free for somebody else.
+    /// Waits until another socket can bind the address.
     #[track_caller]
-    pub fn frees_its_address(&self) {
-        self.waits_for("the address to be free", || match &self.endpoint {
+    pub fn wait_until_address_free(&self) {
+        self.wait_for("the address to be free", || match &self.endpoint {
             Endpoint::Tcp(address) => std::net::TcpListener::bind(address).is_ok(),
             Endpoint::Udp(address) => std::net::UdpSocket::bind(address).is_ok(),
             Endpoint::Unix(path) | Endpoint::UnixDatagram(path) => {
@@ -332,14 +341,14 @@ impl Serving {
         });
     }
 
-    /// The process ends by itself, orderly, and leaves no child.
+    /// Asserts that the process exits with success and leaves no child.
     #[track_caller]
-    pub fn quits(mut self) {
-        self.tell("quit");
-        let status = process::exit_status(&mut self.process, PATIENCE);
+    pub fn assert_quits(mut self) {
+        self.command("quit");
+        let status = process::exit_status(&mut self.process, TIMEOUT);
         let journal = self.journal();
         assert!(status.is_some_and(|s| s.success()), "{status:?}\n{journal}");
-        // With its first process waited for, the group has a member only if a child is left.
+        // Its first process is reaped, so the group has a member only if a child is left.
         let group = Pid::from_raw(self.raw_pid()).unwrap();
         assert!(
             rustix::process::test_kill_process_group(group).is_err(),
@@ -347,16 +356,16 @@ impl Serving {
         );
     }
 
-    /// Kills the server alone, as a crash would.
+    /// Kills the server without its children, as a crash would.
     #[track_caller]
-    pub fn crashes(&mut self) {
+    pub fn kill_server(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 }
 
-/// Nothing that a trial started outlives it, however it ends.
-impl Drop for Serving {
+/// Kills every process that the trial has started, however the trial ends.
+impl Drop for ServerDriver {
     fn drop(&mut self) {
         if let Some(group) = Pid::from_raw(self.raw_pid()) {
             let _ = kill_process_group(group, Signal::KILL);
@@ -365,51 +374,51 @@ impl Drop for Serving {
     }
 }
 
-/// A client whose request waits at a gate.
-pub struct Held {
+/// A client whose request is held until its named pipe is opened.
+pub struct HeldRequest {
     pub client: Client,
-    gate: PathBuf,
+    fifo: PathBuf,
 }
 
-impl Held {
+impl HeldRequest {
     #[track_caller]
-    pub fn hears(&mut self, answer: &str) {
-        assert_eq!(self.client.hear().unwrap().as_deref(), Some(answer));
+    pub fn expect_reply(&mut self, answer: &str) {
+        assert_eq!(self.client.receive_line().unwrap().as_deref(), Some(answer));
     }
 
-    /// Opens the gate, as soon as the handler waits at it.
+    /// Lets the handler continue, as soon as it waits.
     #[track_caller]
     pub fn open(&self) {
-        open(&self.gate);
+        open(&self.fifo);
     }
 
-    /// Goes away, and then opens the gate.
+    /// Disconnects, and then lets the handler continue.
     #[track_caller]
-    pub fn desert(self) {
-        let quiet = process::nobody_starts();
+    pub fn disconnect_and_release(self) {
+        let no_starts = process::block_process_starts();
         drop(self.client);
-        drop(quiet);
-        open(&self.gate);
+        drop(no_starts);
+        open(&self.fifo);
     }
 
-    /// Lets the request come to its end.
+    /// Lets the handler continue, and expects its reply.
     #[track_caller]
     pub fn release(mut self) {
         self.open();
-        self.hears("released");
+        self.expect_reply("released");
     }
 }
 
 #[track_caller]
-fn open(gate: &Path) {
-    let opened = comes_true(PATIENCE, || {
-        // Without a reader, this fails instead of waiting: fifo(7).
+fn open(fifo: &Path) {
+    let opened = becomes_true(TIMEOUT, || {
+        // Without a reader, open fails instead of waiting: fifo(7).
         let mut options = OpenOptions::new();
         options
             .write(true)
             .custom_flags(libc::O_NONBLOCK)
-            .open(gate)
+            .open(fifo)
             .is_ok()
     });
-    assert!(opened, "nobody waits at {}", gate.display());
+    assert!(opened, "no handler waits at {}", fifo.display());
 }

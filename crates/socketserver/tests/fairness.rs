@@ -1,5 +1,5 @@
-//! A client that has sent many requests at once keeps its worker to itself for a moment only: other
-//! clients of the same worker are served in between, whether or not anything is read or written.
+//! A client that has pipelined many requests does not occupy its worker: other clients of the same
+//! worker are served in between, whether or not bytes are read or written.
 
 #![cfg(all(feature = "green", feature = "framing", feature = "http"))]
 #![allow(clippy::unwrap_used)]
@@ -13,19 +13,19 @@ use std::thread;
 use std::time::Duration;
 
 use common::running::Running;
-use common::{PATIENCE, eventually};
+use common::{TIMEOUT, eventually};
 use socketserver::framing::{FrameError, Framed, Lines};
 use socketserver::http::{Http, Request, Response};
 use socketserver::transport::Tcp;
 use socketserver::{Connection, Green, RequestHandler, Result, Server, handler_fn};
 
 const PIPELINED: usize = 200;
-/// A request takes this long, without giving way.
-const EACH: Duration = Duration::from_millis(2);
-/// Of these so many at most are served before the next one's turn comes.
-const FEW: usize = 40;
+/// The duration of a request, which does not yield.
+const REQUEST_TIME: Duration = Duration::from_millis(2);
+/// The maximum number of these requests that are served before the request of another client.
+const MAX_IN_A_ROW: usize = 40;
 
-/// Serves what a request asks for: work, or to be told how much work was done so far.
+/// Serves a request: either work, or the number of work requests so far.
 #[derive(Clone, Default)]
 struct Work(Arc<AtomicUsize>);
 
@@ -34,20 +34,24 @@ impl Work {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// `None` for work.
+    /// Serves a request. Returns `None` for work.
     fn serve(&self, request: &str) -> Option<usize> {
         if request.contains("count") {
             return Some(self.done());
         }
-        // It computes: nothing else runs on the worker.
-        thread::sleep(EACH);
+        // A computation: nothing else runs on the worker.
+        thread::sleep(REQUEST_TIME);
         self.0.fetch_add(1, Ordering::SeqCst);
         None
     }
 }
 
-fn others_are_served_between<F, H>(work: &Work, factory: F, work_please: &str, count_please: &str)
-where
+fn assert_others_are_served_between<F, H>(
+    work: &Work,
+    factory: F,
+    work_request: &str,
+    count_request: &str,
+) where
     F: Fn() -> H + Send + Sync + 'static,
     H: RequestHandler<Connection> + 'static,
 {
@@ -56,29 +60,29 @@ where
         .bind("127.0.0.1:0", factory)
         .unwrap();
     let running = Running::start(server);
-    let mut bystander = running.client();
-    bystander.send(count_please.as_bytes()).unwrap();
+    let mut other = running.client();
+    other.send(count_request.as_bytes()).unwrap();
     let mut some = [0; 512];
-    assert!(bystander.read(&mut some).unwrap() > 0);
-    let mut greedy = running.client();
-    greedy
-        .send(work_please.repeat(PIPELINED).as_bytes())
+    assert!(other.read(&mut some).unwrap() > 0);
+    let mut pipelining = running.client();
+    pipelining
+        .send(work_request.repeat(PIPELINED).as_bytes())
         .unwrap();
-    eventually(PATIENCE, "the work to begin", || work.done() > 0);
+    eventually(TIMEOUT, "the work to begin", || work.done() > 0);
     let before = work.done();
-    bystander.send(count_please.as_bytes()).unwrap();
-    let n = bystander.read(&mut some).unwrap();
+    other.send(count_request.as_bytes()).unwrap();
+    let n = other.read(&mut some).unwrap();
     let text = String::from_utf8_lossy(&some[..n]).into_owned();
     let count = text.trim_end().rsplit(['\n', ' ']).next().unwrap();
     let count: usize = count.parse().unwrap();
     assert!(
-        count < before + FEW && count < PIPELINED,
-        "served after {count} of {PIPELINED}, asked after {before}"
+        count < before + MAX_IN_A_ROW && count < PIPELINED,
+        "served after {count} of {PIPELINED}, requested after {before}"
     );
 }
 
 #[test]
-fn of_a_connection_that_is_kept_alive() {
+fn suspending_connection_does_not_occupy_its_worker() {
     let work = Work::default();
     let own = work.clone();
     let factory = handler_fn(move |conn: &mut Connection| {
@@ -92,11 +96,11 @@ fn of_a_connection_that_is_kept_alive() {
         conn.suspend_until_readable();
         Ok(())
     });
-    others_are_served_between(&work, factory, "work\n", "count\n");
+    assert_others_are_served_between(&work, factory, "work\n", "count\n");
 }
 
 #[test]
-fn of_a_handler_that_reads_lines() {
+fn line_handler_does_not_occupy_its_worker() {
     let work = Work::default();
     let own = work.clone();
     let factory = handler_fn(move |conn: &mut Connection| {
@@ -109,11 +113,11 @@ fn of_a_handler_that_reads_lines() {
         }
         Ok(())
     });
-    others_are_served_between(&work, factory, "work\n", "count\n");
+    assert_others_are_served_between(&work, factory, "work\n", "count\n");
 }
 
 #[test]
-fn of_a_handler_that_reads_frames() {
+fn frame_handler_does_not_occupy_its_worker() {
     let work = Work::default();
     let own = work.clone();
     let factory = handler_fn(move |conn: &mut Connection| {
@@ -126,11 +130,11 @@ fn of_a_handler_that_reads_frames() {
         }
         Ok(())
     });
-    others_are_served_between(&work, factory, "work\n", "count\n");
+    assert_others_are_served_between(&work, factory, "work\n", "count\n");
 }
 
 #[test]
-fn of_a_client_that_pipelines_http() {
+fn http_pipelining_does_not_occupy_the_worker() {
     let work = Work::default();
     let own = work.clone();
     let factory = Http::new().handler_fn(move |request: &mut Request<'_>| -> Result<Response> {
@@ -140,10 +144,10 @@ fn of_a_client_that_pipelines_http() {
         ))
     });
     let ask = |path: &str| format!("GET /{path} HTTP/1.1\r\nHost: x\r\n\r\n");
-    others_are_served_between(&work, factory, &ask("work"), &ask("count"));
+    assert_others_are_served_between(&work, factory, &ask("work"), &ask("count"));
 }
 
-/// What a worker cannot begin soon stays in the kernel's queue, and is accepted when it can.
+/// Requests that a worker cannot begin soon stay in the kernel's queue until it can.
 #[test]
 fn clients_wait_in_the_queue_of_the_kernel_while_a_worker_is_busy() {
     const CLIENTS: usize = 100;
@@ -162,7 +166,7 @@ fn clients_wait_in_the_queue_of_the_kernel_while_a_worker_is_busy() {
     let blocked = is_busy.lock().unwrap();
     let clients: Vec<_> = (0..CLIENTS).map(|_| running.client()).collect();
     let accepted = || running.handle.counters().accepted;
-    eventually(PATIENCE, "as many as may wait", || accepted() >= 32);
+    eventually(TIMEOUT, "as many as may wait", || accepted() >= 32);
     thread::sleep(Duration::from_millis(100));
     let taken = accepted();
     assert!(
@@ -171,7 +175,7 @@ fn clients_wait_in_the_queue_of_the_kernel_while_a_worker_is_busy() {
     );
     drop(blocked);
     for client in clients {
-        assert_eq!(client.rest().unwrap(), b"!");
+        assert_eq!(client.read_rest().unwrap(), b"!");
     }
     assert_eq!(accepted(), CLIENTS as u64);
 }

@@ -1,4 +1,4 @@
-//! What belongs to the application may do anything, in every place where it is called.
+//! User code may panic in every place where the server calls it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,27 +9,27 @@ use std::fmt;
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use common::PATIENCE;
+use common::TIMEOUT;
 use common::running::Running;
 use socketserver::transport::Tcp;
 use socketserver::{Concurrency, Connection, Pooled, Sequential, Server, Threading, handler_fn};
 
-/// An error that panics wherever it can.
+/// An error that panics in one of its methods.
 #[derive(Debug, Clone, Copy)]
-enum Bomb {
+enum PanicIn {
     Source,
     Display,
     Drop,
 }
 
-impl fmt::Display for Bomb {
+impl fmt::Display for PanicIn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         assert!(!matches!(self, Self::Display), "in Display");
-        f.write_str("bomb")
+        f.write_str("an error")
     }
 }
 
-impl StdError for Bomb {
+impl StdError for PanicIn {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         assert!(!matches!(self, Self::Source), "in source");
         None
@@ -37,29 +37,29 @@ impl StdError for Bomb {
 }
 
 #[derive(Debug)]
-struct Armed(Bomb);
+struct PanickingError(PanicIn);
 
-impl fmt::Display for Armed {
+impl fmt::Display for PanickingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl StdError for Armed {
+impl StdError for PanickingError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.0.source()
     }
 }
 
-impl Drop for Armed {
+impl Drop for PanickingError {
     fn drop(&mut self) {
-        assert!(!matches!(self.0, Bomb::Drop), "in Drop");
+        assert!(!matches!(self.0, PanicIn::Drop), "in Drop");
     }
 }
 
-/// Sends bombs to a server that formats what its handlers return, then asks it for an answer.
-fn survives<C: Concurrency>(model: C) {
-    // Formats whatever it is told, as a log does.
+/// Sends requests whose handler returns such errors, and then expects a reply.
+fn assert_survives<C: Concurrency>(model: C) {
+    // Formats each event, as a log does.
     let builder = Server::<Tcp, C>::builder()
         .concurrency(model)
         .on_event(|event| {
@@ -72,63 +72,62 @@ fn survives<C: Concurrency>(model: C) {
             handler_fn(|conn: &mut Connection| {
                 let mut byte = [0];
                 conn.read_exact(&mut byte)?;
-                let bomb = match byte[0] {
-                    b's' => Bomb::Source,
-                    b'd' => Bomb::Display,
-                    b'x' => Bomb::Drop,
+                let panic_in = match byte[0] {
+                    b's' => PanicIn::Source,
+                    b'd' => PanicIn::Display,
+                    b'x' => PanicIn::Drop,
                     _ => return Ok(conn.write_all(b"!")?),
                 };
-                Err(Armed(bomb).into())
+                Err(PanickingError(panic_in).into())
             }),
         )
         .unwrap();
     let running = Running::start(server);
-    for bomb in b"sdxsdxsdx" {
+    for panic_in in b"sdxsdxsdx" {
         let mut client = running.client();
-        client.send(&[*bomb]).unwrap();
-        assert!(client.was_cut());
+        client.send(&[*panic_in]).unwrap();
+        assert!(client.was_closed_by_server());
     }
     let mut client = running.client();
     client.send(b"?").unwrap();
-    assert_eq!(client.rest().unwrap(), b"!");
+    assert_eq!(client.read_rest().unwrap(), b"!");
     let handle = running.handle.clone();
-    handle.drain(PATIENCE);
-    running.ends().unwrap();
+    handle.drain(TIMEOUT);
+    running.wait_until_stopped().unwrap();
     let counters = handle.counters();
     assert_eq!((counters.accepted, handle.active_count()), (10, 0));
 }
 
 #[test]
-fn errors_that_panic_under_sequential() {
-    survives(Sequential);
+fn sequential_server_survives_panicking_errors() {
+    assert_survives(Sequential);
 }
 
 #[test]
-fn errors_that_panic_under_threading() {
-    survives(Threading::new());
+fn threading_server_survives_panicking_errors() {
+    assert_survives(Threading::new());
 }
 
 #[test]
-fn errors_that_panic_under_pooled() {
-    // Fewer threads than bombs: a pool that loses one to each would be empty.
-    survives(Pooled::new().workers(2));
+fn pooled_server_survives_panicking_errors() {
+    // Fewer threads than errors: a pool that loses a thread to each would be empty.
+    assert_survives(Pooled::new().workers(2));
 }
 
 #[cfg(feature = "green")]
 #[test]
-fn errors_that_panic_under_green() {
-    survives(socketserver::Green::new().workers(1));
+fn green_server_survives_panicking_errors() {
+    assert_survives(socketserver::Green::new().workers(1));
 }
 
 #[test]
-fn hooks_that_return_errors_that_panic() {
+fn server_survives_panicking_errors_of_hooks() {
     let mut server = Server::<Tcp, Sequential>::builder()
-        .verify_request(|_| Err(Armed(Bomb::Drop).into()))
-        .service_actions(
-            Duration::from_millis(1),
-            || Err(Armed(Bomb::Display).into()),
-        )
-        .handle_timeout(|| Err(Armed(Bomb::Drop).into()))
+        .verify_request(|_| Err(PanickingError(PanicIn::Drop).into()))
+        .service_actions(Duration::from_millis(1), || {
+            Err(PanickingError(PanicIn::Display).into())
+        })
+        .handle_timeout(|| Err(PanickingError(PanicIn::Drop).into()))
         .bind("127.0.0.1:0", handler_fn(|_: &mut Connection| Ok(())))
         .unwrap();
     server
@@ -136,21 +135,21 @@ fn hooks_that_return_errors_that_panic() {
         .unwrap();
     let running = Running::start(server);
     for _ in 0..5 {
-        assert!(running.client().was_cut());
+        assert!(running.client().was_closed_by_server());
     }
     let handle = running.handle.clone();
     handle.shutdown();
-    running.ends().unwrap();
+    running.wait_until_stopped().unwrap();
     assert_eq!(handle.counters().refused, 5);
 }
 
-/// Hooks and observers run in the coroutine of their request: they may panic, and they may wait.
+/// Hooks and observers run in the coroutine of their request: they may panic and wait.
 #[cfg(feature = "green")]
 mod on_one_worker {
     use super::*;
     use socketserver::{Event, Green};
 
-    fn serves_on(act: fn()) {
+    fn assert_served_with_hooks(act: fn()) {
         struct Handler(fn());
         impl Drop for Handler {
             fn drop(&mut self) {
@@ -186,28 +185,28 @@ mod on_one_worker {
             .bind("127.0.0.1:0", move || Handler(act))
             .unwrap();
         let running = Running::start(server);
-        let mut between = running.client();
+        let mut other = running.client();
         for _ in 0..5 {
             let mut client = running.client();
             client.send(b"x").unwrap();
-            assert!(client.was_cut());
+            assert!(client.was_closed_by_server());
         }
-        between.send(b"?").unwrap();
-        assert_eq!(between.rest().unwrap(), b"!");
+        other.send(b"?").unwrap();
+        assert_eq!(other.read_rest().unwrap(), b"!");
         let handle = running.handle.clone();
-        handle.drain(PATIENCE);
-        running.ends().unwrap();
+        handle.drain(TIMEOUT);
+        running.wait_until_stopped().unwrap();
         assert_eq!(handle.active_count(), 0);
     }
 
     #[test]
-    fn what_panics_ends_no_worker() {
-        serves_on(|| panic!("from the user's code"));
+    fn panicking_hook_does_not_end_its_worker() {
+        assert_served_with_hooks(|| panic!("from user code"));
     }
 
     #[test]
-    fn what_waits_keeps_no_worker() {
-        serves_on(|| {
+    fn waiting_hook_does_not_block_its_worker() {
+        assert_served_with_hooks(|| {
             greenroom::yield_now();
             greenroom::sleep(Duration::from_millis(1));
         });

@@ -1,5 +1,5 @@
-//! The handler: one type for every transport and model. It does what the client says, a line or a
-//! datagram at a time, and fails where the trial wants it to.
+//! The handler, one type for every transport and model. It executes the commands of the client, one
+//! per line or datagram, and injects the faults that the trial has set.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, Read, Write};
@@ -7,32 +7,32 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use socketserver::{Connection, Datagram, RequestHandler, Result, ServerHandle};
 
-use crate::stage::{directory, install, journal};
+use crate::server_process::{directory, install, journal};
 
-/// What both kinds of request can do.
-pub trait Talk: Sized {
-    /// Whether the first line is the only one.
+/// The operations that the handler needs of both kinds of request.
+pub trait ScriptedRequest: Sized {
+    /// True if the request has only one line.
     const ONE_LINE: bool;
     fn number(&self) -> u64;
     fn handle(&self) -> &ServerHandle;
-    /// The next line; `None` at the end of input.
-    fn hear(&mut self) -> io::Result<Option<String>>;
-    fn say(&mut self, answer: &str) -> io::Result<()>;
-    /// Everything else that the peer sends, to its end.
-    fn rest(&mut self) -> io::Result<Vec<u8>>;
-    /// So many bytes of [`pattern`].
-    fn pour(&mut self, bytes: usize) -> io::Result<()>;
-    /// One byte, by one call.
+    /// Receives the next line; `None` at the end of input.
+    fn receive_line(&mut self) -> io::Result<Option<String>>;
+    fn send_line(&mut self, reply: &str) -> io::Result<()>;
+    /// Reads all further input, to its end.
+    fn read_rest(&mut self) -> io::Result<Vec<u8>>;
+    /// Sends this number of bytes of [`pattern`].
+    fn send_pattern(&mut self, bytes: usize) -> io::Result<()>;
+    /// Reads one byte, with one call.
     fn byte(&mut self) -> io::Result<usize>;
-    /// How long the request was on the wire, and whether some of it is lost.
+    /// Returns the length of the request on the wire, and whether it is truncated.
     fn size(&self) -> (usize, bool);
-    /// Our own address.
+    /// Returns the local address.
     fn local(&self) -> io::Result<String>;
-    /// Takes the peer for who he says he is.
+    /// Marks the address of the peer as validated.
     fn validate(&self) {}
 }
 
-impl Talk for Connection {
+impl ScriptedRequest for Connection {
     const ONE_LINE: bool = false;
 
     fn number(&self) -> u64 {
@@ -43,7 +43,7 @@ impl Talk for Connection {
         self.server()
     }
 
-    fn hear(&mut self) -> io::Result<Option<String>> {
+    fn receive_line(&mut self) -> io::Result<Option<String>> {
         let mut line = Vec::new();
         if self.take(1 << 20).read_until(b'\n', &mut line)? == 0 {
             return Ok(None);
@@ -55,20 +55,20 @@ impl Talk for Connection {
         ))
     }
 
-    fn say(&mut self, answer: &str) -> io::Result<()> {
-        self.write_all(format!("{answer}\n").as_bytes())
+    fn send_line(&mut self, reply: &str) -> io::Result<()> {
+        self.write_all(format!("{reply}\n").as_bytes())
     }
 
-    fn rest(&mut self) -> io::Result<Vec<u8>> {
+    fn read_rest(&mut self) -> io::Result<Vec<u8>> {
         let mut rest = Vec::new();
         self.read_to_end(&mut rest)?;
         Ok(rest)
     }
 
-    fn pour(&mut self, bytes: usize) -> io::Result<()> {
+    fn send_pattern(&mut self, bytes: usize) -> io::Result<()> {
         let bytes = pattern(bytes);
         let mut sent = 0;
-        // Not `write_all`, which does not mind being interrupted.
+        // Not `write_all`, which retries after an interruption.
         while sent < bytes.len() {
             sent += self.write(&bytes[sent..])?;
         }
@@ -88,7 +88,7 @@ impl Talk for Connection {
     }
 }
 
-impl Talk for Datagram {
+impl ScriptedRequest for Datagram {
     const ONE_LINE: bool = true;
 
     fn number(&self) -> u64 {
@@ -99,21 +99,21 @@ impl Talk for Datagram {
         self.server()
     }
 
-    fn hear(&mut self) -> io::Result<Option<String>> {
+    fn receive_line(&mut self) -> io::Result<Option<String>> {
         Ok(Some(
             String::from_utf8_lossy(&self.take_bytes()).into_owned(),
         ))
     }
 
-    fn say(&mut self, answer: &str) -> io::Result<()> {
-        self.reply(answer.as_bytes())
+    fn send_line(&mut self, reply: &str) -> io::Result<()> {
+        self.reply(reply.as_bytes())
     }
 
-    fn rest(&mut self) -> io::Result<Vec<u8>> {
+    fn read_rest(&mut self) -> io::Result<Vec<u8>> {
         Ok(self.take_bytes())
     }
 
-    fn pour(&mut self, bytes: usize) -> io::Result<()> {
+    fn send_pattern(&mut self, bytes: usize) -> io::Result<()> {
         self.reply(&pattern(bytes))
     }
 
@@ -134,9 +134,9 @@ impl Talk for Datagram {
     }
 }
 
-/// Bytes that are the same nowhere near by, so that a piece that is lost or doubled is noticed.
+/// Returns bytes that do not repeat at short distance, so that a lost or doubled part is noticed.
 pub fn pattern(bytes: usize) -> Vec<u8> {
-    // A prime number of them: no power of two brings the same bytes to the same place.
+    // The length of a block is prime, so that no power-of-two offset maps to the same bytes.
     let block = (0..65_521_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]);
     let block: Vec<u8> = block.collect();
     let mut whole = Vec::with_capacity(bytes);
@@ -147,28 +147,28 @@ pub fn pattern(bytes: usize) -> Vec<u8> {
     whole
 }
 
-pub struct Actor;
+pub struct ScriptedHandler;
 
-impl Actor {
-    /// The factory.
+impl ScriptedHandler {
+    /// Creates the handler; the server calls it as the factory.
     pub fn new() -> Self {
         journal("factory");
-        strike("factory").unwrap();
+        inject_fault("factory").unwrap();
         Self
     }
 }
 
-impl<R: Talk> RequestHandler<R> for Actor {
+impl<R: ScriptedRequest> RequestHandler<R> for ScriptedHandler {
     fn setup(&mut self, request: &mut R) -> Result<()> {
         journal(format_args!("setup {}", request.number()));
-        strike("setup")
+        inject_fault("setup")
     }
 
     fn handle(&mut self, request: &mut R) -> Result<()> {
         journal(format_args!("handle {}", request.number()));
-        strike("handle")?;
-        while let Some(line) = request.hear()? {
-            if !obey(request, &line)? || R::ONE_LINE {
+        inject_fault("handle")?;
+        while let Some(line) = request.receive_line()? {
+            if !execute(request, &line)? || R::ONE_LINE {
                 break;
             }
         }
@@ -177,77 +177,77 @@ impl<R: Talk> RequestHandler<R> for Actor {
 
     fn finish(&mut self, request: &mut R) -> Result<()> {
         journal(format_args!("finish {}", request.number()));
-        strike("finish")
+        inject_fault("finish")
     }
 }
 
-impl Drop for Actor {
+impl Drop for ScriptedHandler {
     fn drop(&mut self) {
         journal("drop");
-        strike("drop").unwrap();
+        inject_fault("drop").unwrap();
     }
 }
 
-/// Does what one line says; `false` ends the request.
-fn obey<R: Talk>(request: &mut R, line: &str) -> Result<bool> {
+/// Executes one line. Returns false if the request ends.
+fn execute<R: ScriptedRequest>(request: &mut R, line: &str) -> Result<bool> {
     let words: Vec<&str> = line.split_whitespace().collect();
     match words[..] {
-        ["fail"] => return Err("told to fail".into()),
-        ["panic"] => panic!("told to panic"),
+        ["fail"] => return Err("asked to fail".into()),
+        ["panic"] => panic!("asked to panic"),
         ["answer-and-fail"] => {
-            request.say("answered")?;
-            return Err("told to fail".into());
+            request.send_line("answered")?;
+            return Err("asked to fail".into());
         }
         ["nothing"] => {}
-        [] => request.say("empty")?,
+        [] => request.send_line("empty")?,
         ["leave"] => {
-            request.say("bye")?;
+            request.send_line("bye")?;
             return Ok(false);
         }
         ["pour-and-leave", bytes] => {
-            request.pour(bytes.parse()?)?;
+            request.send_pattern(bytes.parse()?)?;
             return Ok(false);
         }
         ["stop"] => {
             request.handle().shutdown();
-            request.say("stopping")?;
+            request.send_line("stopping")?;
         }
         ["drain", millis] => {
             let millis = millis.parse()?;
             request
                 .handle()
                 .drain(std::time::Duration::from_millis(millis));
-            request.say("draining")?;
+            request.send_line("draining")?;
         }
         ["whoami"] => {
-            request.say(&whoami()?)?;
+            request.send_line(&whoami()?)?;
         }
-        ["hold", gate] => {
-            request.say("holding")?;
-            wait_at(gate)?;
-            request.say("released")?;
+        ["hold", fifo] => {
+            request.send_line("holding")?;
+            wait_for_release(fifo)?;
+            request.send_line("released")?;
         }
-        ["hold-on-to-dear-life", gate] => {
-            // SAFETY: ignoring a signal runs no code of ours.
-            unsafe { libc::signal(socketserver::Forking::CUT, libc::SIG_IGN) };
-            request.say("holding")?;
-            wait_at(gate)?;
+        ["hold-without-cancel", fifo] => {
+            // SAFETY: ignoring a signal runs no code of this process.
+            unsafe { libc::signal(socketserver::Forking::CANCEL_SIGNAL, libc::SIG_IGN) };
+            request.send_line("holding")?;
+            wait_for_release(fifo)?;
         }
         ["count"] => {
-            let bytes = request.rest()?.len();
-            request.say(&format!("{bytes}"))?;
+            let bytes = request.read_rest()?.len();
+            request.send_line(&format!("{bytes}"))?;
         }
         ["size", ..] => {
             let (length, truncated) = request.size();
-            request.say(&format!(
+            request.send_line(&format!(
                 "{length} truncated={truncated} kept={}",
                 line.len()
             ))?;
         }
-        ["pour", bytes] => request.pour(bytes.parse()?)?,
-        ["pour-under-fire", bytes] => pour_under_fire(request, bytes.parse()?)?,
+        ["pour", bytes] => request.send_pattern(bytes.parse()?)?,
+        ["pour-with-signals", bytes] => pour_with_signals(request, bytes.parse()?)?,
         ["flood"] => loop {
-            if let Err(error) = request.say("flood") {
+            if let Err(error) = request.send_line("flood") {
                 journal(format_args!(
                     "reply-failed {} {:?}",
                     request.number(),
@@ -257,39 +257,39 @@ fn obey<R: Talk>(request: &mut R, line: &str) -> Result<bool> {
             }
         },
         ["flood", times] => {
-            (0..times.parse::<u32>()?).try_for_each(|n| request.say(&n.to_string()))?;
+            (0..times.parse::<u32>()?).try_for_each(|n| request.send_line(&n.to_string()))?;
         }
         ["validate-and-flood", times] => {
             request.validate();
-            (0..times.parse::<u32>()?).try_for_each(|n| request.say(&n.to_string()))?;
+            (0..times.parse::<u32>()?).try_for_each(|n| request.send_line(&n.to_string()))?;
         }
-        ["where-are-you"] => {
+        ["local-address"] => {
             let local = request.local()?;
-            request.say(&local)?;
+            request.send_line(&local)?;
         }
         ["answer-me"] => {
-            let answered = request.say("you");
+            let answered = request.send_line("you");
             let kind = answered.as_ref().map_err(io::Error::kind);
             journal(format_args!("answered {} {kind:?}", request.number()));
             answered?;
         }
-        _ => request.say(line)?,
+        _ => request.send_line(line)?,
     }
     Ok(true)
 }
 
-/// The process and the thread that this runs on.
+/// Returns the process and the thread that this runs on.
 fn whoami() -> io::Result<String> {
     let thread = fs::read_link("/proc/thread-self")?;
     let thread = thread.file_name().unwrap_or_default().to_string_lossy();
     Ok(format!("{} {thread}", std::process::id()))
 }
 
-/// Waits until the trial opens the gate: the other end of a named pipe.
-fn wait_at(gate: &str) -> io::Result<()> {
-    let gate = directory().join(gate);
-    let wait = move || File::open(gate).map(drop);
-    // A model with threads of its own wants to be told what blocks.
+/// Waits until the trial opens the other end of a named pipe.
+fn wait_for_release(fifo: &str) -> io::Result<()> {
+    let fifo = directory().join(fifo);
+    let wait = move || File::open(fifo).map(drop);
+    // In a green server, blocking calls must go through `unblock`.
     #[cfg(feature = "green")]
     return greenroom::unblock(wait);
     #[cfg(not(feature = "green"))]
@@ -298,14 +298,14 @@ fn wait_at(gate: &str) -> io::Result<()> {
 
 static INTERRUPTIONS: AtomicU64 = AtomicU64::new(0);
 
-/// A large write, and a read, on a thread that is signalled all the time.
-fn pour_under_fire<R: Talk>(request: &mut R, bytes: usize) -> Result<()> {
-    extern "C" fn hit(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+/// Writes a large reply and reads a byte, on a thread that receives signals all the time.
+fn pour_with_signals<R: ScriptedRequest>(request: &mut R, bytes: usize) -> Result<()> {
+    extern "C" fn on_signal(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
         INTERRUPTIONS.fetch_add(1, Ordering::Relaxed);
     }
-    install(libc::SIGUSR1, hit);
-    request.say(&whoami()?)?;
-    let outcome = request.pour(bytes).and_then(|()| {
+    install(libc::SIGUSR1, on_signal);
+    request.send_line(&whoami()?)?;
+    let outcome = request.send_pattern(bytes).and_then(|()| {
         journal("poured");
         request.byte()
     });
@@ -315,22 +315,22 @@ fn pour_under_fire<R: Talk>(request: &mut R, bytes: usize) -> Result<()> {
     Ok(())
 }
 
-/// The file in which a trial says what is to go wrong, a line for each: `setup panic`.
+/// The file in which a trial sets its faults, one per line: `setup panic`.
 pub const FAULTS: &str = "faults";
 
-/// Fails, if the trial wants this stage or hook to.
-pub fn strike(place: &str) -> Result<()> {
-    if is_asked(&format!("{place} panic")) {
-        panic!("told to panic in {place}");
+/// Fails if the trial has set a fault for this phase or hook.
+pub fn inject_fault(point: &str) -> Result<()> {
+    if has_fault(&format!("{point} panic")) {
+        panic!("asked to panic in {point}");
     }
-    if is_asked(&format!("{place} error")) {
-        return Err(format!("told to fail in {place}").into());
+    if has_fault(&format!("{point} error")) {
+        return Err(format!("asked to fail in {point}").into());
     }
     Ok(())
 }
 
-/// Whether the trial wants this to go wrong.
-pub fn is_asked(fault: &str) -> bool {
+/// Returns true if the trial has set this fault.
+pub fn has_fault(fault: &str) -> bool {
     let faults = fs::read_to_string(directory().join(FAULTS)).unwrap_or_default();
     faults.lines().any(|line| line == fault)
 }

@@ -1,9 +1,9 @@
-//! What each concurrency model has of its own: its threads, their number, and their end.
+//! Properties of single concurrency models: the start, number and end of their threads.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test says why it fails, or is skipped"
+    reason = "a test prints why it fails or is skipped"
 )]
 
 mod common;
@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::process::{alone, descriptors, nobody_starts, threads};
+use common::process::{block_process_starts, descriptors, in_own_process, threads};
 use common::running::{Running, echo};
-use common::{PATIENCE, eventually};
+use common::{TIMEOUT, eventually};
 use socketserver::{
     Connection, DrainReport, Forking, ForkingTcpServer, OverloadPolicy, Pooled, PooledTcpServer,
     RequestOutcome, ServeError, Threading, ThreadingTcpServer, handler_fn,
@@ -29,65 +29,64 @@ fn own_threads() -> usize {
 
 #[test]
 fn ten_requests_leave_no_thread() {
-    alone("ten_requests_leave_no_thread", || {
+    in_own_process("ten_requests_leave_no_thread", || {
         let running = Running::start(ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap());
         let before = own_threads();
         for _ in 0..10 {
             assert_eq!(running.client().ask("hello"), "hello");
         }
-        eventually(PATIENCE, "every thread to end", || own_threads() == before);
+        eventually(TIMEOUT, "every thread to end", || own_threads() == before);
         assert!(running.handle.active().is_empty());
     });
 }
 
 #[test]
-fn a_pool_makes_threads_as_they_are_needed_and_keeps_them() {
-    alone(
-        "a_pool_makes_threads_as_they_are_needed_and_keeps_them",
-        || {
-            let pool = Pooled::new().workers(3).queue(100);
-            let server = PooledTcpServer::builder().concurrency(pool);
-            let running = Running::start(server.bind("127.0.0.1:0", echo()).unwrap());
-            let before = own_threads();
-            for _ in 0..20 {
-                assert_eq!(running.client().ask("one at a time"), "one at a time");
-                eventually(PATIENCE, "the end", || running.handle.active_count() == 0);
-            }
-            assert!(own_threads() <= before + 3, "{}", own_threads());
-            let mut clients: Vec<_> = (0..3).map(|_| running.client()).collect();
-            for client in &mut clients {
-                assert_eq!(client.ask("all at once"), "all at once");
-            }
-            assert_eq!(own_threads(), before + 3);
-            drop(clients);
-            running.handle.drain(PATIENCE);
-            running.ends().unwrap();
-            eventually(PATIENCE, "the pool to end with its server", || {
-                own_threads() < before
+fn pool_starts_threads_on_demand_and_keeps_them() {
+    in_own_process("pool_starts_threads_on_demand_and_keeps_them", || {
+        let pool = Pooled::new().workers(3).queue(100);
+        let server = PooledTcpServer::builder().concurrency(pool);
+        let running = Running::start(server.bind("127.0.0.1:0", echo()).unwrap());
+        let before = own_threads();
+        for _ in 0..20 {
+            assert_eq!(running.client().ask("one at a time"), "one at a time");
+            eventually(TIMEOUT, "the request to end", || {
+                running.handle.active_count() == 0
             });
-        },
-    );
+        }
+        assert!(own_threads() <= before + 3, "{}", own_threads());
+        let mut clients: Vec<_> = (0..3).map(|_| running.client()).collect();
+        for client in &mut clients {
+            assert_eq!(client.ask("all at once"), "all at once");
+        }
+        assert_eq!(own_threads(), before + 3);
+        drop(clients);
+        running.handle.drain(TIMEOUT);
+        running.wait_until_stopped().unwrap();
+        eventually(TIMEOUT, "the pool to end with its server", || {
+            own_threads() < before
+        });
+    });
 }
 
 #[test]
-fn what_waits_in_a_pools_queue_is_served_in_order() {
+fn queue_of_a_pool_is_served_in_order() {
     let pool = Pooled::new().workers(1).queue(10);
     let server = PooledTcpServer::builder().concurrency(pool);
     let running = Running::start(server.bind("127.0.0.1:0", echo()).unwrap());
     let mut clients: Vec<_> = (0..5).map(|_| running.client()).collect();
     for (n, client) in clients.iter_mut().enumerate() {
-        client.say(&format!("client {n}")).unwrap();
+        client.send_line(&format!("client {n}")).unwrap();
     }
-    eventually(PATIENCE, "all to be accepted", || {
+    eventually(TIMEOUT, "all to be accepted", || {
         running.handle.active_count() == 5
     });
     for (n, mut client) in clients.into_iter().enumerate() {
-        assert_eq!(client.hear().unwrap(), Some(format!("client {n}")));
+        assert_eq!(client.receive_line().unwrap(), Some(format!("client {n}")));
     }
 }
 
 #[test]
-fn a_full_pool_rejects_if_it_is_told_to() {
+fn full_pool_rejects_with_the_reject_policy() {
     let pool = Pooled::new()
         .workers(1)
         .queue(1)
@@ -97,58 +96,59 @@ fn a_full_pool_rejects_if_it_is_told_to() {
     let mut served = running.client();
     assert_eq!(served.ask("hello"), "hello");
     let mut queued = running.client();
-    eventually(PATIENCE, "the queue to fill", || {
+    eventually(TIMEOUT, "the queue to fill", || {
         running.handle.active_count() == 2
     });
     for _ in 0..3 {
-        assert!(running.client().was_cut());
+        assert!(running.client().was_closed_by_server());
     }
     drop(served);
     assert_eq!(queued.ask("hello"), "hello");
     assert_eq!(running.handle.counters().refused, 3);
 }
 
-/// A handler that nothing can cut: it waits for the test, and not for its connection.
+/// Returns a handler that cannot be cancelled, because it waits for the test and not for its
+/// connection.
 fn stuck() -> (
     impl Fn(&mut Connection) -> socketserver::Result<()> + Send + Sync,
     impl FnOnce(),
 ) {
-    let (release, gate) = sync_channel::<()>(0);
-    let gate = Mutex::new(gate);
+    let (release, wait_rx) = sync_channel::<()>(0);
+    let wait_rx = Mutex::new(wait_rx);
     let wait = move |conn: &mut Connection| {
         conn.write_all(b"stuck\n")?;
-        let _ = gate.lock().unwrap().recv();
+        let _ = wait_rx.lock().unwrap().recv();
         Ok(())
     };
     (wait, move || drop(release))
 }
 
 #[test]
-fn a_drain_does_not_wait_for_daemon_threads() {
+fn drain_does_not_wait_for_daemon_threads() {
     let (handle, release) = stuck();
     let model = Threading::new().daemon_threads();
     let server = ThreadingTcpServer::builder().concurrency(model);
     let running = Running::start(server.bind("127.0.0.1:0", handler_fn(handle)).unwrap());
     let mut client = running.client();
-    assert_eq!(client.hear().unwrap().as_deref(), Some("stuck"));
+    assert_eq!(client.receive_line().unwrap().as_deref(), Some("stuck"));
     let handle = running.handle.clone();
     handle.drain(Duration::from_secs(3600));
-    running.ends().unwrap();
+    running.wait_until_stopped().unwrap();
     let report = handle.drain_report().unwrap();
     assert_eq!(
         (report.finished, report.cancelled, report.abandoned),
         (0, 0, 0)
     );
-    // It was not cut, and goes on for as long as it likes.
+    // The request was not cancelled, and continues.
     assert_eq!(handle.active_count(), 1);
     release();
-    assert!(client.rest().unwrap().is_empty());
-    eventually(PATIENCE, "its end", || handle.active_count() == 0);
+    assert!(client.read_rest().unwrap().is_empty());
+    eventually(TIMEOUT, "the request to end", || handle.active_count() == 0);
 }
 
 #[test]
-fn a_close_that_is_told_not_to_block_does_not() {
-    let _quiet = nobody_starts();
+fn close_without_a_timeout_does_not_block() {
+    let _no_starts = block_process_starts();
     let (handle, release) = stuck();
     let builder = ThreadingTcpServer::builder().block_on_close(None);
     let mut server = builder.bind("127.0.0.1:0", handler_fn(handle)).unwrap();
@@ -156,18 +156,18 @@ fn a_close_that_is_told_not_to_block_does_not() {
     let mut client =
         common::client::Client::connect(&common::client::Endpoint::Tcp(address)).unwrap();
     assert_eq!(
-        server.handle_request(Some(PATIENCE)).unwrap(),
+        server.handle_request(Some(TIMEOUT)).unwrap(),
         RequestOutcome::Request
     );
-    assert_eq!(client.hear().unwrap().as_deref(), Some("stuck"));
+    assert_eq!(client.receive_line().unwrap().as_deref(), Some("stuck"));
     assert_eq!(server.server_close().unwrap(), DrainReport::default());
     assert!(std::net::TcpStream::connect(address).is_err());
     release();
-    assert!(client.rest().unwrap().is_empty());
+    assert!(client.read_rest().unwrap().is_empty());
 }
 
 #[test]
-fn a_close_gives_a_stuck_handler_its_time_and_no_more() {
+fn close_abandons_a_stuck_handler_at_its_timeout() {
     let (handle, release) = stuck();
     let limit = Duration::from_millis(50);
     let builder = ThreadingTcpServer::builder().block_on_close(Some(limit));
@@ -175,20 +175,20 @@ fn a_close_gives_a_stuck_handler_its_time_and_no_more() {
     let address = server.local_addr().as_inet().unwrap();
     let mut client =
         common::client::Client::connect(&common::client::Endpoint::Tcp(address)).unwrap();
-    server.handle_request(Some(PATIENCE)).unwrap();
-    assert_eq!(client.hear().unwrap().as_deref(), Some("stuck"));
+    server.handle_request(Some(TIMEOUT)).unwrap();
+    assert_eq!(client.receive_line().unwrap().as_deref(), Some("stuck"));
     let since = Instant::now();
     let report = server.server_close().unwrap();
     assert_eq!((report.cancelled, report.abandoned), (1, 1));
     assert!(
-        report.elapsed >= limit && since.elapsed() < PATIENCE,
+        report.elapsed >= limit && since.elapsed() < TIMEOUT,
         "{report:?}"
     );
     release();
 }
 
 #[test]
-fn a_factory_makes_a_handler_for_each_request_and_hands_in_what_they_share() {
+fn factory_creates_a_handler_for_each_request() {
     struct Numbered(usize);
     impl socketserver::RequestHandler<Connection> for Numbered {
         fn handle(&mut self, conn: &mut Connection) -> socketserver::Result<()> {
@@ -200,58 +200,62 @@ fn a_factory_makes_a_handler_for_each_request_and_hands_in_what_they_share() {
     let factory = move || Numbered(count.fetch_add(1, Ordering::Relaxed));
     let running = Running::start(ThreadingTcpServer::bind("127.0.0.1:0", factory).unwrap());
     for n in 0..3 {
-        assert_eq!(running.client().hear().unwrap(), Some(n.to_string()));
+        assert_eq!(
+            running.client().receive_line().unwrap(),
+            Some(n.to_string())
+        );
     }
     assert_eq!(made.load(Ordering::Relaxed), 3);
 }
 
-/// The harness runs tests on threads, so this process is just what a forking server refuses.
+/// The test harness runs tests on threads, which is a process that a forking server rejects.
 #[test]
-fn a_process_with_threads_is_not_forked() {
+fn forking_server_rejects_a_process_with_threads() {
     let model = Forking::new().max_children(2);
     let builder = ForkingTcpServer::builder().concurrency(model);
     let mut server = builder.bind("127.0.0.1:0", echo()).unwrap();
     let (stop, stopped) = channel::<()>();
     let other = thread::spawn(move || stopped.recv());
-    let refused = server.serve_forever().unwrap_err();
-    let ServeError::ThreadsRunning { threads } = &refused else {
-        panic!("{refused}");
+    let error = server.serve_forever().unwrap_err();
+    let ServeError::ThreadsRunning { threads } = &error else {
+        panic!("{error}");
     };
     assert!(*threads >= 2);
     assert!(
-        refused.to_string().contains("before any thread is started"),
-        "{refused}"
+        error.to_string().contains("before starting any thread"),
+        "{error}"
     );
     drop(stop);
     let _ = other.join();
 }
 
 #[test]
-fn a_thousand_requests_leave_nothing_behind() {
-    alone("a_thousand_requests_leave_nothing_behind", || {
-        let pid = std::process::id();
-        let running = Running::start(ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap());
-        let idle = own_threads();
-        assert_eq!(running.client().ask("first"), "first");
-        eventually(PATIENCE, "the first to end", || {
-            running.handle.active_count() == 0
-        });
-        eventually(PATIENCE, "its thread to end", || own_threads() == idle);
-        let before = (descriptors(pid), own_threads());
-        for _ in 0..1000 {
-            assert_eq!(running.client().ask("next"), "next");
-        }
-        eventually(PATIENCE, "all to end", || {
-            running.handle.active_count() == 0
-        });
-        let now = || (descriptors(pid), own_threads());
-        eventually(
-            PATIENCE,
-            "descriptors and threads to be what they were",
-            || now() == before,
-        );
-        assert_eq!(running.handle.counters().ended, 1001);
-    });
+fn thousand_requests_leave_no_descriptor_and_no_thread() {
+    in_own_process(
+        "thousand_requests_leave_no_descriptor_and_no_thread",
+        || {
+            let pid = std::process::id();
+            let running = Running::start(ThreadingTcpServer::bind("127.0.0.1:0", echo()).unwrap());
+            let idle = own_threads();
+            assert_eq!(running.client().ask("first"), "first");
+            eventually(TIMEOUT, "the first to end", || {
+                running.handle.active_count() == 0
+            });
+            eventually(TIMEOUT, "its thread to end", || own_threads() == idle);
+            let before = (descriptors(pid), own_threads());
+            for _ in 0..1000 {
+                assert_eq!(running.client().ask("next"), "next");
+            }
+            eventually(TIMEOUT, "all to end", || running.handle.active_count() == 0);
+            let now = || (descriptors(pid), own_threads());
+            eventually(
+                TIMEOUT,
+                "the descriptors and threads to be released",
+                || now() == before,
+            );
+            assert_eq!(running.handle.counters().ended, 1001);
+        },
+    );
 }
 
 #[test]
@@ -261,8 +265,8 @@ fn events_and_counters_agree() {
         let mut command = [0; 1];
         conn.read_exact(&mut command)?;
         match &command {
-            b"e" => Err("told to fail".into()),
-            b"p" => panic!("told to panic"),
+            b"e" => Err("asked to fail".into()),
+            b"p" => panic!("asked to panic"),
             b"t" => {
                 conn.set_read_timeout(Some(Duration::from_millis(20)))?;
                 Ok(conn.read_exact(&mut command)?)
@@ -288,7 +292,7 @@ fn events_and_counters_agree() {
     ] {
         let mut client = running.client();
         client.send(command).unwrap();
-        assert_eq!(reasons.recv_timeout(PATIENCE).unwrap(), reason);
+        assert_eq!(reasons.recv_timeout(TIMEOUT).unwrap(), reason);
     }
     let counters = running.handle.counters();
     assert_eq!((counters.accepted, counters.ended), (4, 4));

@@ -1,9 +1,9 @@
-//! The process of a server: it serves what its [`Role`] says, obeys the lines on its standard
-//! input, and writes what happens to a journal.
+//! The process of a server: it serves according to its [`Role`], executes the commands on its
+//! standard input, and writes its events to a journal.
 //!
-//! It has one thread. While it serves, the input is watched by the server itself. A sequential
-//! server looks at its input only between two requests, so a stop and a drain can also be asked for
-//! by a signal, which is what the library's controller is made for.
+//! It has one thread. While it serves, the server itself watches the input. A sequential server
+//! reads its input only between two requests, so a signal can also stop or drain it through the
+//! library's `ServerHandle`.
 
 use std::fmt::Display;
 use std::fs::{File, OpenOptions};
@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use socketserver::{Builder, Event, HandlerError, RequestInfo, Server, ServerHandle, Timeouts};
 
-use crate::actor::{Actor, Talk, strike};
-use crate::matrix::{Model, Wired, dispatch};
+use crate::matrix::{Model, TestTransport, dispatch};
+use crate::scripted_handler::{ScriptedHandler, ScriptedRequest, inject_fault};
 
 const ROLE: &str = "SOCKETSERVER_BEHAVIOUR";
 
-/// What a process of this program is to do, as it is handed on in the environment.
+/// The task of a child process of this program, which the environment passes on.
 #[derive(Clone, Debug)]
 pub struct Role {
     pub transport: String,
@@ -32,7 +32,7 @@ pub struct Role {
 }
 
 impl Role {
-    /// `None` if this process runs the trials.
+    /// Reads the role from the environment. Returns `None` if this process runs the trials.
     pub fn from_environment() -> Option<Self> {
         let role = std::env::var(ROLE).ok()?;
         let mut words = role.split(' ').map(str::to_owned);
@@ -44,7 +44,7 @@ impl Role {
         })
     }
 
-    /// Asks a process that is about to be started to play it.
+    /// Sets the environment of a child process that is to play the role.
     pub fn assign(&self, process: &mut Command) {
         let directory = self.directory.to_str().unwrap();
         let role = format!("{} {} {directory}", self.transport, self.model);
@@ -52,12 +52,12 @@ impl Role {
         process.env(ROLE, words.join(" "));
     }
 
-    pub fn play(&self) {
+    pub fn run(&self) {
         dispatch(self);
     }
 }
 
-/// The options of a trial's server: words such as `reject`, and `limit=2`.
+/// The options of a trial's server: words such as `reject` and `limit=2`.
 #[derive(Clone, Debug, Default)]
 pub struct Options(Vec<String>);
 
@@ -93,25 +93,25 @@ impl Options {
 
 static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
 static JOURNAL: OnceLock<File> = OnceLock::new();
-static CONTROLLER: OnceLock<ServerHandle> = OnceLock::new();
+static HANDLE: OnceLock<ServerHandle> = OnceLock::new();
 
-/// Where this process, and each child of it, finds what belongs to the trial.
+/// Returns the directory of the trial.
 pub fn directory() -> &'static PathBuf {
     DIRECTORY.get().unwrap()
 }
 
-/// Writes one line to the journal: by one `write(2)` to a file in append mode, so that processes
+/// Writes one line to the journal, with one `write(2)` to a file in append mode, so that processes
 /// and threads do not mix up their lines.
 pub fn journal(line: impl Display) {
     let line = format!("{line}\n");
     JOURNAL.get().unwrap().write_all(line.as_bytes()).unwrap();
 }
 
-/// Binds a server of these types, prints its address, and obeys.
+/// Binds a server of these types, prints its address, and executes commands.
 pub fn play<T, C>(role: &Role)
 where
-    T: Wired,
-    T::Request: Talk,
+    T: TestTransport,
+    T::Request: ScriptedRequest,
     C: Model,
 {
     let file = role.directory.join("journal");
@@ -128,11 +128,11 @@ where
     let options = &role.options;
     let model = C::configured(options);
     let builder = T::configured(hooks::<T, C>(options).concurrency(model), options);
-    let place = T::place(&role.directory, options);
-    let mut server = builder.bind(place, Actor::new).unwrap();
+    let address = T::bind_addr(&role.directory, options);
+    let mut server = builder.bind(address, ScriptedHandler::new).unwrap();
     let handle = server.handle();
-    CONTROLLER.set(handle.clone()).unwrap();
-    listen_to_signals();
+    HANDLE.set(handle.clone()).unwrap();
+    install_command_handler();
     if options.has("stop_first") {
         handle.shutdown();
     }
@@ -159,19 +159,19 @@ where
         match words(&line)[..] {
             ["shutdown"] => handle.shutdown(),
             ["drain", millis] => handle.drain(Duration::from_millis(millis.parse()?)),
-            // The trial is over, or has failed: nothing must outlive it.
+            // The trial is over or has failed: the process must not outlive it.
             _ => std::process::exit(3),
         }
         Ok(())
     });
-    obey(server, foreign);
+    run_commands(server, foreign);
 }
 
-/// Obeys commands until it is told to quit, or to do something with the server for good.
-fn obey<T, C>(mut server: Server<T, C>, mut foreign: Option<std::process::Child>)
+/// Executes commands until the input ends, or until a command consumes the server.
+fn run_commands<T, C>(mut server: Server<T, C>, mut foreign: Option<std::process::Child>)
 where
-    T: Wired,
-    T::Request: Talk,
+    T: TestTransport,
+    T::Request: ScriptedRequest,
     C: Model,
 {
     loop {
@@ -179,7 +179,7 @@ where
         match words(&line)[..] {
             ["serve"] => match server.serve_forever() {
                 Ok(()) => journal("served"),
-                Err(error) => journal(format_args!("refused-to-serve {error:#}")),
+                Err(error) => journal(format_args!("serve-failed {error:#}")),
             },
             ["handle", millis] => {
                 let timeout = millis.parse().ok().map(Duration::from_millis);
@@ -206,15 +206,15 @@ where
             _ => return,
         }
     }
-    // Threads of the server go on until the trial has seen enough.
+    // Threads of the server continue until the trial has seen enough.
     read_line();
 }
 
-/// Every hook tells the journal that it was called, and then fails if the trial wants it to.
+/// Returns a builder whose hooks journal each call and then fail if the trial has set that fault.
 fn hooks<T, C>(options: &Options) -> Builder<T, C>
 where
-    T: Wired,
-    T::Request: Talk,
+    T: TestTransport,
+    T::Request: ScriptedRequest,
     C: Model,
 {
     let timeouts = Timeouts::default()
@@ -232,7 +232,8 @@ where
         .timeouts(timeouts)
         .verify_request(|request| {
             journal(format_args!("verify {}", request.number()));
-            strike("verify_request").map(|()| !crate::actor::is_asked("verify_request refuse"))
+            inject_fault("verify_request")
+                .map(|()| !crate::scripted_handler::has_fault("verify_request reject"))
         })
         .handle_error(|info: &RequestInfo, failure: &HandlerError| {
             let kind = if failure.is_panic() { "panic" } else { "error" };
@@ -241,15 +242,15 @@ where
                 "handle_error {id} {stage} {kind} {}",
                 failure.cause()
             ));
-            strike("handle_error")
+            inject_fault("handle_error")
         })
         .handle_timeout(|| {
             journal("handle_timeout");
-            strike("handle_timeout")
+            inject_fault("handle_timeout")
         })
         .on_event(|event| {
-            tell(event);
-            strike("on_event").unwrap();
+            journal_event(event);
+            inject_fault("on_event").unwrap();
         });
     if let Some(limit) = options.millis("block_on_close") {
         builder = builder.block_on_close(Some(limit));
@@ -257,16 +258,16 @@ where
     if let Some(interval) = options.millis("service_actions") {
         builder = builder.service_actions(interval, || {
             journal("service_actions");
-            strike("service_actions")
+            inject_fault("service_actions")
         });
     }
     builder
 }
 
-fn tell(event: &Event<'_>) {
+fn journal_event(event: &Event<'_>) {
     match event {
         Event::Accepted(r) => journal(format_args!("accepted {} {}", r.id(), r.peer())),
-        Event::Rejected(r, why) => journal(format_args!("refused {} {why}", r.id())),
+        Event::Rejected(r, why) => journal(format_args!("rejected {} {why}", r.id())),
         Event::Dispatched(r) => journal(format_args!("dispatched {}", r.id())),
         Event::Started(r) => journal(format_args!("started {}", r.id())),
         Event::Failed(r, why) => journal(format_args!("failed {} {why}", r.id())),
@@ -276,7 +277,7 @@ fn tell(event: &Event<'_>) {
         Event::StateChanged { from, to } => journal(format_args!("state {from} {to}")),
         Event::DrainStarted { live, .. } => journal(format_args!("drain-started {live}")),
         Event::DrainEnded(report) => journal(format_args!(
-            "drained queued={} finished={} refused={} cut={} abandoned={} ms={}",
+            "drained queued={} finished={} rejected={} cancelled={} abandoned={} ms={}",
             report.queued,
             report.finished,
             report.refused,
@@ -288,7 +289,7 @@ fn tell(event: &Event<'_>) {
     }
 }
 
-/// A child that the application made before it serves, and that exits at once.
+/// Starts a child of the application, which exits at once.
 fn foreign_child() -> std::process::Child {
     Command::new("/bin/sh")
         .args(["-c", "exit 7"])
@@ -296,7 +297,7 @@ fn foreign_child() -> std::process::Child {
         .unwrap()
 }
 
-/// One line of the standard input, byte by byte: what follows it is somebody else's.
+/// Reads one line of the standard input byte by byte, because later lines belong to the watch.
 fn read_line() -> String {
     let mut line = Vec::new();
     let mut byte = [0];
@@ -315,21 +316,22 @@ fn words(line: &str) -> Vec<&str> {
     line.split_whitespace().collect()
 }
 
-/// The value that means a stop; any other is the milliseconds that a drain may take.
+/// The value of the signal that stops the server. Any other value is the drain timeout in
+/// milliseconds.
 pub const STOP: isize = -1;
 
-/// `SIGUSR2` with a value is a stop or a drain. Without `SA_RESTART`, so that whatever it interrupts
-/// has to cope.
-fn listen_to_signals() {
+/// Installs a handler for `SIGUSR2`, whose value selects a stop or a drain. It lacks `SA_RESTART`,
+/// so that it interrupts system calls.
+fn install_command_handler() {
     extern "C" fn command(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
         // SAFETY: the kernel passes a valid siginfo to a handler with SA_SIGINFO.
         let info = unsafe { &*info };
         // SAFETY: there is a value, as the signal was sent by sigqueue.
         let value = unsafe { info.si_value() }.sival_ptr as isize;
-        let (Some(handle), Some(mut journal)) = (CONTROLLER.get(), JOURNAL.get()) else {
+        let (Some(handle), Some(mut journal)) = (HANDLE.get(), JOURNAL.get()) else {
             return;
         };
-        // write(2) is async-signal-safe, and so are the two calls of the controller.
+        // write(2) is async-signal-safe, and so are the two calls of the handle.
         match u64::try_from(value) {
             Ok(millis) => handle.drain(Duration::from_millis(millis)),
             Err(_) => handle.shutdown(),
@@ -345,7 +347,7 @@ pub fn install(signal: i32, handler: extern "C" fn(i32, *mut libc::siginfo_t, *m
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler as usize;
     action.sa_flags = libc::SA_SIGINFO;
-    // SAFETY: `action` is initialised, and its handler has the signature that SA_SIGINFO asks for
+    // SAFETY: `action` is initialised, and its handler has the signature that SA_SIGINFO requires
     // and makes async-signal-safe calls only.
     let done = unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) };
     assert_eq!(done, 0);

@@ -1,4 +1,4 @@
-//! Coroutines: starting, waiting for each other, panicking, running out, coming to an end.
+//! Coroutines: start, join, panic, exhaustion of stacks, shutdown.
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use greenroom::{GuardPages, Runtime, SpawnError, sleep, sleep_until, spawn, yield_now};
 
-/// Nothing here takes as long as this unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The time limit of every wait in these tests.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn one_worker() -> Runtime {
     Runtime::builder().workers(1).build().unwrap()
 }
 
-/// Runs something in a coroutine of an engine with one worker, and hands on its panic.
+/// Runs `run` in a coroutine of a runtime with one worker, and propagates its panic.
 fn in_coroutine<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
     match one_worker().spawn(run).unwrap().join() {
         Ok(value) => value,
@@ -26,23 +26,23 @@ fn in_coroutine<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> 
 }
 
 #[test]
-fn results_and_panics_reach_whoever_joins() {
-    let engine = Runtime::new().unwrap();
-    assert_eq!(engine.spawn(|| "fine").unwrap().join().unwrap(), "fine");
-    let payload = engine
+fn join_returns_results_and_panics() {
+    let runtime = Runtime::new().unwrap();
+    assert_eq!(runtime.spawn(|| "fine").unwrap().join().unwrap(), "fine");
+    let payload = runtime
         .spawn(|| panic!("not {}", std::hint::black_box("fine")))
         .unwrap()
         .join()
         .unwrap_err();
     assert_eq!(payload.downcast_ref::<String>().unwrap(), "not fine");
-    // In a coroutine as well, and the worker goes on.
-    let nested = engine.spawn(|| spawn(|| panic!("inner")).unwrap().join().is_err());
+    // The same in a coroutine; the worker continues.
+    let nested = runtime.spawn(|| spawn(|| panic!("inner")).unwrap().join().is_err());
     assert!(nested.unwrap().join().unwrap());
-    assert_eq!(engine.spawn(|| 1).unwrap().join().unwrap(), 1);
+    assert_eq!(runtime.spawn(|| 1).unwrap().join().unwrap(), 1);
 }
 
 #[test]
-fn a_panic_in_nested_calls_unwinds_all_of_them() {
+fn panic_unwinds_all_nested_calls() {
     struct Count(Arc<AtomicUsize>);
     impl Drop for Count {
         fn drop(&mut self) {
@@ -57,9 +57,9 @@ fn a_panic_in_nested_calls_unwinds_all_of_them() {
     }
     let dropped = Arc::new(AtomicUsize::new(0));
     let theirs = dropped.clone();
-    let engine = one_worker();
+    let runtime = one_worker();
     assert!(
-        engine
+        runtime
             .spawn(move || descend(50, &theirs))
             .unwrap()
             .join()
@@ -69,7 +69,7 @@ fn a_panic_in_nested_calls_unwinds_all_of_them() {
 }
 
 #[test]
-fn coroutines_of_a_worker_share_what_is_not_send() {
+fn coroutines_of_a_worker_share_values_that_are_not_send() {
     let total = in_coroutine(|| {
         let total = Rc::new(Cell::new(0));
         let all: Vec<_> = (0..100)
@@ -91,11 +91,11 @@ fn coroutines_of_a_worker_share_what_is_not_send() {
 }
 
 #[test]
-fn a_coroutine_stays_on_its_thread() {
-    let engine = Runtime::builder().workers(4).build().unwrap();
+fn coroutine_stays_on_its_thread() {
+    let runtime = Runtime::builder().workers(4).build().unwrap();
     let all: Vec<_> = (0..100)
         .map(|n| {
-            engine
+            runtime
                 .spawn(move || {
                     let home = std::thread::current().id();
                     for _ in 0..20 {
@@ -110,24 +110,24 @@ fn a_coroutine_stays_on_its_thread() {
     let mut homes: Vec<_> = all.into_iter().map(|one| one.join().unwrap()).collect();
     homes.sort_by_key(|id| format!("{id:?}"));
     homes.dedup();
-    assert_eq!(homes.len(), 4, "they are spread over all workers");
+    assert_eq!(homes.len(), 4, "the coroutines are spread over all workers");
 }
 
 #[test]
-fn sleeping_takes_its_time_and_no_more_and_in_any_order() {
-    let (tell, told) = mpsc::channel();
+fn sleepers_wake_at_their_deadlines_in_order() {
+    let (tx, rx) = mpsc::channel();
     let asleep = in_coroutine(move || {
-        // From a common start, so that it does not matter how long it takes to begin.
+        // From a common start, so that the time until a coroutine begins does not matter.
         let start = Instant::now() + Duration::from_millis(200);
         let sleepers: Vec<_> = [80, 20, 50, 0, 1]
             .into_iter()
             .map(|ms| {
-                let tell = tell.clone();
+                let tx = tx.clone();
                 spawn(move || {
                     let deadline = start + Duration::from_millis(ms);
                     sleep_until(deadline);
                     assert!(Instant::now() >= deadline);
-                    tell.send(ms).unwrap();
+                    tx.send(ms).unwrap();
                 })
                 .unwrap()
             })
@@ -138,53 +138,53 @@ fn sleeping_takes_its_time_and_no_more_and_in_any_order() {
         sleepers.into_iter().for_each(|one| one.join().unwrap());
         asleep
     });
-    let order: Vec<_> = told.try_iter().collect();
+    let order: Vec<_> = rx.try_iter().collect();
     assert_eq!(order, [0, 1, 20, 50, 80]);
     assert!(asleep >= Duration::from_millis(30));
 }
 
 #[test]
-fn running_out_of_stacks_is_an_error_and_passes() {
-    let engine = Runtime::builder()
+fn running_out_of_stacks_is_an_error_until_a_stack_is_free() {
+    let runtime = Runtime::builder()
         .workers(1)
         .max_coroutines(3)
         .build()
         .unwrap();
-    let (go, wait) = greenroom::sync::channel::<()>(1);
+    let (release, wait) = greenroom::sync::channel::<()>(1);
     let held: Vec<_> = (0..3)
         .map(|_| {
             let wait = wait.clone();
-            engine.spawn(move || wait.recv()).unwrap()
+            runtime.spawn(move || wait.recv()).unwrap()
         })
         .collect();
-    let refused = engine.spawn(|| ()).unwrap_err();
-    assert!(matches!(refused, SpawnError { in_use: 3, .. }));
-    assert!(refused.to_string().contains("max_coroutines"));
-    drop(go);
+    let error = runtime.spawn(|| ()).unwrap_err();
+    assert!(matches!(error, SpawnError { in_use: 3, .. }));
+    assert!(error.to_string().contains("max_coroutines"));
+    drop(release);
     for one in held {
         assert!(one.join().unwrap().is_err());
     }
     // A stack is free again a moment after its coroutine was joined.
     let all_back = || {
-        let end = Instant::now() + PATIENCE;
-        while engine.counters().stacks_in_use > 0 {
-            assert!(Instant::now() < end, "stacks come back");
+        let end = Instant::now() + TIMEOUT;
+        while runtime.counters().stacks_in_use > 0 {
+            assert!(Instant::now() < end, "the stacks are not released");
             std::thread::yield_now();
         }
     };
     all_back();
-    assert_eq!(engine.spawn(|| 5).unwrap().join().unwrap(), 5);
+    assert_eq!(runtime.spawn(|| 5).unwrap().join().unwrap(), 5);
     all_back();
-    let reservation = engine.reserve().unwrap();
-    assert_eq!(engine.counters().stacks_in_use, 1);
-    drop(reservation);
-    assert_eq!(engine.counters().stacks_in_use, 0);
+    let permit = runtime.reserve().unwrap();
+    assert_eq!(runtime.counters().stacks_in_use, 1);
+    drop(permit);
+    assert_eq!(runtime.counters().stacks_in_use, 0);
 }
 
 #[test]
-fn many_coroutines_under_both_kinds_of_guard() {
+fn thousands_of_coroutines_run_under_both_kinds_of_guard() {
     for guards in [GuardPages::Auto, GuardPages::Mprotect] {
-        let engine = Runtime::builder()
+        let runtime = Runtime::builder()
             .workers(2)
             .stack_size(64 << 10)
             .guard_pages(guards)
@@ -193,7 +193,7 @@ fn many_coroutines_under_both_kinds_of_guard() {
         for _ in 0..3 {
             let all: Vec<_> = (0..5000)
                 .map(|n| {
-                    engine
+                    runtime
                         .spawn(move || {
                             yield_now();
                             n
@@ -208,7 +208,7 @@ fn many_coroutines_under_both_kinds_of_guard() {
 }
 
 #[test]
-fn large_frames_and_recursion_fit_into_a_stack_that_is_large_enough() {
+fn large_frames_and_recursion_fit_into_a_large_stack() {
     fn deep(depth: usize) -> usize {
         let frame = std::hint::black_box([depth; 32]);
         if depth == 0 {
@@ -217,13 +217,13 @@ fn large_frames_and_recursion_fit_into_a_stack_that_is_large_enough() {
             deep(depth - 1) + frame[31].min(1)
         }
     }
-    let engine = Runtime::builder()
+    let runtime = Runtime::builder()
         .workers(1)
         .stack_size(1 << 20)
         .build()
         .unwrap();
-    assert_eq!(engine.spawn(|| deep(500)).unwrap().join().unwrap(), 500);
-    let large = engine.spawn(|| {
+    assert_eq!(runtime.spawn(|| deep(500)).unwrap().join().unwrap(), 500);
+    let large = runtime.spawn(|| {
         let buffer = std::hint::black_box([1_u8; 64 << 10]);
         yield_now();
         buffer.iter().map(|&b| usize::from(b)).sum::<usize>()
@@ -232,26 +232,26 @@ fn large_frames_and_recursion_fit_into_a_stack_that_is_large_enough() {
 }
 
 #[test]
-fn unblocking_leaves_the_worker_to_others() {
+fn unblock_lets_other_coroutines_run() {
     let order = in_coroutine(|| {
-        let (tell, told) = greenroom::sync::channel(4);
-        let theirs = tell.clone();
+        let (tx, rx) = greenroom::sync::channel(4);
+        let theirs = tx.clone();
         let (release, blocked) = mpsc::channel::<()>();
         let slow = spawn(move || {
             // Blocks its thread until the other coroutine has run, which needs the worker.
-            greenroom::unblock(move || blocked.recv_timeout(PATIENCE).unwrap());
+            greenroom::unblock(move || blocked.recv_timeout(TIMEOUT).unwrap());
             theirs.send("slow").unwrap();
         })
         .unwrap();
         spawn(move || {
-            tell.send("fast").unwrap();
+            tx.send("fast").unwrap();
             release.send(()).unwrap();
         })
         .unwrap()
         .join()
         .unwrap();
         slow.join().unwrap();
-        told.iter().collect::<Vec<_>>()
+        rx.iter().collect::<Vec<_>>()
     });
     assert_eq!(order, ["fast", "slow"]);
     let panicked = one_worker()
@@ -262,9 +262,9 @@ fn unblocking_leaves_the_worker_to_others() {
 }
 
 #[test]
-fn futures_are_waited_for() {
+fn block_on_returns_the_output_of_a_future() {
     assert_eq!(in_coroutine(|| greenroom::block_on(async { 7 })), 7);
-    // One that another thread completes.
+    // A future that another thread completes.
     struct Later(Arc<std::sync::Mutex<(bool, Option<std::task::Waker>)>>);
     impl Future for Later {
         type Output = ();
@@ -284,7 +284,7 @@ fn futures_are_waited_for() {
         let state = Arc::new(std::sync::Mutex::new((false, None::<std::task::Waker>)));
         let theirs = state.clone();
         let waker = std::thread::spawn(move || {
-            let end = Instant::now() + PATIENCE;
+            let end = Instant::now() + TIMEOUT;
             while Instant::now() < end {
                 let mut state = theirs.lock().unwrap();
                 if let Some(waker) = state.1.take() {
@@ -306,7 +306,7 @@ fn futures_are_waited_for() {
 }
 
 #[test]
-fn a_panicking_coroutine_cannot_wait_and_others_do_not_notice_its_panic() {
+fn panicking_coroutine_cannot_wait_and_other_coroutines_do_not_panic() {
     struct Waits(mpsc::Sender<Duration>);
     impl Drop for Waits {
         fn drop(&mut self) {
@@ -316,129 +316,129 @@ fn a_panicking_coroutine_cannot_wait_and_others_do_not_notice_its_panic() {
             self.0.send(before.elapsed()).unwrap();
         }
     }
-    let engine = one_worker();
-    let observer = engine.spawn(|| {
+    let runtime = one_worker();
+    let observer = runtime.spawn(|| {
         for _ in 0..1000 {
             assert!(!std::thread::panicking());
             yield_now();
         }
     });
-    let (tell, told) = mpsc::channel();
-    let bomb = engine.spawn(move || {
-        let _waits = Waits(tell);
+    let (tx, rx) = mpsc::channel();
+    let panicking = runtime.spawn(move || {
+        let _waits = Waits(tx);
         panic!("while others run");
     });
-    assert!(bomb.unwrap().join().is_err());
-    assert!(told.recv_timeout(PATIENCE).unwrap() < PATIENCE);
+    assert!(panicking.unwrap().join().is_err());
+    assert!(rx.recv_timeout(TIMEOUT).unwrap() < TIMEOUT);
     observer.unwrap().join().unwrap();
 }
 
 #[test]
-fn dropping_the_engine_lets_coroutines_finish() {
-    let (tell, told) = mpsc::channel();
-    let engine = one_worker();
-    let handle = engine
+fn dropping_the_runtime_lets_coroutines_finish() {
+    let (tx, rx) = mpsc::channel();
+    let runtime = one_worker();
+    let handle = runtime
         .spawn(move || {
             sleep(Duration::from_millis(50));
-            tell.send("finished").unwrap();
+            tx.send("finished").unwrap();
         })
         .unwrap();
-    drop(engine);
-    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), "finished");
+    drop(runtime);
+    assert_eq!(rx.recv_timeout(TIMEOUT).unwrap(), "finished");
     handle.join().unwrap();
 }
 
 #[test]
-fn shutdown_waits_for_the_last_one_and_gives_up_at_its_deadline() {
-    let engine = one_worker();
-    let (go, wait) = greenroom::sync::channel::<()>(1);
-    let stubborn = engine.spawn(move || wait.recv().is_err()).unwrap();
-    assert!(!engine.shutdown(Duration::from_millis(20)));
-    drop(go);
-    assert!(engine.shutdown(PATIENCE));
-    stubborn.join().unwrap();
-    // Nothing runs there any more, and whoever tries is told.
-    let late = engine.spawn(|| ()).unwrap();
+fn shutdown_returns_at_its_deadline_or_after_the_last_coroutine() {
+    let runtime = one_worker();
+    let (release, wait) = greenroom::sync::channel::<()>(1);
+    let blocked = runtime.spawn(move || wait.recv().is_err()).unwrap();
+    assert!(!runtime.shutdown(Duration::from_millis(20)));
+    drop(release);
+    assert!(runtime.shutdown(TIMEOUT));
+    blocked.join().unwrap();
+    // No coroutine runs any more, and a new one fails with an error.
+    let late = runtime.spawn(|| ()).unwrap();
     assert!(late.join().is_err());
 }
 
 #[test]
-fn an_idle_engine_does_nothing() {
-    let engine = one_worker();
-    engine.spawn(|| ()).unwrap().join().unwrap();
-    let parked = engine.spawn(|| sleep(Duration::from_millis(200))).unwrap();
-    // Until the coroutine sleeps.
-    let end = Instant::now() + PATIENCE;
-    while engine.counters().switches < 2 {
+fn idle_runtime_does_not_switch() {
+    let runtime = one_worker();
+    runtime.spawn(|| ()).unwrap().join().unwrap();
+    let parked = runtime.spawn(|| sleep(Duration::from_millis(200))).unwrap();
+    // Waits until the coroutine sleeps.
+    let end = Instant::now() + TIMEOUT;
+    while runtime.counters().switches < 2 {
         assert!(Instant::now() < end);
         std::thread::yield_now();
     }
-    let before = engine.counters();
+    let before = runtime.counters();
     parked.join().unwrap();
-    let after = engine.counters();
+    let after = runtime.counters();
     assert_eq!(
         after.switches - before.switches,
         1,
-        "one switch, at its end"
+        "one switch, at the end of the coroutine"
     );
 }
 
 #[test]
-fn a_stall_is_reported_while_it_lasts_and_once() {
-    let (tell, told) = mpsc::channel();
-    let engine = Runtime::builder()
+fn stall_is_reported_once_while_it_lasts() {
+    let (tx, rx) = mpsc::channel();
+    let runtime = Runtime::builder()
         .workers(1)
         .on_stall(Duration::from_millis(20), move |stall| {
-            tell.send(stall.clone()).unwrap();
+            tx.send(stall.clone()).unwrap();
         })
         .build()
         .unwrap();
-    // Nothing is reported of those that give way.
-    engine
+    // A coroutine that yields is not reported.
+    runtime
         .spawn(|| sleep(Duration::from_millis(60)))
         .unwrap()
         .join()
         .unwrap();
-    assert!(told.try_recv().is_err());
+    assert!(rx.try_recv().is_err());
     let (release, released) = mpsc::channel::<()>();
-    let stuck = engine.reserve().unwrap().spawn("the stuck one", move || {
-        released.recv_timeout(PATIENCE).unwrap();
+    let stuck = runtime.reserve().unwrap().spawn("the stuck one", move || {
+        released.recv_timeout(TIMEOUT).unwrap();
     });
-    let stall = told.recv_timeout(PATIENCE).unwrap();
+    let stall = rx.recv_timeout(TIMEOUT).unwrap();
     assert_eq!(&*stall.name, "the stuck one");
     assert!(stall.duration >= Duration::from_millis(20));
     release.send(()).unwrap();
     stuck.join().unwrap();
-    assert!(told.try_recv().is_err(), "once");
+    assert!(rx.try_recv().is_err(), "reported more than once");
 }
 
 #[test]
-fn what_is_forgotten_does_no_harm() {
-    let engine = one_worker();
-    std::mem::forget(engine.spawn(|| vec![1, 2, 3]).unwrap());
-    std::mem::forget(engine.reserve().unwrap());
-    assert_eq!(engine.spawn(|| 1).unwrap().join().unwrap(), 1);
+fn forgotten_handles_and_permits_are_harmless() {
+    let runtime = one_worker();
+    std::mem::forget(runtime.spawn(|| vec![1, 2, 3]).unwrap());
+    std::mem::forget(runtime.reserve().unwrap());
+    assert_eq!(runtime.spawn(|| 1).unwrap().join().unwrap(), 1);
 }
 
 #[test]
-fn starting_one_outside_of_the_engine_says_what_to_use() {
+fn spawn_outside_of_the_runtime_panics_with_advice() {
     let payload = std::panic::catch_unwind(|| spawn(|| ())).unwrap_err();
     assert!(
         payload
             .downcast_ref::<&str>()
             .unwrap()
-            .contains("Engine::spawn")
+            .contains("Runtime::spawn")
     );
 }
 
 #[test]
-fn a_future_of_tokio_is_waited_for_with_a_handle_of_its_runtime() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+fn block_on_runs_a_future_of_tokio_with_its_handle() {
+    let tokio_runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .unwrap();
-    let handle = runtime.handle().clone();
+    let handle = tokio_runtime.handle().clone();
     let elapsed = in_coroutine(move || {
         greenroom::block_on(async {
             let sleeping = handle.spawn(async {

@@ -1,4 +1,5 @@
-//! Commands are heard at once: between two queued clients, under a flood, beside other threads.
+//! The server reacts to commands at once: between two queued clients, under a flood, next to other
+//! threads.
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,18 +11,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, eventually};
+use common::{TIMEOUT, eventually};
 use socketserver::{
     Connection, RequestOutcome, ServeError, ServerGroup, ServerHandle, TcpServer,
     ThreadingTcpServer, Timeouts, handler_fn,
 };
 
-/// Waits until the only request there is has come to its end, or has sent nothing more for a
-/// moment, as it waits for its client to read.
+/// Waits until the only request has ended, or has sent nothing for 20 ms because it waits for its
+/// client to read.
 #[track_caller]
-fn until_it_waits(handle: &ServerHandle) {
+fn wait_until_write_blocks(handle: &ServerHandle) {
     let (mut sent, mut since) = (0, Instant::now());
-    eventually(PATIENCE, "the writer to wait", || {
+    eventually(TIMEOUT, "the writer to wait", || {
         let now = handle.active().first().map_or(0, |live| live.sent);
         if now != sent {
             (sent, since) = (now, Instant::now());
@@ -32,7 +33,7 @@ fn until_it_waits(handle: &ServerHandle) {
 }
 
 #[test]
-fn a_sequential_server_stops_between_two_queued_clients() {
+fn sequential_server_stops_between_two_queued_clients() {
     let handled = Arc::new(AtomicUsize::new(0));
     let count = handled.clone();
     let stop_at_once = handler_fn(move |conn: &mut Connection| {
@@ -47,13 +48,13 @@ fn a_sequential_server_stops_between_two_queued_clients() {
         .collect();
     server.serve_forever().unwrap();
     assert_eq!(handled.load(Ordering::SeqCst), 1);
-    // The others have not been lost: they wait for whoever serves next.
+    // The other clients are not lost: they wait for the next server.
     server.serve_forever().unwrap();
     assert_eq!(handled.load(Ordering::SeqCst), 2);
 }
 
 #[test]
-fn a_drain_refuses_whom_a_sequential_server_has_no_time_for() {
+fn sequential_drain_rejects_the_backlog_at_its_deadline() {
     let slow = handler_fn(|_: &mut Connection| {
         std::thread::sleep(Duration::from_millis(50));
         Ok(())
@@ -81,10 +82,10 @@ fn a_drain_refuses_whom_a_sequential_server_has_no_time_for() {
 }
 
 #[test]
-fn a_client_that_always_sends_cannot_outlast_a_drain() {
+fn client_that_always_sends_does_not_delay_a_drain() {
     let sink = || {
         handler_fn(|conn: &mut Connection| {
-            // A byte at a time: the next one is always there already.
+            // A byte at a time: the next one is always there.
             let mut byte = [0];
             while conn.read(&mut byte)? > 0 {}
             Ok(())
@@ -107,7 +108,7 @@ fn a_client_that_always_sends_cannot_outlast_a_drain() {
         let mut client = TcpStream::connect(address).unwrap();
         let flooding = std::thread::spawn(move || while client.write_all(&[0; 65_536]).is_ok() {});
         let own = &handle.handles()[0];
-        eventually(PATIENCE, "the client to be served", || {
+        eventually(TIMEOUT, "the client to be served", || {
             own.active_count() > 0
         });
         let before = Instant::now();
@@ -126,12 +127,12 @@ fn a_client_that_always_sends_cannot_outlast_a_drain() {
 }
 
 #[test]
-fn a_writer_on_another_thread_does_not_take_commands_away() {
+fn writer_on_another_thread_does_not_delay_a_drain() {
     for _ in 0..5 {
         let handler = handler_fn(|conn: &mut Connection| {
             let mut writer = conn.writer();
             let writing = std::thread::spawn(move || {
-                // More than fits: the client does not read.
+                // More than the buffers hold, because the client does not read.
                 let _ = writer.write_all(&vec![0; 64 << 20]);
             });
             let read = conn.read(&mut [0]);
@@ -145,7 +146,7 @@ fn a_writer_on_another_thread_does_not_take_commands_away() {
         let handle = server.handle();
         let serving = std::thread::spawn(move || server.serve_forever());
         let client = TcpStream::connect(address).unwrap();
-        until_it_waits(&handle);
+        wait_until_write_blocks(&handle);
         let before = Instant::now();
         handle.drain(Duration::from_millis(100));
         serving.join().unwrap().unwrap();
@@ -159,7 +160,7 @@ fn a_writer_on_another_thread_does_not_take_commands_away() {
 }
 
 #[test]
-fn a_loop_around_handle_request_ends_when_a_handler_asks_for_it() {
+fn handle_request_loop_ends_when_a_handler_calls_shutdown() {
     let handler = handler_fn(|conn: &mut Connection| {
         conn.server().shutdown();
         Ok(())
@@ -167,25 +168,25 @@ fn a_loop_around_handle_request_ends_when_a_handler_asks_for_it() {
     let mut server = TcpServer::bind("127.0.0.1:0", handler).unwrap();
     let _client = TcpStream::connect(server.local_addr().as_inet().unwrap()).unwrap();
     let mut rounds = 0;
-    while server.handle_request(Some(PATIENCE)).unwrap() != RequestOutcome::Stopped {
+    while server.handle_request(Some(TIMEOUT)).unwrap() != RequestOutcome::Stopped {
         rounds += 1;
         assert!(rounds < 5);
     }
     assert_eq!(rounds, 1);
-    // From elsewhere, between two calls.
+    // A shutdown between two calls.
     let _second = TcpStream::connect(server.local_addr().as_inet().unwrap()).unwrap();
     assert_eq!(
-        server.handle_request(Some(PATIENCE)).unwrap(),
+        server.handle_request(Some(TIMEOUT)).unwrap(),
         RequestOutcome::Request
     );
     assert_eq!(
-        server.handle_request(Some(PATIENCE)).unwrap(),
+        server.handle_request(Some(TIMEOUT)).unwrap(),
         RequestOutcome::Stopped
     );
 }
 
 #[test]
-fn handle_request_without_time_serves_who_waits_already() {
+fn handle_request_with_zero_timeout_serves_a_queued_client() {
     let served = Arc::new(AtomicBool::new(false));
     let flag = served.clone();
     let handler = handler_fn(move |_: &mut Connection| {
@@ -206,19 +207,19 @@ fn handle_request_without_time_serves_who_waits_already() {
 }
 
 #[test]
-fn waiting_for_a_drain_before_serving_has_begun_waits_for_it() {
+fn wait_before_serving_waits_for_the_drain() {
     let mut server =
         TcpServer::bind("127.0.0.1:0", handler_fn(|_: &mut Connection| Ok(()))).unwrap();
     let handle = server.handle();
     handle.drain(Duration::from_secs(1));
     let serving = std::thread::spawn(move || server.serve_forever());
-    assert!(handle.wait(Some(PATIENCE)));
+    assert!(handle.wait(Some(TIMEOUT)));
     assert!(handle.drain_report().is_some());
     serving.join().unwrap().unwrap();
 }
 
 #[test]
-fn forking_beside_threads_is_refused_before_anybody_is_served() {
+fn forking_next_to_threads_is_rejected_before_serving() {
     let handler = || handler_fn(|_: &mut Connection| Ok(()));
     let mut group = ServerGroup::new()
         .with(socketserver::ForkingTcpServer::bind("127.0.0.1:0", handler()).unwrap())
@@ -231,7 +232,7 @@ fn forking_beside_threads_is_refused_before_anybody_is_served() {
 }
 
 #[test]
-fn a_long_reply_survives_a_client_that_sends_a_little_more() {
+fn long_reply_survives_a_client_that_sends_more() {
     let handler = handler_fn(|conn: &mut Connection| {
         conn.read_exact(&mut [0])?;
         Ok(conn.write_all(&vec![7; 2_000_000])?)
@@ -244,9 +245,9 @@ fn a_long_reply_survives_a_client_that_sends_a_little_more() {
     let handle = server.handle();
     let serving = std::thread::spawn(move || server.serve_forever());
     let mut client = TcpStream::connect(address).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_read_timeout(Some(TIMEOUT)).unwrap();
     client.write_all(b"?").unwrap();
-    until_it_waits(&handle);
+    wait_until_write_blocks(&handle);
     client.write_all(b"more").unwrap();
     let mut reply = Vec::new();
     client.read_to_end(&mut reply).unwrap();

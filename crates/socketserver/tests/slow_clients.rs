@@ -1,4 +1,4 @@
-//! Clients that trickle, and clients that only look as if they did: on every model.
+//! Slow clients on every model: clients that send or read too slowly, and clients that only pause.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use common::PATIENCE;
+use common::TIMEOUT;
 use common::client::Endpoint;
 use common::running::Running;
 use socketserver::transport::Tcp;
@@ -31,13 +31,13 @@ fn serve<C: Concurrency>(
     timeouts: Timeouts,
     handle: impl Fn(&mut Connection) -> Result<()> + Send + Sync + 'static,
 ) -> Watched {
-    let (told, ends) = channel();
+    let (tx, ends) = channel();
     let server = Server::<Tcp, C>::builder()
         .concurrency(model)
         .timeouts(timeouts)
         .on_event(move |event| {
             if let Event::Ended(_, end) = event {
-                let _ = told.send(end.reason);
+                let _ = tx.send(end.reason);
             }
         })
         .bind("127.0.0.1:0", handler_fn(handle))
@@ -51,28 +51,31 @@ fn serve<C: Concurrency>(
 impl Watched {
     fn connect(&self) -> TcpStream {
         let Endpoint::Tcp(address) = self.running.endpoint else {
-            unreachable!("it is TCP");
+            unreachable!("the transport is TCP");
         };
         let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream
     }
 
     #[track_caller]
-    fn ends_as(&self, reason: EndReason) {
-        assert_eq!(self.ends.recv_timeout(PATIENCE).unwrap(), reason);
+    fn expect_end(&self, reason: EndReason) {
+        assert_eq!(self.ends.recv_timeout(TIMEOUT).unwrap(), reason);
     }
 }
 
-/// Sends a byte now and then until the server has cut the connection; how long that took.
+/// Sends a byte every 20 ms until the server closes the connection. Returns the elapsed time.
 #[track_caller]
-fn trickle(stream: &mut TcpStream) -> Duration {
+fn send_slowly(stream: &mut TcpStream) -> Duration {
     let started = Instant::now();
     stream
         .set_read_timeout(Some(Duration::from_millis(20)))
         .unwrap();
     loop {
-        assert!(started.elapsed() < PATIENCE, "it may trickle for ever");
+        assert!(
+            started.elapsed() < TIMEOUT,
+            "the server never closes a slow connection"
+        );
         let _ = stream.write_all(b"x");
         match stream.read(&mut [0; 64]) {
             Ok(0) => return started.elapsed(),
@@ -83,12 +86,12 @@ fn trickle(stream: &mut TcpStream) -> Duration {
     }
 }
 
-fn pace(timeouts: Timeouts) -> Timeouts {
-    // No trickle is this fast.
+fn with_receive_rate(timeouts: Timeouts) -> Timeouts {
+    // Faster than any slow client of these tests.
     timeouts.receive_rate(Some(MinRate::bytes_per_second(10_000).grace(SHORT)))
 }
 
-fn who_says_nothing_is_cut<C: Concurrency>(model: C) {
+fn silent_client_ends_at_the_first_byte_timeout<C: Concurrency>(model: C) {
     let timeouts = Timeouts::unlimited().first_byte(Some(SHORT));
     let server = serve(model, timeouts, |conn| {
         let mut byte = [0];
@@ -100,20 +103,20 @@ fn who_says_nothing_is_cut<C: Concurrency>(model: C) {
     let (mut silent, started) = (server.connect(), Instant::now());
     assert_eq!(silent.read(&mut [0]).unwrap(), 0);
     assert!(started.elapsed() >= SHORT, "{:?}", started.elapsed());
-    server.ends_as(EndReason::TimedOut);
-    // Who has spoken may be silent afterwards.
-    let mut polite = server.connect();
-    polite.write_all(b"1").unwrap();
-    polite.read_exact(&mut [0]).unwrap();
+    server.expect_end(EndReason::TimedOut);
+    // A client that has sent its first byte may be silent afterwards.
+    let mut pausing = server.connect();
+    pausing.write_all(b"1").unwrap();
+    pausing.read_exact(&mut [0]).unwrap();
     std::thread::sleep(2 * SHORT);
-    polite.write_all(b"2").unwrap();
-    polite.read_exact(&mut [0]).unwrap();
-    drop(polite);
-    server.ends_as(EndReason::Completed);
+    pausing.write_all(b"2").unwrap();
+    pausing.read_exact(&mut [0]).unwrap();
+    drop(pausing);
+    server.expect_end(EndReason::Completed);
 }
 
-fn a_line_must_not_trickle<C: Concurrency>(model: C) {
-    let server = serve(model, pace(Timeouts::unlimited()), |conn| {
+fn slow_line_ends_at_the_receive_rate<C: Concurrency>(model: C) {
+    let server = serve(model, with_receive_rate(Timeouts::unlimited()), |conn| {
         let mut line = String::new();
         while conn.read_line(&mut line)? > 0 {
             conn.write_all(line.as_bytes())?;
@@ -121,10 +124,10 @@ fn a_line_must_not_trickle<C: Concurrency>(model: C) {
         }
         Ok(())
     });
-    let took = trickle(&mut server.connect());
+    let took = send_slowly(&mut server.connect());
     assert!(took >= SHORT, "{took:?}");
-    server.ends_as(EndReason::TimedOut);
-    // Silence between lines is nobody's fault.
+    server.expect_end(EndReason::TimedOut);
+    // Silence between lines does not count.
     let mut typing = server.connect();
     for _ in 0..2 {
         typing.write_all(b"a line\n").unwrap();
@@ -135,15 +138,15 @@ fn a_line_must_not_trickle<C: Concurrency>(model: C) {
     typing.read_exact(&mut [0; 5]).unwrap();
 }
 
-fn a_block_must_not_trickle<C: Concurrency>(model: C) {
-    let server = serve(model, pace(Timeouts::unlimited()), |conn| {
+fn slow_block_ends_at_the_receive_rate<C: Concurrency>(model: C) {
+    let server = serve(model, with_receive_rate(Timeouts::unlimited()), |conn| {
         let mut block = vec![0; 1 << 16];
         conn.read_exact(&mut block)?;
         conn.write_all(b"whole")?;
         Ok(())
     });
-    trickle(&mut server.connect());
-    server.ends_as(EndReason::TimedOut);
+    send_slowly(&mut server.connect());
+    server.expect_end(EndReason::TimedOut);
     let mut quick = server.connect();
     quick.write_all(&vec![1; 1 << 16]).unwrap();
     let mut answer = String::new();
@@ -151,12 +154,12 @@ fn a_block_must_not_trickle<C: Concurrency>(model: C) {
     assert_eq!(answer, "whole");
 }
 
-fn the_handlers_own_time_is_not_the_peers<C: Concurrency>(model: C) {
-    let server = serve(model, pace(Timeouts::unlimited()), |conn| {
+fn time_of_the_handler_does_not_count<C: Concurrency>(model: C) {
+    let server = serve(model, with_receive_rate(Timeouts::unlimited()), |conn| {
         let mut some = [0; 4];
         conn.read_exact(&mut some)?;
         conn.begin_message();
-        // On this thread, whoever else may wait for it: the test has one client.
+        // The sleep blocks the thread; the test has only one client.
         std::thread::sleep(2 * SHORT);
         conn.read_exact(&mut some)?;
         conn.end_message();
@@ -168,37 +171,37 @@ fn the_handlers_own_time_is_not_the_peers<C: Concurrency>(model: C) {
     let mut answer = String::new();
     client.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "5678");
-    server.ends_as(EndReason::Completed);
+    server.expect_end(EndReason::Completed);
 }
 
-fn who_reads_in_sips_is_cut<C: Concurrency>(model: C) {
+fn slow_reader_ends_at_the_send_rate<C: Concurrency>(model: C) {
     let rate = MinRate::bytes_per_second(u32::MAX).grace(SHORT);
-    // Each single write would have its time.
+    // The timeout of a single write would not end the request.
     let timeouts = Timeouts::unlimited()
         .write(Some(LONG))
         .send_rate(Some(rate));
     let server = serve(model, timeouts, |conn| {
-        let piece = vec![7; 64 << 10];
+        let chunk = vec![7; 64 << 10];
         for _ in 0..4096 {
-            conn.write_all(&piece)?;
+            conn.write_all(&chunk)?;
         }
         Ok(())
     });
     let mut client = server.connect();
     let started = Instant::now();
-    let mut sip = vec![0; 32 << 10];
-    // So much at a time that every write gets on, in the end.
-    while started.elapsed() < PATIENCE {
-        match client.read(&mut sip) {
+    let mut buffer = vec![0; 32 << 10];
+    // So much per read that every write progresses.
+    while started.elapsed() < TIMEOUT {
+        match client.read(&mut buffer) {
             Ok(1..) => std::thread::sleep(Duration::from_millis(2)),
             Ok(0) | Err(_) => break,
         }
     }
-    server.ends_as(EndReason::TimedOut);
+    server.expect_end(EndReason::TimedOut);
 }
 
-fn who_does_not_read_at_all_is_cut<C: Concurrency>(model: C) {
-    // By the rate alone.
+fn client_that_does_not_read_ends_at_the_send_rate<C: Concurrency>(model: C) {
+    // Only the rate ends the request.
     let rate = MinRate::bytes_per_second(1).grace(SHORT);
     let timeouts = Timeouts::unlimited().send_rate(Some(rate));
     let server = serve(model, timeouts, |conn| {
@@ -206,10 +209,10 @@ fn who_does_not_read_at_all_is_cut<C: Concurrency>(model: C) {
         Ok(())
     });
     let _client = server.connect();
-    server.ends_as(EndReason::TimedOut);
+    server.expect_end(EndReason::TimedOut);
 }
 
-fn limits_of_new_requests_are_changed_while_serving<C: Concurrency>(model: C) {
+fn timeouts_of_new_requests_change_while_serving<C: Concurrency>(model: C) {
     let server = serve(model, Timeouts::unlimited().idle(Some(LONG)), |conn| {
         let mut line = String::new();
         while conn.read_line(&mut line)? > 0 {
@@ -230,62 +233,66 @@ fn limits_of_new_requests_are_changed_while_serving<C: Concurrency>(model: C) {
         .unwrap();
     let mut later = server.connect();
     assert_eq!(later.read(&mut [0]).unwrap(), 0);
-    server.ends_as(EndReason::TimedOut);
+    server.expect_end(EndReason::TimedOut);
 }
 
 common::under_each_model! {
-    who_says_nothing_is_cut
-    a_line_must_not_trickle
-    a_block_must_not_trickle
-    the_handlers_own_time_is_not_the_peers
-    who_reads_in_sips_is_cut
-    who_does_not_read_at_all_is_cut
-    limits_of_new_requests_are_changed_while_serving
+    silent_client_ends_at_the_first_byte_timeout
+    slow_line_ends_at_the_receive_rate
+    slow_block_ends_at_the_receive_rate
+    time_of_the_handler_does_not_count
+    slow_reader_ends_at_the_send_rate
+    client_that_does_not_read_ends_at_the_send_rate
+    timeouts_of_new_requests_change_while_serving
 }
 
 mod sequential {
     use super::Sequential;
 
     #[test]
-    fn who_says_nothing_is_cut() {
-        super::who_says_nothing_is_cut(Sequential);
+    fn silent_client_ends_at_the_first_byte_timeout() {
+        super::silent_client_ends_at_the_first_byte_timeout(Sequential);
     }
 
     #[test]
-    fn a_line_must_not_trickle() {
-        super::a_line_must_not_trickle(Sequential);
+    fn slow_line_ends_at_the_receive_rate() {
+        super::slow_line_ends_at_the_receive_rate(Sequential);
     }
 
     #[test]
-    fn who_reads_in_sips_is_cut() {
-        super::who_reads_in_sips_is_cut(Sequential);
+    fn slow_reader_ends_at_the_send_rate() {
+        super::slow_reader_ends_at_the_send_rate(Sequential);
     }
 }
 
 #[cfg(feature = "framing")]
 #[test]
-fn a_frame_must_not_trickle() {
+fn slow_frame_ends_at_the_receive_rate() {
     use socketserver::Threading;
     use socketserver::framing::{Framed, LengthPrefix};
 
-    let server = serve(Threading::new(), pace(Timeouts::unlimited()), |conn| {
-        let mut frames = Framed::new(conn, LengthPrefix::u32_be()).with_receive_rate();
-        while let Some(frame) = frames.read()? {
-            frames.write(frame)?;
-        }
-        Ok(())
-    });
-    // The length is complete soon; it is the body that trickles.
+    let server = serve(
+        Threading::new(),
+        with_receive_rate(Timeouts::unlimited()),
+        |conn| {
+            let mut frames = Framed::new(conn, LengthPrefix::u32_be()).with_receive_rate();
+            while let Some(frame) = frames.read()? {
+                frames.write(frame)?;
+            }
+            Ok(())
+        },
+    );
+    // The length arrives at once, and the body arrives slowly.
     let mut slow = server.connect();
     slow.write_all(&[0, 1, 0, 0]).unwrap();
-    trickle(&mut slow);
-    server.ends_as(EndReason::TimedOut);
-    let mut polite = server.connect();
+    send_slowly(&mut slow);
+    server.expect_end(EndReason::TimedOut);
+    let mut pausing = server.connect();
     for _ in 0..2 {
-        polite.write_all(&[0, 0, 0, 1, 9]).unwrap();
-        polite.read_exact(&mut [0; 5]).unwrap();
+        pausing.write_all(&[0, 0, 0, 1, 9]).unwrap();
+        pausing.read_exact(&mut [0; 5]).unwrap();
         std::thread::sleep(2 * SHORT);
     }
-    polite.write_all(&[0, 0, 0, 1, 9]).unwrap();
-    polite.read_exact(&mut [0; 5]).unwrap();
+    pausing.write_all(&[0, 0, 0, 1, 9]).unwrap();
+    pausing.read_exact(&mut [0; 5]).unwrap();
 }
