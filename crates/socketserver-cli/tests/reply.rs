@@ -123,7 +123,7 @@ fn a_client_that_is_kicked_waits_for_no_answer() {
         });
         server.type_in("/kick 1");
         let said = [server.says(), server.says()];
-        assert!(said.iter().any(|line| line == "1 is cut"), "{said:?}");
+        assert!(said.iter().any(|line| line == "1 is cancelled"), "{said:?}");
         assert!(
             said.iter().any(|line| line.ends_with(": and I")),
             "{said:?}"
