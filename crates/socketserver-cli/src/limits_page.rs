@@ -162,6 +162,7 @@ const NO_LIMITS: &[&str] = &[
     // Estimates of resources for limits that are set elsewhere.
     "descriptors.rs RESERVE",
     "programs/command/mod.rs DESCRIPTORS",
+    "programs/command/mod.rs MANY_SLOTS",
     "serve/mod.rs BUSY",
     // Limits that another constant names.
     "serve/mod.rs IDLE",

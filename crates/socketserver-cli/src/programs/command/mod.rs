@@ -32,6 +32,7 @@ use crate::auth_token::Token;
 use crate::byte_size::Size;
 use crate::cli::{Model, Program, ServerOptions, TimeoutArg, UsageError, limit};
 use crate::console::Console;
+use crate::descriptors;
 use crate::endpoint::Endpoint;
 use crate::serve::{BoundServers, StreamsOnly, bind, need_connections};
 use policy::Rules;
@@ -132,6 +133,9 @@ impl Program for Options {
 /// pipes, its pidfd, two files for long output, and two for its start.
 const DESCRIPTORS: u32 = 8;
 
+/// With more slots than this, a forking server raises its soft limit of descriptors for them.
+const MANY_SLOTS: u32 = 256;
+
 pub(crate) fn run(mut options: Options) -> anyhow::Result<ExitCode> {
     let watched = Forking::check_system();
     watched
@@ -142,7 +146,19 @@ pub(crate) fn run(mut options: Options) -> anyhow::Result<ExitCode> {
         options.server.workers.get_or_insert(share);
     }
     let forks = options.server.concurrency == Model::Forking;
-    let turns = CommandSlots::new(options.max_commands, forks).context("cannot start")?;
+    if forks && options.max_commands > MANY_SLOTS {
+        // Each slot of a forking server is a descriptor that is open before the servers are bound.
+        descriptors::provide(descriptors::Need {
+            connections: options.max_commands.into(),
+            besides: 1024,
+        });
+    }
+    let turns = CommandSlots::new(options.max_commands, forks).with_context(|| {
+        format!(
+            "cannot start with --max-commands {}: each slot needs a descriptor under forking",
+            options.max_commands
+        )
+    })?;
     let rules = Arc::new(Rules {
         framing: options.framing,
         time: options.time_limit.0,
