@@ -198,10 +198,17 @@ fn one_socket_serves_both_families_by_default() {
         .unwrap();
     assert!(peer.starts_with("[::1]:"), "{peer}");
 
-    let only_six = ThreadingTcpServer::builder().dual_stack(DualStack::Disabled);
-    let only_six = only_six.bind("[::]:0", whoami).unwrap();
-    let port = only_six.local_addr().as_inet().unwrap().port();
-    let four = TcpServer::bind(("127.0.0.1", port), echo()).unwrap();
+    // Another process may have the port of the other family: then a further one is tried.
+    let both = (0..20).find_map(|_| {
+        let only_six = ThreadingTcpServer::builder().dual_stack(DualStack::Disabled);
+        let only_six = only_six.bind("[::]:0", echo()).unwrap();
+        let port = only_six.local_addr().as_inet().unwrap().port();
+        match TcpServer::bind(("127.0.0.1", port), echo()) {
+            Err(BindError::AddressInUse { .. }) => None,
+            bound => Some((bound.unwrap(), port, only_six)),
+        }
+    });
+    let (four, port, _only_six) = both.expect("a port that is free for both families");
     assert_eq!(four.local_addr().as_inet().unwrap().port(), port);
 }
 
