@@ -2,7 +2,7 @@
 
 #[allow(dead_code, reason = "the target uses a part of the module")]
 #[path = "../../crates/socketserver-cli/src/programs/http/request_path.rs"]
-mod path;
+mod request_path;
 #[path = "../src/http_path.rs"]
 mod target;
 

@@ -1,5 +1,5 @@
 //! Properties of the path of a request. The input comes from libFuzzer, or from the random tests of
-//! the program `http`, which include this file. The including module needs `path.rs` beside it.
+//! the program `http`, which include this file. The including module needs `request_path.rs` beside it.
 //!
 //! For any input:
 //!
