@@ -5,6 +5,7 @@
 //! peer's address. The capacity of the concurrency model is not checked here.
 
 mod network;
+mod peer_counts;
 mod peers;
 mod rate;
 
@@ -16,6 +17,7 @@ pub use network::{Network, ParseNetworkError};
 pub use rate::{ParseRateError, Rate};
 
 use crate::{Address, Rejection};
+pub(crate) use peer_counts::PeerCounts;
 pub(crate) use peers::PeerKey;
 use peers::Peers;
 pub(crate) use rate::Bucket;

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::poller::Poller;
 use super::{RequestId, Server};
-use crate::admission::PeerKey;
+use crate::admission::{PeerCounts, PeerKey};
 use crate::concurrency::{Concurrency, OverloadPolicy};
 use crate::transport::Transport;
 use crate::waiting::Awaited;
@@ -306,10 +306,10 @@ impl State {
         slow: u64,
         now: Instant,
     ) -> (Vec<RequestId>, Duration) {
-        let places = places(held);
+        let counts: PeerCounts = held.iter().map(|it| it.peer).collect();
         let has_most = |it: &Held| {
-            let places = places.get(&it.peer).copied().unwrap_or_default();
-            places >= MANY && places > held.len() / 2
+            let count = counts.of(it.peer);
+            count >= MANY && count > held.len() / 2
         };
         let (mut silent, mut resting, mut slowly) = (Vec::new(), Vec::new(), Vec::new());
         // A request that works now can become idle or silent after this time at the earliest.
@@ -353,7 +353,7 @@ impl State {
         };
         let first = others.into_iter().find(|candidates| !candidates.is_empty());
         let most = (held.len() / SHARE).clamp(1, AT_ONCE);
-        let victims = first.map_or_else(Vec::new, |candidates| pick(held, candidates, most));
+        let victims = first.map_or_else(Vec::new, |candidates| pick(&counts, candidates, most));
         (victims, next)
     }
 
@@ -389,35 +389,25 @@ impl State {
     }
 }
 
-/// Returns the number of slots that each peer holds.
-fn places(held: &[Held]) -> HashMap<Option<PeerKey>, usize> {
-    let mut places = HashMap::new();
-    for it in held {
-        *places.entry(it.peer).or_default() += 1;
-    }
-    places
-}
-
 /// Picks up to `most` requests, each the oldest of the peer that holds most slots.
-fn pick(held: &[Held], mut candidates: Vec<(Held, Duration)>, most: usize) -> Vec<RequestId> {
-    let places = places(held);
+fn pick(counts: &PeerCounts, mut candidates: Vec<(Held, Duration)>, most: usize) -> Vec<RequestId> {
     // The oldest is last, because `pop` takes the last.
     candidates.sort_unstable_by_key(|(it, lasted)| (*lasted, Reverse(it.id)));
     let mut of_peers: HashMap<Option<PeerKey>, Vec<RequestId>> = HashMap::new();
     for (it, _) in candidates {
         of_peers.entry(it.peer).or_default().push(it.id);
     }
-    let mut by_places: BinaryHeap<_> = of_peers
+    let mut by_count: BinaryHeap<_> = of_peers
         .into_iter()
-        .map(|(peer, ids)| (places.get(&peer).copied().unwrap_or_default(), ids))
+        .map(|(peer, ids)| (counts.of(peer), ids))
         .collect();
     let mut victims = Vec::new();
     while victims.len() < most
-        && let Some((places, mut ids)) = by_places.pop()
+        && let Some((count, mut ids)) = by_count.pop()
     {
         victims.extend(ids.pop());
         if !ids.is_empty() {
-            by_places.push((places.saturating_sub(1), ids));
+            by_count.push((count.saturating_sub(1), ids));
         }
     }
     victims

@@ -1,11 +1,11 @@
 //! Requests that were accepted and wait, for a bounded time, until there is room for them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::pending::AcceptedRequest;
 use crate::Address;
-use crate::admission::PeerKey;
+use crate::admission::{PeerCounts, PeerKey};
 
 pub(super) struct Queue<R> {
     /// In order of arrival, each with the end of its wait.
@@ -41,18 +41,11 @@ impl<R> Queue<R> {
         Some(job)
     }
 
-    /// Removes the oldest request of the peer that has most places in the queue, if it has at least
-    /// two more than the newcomer would have.
+    /// Removes the oldest request of the peer that must
+    /// [make room](PeerCounts::makes_room_for) for the newcomer.
     pub(super) fn displaced_by(&mut self, newcomer: &Address) -> Option<AcceptedRequest<R>> {
-        let mut places: HashMap<Option<PeerKey>, usize> = HashMap::new();
-        for (_, job) in &self.waiting {
-            *places.entry(peer_of(job)).or_default() += 1;
-        }
-        let own = places.get(&PeerKey::of_peer(newcomer)).copied();
-        let (most, count) = places.into_iter().max_by_key(|(_, count)| *count)?;
-        if count < own.unwrap_or_default() + 3 {
-            return None;
-        }
+        let places: PeerCounts = self.waiting.iter().map(|(_, job)| peer_of(job)).collect();
+        let most = places.makes_room_for(PeerKey::of_peer(newcomer))?;
         let oldest = self
             .waiting
             .iter()

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::{SessionError, SessionLimits};
 use crate::Address;
-use crate::admission::PeerKey;
+use crate::admission::{PeerCounts, PeerKey};
 
 pub(super) struct Table<S> {
     by_peer: HashMap<Address, usize>,
     /// The number of sessions per IP address. Unix peers are not included.
-    by_address: HashMap<PeerKey, usize>,
+    by_address: PeerCounts,
     slots: Vec<Option<Session<S>>>,
     free: Vec<usize>,
     /// The least and the most recently used session.
@@ -38,7 +38,7 @@ impl<S> Default for Table<S> {
     fn default() -> Self {
         Self {
             by_peer: HashMap::new(),
-            by_address: HashMap::new(),
+            by_address: PeerCounts::default(),
             slots: Vec::new(),
             free: Vec::new(),
             ends: None,
@@ -75,8 +75,7 @@ impl<S> Table<S> {
         if self.len() >= limits.sessions {
             return Err(SessionError::Full);
         }
-        let from_address = key(peer).and_then(|key| self.by_address.get(&key));
-        if from_address.copied().unwrap_or_default() >= limits.per_address {
+        if self.by_address.of(PeerKey::of_peer(peer)) >= limits.per_address {
             return Err(SessionError::AddressFull);
         }
         Ok(Lookup::Vacant)
@@ -97,8 +96,8 @@ impl<S> Table<S> {
             None => self.slots.push(Some(session)),
         }
         self.by_peer.insert(peer.clone(), slot);
-        if let Some(key) = key(peer) {
-            *self.by_address.entry(key).or_default() += 1;
+        if let key @ Some(_) = PeerKey::of_peer(peer) {
+            self.by_address.add(key);
         }
         self.link(slot);
     }
@@ -108,14 +107,7 @@ impl<S> Table<S> {
         self.unlink(slot);
         let session = self.slots[slot].take()?;
         self.free.push(slot);
-        if let Some(key) = key(peer)
-            && let Some(count) = self.by_address.get_mut(&key)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.by_address.remove(&key);
-            }
-        }
+        self.by_address.remove(PeerKey::of_peer(peer));
         Some(session.state)
     }
 
@@ -173,10 +165,6 @@ impl<S> Table<S> {
             session.newer = newer;
         }
     }
-}
-
-fn key(peer: &Address) -> Option<PeerKey> {
-    peer.as_inet().map(|inet| PeerKey::of(inet.ip()))
 }
 
 #[cfg(test)]

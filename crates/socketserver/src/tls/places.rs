@@ -2,18 +2,16 @@
 //!
 //! At the limit, a new handshake displaces a slow one, or one of an address that has many.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::admission::PeerKey;
+use crate::admission::{PeerCounts, PeerKey};
 
 /// Time after which a new handshake may displace another one: two round trips to any place on
 /// Earth.
 const LEFT_ALONE: Duration = Duration::from_millis(500);
-/// An address with this many more handshakes than the new peer's address is displaced at once.
-const MORE: usize = 3;
 
 /// A connection that holds a handshake slot.
 pub(crate) struct Holder {
@@ -30,7 +28,7 @@ pub(super) struct Places(Mutex<Held>);
 struct Held {
     next: u64,
     by_number: BTreeMap<u64, (Holder, Instant)>,
-    of_peers: HashMap<Option<PeerKey>, usize>,
+    of_peers: PeerCounts,
 }
 
 /// A handshake slot. Dropping it frees the slot.
@@ -52,7 +50,7 @@ impl Places {
         let victim = victim.and_then(|number| held.remove(number));
         let number = held.next;
         held.next += 1;
-        *held.of_peers.entry(holder.peer).or_default() += 1;
+        held.of_peers.add(holder.peer);
         held.by_number.insert(number, (holder, now));
         drop(held);
         let cut = victim.and_then(|victim| victim.cut);
@@ -75,12 +73,9 @@ impl Held {
     /// Returns the handshake that `newcomer` displaces.
     fn victim_of(&self, newcomer: &Holder, now: Instant) -> Option<u64> {
         newcomer.cut.as_ref()?;
-        let own = self.of_peers.get(&newcomer.peer).copied();
-        let (most, count) = self.of_peers.iter().max_by_key(|(_, count)| **count)?;
-        let has_many = *count >= own.unwrap_or_default() + MORE;
         let mut oldest = self.by_number.iter();
-        let (number, _) = if has_many {
-            oldest.find(|(_, (holder, _))| holder.peer == *most)?
+        let (number, _) = if let Some(most) = self.of_peers.makes_room_for(newcomer.peer) {
+            oldest.find(|(_, (holder, _))| holder.peer == most)?
         } else {
             let lasted = |(_, (_, since)): &(&u64, &(Holder, Instant))| now - *since >= LEFT_ALONE;
             oldest.next().filter(lasted)?
@@ -90,12 +85,7 @@ impl Held {
 
     fn remove(&mut self, number: u64) -> Option<Holder> {
         let (holder, _) = self.by_number.remove(&number)?;
-        if let Some(count) = self.of_peers.get_mut(&holder.peer) {
-            *count -= 1;
-            if *count == 0 {
-                self.of_peers.remove(&holder.peer);
-            }
-        }
+        self.of_peers.remove(holder.peer);
         Some(holder)
     }
 }
