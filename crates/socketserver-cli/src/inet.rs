@@ -61,6 +61,12 @@ fn index_of(zone: &str) -> io::Result<u32> {
     })
 }
 
+/// Returns true if only clients of this machine can reach a server at this address. Unix sockets
+/// have no IP address.
+pub(crate) fn is_local(address: Option<SocketAddr>) -> bool {
+    address.is_none_or(|address| address.ip().to_canonical().is_loopback())
+}
+
 /// Returns the addresses to bind for `address`. Omits addresses that this machine lacks, such as
 /// IPv6 addresses without IPv6. Port 0 becomes one free port for all addresses.
 pub(crate) fn to_bind(address: &str, is_udp: bool) -> anyhow::Result<Vec<SocketAddr>> {

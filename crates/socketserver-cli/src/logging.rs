@@ -2,10 +2,9 @@
 //! closed, lines are dropped; the log never blocks a server.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -84,10 +83,11 @@ enum Format {
 
 pub(crate) fn init(options: &Options) -> anyhow::Result<()> {
     if let Some(path) = &options.log_file {
-        let file = open(path).with_context(|| format!("cannot log to {}", path.display()))?;
+        let file =
+            reopen::open(path).with_context(|| format!("cannot log to {}", path.display()))?;
         *log_file() = Some(file);
         let path = path.clone();
-        reopen::register(move || match open(&path) {
+        reopen::register(move || match reopen::open(&path) {
             Ok(file) => *log_file() = Some(file),
             Err(error) => {
                 let path = path.display();
@@ -189,16 +189,6 @@ impl<S> Filter<S> for &'static Limited {
 fn log_file() -> MutexGuard<'static, Option<File>> {
     static FILE: Mutex<Option<File>> = Mutex::new(None);
     FILE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Opens the file of the log. Other users of the machine cannot read it, because it contains data
-/// of clients.
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
 }
 
 static LEVEL: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();

@@ -7,12 +7,13 @@ use std::time::Duration;
 use socketserver::metrics::Metrics;
 use socketserver::transport::{StreamTransport, Tcp, UnixStream};
 use socketserver::{
-    Address, Builder, Concurrency, DualStack, Forking, GroupHandle, OverloadPolicy, Server,
-    ServerGroup, Threading, Timeouts,
+    Builder, Concurrency, DualStack, Forking, GroupHandle, OverloadPolicy, Server, ServerGroup,
+    Threading, Timeouts,
 };
 
 use crate::cli::{Model, ServerOptions};
 use crate::endpoint::Endpoint;
+use crate::inet;
 use crate::serve::{BoundServers, Condition, Inet, of_file};
 
 /// The maximum number of clients at once. One or two collectors and some readiness probes are
@@ -59,7 +60,7 @@ pub(crate) struct MetricsServer {
 
 enum Placement {
     None,
-    BoundServers(ServerGroup),
+    Bound(ServerGroup),
     Serving(GroupHandle, JoinHandle<()>),
 }
 
@@ -105,7 +106,7 @@ impl MetricsServer {
                 .overload_policy(AT_LIMIT);
             let add = Add::Member(&mut own);
             let endpoints = listen(endpoint, at, options, model, &metrics, add)?;
-            (endpoints, Placement::BoundServers(own))
+            (endpoints, Placement::Bound(own))
         };
         Ok(Self {
             endpoints,
@@ -117,7 +118,7 @@ impl MetricsServer {
     /// Starts to serve, unless the loop of the other servers does so.
     pub(crate) fn start(&mut self) -> anyhow::Result<()> {
         self.own = match std::mem::replace(&mut self.own, Placement::None) {
-            Placement::BoundServers(mut group) => {
+            Placement::Bound(mut group) => {
                 let handle = group.handle();
                 let serve = move || {
                     if let Err(error) = group.serve_forever() {
@@ -187,15 +188,10 @@ fn listen<C: Concurrency>(
         _ => unreachable!("refused by the command line"),
     };
     let endpoints: Vec<_> = addresses.iter().map(|at| endpoint.bound_to(at)).collect();
-    let is_local = |address: &Address| {
-        address
-            .as_inet()
-            .is_none_or(|address| address.ip().to_canonical().is_loopback())
-    };
     for (endpoint, _) in endpoints
         .iter()
         .zip(&addresses)
-        .filter(|(_, at)| !is_local(at))
+        .filter(|(_, at)| !inet::is_local(at.as_inet()))
     {
         tracing::warn!(
             "every client that reaches {endpoint} can read the statistics, and they are not encrypted: \

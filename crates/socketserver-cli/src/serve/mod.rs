@@ -150,8 +150,8 @@ pub(crate) fn bind(
 /// clients.
 const BUSY: u64 = 1024;
 
-/// The default of [`socketserver::Pooled::max_idle`], which no option changes.
-const IDLE: u64 = 10_000;
+/// The setting of [`socketserver::Pooled::max_idle`], which no option changes.
+const IDLE: usize = 10_000;
 
 /// Returns the descriptors that all servers need together.
 fn need(options: &ServerOptions, limits: &[usize], besides: u32) -> Need {
@@ -160,7 +160,7 @@ fn need(options: &ServerOptions, limits: &[usize], besides: u32) -> Need {
         Policy::Wait | Policy::Reject => 0,
     };
     let idle = match options.concurrency {
-        Model::Pooled => IDLE,
+        Model::Pooled => IDLE as u64,
         _ => 0,
     };
     let most = options.max_active.map_or(u64::MAX, u64::from);

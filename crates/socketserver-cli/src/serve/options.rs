@@ -8,6 +8,7 @@ use socketserver::{
     ProxyProtocol, Server, ServerHandle, Threading, Timeouts, Tls, Transport,
 };
 
+use super::IDLE;
 use crate::cli::{Policy, Proxy, ServerOptions};
 use crate::endpoint::Endpoint;
 use crate::service_manager;
@@ -23,7 +24,9 @@ pub(super) fn forking(options: &ServerOptions) -> Forking {
 }
 
 pub(super) fn pooled(options: &ServerOptions) -> Pooled {
-    let model = Pooled::new().overload_policy(policy(options));
+    let model = Pooled::new()
+        .overload_policy(policy(options))
+        .max_idle(IDLE);
     limited(options, model, Pooled::workers)
 }
 

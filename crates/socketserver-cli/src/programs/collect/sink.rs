@@ -5,15 +5,17 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
+
+use crate::reopen;
 
 /// Bytes of pending messages at which they are written.
 const BATCH: usize = 64 << 10;
@@ -182,7 +184,7 @@ impl Sink {
         let Some(path) = &self.path else {
             return Ok(());
         };
-        let new = open(path)?;
+        let new = reopen::open(path)?;
         let _ = self.flush();
         self.file = Some(new);
         self.begin();
@@ -191,7 +193,7 @@ impl Sink {
 
     fn open(&mut self) -> io::Result<()> {
         if let (None, Some(path)) = (&self.file, &self.path) {
-            self.file = Some(open(path)?);
+            self.file = Some(reopen::open(path)?);
             self.begin();
         }
         Ok(())
@@ -277,15 +279,6 @@ fn found(done: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Opens a file for appending, with mode 0600, so that other users cannot read the messages.
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -356,7 +349,7 @@ mod tests {
         let path = dir.path().join("out");
         for append in [true, false] {
             // A shell opens a file this way for `>>` and `>`.
-            let mut options = OpenOptions::new();
+            let mut options = fs::OpenOptions::new();
             let options = match append {
                 true => options.append(true),
                 false => options.write(true).truncate(true),

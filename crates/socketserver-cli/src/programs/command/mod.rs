@@ -34,6 +34,7 @@ use crate::cli::{Model, Program, ServerOptions, TimeoutArg, UsageError, limit};
 use crate::console::Console;
 use crate::descriptors;
 use crate::endpoint::Endpoint;
+use crate::inet;
 use crate::serve::{BoundServers, StreamsOnly, bind, need_connections};
 use policy::Rules;
 use session::Session;
@@ -214,9 +215,8 @@ fn refuse_stranger(
     if matches!(endpoint, Endpoint::Tls(_)) && server.tls.knows_clients() {
         return Ok(());
     }
-    let is_local = address.is_none_or(|address| address.ip().to_canonical().is_loopback());
     ensure!(
-        is_local,
+        inet::is_local(address),
         "whoever reaches {endpoint} could run commands here: listen on 127.0.0.1 or \
          unix:///path, or give --auth-token-file FILE, or --tls-client-ca FILE for a tls:// endpoint"
     );
