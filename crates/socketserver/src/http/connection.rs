@@ -14,7 +14,7 @@ use super::request_body::RequestBody;
 use super::response_writer::{Progress, ResponseContext, send};
 use super::{Handler, HttpLimits, Problem, Request, RequestHead, Response};
 use crate::timeouts::{earliest, timed_out};
-use crate::user_code::{HandlerErrorKind, catch_panic, resume};
+use crate::user_code::{HandlerErrorKind, call_user_code, catch_panic, resume};
 use crate::{Address, Connection, EndReason, RequestHandler, RequestId, Result};
 
 type ErrorPage = dyn Fn(&Problem) -> Response + Send + Sync;
@@ -427,10 +427,7 @@ impl<H: Handler> HttpHandler<H> {
         to.stays &= !is_unframed;
         let mut status = response.status;
         let mut progress = Progress::default();
-        let sent = match catch_panic(|| send(conn, &to, response, &mut progress)) {
-            Ok(sent) => sent.map_err(HandlerErrorKind::Error),
-            Err(panic) => Err(panic),
-        };
+        let sent = call_user_code(|| send(conn, &to, response, &mut progress));
         if sent.is_err() && !is_gone(conn) {
             if !progress.has_begun {
                 status = FAILED.status();

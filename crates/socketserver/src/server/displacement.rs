@@ -134,7 +134,7 @@ impl Displacement {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Holding {
     /// All active requests, for example because each holds a descriptor.
-    ChildSlot,
+    Slot,
     /// Requests that are not suspended, because each holds a pool thread.
     Thread,
 }
@@ -240,17 +240,18 @@ impl Displacer {
             now + pause
         };
         state.next = Some(next);
-        let is_first = !victims.is_empty() && state.count(victims.len(), now);
-        if is_first {
-            self.is_on.store(true, Ordering::Relaxed);
-        }
+        let is_first = !victims.is_empty() && self.count(&mut state, victims.len(), now);
         (Found { victims, is_first }, Some(next))
     }
 
     /// Counts a request that was displaced by another rule. Returns true if it is the first of a
     /// shortage.
     pub(super) fn count_one(&self) -> bool {
-        let is_first = self.lock().count(1, Instant::now());
+        self.count(&mut self.lock(), 1, Instant::now())
+    }
+
+    fn count(&self, state: &mut State, displaced: usize, now: Instant) -> bool {
+        let is_first = state.count(displaced, now);
         if is_first {
             self.is_on.store(true, Ordering::Relaxed);
         }
@@ -427,7 +428,7 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         }
         let is_at_max = self.shared.active() >= self.shared.admission.max_active();
         if is_at_max || self.concurrency.counts_suspended() {
-            self.shared.make_room(Holding::ChildSlot, "requests")
+            self.shared.make_room(Holding::Slot, "requests")
         } else {
             self.shared.make_room(Holding::Thread, "threads")
         }
@@ -484,7 +485,7 @@ impl<T: Transport, C: Concurrency> Server<T, C> {
         if !matches!(errno, Errno::MFILE | Errno::NFILE) || !self.may_displace() {
             return false;
         }
-        let (cut, again) = self.shared.make_room(Holding::ChildSlot, "descriptors");
+        let (cut, again) = self.shared.make_room(Holding::Slot, "descriptors");
         if cut == 0 && self.concurrency.limit().1 != OverloadPolicy::Wait {
             return false;
         }

@@ -284,7 +284,7 @@ impl Shared {
             // between. Received bytes are served: they end the suspension, and no further
             // suspension follows.
             let paused = lock(&entry.paused);
-            if let Some(socket) = entry.socket.as_ref().and_then(Weak::upgrade)
+            if let Some(socket) = entry.socket()
                 && *paused == Suspension::Idle
                 && !socket.has_input()
                 && self.newcomer_until(entry.info()).is_none()
@@ -385,7 +385,7 @@ impl Shared {
         self.entries()
             .values()
             .filter(|entry| !entry.ended.load(Ordering::SeqCst))
-            .filter_map(|entry| Some(entry.socket.as_ref()?.upgrade()?.byte_counts()))
+            .filter_map(|entry| Some(entry.socket()?.byte_counts()))
             .fold((0, 0), |(received, sent), (r, s)| (received + r, sent + s))
     }
 
@@ -422,10 +422,12 @@ impl Shared {
         if found.is_first {
             self.displacement_begins(limit);
         }
-        let victims = all
-            .iter()
-            .filter(|it| found.victims.contains(&it.accepted.id));
-        (victims.filter(|victim| victim.displace()).count(), next)
+        // The table is in the order of the numbers.
+        let victims = found.victims.iter().filter(|id| {
+            let index = all.binary_search_by_key(*id, |entry| entry.accepted.id);
+            index.is_ok_and(|index| all[index].displace())
+        });
+        (victims.count(), next)
     }
 
     /// Counts a request that was cancelled or rejected because another request needs its resource.
@@ -548,6 +550,11 @@ impl Entry {
         &self.accepted
     }
 
+    /// Returns the socket, unless it is closed or the request has none.
+    fn socket(&self) -> Option<Arc<Socket>> {
+        self.socket.as_ref()?.upgrade()
+    }
+
     /// Returns the facts about a request that holds the resource that others need. Returns `None`
     /// for a request that waits for a slot itself, because it holds nothing.
     fn held(&self, holding: Holding) -> Option<Held> {
@@ -557,8 +564,7 @@ impl Entry {
         if holding == Holding::Thread && *lock(&self.paused) != Suspension::None {
             return None;
         }
-        let socket = self.socket.as_ref().and_then(Weak::upgrade);
-        let socket = socket.filter(|socket| !socket.is_cancelled());
+        let socket = self.socket().filter(|socket| !socket.is_cancelled());
         let info = self.info();
         let mut held = Held {
             id: self.accepted.id,
@@ -576,9 +582,8 @@ impl Entry {
 
     /// Cancels the request, unless bytes have arrived since the search: those are served.
     fn displace(&self) -> bool {
-        let socket = self.socket.as_ref().and_then(Weak::upgrade);
-        let socket = socket.filter(|socket| !socket.is_being_read());
-        socket
+        self.socket()
+            .filter(|socket| !socket.is_being_read())
             .inspect(|socket| socket.cancel(CancelReason::Displaced))
             .is_some()
     }
@@ -587,8 +592,7 @@ impl Entry {
         if let Some(child) = self.child.get() {
             return pidfd_send_signal(child, CANCEL_SIGNAL).is_ok();
         }
-        let socket = self.socket.as_ref().and_then(Weak::upgrade);
-        socket
+        self.socket()
             .inspect(|socket| socket.cancel(CancelReason::ByServer))
             .is_some()
     }
@@ -649,7 +653,7 @@ impl RequestGuard {
 
     /// Counts the request for its client from now on.
     #[cfg(feature = "proxy")]
-    pub(crate) fn set_ticket(&self, permit: Option<PeerPermit>) {
+    pub(crate) fn set_permit(&self, permit: Option<PeerPermit>) {
         *lock(&self.entry.permit) = permit;
     }
 
@@ -861,7 +865,7 @@ impl ServerHandle {
     pub fn active(&self) -> Vec<ActiveRequest> {
         let entries = self.0.entries();
         let look = |entry: &Arc<Entry>| {
-            let socket = entry.socket.as_ref().and_then(Weak::upgrade);
+            let socket = entry.socket();
             let (received, sent) = socket
                 .as_ref()
                 .map_or((0, 0), |socket| socket.byte_counts());

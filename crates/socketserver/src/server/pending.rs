@@ -64,11 +64,11 @@ pub(crate) struct AcceptedRequest<R> {
 
 impl<R: Request> Task for AcceptedRequest<R> {
     fn run(self: Box<Self>) -> Option<Box<dyn Suspended>> {
-        catch_stray_panic(|| begin(self, false).paused())
+        catch_stray_panic(|| begin(self, None, false).paused())
     }
 
     fn run_in_child(self) -> i32 {
-        let end = catch_stray_panic(|| Some(begin(Box::new(self), true).finish()));
+        let end = catch_stray_panic(|| Some(begin(Box::new(self), None, true).finish()));
         end.map_or(1, |end| end.exit_code())
     }
 
@@ -91,8 +91,13 @@ impl<R: Request> Task for AcceptedRequest<R> {
     }
 }
 
-fn begin<R: Request>(job: Box<AcceptedRequest<R>>, in_child: bool) -> Progress {
-    match run_preamble(job, None, in_child) {
+/// Runs the preamble, and the handler once the preamble is complete.
+fn begin<R: Request>(
+    job: Box<AcceptedRequest<R>>,
+    steps: Option<Box<PreambleState>>,
+    in_child: bool,
+) -> Progress {
+    match run_preamble(job, steps, in_child) {
         Ok(session) => session.handle(),
         Err(step) => step,
     }
@@ -229,10 +234,7 @@ impl<R: Request> Suspended for PendingRequest<R> {
                 return Progress::Done(reject(request, record, in_child, end));
             }
         }
-        match run_preamble(job, steps, in_child) {
-            Ok(session) => session.handle(),
-            Err(step) => step,
-        }
+        begin(job, steps, in_child)
     }
 }
 

@@ -203,7 +203,7 @@ fn admit_client(
         record.set_proxied(conn.peer_addr(), header.proxy());
         if let Some(client) = header.client() {
             let permit = record.shared().admission.admit_client(client);
-            record.set_ticket(permit.map_err(Outcome::Rejected)?);
+            record.set_permit(permit.map_err(Outcome::Rejected)?);
         }
     }
     Ok(())
