@@ -50,7 +50,7 @@ impl Waiting {
         self.0.store(word, Ordering::Relaxed);
     }
 
-    /// EndGuard the wait.
+    /// Ends the wait.
     pub(crate) fn end(&self) {
         self.0.store(0, Ordering::Relaxed);
     }

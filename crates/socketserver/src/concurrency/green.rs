@@ -20,9 +20,9 @@ use crate::park::{Interest, Park, Parker, send_packet};
 use crate::server::{ChildWatcher, ServerHandle, Suspended, Task};
 use crate::socket::has_input;
 
-/// Requests of each worker that have been handed to it and have not begun. Further ones wait in the
-/// kernel's queue: a worker begins new ones after it has gone on with the others, and what has left the
-/// kernel holds a descriptor and memory.
+/// The number of requests per worker that have been handed to the workers and have not begun.
+/// Further requests wait in the kernel's backlog, where they hold neither a descriptor nor memory
+/// of this process.
 const BACKLOG_PER_WORKER: usize = 32;
 
 /// Runs each request in a coroutine, on a few worker threads.
@@ -81,7 +81,7 @@ impl Default for Green {
 #[derive(Default)]
 struct Backlog {
     count: AtomicUsize,
-    /// The loop waits for it to shrink.
+    /// The accept loop waits for the backlog to shrink.
     is_awaited: AtomicBool,
     limit: OnceLock<usize>,
     loop_of: OnceLock<ServerHandle>,
@@ -92,7 +92,8 @@ impl Backlog {
         self.limit.get().copied().unwrap_or(BACKLOG_PER_WORKER)
     }
 
-    /// How many more there may be. At 0 the loop is woken when there are half as many.
+    /// Returns the number of further requests that fit. After 0, the accept loop is woken when the
+    /// backlog is half empty.
     fn room(&self) -> usize {
         let room = || {
             self.limit()
@@ -101,7 +102,7 @@ impl Backlog {
         match room() {
             0 => {
                 self.is_awaited.store(true, Ordering::SeqCst);
-                // Looked at again: it may have shrunk before a worker could see this.
+                // Read again, because the backlog may have shrunk before a worker saw the flag.
                 room()
             }
             room => room,

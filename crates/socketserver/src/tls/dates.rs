@@ -1,4 +1,4 @@
-//! When certificates begin and end, and who is told before that happens.
+//! The validity of certificates, and warnings before it ends.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -8,25 +8,25 @@ use time::OffsetDateTime;
 use yasna::tags::TAG_GENERALIZEDTIME;
 use yasna::{ASN1Result, BERReader, Tag, parse_der};
 
-/// How long before its end a certificate is warned of.
+/// The time before the end of a certificate at which the warnings begin.
 pub(super) const NOTICE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
-/// How often that is repeated while it is served.
+/// The time between two warnings about a certificate in use.
 pub(super) const AGAIN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The validity of a server's certificate; see [`TlsIdentity::dates`](super::TlsIdentity::dates).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CertificateDates {
-    /// Its file.
+    /// The file of the certificate.
     pub path: PathBuf,
-    /// From when on it is valid.
+    /// The time from which the certificate is valid.
     pub not_before: SystemTime,
-    /// Until when it is valid.
+    /// The time until which the certificate is valid.
     pub not_after: SystemTime,
 }
 
 impl CertificateDates {
-    /// `None` if it is no certificate.
+    /// Returns `None` if the bytes are not a certificate.
     pub(super) fn of(path: &Path, certificate: &CertificateDer<'_>) -> Option<Self> {
         let (not_before, not_after) = validity(certificate).ok()?;
         Some(Self {
@@ -64,7 +64,7 @@ impl CertificateDates {
     }
 }
 
-/// Logs what is to be known of them now.
+/// Logs a warning for each certificate that needs one now.
 pub(super) fn warn(all: &[CertificateDates]) {
     let now = SystemTime::now();
     for concern in all.iter().filter_map(|one| one.concern(now)) {
@@ -72,7 +72,7 @@ pub(super) fn warn(all: &[CertificateDates]) {
     }
 }
 
-/// RFC 5280, 4.1.
+/// Reads the validity from the DER form of a certificate: RFC 5280, 4.1.
 #[allow(
     clippy::redundant_closure_for_method_calls,
     reason = "a method is not general enough in its lifetimes"

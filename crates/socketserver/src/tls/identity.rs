@@ -148,8 +148,7 @@ impl TlsIdentity {
         self
     }
 
-    /// From when on and until when the server's certificates are valid: of the first in each file, which
-    /// is the server's own.
+    /// Returns the validity of the server's own certificates: the first certificate of each file.
     ///
     /// # Errors
     /// See [`TlsConfigError`]; each names the file.
@@ -276,16 +275,16 @@ fn certificates(
     Ok(all)
 }
 
-/// PKCS #8 says so in the line that it begins with, and older forms in a field below it (RFC 1421).
+/// Returns true if the key in a file is encrypted. PKCS #8 shows that in the first line, and older
+/// forms show it in a field below (RFC 1421).
 fn is_encrypted(path: &Path) -> bool {
-    // Its keys are short: what is longer is something else.
     let mut text = Vec::new();
     let read = File::open(path).and_then(|file| file.take(LONGEST_KEY).read_to_end(&mut text));
     let has = |marker: &str| memmem(&text, marker.as_bytes());
     read.is_ok() && (has("-----BEGIN ENCRYPTED PRIVATE KEY-----") || has("Proc-Type: 4,ENCRYPTED"))
 }
 
-/// How much of a file is looked through for that.
+/// The number of bytes of a file to search for signs of encryption. Key files are shorter.
 const LONGEST_KEY: u64 = 64 << 10;
 
 fn memmem(text: &[u8], wanted: &[u8]) -> bool {

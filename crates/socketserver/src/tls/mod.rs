@@ -43,7 +43,7 @@ struct Shared {
     max_handshakes: usize,
     handshakes: Arc<Places>,
     dates: RwLock<Vec<CertificateDates>>,
-    /// When it was looked at them last, in seconds since 1970.
+    /// The time of the last check of `dates`, in seconds since 1970.
     looked_at: AtomicU64,
 }
 
